@@ -1,0 +1,194 @@
+"""A checkpoint, opened: headers only, tensors on demand.
+
+`open_checkpoint(path)` is the front door of the package. Whatever the container is called and however it names its
+tensors, what comes out is a mapping from keys in single-file naming to `TensorInfo`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .architecture import Architecture
+from .blocks import Place, place
+from .codec import decode
+from .dtypes import DType, carrier
+from .errors import CheckpointError, nearest
+from .files import FileReader
+from .layers import layer_kind
+from .tensors import Shape, StoredTensor, row_major
+
+Format = Literal["safetensors", "ckpt", "diffusers"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a checkpoint, by its key in single-file naming; `stored` says where its bytes are."""
+
+    key: str
+    stored: StoredTensor
+
+    @property
+    def dtype(self) -> DType:
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> Shape:
+        return self.stored.shape
+
+    @property
+    def elements(self) -> int:
+        return self.stored.elements
+
+    @property
+    def nbytes(self) -> int:
+        return self.stored.nbytes
+
+    @property
+    def place(self) -> Place:
+        return place(self.key)
+
+    @property
+    def label(self) -> str:
+        return place(self.key).label
+
+    @property
+    def component(self) -> str:
+        return place(self.key).component
+
+    @property
+    def kind(self) -> str:
+        """The kind of layer (`attn1.q`, `norm`...)."""
+        return layer_kind(self.key)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint whose headers were read.
+
+    Attributes:
+        path: the file or the diffusers folder.
+        format: the container: `safetensors`, `ckpt` (a zip pickle) or `diffusers` (a folder).
+        tensors: key in single-file naming -> `TensorInfo`, in the order of the file.
+        metadata: the header's strings (safetensors), or what a pickle holds beside its tensors, as strings.
+        architecture: what the keys and ranks say it is.
+        prediction: `epsilon`, `v`, `edm`, or None when nothing says.
+        prediction_from: what said so (`key v_pred`, `sidecar x.yaml`, ...), empty when nothing did.
+        notes: what was noticed while opening (renamed keys, tensors that one layout lacks...), in sentences.
+        size: bytes on disk.
+    """
+
+    path: Path
+    format: Format
+    tensors: Mapping[str, TensorInfo]
+    metadata: dict[str, str]
+    architecture: Architecture
+    prediction: str | None = None
+    prediction_from: str = ""
+    notes: list[str] = field(default_factory=list)
+    size: int = 0
+    _readers: dict[Path, FileReader] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _layout: tuple | None = field(default=None, repr=False)
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        try:
+            return self.tensors[key]
+        except KeyError:
+            raise CheckpointError(f"{self.path}: has no tensor {key!r}{nearest(key, self.tensors)}") from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def components(self) -> set[str]:
+        return {t.component for t in self.tensors.values()}
+
+    # -- values -----------------------------------------------------------------------------------------------------
+
+    def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
+        """Fill `out` (uint8, `(stop - start) * size` bytes) with elements `start` to `stop` of a tensor, row-major.
+
+        Safe to call from several threads.
+        """
+        size, first, filled = info.dtype.size, 0, 0
+        if not info.stored.contiguous:
+            flat = self._gather(info.stored)
+            out[:] = flat[start:stop].view(np.uint8)
+            return
+        for piece in info.stored.pieces:
+            lo, hi = max(start - first, 0), min(stop - first, piece.elements)
+            if lo < hi:
+                part = out[filled : filled + (hi - lo) * size]
+                self._reader(piece.path).read_into(piece.offset + lo * size, part)
+                filled += (hi - lo) * size
+            first += piece.elements
+
+    def _gather(self, stored: StoredTensor) -> np.ndarray:
+        """The raw elements of a tensor that is not contiguous, as one flat array; the last one is kept."""
+        with self._lock:
+            if self._layout is not None and self._layout[0] is stored:
+                return self._layout[1]
+        size, parts = stored.dtype.size, []
+        for piece in stored.pieces:
+            window = np.frombuffer(self._reader(piece.path).read(piece.offset, piece.span * size), carrier(stored.dtype))
+            strides = tuple(s * size for s in piece.strides or row_major(piece.shape))
+            parts.append(np.lib.stride_tricks.as_strided(window, piece.shape, strides, writeable=False).ravel())
+        flat = np.concatenate(parts)
+        with self._lock:
+            self._layout = (stored, flat)
+        return flat
+
+    def raw(self, key: str) -> np.ndarray:
+        """A whole tensor as its raw bits, shaped, in the numpy type that carries its dtype (fp16 as uint16)."""
+        info = self[key]
+        out = np.empty(info.nbytes, np.uint8)
+        self.read_raw(info, 0, info.elements, out)
+        return out.view(carrier(info.dtype)).reshape(info.shape)
+
+    def numpy(self, key: str) -> np.ndarray:
+        """A whole tensor as numbers: floats of any width as float32 (F64 rounded), integers and bools as they are."""
+        info, raw = self[key], self.raw(key)
+        if not info.dtype.is_float:
+            return raw.view(np.bool_) if info.dtype.kind == "bool" else raw
+        out = np.empty(info.elements, np.float32)
+        decode(raw.reshape(-1).view(np.uint8), info.dtype, out)
+        return out.reshape(info.shape)
+
+    def torch(self, key: str):
+        """A whole tensor as a `torch.Tensor` of its own dtype. Imports torch."""
+        import torch
+
+        raw = self.raw(key)
+        return torch.from_numpy(raw.reshape(-1).view(np.uint8)).view(getattr(torch, self[key].dtype.torch)).reshape(raw.shape)
+
+    def _reader(self, path: Path) -> FileReader:
+        reader = self._readers.get(path)
+        if reader is None:
+            with self._lock:
+                reader = self._readers.get(path)
+                if reader is None:
+                    reader = self._readers[path] = FileReader(path)
+        return reader
+
+    def close(self) -> None:
+        """Close the files. A closed checkpoint opens them again when it is read."""
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+            self._layout = None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()

@@ -1,0 +1,75 @@
+"""The number formats of a checkpoint: one table, under the names that safetensors uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .errors import CheckpointError, nearest
+
+
+@dataclass(frozen=True)
+class DType:
+    """A number format: `name` as in a safetensors header, `bits` the numpy type that carries its bytes."""
+
+    name: str
+    size: int
+    kind: Literal["float", "int", "bool"]
+    torch: str
+    bits: str
+    max: float = 0.0
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_TABLE = [
+    #     name       size kind    torch            carrier  largest finite value
+    DType("F64", 8, "float", "float64", "<f8", 1.7976931348623157e308),
+    DType("F32", 4, "float", "float32", "<f4", 3.4028234663852886e38),
+    DType("F16", 2, "float", "float16", "<u2", 65504.0),
+    DType("BF16", 2, "float", "bfloat16", "<u2", 3.3895313892515355e38),
+    DType("F8_E4M3", 1, "float", "float8_e4m3fn", "<u1", 448.0),
+    DType("F8_E5M2", 1, "float", "float8_e5m2", "<u1", 57344.0),
+    DType("I64", 8, "int", "int64", "<i8"),
+    DType("I32", 4, "int", "int32", "<i4"),
+    DType("I16", 2, "int", "int16", "<i2"),
+    DType("I8", 1, "int", "int8", "<i1"),
+    DType("U64", 8, "int", "uint64", "<u8"),
+    DType("U32", 4, "int", "uint32", "<u4"),
+    DType("U16", 2, "int", "uint16", "<u2"),
+    DType("U8", 1, "int", "uint8", "<u1"),
+    DType("BOOL", 1, "bool", "bool", "<u1"),
+]
+DTYPES: dict[str, DType] = {d.name: d for d in _TABLE}
+
+F64, F32, F16, BF16 = (DTYPES[n] for n in ("F64", "F32", "F16", "BF16"))
+F8_E4M3, F8_E5M2, I64 = (DTYPES[n] for n in ("F8_E4M3", "F8_E5M2", "I64"))
+
+# What people type, beside the names of safetensors and torch.
+_ALIASES = {"fp64": F64, "fp32": F32, "fp16": F16, "half": F16, "bf16": BF16, "fp8": F8_E4M3}
+_ALIASES |= {"fp8_e4m3": F8_E4M3, "fp8_e4m3fn": F8_E4M3, "fp8_e5m2": F8_E5M2}
+_ALIASES |= {d.torch: d for d in _TABLE} | {d.name.lower(): d for d in _TABLE}
+
+
+def dtype_named(name: str) -> DType:
+    """The dtype that a person means by `fp16`, `bf16`, `float32`, `F8_E4M3`...
+
+    Raises:
+        CheckpointError: for a name that is no dtype, with the nearest ones.
+    """
+    try:
+        return _ALIASES[name.lower()]
+    except KeyError:
+        raise CheckpointError(f"there is no dtype {name!r}{nearest(name, _ALIASES)}; use fp32, fp16, bf16 or fp8_e4m3") from None
+
+
+def carrier(dtype: DType) -> np.dtype:
+    """The numpy dtype whose items are the raw bits of `dtype`."""
+    return np.dtype(dtype.bits)

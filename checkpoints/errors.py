@@ -1,0 +1,30 @@
+"""The mistakes a user can make and mend.
+
+Every message is one clear sentence: the file, the key, what was expected, what was found, what to do.
+The command line prints it and exits with code 2; nothing half-written is left behind.
+"""
+
+
+class UnetscopeError(Exception):
+    """Base of every error that Unetscope raises for a user's mistake."""
+
+
+class CheckpointError(UnetscopeError):
+    """A file or folder cannot be read as the checkpoint that was asked for."""
+
+
+class LabelError(UnetscopeError):
+    """A block label, weight vector, preset or convention that does not exist or does not fit."""
+
+
+class OutputError(UnetscopeError):
+    """The output cannot be written where it was asked for."""
+
+
+def nearest(name: str, known) -> str:
+    """A hint for a misspelt name: ` (did you mean 'X' or 'Y'?)`, or an empty string when nothing is near."""
+    from difflib import get_close_matches
+
+    by_fold = {str(k).casefold(): str(k) for k in known}
+    close = get_close_matches(str(name).casefold(), by_fold, n=2, cutoff=0.6)
+    return f" (did you mean {' or '.join(repr(by_fold[c]) for c in close)}?)" if close else ""

@@ -1,0 +1,127 @@
+"""Positioned reads and writes: the only place that knows what the operating system offers.
+
+On Linux and macOS a file is one descriptor and `preadv` / `pwrite`, which threads may share. Windows has neither, so there
+each thread gets a handle of its own and seeks. `UNETSCOPE_PORTABLE_IO=1` forces the portable way everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from .errors import CheckpointError
+
+
+def portable_io() -> bool:
+    """Whether the portable implementation is used: asked for, or the system lacks positioned calls."""
+    return os.environ.get("UNETSCOPE_PORTABLE_IO") == "1" or not hasattr(os, "preadv")
+
+
+class _Handles:
+    """A file, opened once per thread (portable) or once (positioned)."""
+
+    def __init__(self, path: Path, mode: str):
+        self.path = Path(path)
+        self._mode = mode
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list = []
+        self._shared = None if portable_io() else self._new()
+
+    def _new(self):
+        handle = open(self.path, self._mode, buffering=0)  # noqa: SIM115 (closed by close())
+        with self._lock:
+            self._open.append(handle)
+        return handle
+
+    def _own(self):
+        """This thread's handle (portable implementation)."""
+        if not hasattr(self._local, "handle"):
+            self._local.handle = self._new()
+        return self._local.handle
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._open:
+                handle.close()
+            self._open.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+class FileReader(_Handles):
+    """Reads byte ranges of one file, from any thread."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, "rb")
+        self.size = os.stat(path).st_size
+
+    def read_into(self, offset: int, buffer) -> None:
+        """Fill `buffer` (any writable bytes-like) from byte `offset` on.
+
+        Raises:
+            CheckpointError: when the file ends before the buffer is full: it was truncated.
+        """
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            if self._shared is not None:
+                n = os.preadv(self._shared.fileno(), [view[done:]], offset + done)
+            else:
+                handle = self._own()
+                handle.seek(offset + done)
+                n = handle.readinto(view[done:])
+            if not n:
+                raise CheckpointError(
+                    f"{self.path}: the file ends at byte {offset + done}, but a tensor reaches to byte "
+                    f"{offset + len(view)}: it is truncated or was changed while it was read; copy or download it again"
+                )
+            done += n
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """`size` bytes from `offset` on."""
+        out = bytearray(size)
+        self.read_into(offset, out)
+        return out
+
+
+class FileWriter(_Handles):
+    """Writes byte ranges of one new file of known size, from any thread."""
+
+    def __init__(self, path: Path, size: int):
+        with open(path, "xb") as fresh:
+            _allocate(fresh, size)
+        super().__init__(path, "r+b")
+
+    def write_at(self, offset: int, buffer) -> None:
+        """Write the whole buffer from byte `offset` on."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            if self._shared is not None:
+                done += os.pwrite(self._shared.fileno(), view[done:], offset + done)
+            else:
+                handle = self._own()
+                handle.seek(offset + done)
+                done += handle.write(view[done:])
+
+    def sync(self) -> None:
+        """Have the operating system put the file on the disk."""
+        if self._shared is not None:
+            os.fsync(self._shared.fileno())
+            return
+        for handle in self._open:
+            os.fsync(handle.fileno())
+
+
+def _allocate(handle, size: int) -> None:
+    """Give the file its size; with real blocks where the system can, so that a full disk shows now and not later."""
+    if size and not portable_io() and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), 0, size)
+    else:
+        handle.truncate(size)
