@@ -139,7 +139,9 @@ class Checkpoint:
                 return self._layout[1]
         size, parts = stored.dtype.size, []
         for piece in stored.pieces:
-            window = np.frombuffer(self._reader(piece.path).read(piece.offset, piece.span * size), carrier(stored.dtype))
+            window = np.frombuffer(
+                self._reader(piece.path).read(piece.offset, piece.span * size), carrier(stored.dtype)
+            )
             strides = tuple(s * size for s in piece.strides or row_major(piece.shape))
             parts.append(np.lib.stride_tricks.as_strided(window, piece.shape, strides, writeable=False).ravel())
         flat = np.concatenate(parts)
@@ -168,7 +170,11 @@ class Checkpoint:
         import torch
 
         raw = self.raw(key)
-        return torch.from_numpy(raw.reshape(-1).view(np.uint8)).view(getattr(torch, self[key].dtype.torch)).reshape(raw.shape)
+        return (
+            torch.from_numpy(raw.reshape(-1).view(np.uint8))
+            .view(getattr(torch, self[key].dtype.torch))
+            .reshape(raw.shape)
+        )
 
     def _reader(self, path: Path) -> FileReader:
         reader = self._readers.get(path)

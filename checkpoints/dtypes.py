@@ -67,7 +67,9 @@ def dtype_named(name: str) -> DType:
     try:
         return _ALIASES[name.lower()]
     except KeyError:
-        raise CheckpointError(f"there is no dtype {name!r}{nearest(name, _ALIASES)}; use fp32, fp16, bf16 or fp8_e4m3") from None
+        raise CheckpointError(
+            f"there is no dtype {name!r}{nearest(name, _ALIASES)}; use fp32, fp16, bf16 or fp8_e4m3"
+        ) from None
 
 
 def carrier(dtype: DType) -> np.dtype:

@@ -94,9 +94,7 @@ class StoredTensor:
         """The transpose of a matrix. Only of a tensor in one piece."""
         (piece,) = self.pieces
         strides = piece.strides or row_major(self.shape)
-        return StoredTensor.at(
-            self.name, self.dtype, self.shape[::-1], piece.path, piece.offset, strides[::-1]
-        )
+        return StoredTensor.at(self.name, self.dtype, self.shape[::-1], piece.path, piece.offset, strides[::-1])
 
     def reshaped(self, shape: Shape) -> StoredTensor:
         """The same elements in the same order under another shape of equal size."""

@@ -1,0 +1,135 @@
+"""The .safetensors container: a length, a JSON header, and the bytes of the tensors.
+
+Reading checks everything a header can get wrong before a byte of weight is touched. Writing lays out the whole file first:
+the header is known before the weights are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+from .dtypes import DTYPES, DType
+from .errors import CheckpointError
+from .tensors import Shape, StoredTensor
+
+# The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
+HEADER_LIMIT = 100_000_000
+_METADATA = "__metadata__"
+
+
+def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredTensor], dict[str, str]]:
+    """The tensors of a .safetensors file in file order, and its metadata.
+
+    Args:
+        path: the file.
+        allow_truncated: list the tensors of a file that ends too early as well (to look at, not to read from).
+
+    Raises:
+        CheckpointError: the file is no safetensors file, is truncated, or its header contradicts itself.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
+            if len(first) < 8 or length > min(HEADER_LIMIT, size - 8):
+                raise CheckpointError(
+                    f"{path}: not a safetensors file, or truncated: its first 8 bytes promise a header of {length:,} bytes, "
+                    f"the file has {size:,}"
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    header = _parse(path, text)
+    metadata = header.pop(_METADATA, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings")
+    start = 8 + length
+    ranges = sorted((*_entry(path, name, entry), name) for name, entry in header.items())
+    tensors, at = [], 0
+    for begin, end, dtype, shape, name in ranges:
+        if begin != at:
+            fault = "overlaps the tensor before it" if begin < at else "leaves a gap before it"
+            raise CheckpointError(
+                f"{path}: tensor {name!r} {fault} (it begins at byte {begin:,}, expected {at:,}): the header is wrong; "
+                "download the file again"
+            )
+        at = end
+        tensors.append(StoredTensor.at(name, DTYPES[dtype], shape, path, start + begin))
+    if size < start + at and not allow_truncated:
+        raise CheckpointError(truncation(path, size, start + at))
+    if size > start + at:
+        raise CheckpointError(
+            f"{path}: {size - start - at:,} bytes follow the last tensor: the header does not describe this file; download it again"
+        )
+    return tensors, metadata
+
+
+def truncation(path: Path, size: int, promised: int) -> str:
+    """The sentence that says a file is truncated."""
+    return (
+        f"{path}: truncated: its header promises {promised:,} bytes and the file has {size:,} ({size / promised:.1%}); "
+        "copy or download it again"
+    )
+
+
+def _parse(path: Path, text: bytes) -> dict:
+    def unique(pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(n for n in names if names.count(n) > 1)
+            raise CheckpointError(f"{path}: the header names {twice!r} twice")
+        return found
+
+    try:
+        header = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not valid JSON") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a safetensors file: its header is no JSON object")
+    return header
+
+
+def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
+    """Check one tensor's header entry: (first byte, last byte + 1, dtype name, shape)."""
+
+    def whole(values) -> bool:
+        return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+
+    if not isinstance(entry, dict) or not whole(entry.get("shape")) or not whole(entry.get("data_offsets")):
+        raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")
+    dtype, shape, offsets = entry.get("dtype"), tuple(entry["shape"]), entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    expected = prod(shape) * DTYPES[dtype].size
+    if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
+        raise CheckpointError(
+            f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} takes {expected:,} bytes, its data_offsets are {offsets}"
+        )
+    return offsets[0], offsets[1], dtype, shape
+
+
+def plan_header(
+    entries: Sequence[tuple[str, DType, Shape]], metadata: dict[str, str]
+) -> tuple[bytes, dict[str, int], int]:
+    """Lay out a file: its first bytes (length and header), key -> byte offset in the file, and the file's size.
+
+    Wider dtypes come first, each dtype in the order given, so that every tensor starts at a multiple of its item size:
+    readers that map the file need that.
+    """
+    ordered = sorted(entries, key=lambda e: -e[1].size)
+    header: dict[str, object] = {_METADATA: metadata} if metadata else {}
+    relative, at = {}, 0
+    for key, dtype, shape in ordered:
+        end = at + prod(shape) * dtype.size
+        header[key] = {"dtype": dtype.name, "shape": list(shape), "data_offsets": [at, end]}
+        relative[key], at = at, end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {k: start + o for k, o in relative.items()}, start + at
