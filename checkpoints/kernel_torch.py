@@ -60,9 +60,7 @@ def linear(sources: np.ndarray, coefficients: np.ndarray, anchor: int, out: np.n
         if i == base_index:
             continue
         x = _tensor(sources[i]).to(torch.float32)
-        if anchor >= 0:
-            x = x - base
-        total.add_(x.mul_(c))
+        total.add_((x - base if anchor >= 0 else x) * c)
     if anchor >= 0:
         total = torch.where(total == 0, base, base + total)
     return encode(total.numpy(), out, limit)

@@ -79,8 +79,10 @@ def test_both_kernels_combine_to_the_same_bytes(name, anchor, inputs, size, seed
         kernel_torch.encode(row, source, np.float32(np.inf))
     coefficients = rng.standard_normal(inputs).astype(np.float32)
     out = [np.empty(size, sources.dtype) for _ in KERNELS]
+    before = sources.tobytes()
     bad = [k.linear(sources, coefficients, anchor, o, np.float32(np.inf)) for k, o in zip(KERNELS, out, strict=True)]
     assert bad == [0, 0]
+    assert sources.tobytes() == before
     assert out[0].tobytes() == out[1].tobytes()
     # Worked out in numpy, one fp32 operation at a time.
     x = [np.empty(size, np.float32) for _ in range(inputs)]
