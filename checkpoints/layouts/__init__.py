@@ -14,6 +14,7 @@ from ..blocks import UNET_PREFIX, VAE_PREFIX
 from ..tensors import Shape
 from .configs import TEXT_FOLDERS, scheduler_config, text_configs, unet_config, vae_config
 from .families import FAMILIES, Widths, model
+from .pipeline import write_pipeline_config
 from .schedule import SCHEDULE_KEYS, STEPS, schedule
 from .text import text_encoder
 from .unet import unet
@@ -33,6 +34,7 @@ __all__ = [
     "text_configs",
     "unet_config",
     "vae_config",
+    "write_pipeline_config",
 ]
 
 

@@ -88,7 +88,8 @@ class Model:
 
 _REAL_VAE = (128, 256, 512, 512)
 _SD_L, _SD_H = "cond_stage_model.transformer.", "cond_stage_model.model."
-_XL_L, _XL_G, _REFINER_G = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model."
+_XL_L, _XL_G = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+_REFINER_G = "conditioner.embedders.0.model."
 
 REAL: dict[Family, Model] = {
     "sd1": Model(
