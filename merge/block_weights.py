@@ -1,0 +1,353 @@
+"""Block weights: one number for a whole model, or another for every block, kind of layer or key.
+
+Any number of a recipe step may be one of these (YAML; 0 is all A, the first model, 1 is all B):
+
+    alpha: 0.5                                   # a number: UNET and text encoders
+    alpha: [0, 0.1, 0.2, ...]                    # a vector, read by a convention; "0,0.1,0.2,..." is the same
+    alpha: GRAD_V                                # a preset
+    alpha:                                       # lines: what to select, and its weight; later lines win
+      IN04-IN08: 0.7                             # a range in network order; it may cross M00: IN05-OUT05
+      OUT*: 0.3                                  # a glob
+      NOT M00 OUT03: 0                           # everything else, text encoders too
+      IN04, IN05 OUT03-OUT05: 0.2                # several; MID and M0 are M00
+      BASE: 0.4                                  # the text encoders (also TEXT, or one: CLIP_L)
+      attn1: 0.6                                 # a kind of layer, wherever there is one: `layers.KINDS` and groups
+      UNET norm: 0                               # ... in the UNET only
+      IN04-IN08 attn2.k: 0.4                     # ... in these blocks only
+      "key:*.proj_in.*": 0.1                     # keys that a glob fits
+      /transformer_blocks\\.[0-4]\\./: 0.2         # keys in which a regular expression is found
+      default: 0.1                               # what no line names; without it 0, which is A
+    alpha:
+      IN00-OUT11: {gradient: [0, 1], curve: cosine}      # from block to block; linear without a curve, 2 or more stops
+    alpha: {preset: GRAD_V, scale: 0.5, base: 0.3, OUT: 1}              # a preset, changed by lines
+    alpha: {vector: [...], convention: automb, base: 0.2, IN05: 0.9}    # a vector, changed by lines
+
+Options and lines share one mapping, for no label is called preset, vector, convention, scale or default; `base` is the
+line BASE. `scale` multiplies the weights of the vector or preset, not those of the lines.
+
+A label without a slot in vectors (TIME_EMBED, LABEL_EMB, OUT) follows the slot that the convention reads, in vectors
+and in lines, unless a line selects it as a whole. The VAE has a weight only when a line names it literally; schedule
+buffers, EMA copies, markers and unknown keys never have one. Presets are MBW vectors: with a convention of another
+order (automb, comfyui) they are read as supermerger reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from ..checkpoints.architecture import Family
+from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, in_order, place
+from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention
+from ..checkpoints.errors import LabelError, nearest
+from ..checkpoints.layers import layer_kind
+from ..checkpoints.presets import is_preset, preset, preset_names
+from .selectors import BASE, Selector, is_block, parse_selector
+from .weights_text import parse_weights, plain_from_text
+
+__all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
+
+OPTIONS = ("preset", "vector", "convention", "scale", "default")
+CURVES = ("linear", "cosine")
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Weights that run over blocks in network order, evenly from the first stop to the last."""
+
+    stops: tuple[float, ...]
+    curve: str = "linear"
+
+    def at(self, t: float) -> float:
+        """The weight at t = 0 (first block) .. 1 (last block)."""
+        along = t * (len(self.stops) - 1)
+        left = min(int(along), len(self.stops) - 2)
+        share = along - left
+        if self.curve == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return (1 - share) * self.stops[left] + share * self.stops[left + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A selector and its weight."""
+
+    selector: Selector
+    value: float | Gradient
+
+    def values(self, family: Family) -> dict[str, float]:
+        """The weight that this line gives each label it selects."""
+        labels = self.selector.labels(family)
+        if not isinstance(self.value, Gradient):
+            return dict.fromkeys(labels, self.value)
+        blocks = [x for x in UNET_LABELS[family] if x in labels and is_block(x)]
+        return {x: self.value.at(i / max(1, len(blocks) - 1)) for i, x in enumerate(blocks)}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """Block weights as written, checked as far as that goes without knowing the architecture.
+
+    Attributes:
+        plain: what the user wrote, as plain data.
+        convention: reads the vector, and says what labels without a slot follow.
+        start: a number for everything, a vector, a preset's name, or None: lines alone.
+        scale: multiplies the vector or preset.
+        default: weight of what no line names, when there is no vector, preset or number.
+        lines: in order; later ones win.
+    """
+
+    plain: Any = field(compare=False)
+    convention: Convention
+    start: float | tuple[float, ...] | str | None
+    scale: float = 1.0
+    default: float = 0.0
+    lines: tuple[Line, ...] = ()
+
+    @staticmethod
+    def parse(value: Any, convention: str = DEFAULT_CONVENTION) -> BlockWeights:
+        """Checks and reads a number, vector, preset name, mapping, or text of one of these.
+
+        Raises:
+            LabelError: an unknown label, kind, preset, convention or option (with the nearest names), a number that is
+                not finite, a vector length that no architecture has.
+        """
+        return value if isinstance(value, BlockWeights) else _parse(value, convention)
+
+    def to_plain(self) -> Any:
+        """What the user wrote, as data that YAML and JSON can hold; `parse` reads it back."""
+        return _plain(self.plain)
+
+    def resolve(self, family: Family) -> ResolvedWeights:
+        """The weights for an architecture.
+
+        Raises:
+            LabelError: a vector of a length, or a line with a label, that this architecture does not have.
+        """
+        given = [line.values(family) for line in self.lines]
+        starts, own = self._starts(family)
+        named: dict[str, tuple[int, float]] = {}
+        for i, (line, values) in enumerate(zip(self.lines, given, strict=True)):
+            if line.selector.whole:
+                named |= {label: (i, x) for label, x in values.items()}
+
+        def whole(label: str) -> float:
+            if label in named:
+                return named[label][1]
+            if label in own:
+                return starts[label]
+            slot = self.convention.follows(label, family)
+            return 0.0 if slot is None or slot not in starts else whole(slot)
+
+        table = {}
+        for label in (*TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE"):
+            after = named.get(label, (-1, 0.0))[0] + 1
+            later = zip(self.lines[after:], given[after:], strict=True)
+            parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
+            table[label] = _Weight(whole(label), tuple(parts))
+        vae_named = any("VAE" in values for values in given)
+        if not vae_named:
+            table["VAE"] = _Weight(table["VAE"].value, ())
+        return ResolvedWeights(table, vae_named)
+
+    def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
+        """Weights before any line, and the labels that have a weight of their own there and so follow nobody."""
+        labels = (BASE, *TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE")
+        if isinstance(self.start, float):
+            return dict.fromkeys(labels, self.start), set(labels)
+        if self.start is None:
+            usual = self.convention.lengths(family)
+            slots = self.convention.slots(family, usual[0]) if usual else labels
+            borrowing = {x for x in ("TIME_EMBED", "LABEL_EMB", "OUT", "VAE") if x not in slots}
+            return dict.fromkeys(labels, self.default), set(labels) - borrowing
+        vector = preset(self.start, family) if isinstance(self.start, str) else self.start
+        slots = self.convention.slots(family, len(vector))
+        reading = self.convention.read(vector, family, scale=self.scale)
+        weights = reading.weights | {"VAE": reading.vae, BASE: reading.weights[TEXT_ENCODERS[family][0]]}
+        own = {BASE, *TEXT_ENCODERS[family], *(x for x in labels if x in slots or is_block(x))}
+        return {label: x or 0.0 for label, x in weights.items()}, own
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A label's weight as a whole, and the lines that change some of its layers."""
+
+    value: float
+    parts: tuple[tuple[Selector, float], ...]
+
+    def of(self, key: str) -> float:
+        value, kind = self.value, layer_kind(key)
+        for selector, x in self.parts:
+            if selector.matches_kind(kind) and selector.matches_key(key):
+                value = x
+        return value
+
+
+class ResolvedWeights:
+    """Block weights for one architecture.
+
+    Attributes:
+        vae: the VAE's weight, or None when no line names the VAE.
+        vae_by_convention: the weight that the VAE has for those who ask to merge it without naming a weight.
+        is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
+    """
+
+    def __init__(self, table: dict[str, _Weight], vae_named: bool):
+        self.vae_by_convention = table["VAE"].value
+        self.vae = self.vae_by_convention if vae_named else None
+        self._table = table if vae_named else {k: v for k, v in table.items() if k != "VAE"}
+        values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
+        self.is_uniform = len(values) == 1
+        self._by_kind: dict[tuple[str, str], float] = {}
+        self._by_key = {k for k, w in self._table.items() if any(s.patterns for s, _ in w.parts)}
+
+    def weight(self, key: str) -> float:
+        """The weight of a tensor named as in a single-file checkpoint; 0 (stays with A) for what has none."""
+        label = place(key).label
+        found = self._table.get(label)
+        if found is None:
+            return 0.0
+        if not found.parts:
+            return found.value
+        if label in self._by_key:
+            return found.of(key)
+        at = (label, layer_kind(key))
+        if at not in self._by_kind:
+            self._by_kind[at] = found.of(key)
+        return self._by_kind[at]
+
+    def by_label(self) -> dict[str, float]:
+        """The weight of every label as a whole, in network order; the VAE only when named.
+
+        Lines on kinds of layers or keys do not show here: `changed_inside` has the labels that they touch.
+        """
+        return {label: self._table[label].value for label in in_order(self._table)}
+
+    def changed_inside(self) -> tuple[str, ...]:
+        """Labels in which some kinds of layer or keys have weights of their own, in network order."""
+        return tuple(x for x in in_order(self._table) if self._table[x].parts)
+
+
+def _parse(value: Any, convention_name: str) -> BlockWeights:
+    chosen = convention(convention_name)
+    read = plain_from_text(value) if isinstance(value, str) else value
+    if isinstance(read, Mapping):
+        return _parse_mapping(value, read, chosen)
+    if isinstance(read, str):
+        return BlockWeights(value, _mbw(chosen), _preset_name(read))
+    if isinstance(read, list | tuple):
+        return BlockWeights(value, chosen, _vector(read, chosen))
+    return BlockWeights(value, chosen, _number(read, "A weight"))
+
+
+def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWeights:
+    options: dict[str, Any] = {}
+    lines = []
+    for name, given in mapping.items():
+        if not isinstance(name, str):
+            raise LabelError(f"Block weights {name!r} name no block; write e.g. IN04 or OUT00-OUT03.")
+        if name.strip().lower() in OPTIONS:
+            options[name.strip().lower()] = given
+        else:
+            lines.append(_line(name, given))
+    if not mapping:
+        raise LabelError(
+            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
+        )
+    if "convention" in options:
+        chosen = convention(options["convention"])
+    if "preset" in options and "vector" in options:
+        raise LabelError("Block weights have both a preset and a vector; give one of them.")
+    started = "preset" in options or "vector" in options
+    if started and "default" in options:
+        raise LabelError(
+            "Block weights have a default beside a vector or preset, which leaves nothing to it; drop one."
+        )
+    if not started and "scale" in options:
+        raise LabelError("Block weights have a scale but no vector or preset that it could multiply.")
+    start: tuple[float, ...] | str | None = None
+    if "preset" in options:
+        start, chosen = _preset_name(options["preset"]), _mbw(chosen)
+    elif "vector" in options:
+        start = _vector(options["vector"], chosen)
+    scale = _number(options.get("scale", 1.0), "The scale of block weights")
+    default = _number(options.get("default", 0.0), "The default of block weights")
+    return BlockWeights(value, chosen, start, scale, default, tuple(lines))
+
+
+def _line(text: str, value: Any) -> Line:
+    selector = parse_selector(text)
+    where = f"The weight of {text.strip()!r}"
+    if not isinstance(value, Mapping):
+        return Line(selector, _number(value, where))
+    if unknown := [x for x in value if x not in ("gradient", "curve")]:
+        raise LabelError(f"{where} has an unknown part {unknown[0]!r}; write {{gradient: [0, 1], curve: linear}}.")
+    stops, curve = value.get("gradient"), value.get("curve", "linear")
+    if not isinstance(stops, list | tuple) or len(stops) < 2:
+        raise LabelError(
+            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {stops!r}."
+        )
+    if curve not in CURVES:
+        raise LabelError(f"{where} has an unknown curve {curve!r}; known are {' and '.join(CURVES)}.")
+    if stray := [x for x in selector.words if x.isupper() and not _runs_over_blocks(x)]:
+        raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
+    return Line(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
+
+
+def _runs_over_blocks(word: str) -> bool:
+    return word == "UNET" or any(c in word for c in "*?[-") or is_block(word)
+
+
+def _preset_name(name: Any) -> str:
+    if not isinstance(name, str) or not is_preset(name):
+        hint = nearest(name, preset_names()) or "; it is no number, vector or line 'IN04: 0.5' either"
+        raise LabelError(f"Unknown preset {name!r}{hint}.")
+    return name
+
+
+def _mbw(chosen: Convention) -> Convention:
+    return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
+
+
+def _vector(value: Any, chosen: Convention) -> tuple[float, ...]:
+    values = plain_from_text(value) if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {value!r}.")
+    vector = tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
+    fits = {n: family for family in UNET_LABELS for n in chosen.lengths(family)}
+    if len(vector) not in fits:
+        known = ", ".join(map(str, fits))
+        others = [c.name for c in CONVENTIONS.values() if any(len(vector) in c.lengths(f) for f in UNET_LABELS)]
+        hint = f"; {len(vector)} values fit convention {' or '.join(map(repr, others))}" if others else ""
+        raise LabelError(
+            f"A weight vector of {len(vector)} values fits no architecture in convention {chosen.name!r}, which has "
+            f"vectors of {known} values{hint}."
+        )
+    return vector
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, str):
+        value = plain_from_text(value) if value.strip() else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise LabelError(f"{what} has to be a number, found {value!r}.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise LabelError(f"{what} has to be a finite number, found {value!r}.")
+    return number
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, Real) and not isinstance(value, bool | int):
+        return float(value)
+    return value

@@ -1,0 +1,197 @@
+"""What a line of block weights selects: blocks, kinds of layer, keys.
+
+A selector is words separated by spaces or commas: `IN04 IN05 OUT03-OUT05`, `NOT M00`, `OUT* attn2.k`,
+`key:*.proj_in.*`; or one regular expression on keys: `/transformer_blocks\\.[0-4]\\./`. `block_weights.py` has examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fnmatch import translate as glob_to_regex
+
+from ..checkpoints.architecture import Family
+from ..checkpoints.blocks import BUFFER_LABELS, TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS
+from ..checkpoints.conventions import FAMILY_NAMES
+from ..checkpoints.errors import LabelError, nearest
+from ..checkpoints.layers import GROUPS, KINDS, in_group
+
+# The text encoders together; also the slot of that name in a weight vector.
+BASE = "BASE"
+_ALIASES = {"MID": "M00", "M0": "M00", "MIDDLE": "M00", "TEXT": BASE, "CLIP": BASE}
+_UNET_UNION = UNET_LABELS["sdxl_refiner"]
+_NUMBERED = re.compile(r"(IN|OUT)(\d{1,2})")
+_BLOCK_WORD = re.compile(r"(?:(IN|OUT)\d\d|M00)")
+_KIND_WORDS = tuple(dict.fromkeys((*GROUPS, *KINDS)))
+
+
+def is_block(label: str) -> bool:
+    """Whether a label is a numbered block or the middle block, over which ranges and gradients run."""
+    return bool(_BLOCK_WORD.fullmatch(label))
+
+
+def canonical(word: str) -> str:
+    """A label word as the tables spell it: `in4` is IN04, `mid` is M00, `text` is BASE."""
+    upper = word.upper()
+    if number := _NUMBERED.fullmatch(upper):
+        return f"{number[1]}{int(number[2]):02d}"
+    return _ALIASES.get(upper, upper)
+
+
+def labels_of(family: Family) -> tuple[str, ...]:
+    """Everything that a selector may name in an architecture; BASE stands for all its text encoders."""
+    return (BASE, *TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE")
+
+
+_KNOWN_LABELS = (BASE, *TEXT_LABELS, *_UNET_UNION, "VAE", "UNET")
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """One parsed selector.
+
+    Attributes:
+        text: what the user wrote.
+        words: label words: labels, ranges (`IN04-IN08`) and globs (`OUT*`); empty means every block and text encoder.
+        negated: everything but these labels.
+        kinds: kinds or groups of layer; empty means all.
+        patterns: regular expressions, one of which has to match a key; empty means all.
+    """
+
+    text: str
+    words: tuple[str, ...] = ()
+    negated: bool = False
+    kinds: tuple[str, ...] = ()
+    patterns: tuple[re.Pattern[str], ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it selects labels as a whole, not only some of their layers."""
+        return not self.kinds and not self.patterns
+
+    def labels(self, family: Family) -> frozenset[str]:
+        """The labels that are selected in an architecture; the VAE only when it is named.
+
+        Raises:
+            LabelError: a label, range or glob that has no block in this architecture.
+        """
+        everything = frozenset(labels_of(family)) - {"VAE"}
+        named = frozenset(x for word in self.words for x in self._expand(word, family))
+        return everything - named if self.negated else named or everything
+
+    def matches_kind(self, kind: str) -> bool:
+        """Whether a kind of layer is selected. `attn` means `attn1` and `attn2` too."""
+        return not self.kinds or any(_is_of(kind, wanted) for wanted in self.kinds)
+
+    def matches_key(self, key: str) -> bool:
+        """Whether a key fits the patterns."""
+        return not self.patterns or any(p.search(key) for p in self.patterns)
+
+    def _expand(self, word: str, family: Family) -> Iterable[str]:
+        labels = labels_of(family)
+        if word == "UNET":
+            return UNET_LABELS[family]
+        if "-" in word:
+            first, last = (self._having(end, family) for end in word.split("-"))
+            order = UNET_LABELS[family]
+            return order[order.index(first) : order.index(last) + 1]
+        if _is_glob(word):
+            found = [x for x in labels if x != "VAE" and fnmatchcase(x, word)]
+            if not found:
+                raise LabelError(f"{word!r} of block weights {self.text!r} fits no block of {FAMILY_NAMES[family]}.")
+        else:
+            found = [self._having(word, family)]
+        return (*found, *TEXT_ENCODERS[family]) if BASE in found else found
+
+    def _having(self, label: str, family: Family) -> str:
+        if label not in labels_of(family):
+            raise LabelError(
+                f"{FAMILY_NAMES[family]} has no {label} (block weights {self.text!r}); it has {_summary(family)}."
+            )
+        return label
+
+
+def parse_selector(text: str) -> Selector:
+    """Parses a selector; knows every architecture's labels, so IN11 passes here and fails in SDXL.
+
+    Raises:
+        LabelError: a word that is no label, kind or pattern, with the nearest ones; a range that runs backwards.
+    """
+    text = text.strip()
+    if text.startswith("/"):
+        return Selector(text, patterns=(_regex(text),))
+    words = re.sub(r"\s+-\s+", "-", text).replace(",", " ").split()
+    negated = bool(words) and words[0].upper() == "NOT"
+    labels, kinds, patterns = [], [], []
+    for word in words[negated:]:
+        if word[:4].lower() == "key:":
+            patterns.append(re.compile(r"\A" + glob_to_regex(word[4:])))
+        elif found := _kinds(word):
+            kinds += found
+        else:
+            labels.append(_label_word(word, text))
+    if not words or (negated and not labels):
+        raise LabelError(f"Block weights {text!r} name no block, kind of layer or key; write e.g. 'IN04-IN08 attn1'.")
+    return Selector(text, tuple(labels), negated, tuple(kinds), tuple(patterns))
+
+
+def _label_word(word: str, text: str) -> str:
+    upper = canonical(word)
+    if "-" in upper:
+        ends = [canonical(end) for end in upper.split("-")]
+        if len(ends) != 2 or not all(is_block(end) and end in _UNET_UNION for end in ends):
+            wrong = next((e for e in ends if not is_block(e) or e not in _UNET_UNION), upper)
+            raise LabelError(f"{word!r} is no range of blocks: {wrong!r} is none{nearest(wrong, _UNET_UNION)}.")
+        if _UNET_UNION.index(ends[0]) > _UNET_UNION.index(ends[1]):
+            raise LabelError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}.")
+        return "-".join(ends)
+    if _is_glob(upper):
+        if any(fnmatchcase(x, upper) for x in _KNOWN_LABELS if x != "VAE"):
+            return upper
+    elif upper in BUFFER_LABELS:
+        raise LabelError(f"{upper} has no weight: such tensors are copied from the first model, never merged.")
+    elif upper in _KNOWN_LABELS:
+        return upper
+    raise LabelError(
+        f"Unknown block or kind of layer {word!r} in block weights {text!r}"
+        f"{nearest(word, (*_KNOWN_LABELS, *_KIND_WORDS))}."
+    )
+
+
+def _kinds(word: str) -> list[str]:
+    """The kinds that a word names, by name or, when no label fits the glob, by glob."""
+    lower = word.lower()
+    if lower in _KIND_WORDS:
+        return [lower] if lower != "other" else []
+    if _is_glob(lower) and not any(fnmatchcase(x, lower.upper()) for x in _KNOWN_LABELS):
+        return [kind for kind in KINDS if fnmatchcase(kind, lower)]
+    return []
+
+
+def _is_of(kind: str, wanted: str) -> bool:
+    if wanted.split(".")[0] == "attn":
+        kind = re.sub(r"^attn[12]", "attn", kind)
+    return in_group(kind, wanted)
+
+
+def _is_glob(word: str) -> bool:
+    return any(c in word for c in "*?[")
+
+
+def _regex(text: str) -> re.Pattern[str]:
+    if len(text) < 3 or not text.endswith("/"):
+        raise LabelError(f"A regular expression on keys stands between slashes, /like this/, found {text!r}.")
+    try:
+        return re.compile(text[1:-1])
+    except (re.error, RecursionError, OverflowError) as error:
+        raise LabelError(f"Regular expression {text!r} cannot be read: {error}.") from None
+
+
+def _summary(family: Family) -> str:
+    """`CLIP_L, TIME_EMBED, IN00-IN11, M00, OUT00-OUT11, OUT, VAE`: an architecture's labels in short."""
+    ins = [x for x in UNET_LABELS[family] if x.startswith("IN")]
+    top = [x for x in UNET_LABELS[family] if not is_block(x) and x != "OUT"]
+    ends = (f"{ins[0]}-{ins[-1]}", "M00", f"OUT00-{UNET_LABELS[family][-2]}", "OUT", "VAE")
+    return ", ".join((BASE, *TEXT_ENCODERS[family], *top, *ends))

@@ -1,0 +1,96 @@
+"""Block weights from text: what people type on a command line, paste from another tool, or keep in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..checkpoints.errors import LabelError
+
+# A file of weights is small; anything larger is a mistake (a checkpoint, say).
+_MAX_BYTES = 1_000_000
+
+
+def parse_weights(text: str, base_dir: str | Path | None = None) -> Any:
+    """Block weights given on a command line, as plain data for a recipe.
+
+    Args:
+        text: a number; a vector `0,0.1,0.2,...`; a preset name; lines `IN04-IN08: 0.7; OUT*: 0.3`; or `@FILE`, where
+            FILE holds one of these, or is a YAML or JSON file with any of the forms of `block_weights`.
+        base_dir: where a relative FILE is looked for; without it, in the current directory.
+
+    Returns:
+        A float, list, preset name or dict, for `BlockWeights.parse`. The contents of a file, not its name.
+
+    Raises:
+        LabelError: empty text, a file that cannot be read, lines that are no lines.
+    """
+    text = text.strip()
+    return _from_file(Path(base_dir or ".") / text[1:].strip()) if text.startswith("@") else plain_from_text(text)
+
+
+def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
+    """A number, vector, lines or, failing these, a preset's name."""
+    text = text.strip()
+    if not text:
+        raise LabelError(
+            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
+        )
+    if text.startswith("@"):
+        raise LabelError(f"{text!r} names a file of block weights, which the command line reads but a recipe does not.")
+    numbers = [_as_number(x) for x in text.strip("[]").replace(",", " ").replace(";", " ").split()]
+    if numbers and None not in numbers:
+        return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
+    if ":" not in text:
+        return text
+    lines = [x.strip() for x in text.replace("\n", ";").split(";")]
+    return dict(_split_line(x) for x in lines if x and not x.startswith("#"))
+
+
+def _split_line(line: str) -> tuple[str, Any]:
+    """Selector and value of `IN04 key:*.proj_in.*: 0.7`: parted at the first colon that does not belong to a pattern."""
+    start = line.rfind("/") if line.startswith("/") else 0
+    at = line.find(":", start)
+    while at >= 0 and line[:at].lower().split(" ")[-1].split(",")[-1] == "key":
+        at = line.find(":", at + 1)
+    name, value = line[:at].strip().strip("\"'"), line[at + 1 :].strip()
+    if at < 0 or not name or not value:
+        raise LabelError(f"Line {line!r} of block weights has no weight; write e.g. 'IN04-IN08: 0.7'.")
+    number = _as_number(value)
+    return name, number if number is not None else _yaml(value, f"The value of {name!r} in block weights")
+
+
+def _from_file(path: Path) -> Any:
+    what = f"File of block weights {path.name!r}"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise LabelError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise LabelError(f"{what} cannot be read: {error}.") from None
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return _yaml(text, what)
+    if suffix == ".json":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LabelError(f"{what} is no JSON: {error}.") from None
+    return plain_from_text(text)
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise LabelError(f"{what} is no YAML: {' '.join(str(error).split())}.") from None
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
