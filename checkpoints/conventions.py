@@ -150,7 +150,9 @@ class Convention:
         """
         slots = self.slots(family, len(vector))
         if not all(math.isfinite(x) for x in vector):
-            raise LabelError(f"A weight vector may hold finite numbers only, found {list(vector)}.")
+            raise LabelError(
+                f"A weight vector may hold finite numbers only, found {next(x for x in vector if not math.isfinite(x))}."
+            )
         values = {slot: scale * (1.0 - x if self.inverted else x) for slot, x in zip(slots, vector, strict=True)}
         if base is not None or "BASE" not in values:
             values["BASE"] = 0.0 if base is None else float(base)
@@ -217,7 +219,7 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
-def convention(name: str) -> Convention:
+def convention_named(name: str) -> Convention:
     """A convention by its name, in any case; raises LabelError with the nearest names."""
     try:
         return CONVENTIONS[str(name).strip().casefold().replace("_", "-")]

@@ -37,11 +37,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
+from reprlib import Repr
 from typing import Any
 
 from ..checkpoints.architecture import Family
 from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, in_order, place
-from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention
+from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named
 from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.layers import layer_kind
 from ..checkpoints.presets import is_preset, preset, preset_names
@@ -52,6 +53,8 @@ __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights
 
 OPTIONS = ("preset", "vector", "convention", "scale", "default")
 CURVES = ("linear", "cosine")
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class BlockWeights:
             if label in own:
                 return starts[label]
             slot = self.convention.follows(label, family)
-            return 0.0 if slot is None or slot not in starts else whole(slot)
+            return 0.0 if slot in (None, label) else whole(slot)
 
         table = {}
         for label in (*TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE"):
@@ -148,10 +151,11 @@ class BlockWeights:
             later = zip(self.lines[after:], given[after:], strict=True)
             parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
             table[label] = _Weight(whole(label), tuple(parts))
-        vae_named = any("VAE" in values for values in given)
-        if not vae_named:
-            table["VAE"] = _Weight(table["VAE"].value, ())
-        return ResolvedWeights(table, vae_named)
+        vae = table.pop("VAE")
+        if any("VAE" in values for values in given):
+            # Where lines name only parts of the VAE, its rest stays with A.
+            table["VAE"] = _Weight(vae.value if "VAE" in named else 0.0, vae.parts)
+        return ResolvedWeights(table, vae.value)
 
     def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
         """Weights before any line, and the labels that have a weight of their own there and so follow nobody."""
@@ -195,10 +199,10 @@ class ResolvedWeights:
         is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
     """
 
-    def __init__(self, table: dict[str, _Weight], vae_named: bool):
-        self.vae_by_convention = table["VAE"].value
-        self.vae = self.vae_by_convention if vae_named else None
-        self._table = table if vae_named else {k: v for k, v in table.items() if k != "VAE"}
+    def __init__(self, table: dict[str, _Weight], vae_by_convention: float):
+        self._table = table
+        self.vae = table["VAE"].value if "VAE" in table else None
+        self.vae_by_convention = vae_by_convention
         values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
         self.is_uniform = len(values) == 1
         self._by_kind: dict[tuple[str, str], float] = {}
@@ -231,8 +235,8 @@ class ResolvedWeights:
         return tuple(x for x in in_order(self._table) if self._table[x].parts)
 
 
-def _parse(value: Any, convention_name: str) -> BlockWeights:
-    chosen = convention(convention_name)
+def _parse(value: Any, convention: str) -> BlockWeights:
+    chosen = convention_named(convention)
     read = plain_from_text(value) if isinstance(value, str) else value
     if isinstance(read, Mapping):
         return _parse_mapping(value, read, chosen)
@@ -248,7 +252,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     lines = []
     for name, given in mapping.items():
         if not isinstance(name, str):
-            raise LabelError(f"Block weights {name!r} name no block; write e.g. IN04 or OUT00-OUT03.")
+            raise LabelError(f"Block weights {_shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
         if name.strip().lower() in OPTIONS:
             options[name.strip().lower()] = given
         else:
@@ -258,7 +262,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
             "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
         )
     if "convention" in options:
-        chosen = convention(options["convention"])
+        chosen = convention_named(options["convention"])
     if "preset" in options and "vector" in options:
         raise LabelError("Block weights have both a preset and a vector; give one of them.")
     started = "preset" in options or "vector" in options
@@ -284,14 +288,16 @@ def _line(text: str, value: Any) -> Line:
     if not isinstance(value, Mapping):
         return Line(selector, _number(value, where))
     if unknown := [x for x in value if x not in ("gradient", "curve")]:
-        raise LabelError(f"{where} has an unknown part {unknown[0]!r}; write {{gradient: [0, 1], curve: linear}}.")
+        raise LabelError(
+            f"{where} has an unknown part {_shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}."
+        )
     stops, curve = value.get("gradient"), value.get("curve", "linear")
     if not isinstance(stops, list | tuple) or len(stops) < 2:
         raise LabelError(
-            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {stops!r}."
+            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {_shown(stops)}."
         )
     if curve not in CURVES:
-        raise LabelError(f"{where} has an unknown curve {curve!r}; known are {' and '.join(CURVES)}.")
+        raise LabelError(f"{where} has an unknown curve {_shown(curve)}; known are {' and '.join(CURVES)}.")
     if stray := [x for x in selector.words if x.isupper() and not _runs_over_blocks(x)]:
         raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
     return Line(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
@@ -303,8 +309,10 @@ def _runs_over_blocks(word: str) -> bool:
 
 def _preset_name(name: Any) -> str:
     if not isinstance(name, str) or not is_preset(name):
-        hint = nearest(name, preset_names()) or "; it is no number, vector or line 'IN04: 0.5' either"
-        raise LabelError(f"Unknown preset {name!r}{hint}.")
+        hint = (
+            isinstance(name, str) and nearest(name, preset_names())
+        ) or "; it is no number, vector or line 'IN04: 0.5' either"
+        raise LabelError(f"Unknown preset {_shown(name)}{hint}.")
     return name
 
 
@@ -315,7 +323,7 @@ def _mbw(chosen: Convention) -> Convention:
 def _vector(value: Any, chosen: Convention) -> tuple[float, ...]:
     values = plain_from_text(value) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
-        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {value!r}.")
+        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {_shown(value)}.")
     vector = tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
     fits = {n: family for family in UNET_LABELS for n in chosen.lengths(family)}
     if len(vector) not in fits:
@@ -330,17 +338,26 @@ def _vector(value: Any, chosen: Convention) -> tuple[float, ...]:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, str):
-        value = plain_from_text(value) if value.strip() else value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise LabelError(f"{what} has to be a number, found {value!r}.")
+    # YAML reads 1e-3 as text.
+    if isinstance(value, bool) or not isinstance(value, Real | str):
+        raise LabelError(f"{what} has to be a number, found {_shown(value)}.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
+    except ValueError:
+        raise LabelError(f"{what} has to be a number, found {_shown(value)}.") from None
     if not math.isfinite(number):
-        raise LabelError(f"{what} has to be a finite number, found {value!r}.")
+        raise LabelError(f"{what} has to be a finite number, found {_shown(value)}.")
     return number
+
+
+def _shown(value: Any) -> str:
+    """A value as an error message shows it: in _SHORT."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        return f"a huge {type(value).__name__}"
 
 
 def _plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ def parse_selector(text: str) -> Selector:
     negated = bool(words) and words[0].upper() == "NOT"
     labels, kinds, patterns = [], [], []
     for word in words[negated:]:
-        if word[:4].lower() == "key:":
+        if word[:4].lower() == "key:" and len(word) > 4:
             patterns.append(re.compile(r"\A" + glob_to_regex(word[4:])))
         elif found := _kinds(word):
             kinds += found

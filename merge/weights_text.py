@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _split_line(line: str) -> tuple[str, Any]:
     """Selector and value of `IN04 key:*.proj_in.*: 0.7`: parted at the first colon that does not belong to a pattern."""
     start = line.rfind("/") if line.startswith("/") else 0
     at = line.find(":", start)
-    while at >= 0 and line[:at].lower().split(" ")[-1].split(",")[-1] == "key":
+    while at >= 0 and re.split(r"[\s,]", line[:at])[-1].lower() == "key":
         at = line.find(":", at + 1)
     name, value = line[:at].strip().strip("\"'"), line[at + 1 :].strip()
     if at < 0 or not name or not value:
