@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..architecture import Family
-from .families import TOKENS, VOCABULARY, TextEncoder, Widths, model
+from .families import TOKENS, VOCABULARY, Family, TextEncoder, Widths, model
 from .schedule import STEPS
 
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..architecture import Family
-
+Family = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
 Widths = Literal["real", "narrow"]
 VOCABULARY = 49408
 TOKENS = 77

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Family
 from .configs import scheduler_config, text_configs, unet_config, vae_config
-from .families import Widths
+from .families import Family, Widths
 
 _PIPELINES = {
     "sd1": "StableDiffusionPipeline",

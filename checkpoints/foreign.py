@@ -1,0 +1,86 @@
+"""Files that are no Stable Diffusion checkpoint, and the names of tensors that give them away.
+
+The patterns see names whose numbers are all written as 0 (`name_forms`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+
+# LoRA and its relatives, by the names of the trainers that write them. First match names the kind.
+_LORA = [
+    ("LoHa (LyCORIS)", re.compile(r"\.hada_[wt]")),
+    ("LoKr (LyCORIS)", re.compile(r"\.lokr_[wt]")),
+    ("IA3 (LyCORIS)", re.compile(r"\.on_input$|\.ia3_")),
+    ("OFT", re.compile(r"\.oft_(blocks|diag|R)\b")),
+    (
+        "LoRA",
+        re.compile(
+            r"^lora_(unet|te\d?|transformer|prior)_|[._]lora_(down|up|mid|A|B)\b|[._]lora\.(down|up)\b"
+            r"|\.lora_linear_layer\.|^(unet|text_encoder(_2)?):\d+:(up|down)$"
+        ),
+    ),
+]
+_CONTROLNET = re.compile(
+    r"^control_model\.|^controlnet_|^lora_controlnet$|(^|\.)(zero_convs|input_hint_block|middle_block_out)\.\d"
+    r"|controlnet_cond_embedding\.|control_add_embedding\."
+)
+
+# Whole models of other architectures: what they are, and a tensor name that only they have.
+_MODELS = [
+    ("an SD3 checkpoint (a transformer without UNET blocks)", r"(^|\.)joint_blocks\.\d"),
+    ("a Flux checkpoint, or a relative of it (a transformer without UNET blocks)", r"(^|\.)(double_blocks|single_blocks)\.\d"),
+    ("an SD3 or Flux transformer in diffusers naming", r"(^|\.)transformer_blocks\.\d+\.(norm1_context|ff_context|attn\.add_)"),
+    ("a Stable Video Diffusion checkpoint", r"\.(time_stack|time_mixer|temporal_transformer_blocks)\."),
+    ("an AnimateDiff motion module", r"motion_modules\.\d"),
+    ("a Stable Cascade checkpoint", r"(^|\.)(clip_txt_mapper|clip_txt_pooled_mapper)\.|\.channelwise\.\d"),
+    ("the Stable Diffusion x4 upscaler", r"^model\.diffusion_model\.label_emb\.weight$|^class_embedding\.weight$"),
+    (
+        "a diffusion transformer (PixArt, Hunyuan, Lumina, Wan or the like)",
+        r"^(model\.diffusion_model\.)?(blocks|layers)\.\d+\..*(attn|adaLN)",
+    ),
+    ("an IP-Adapter", r"^(ip_adapter|image_proj)\."),
+    ("a T2I-Adapter", r"^(adapter\.)?body\.\d+\.(resnets|block[12]|in_conv)\b"),
+    ("an image upscaler", r"^(body|RRDB_trunk|model\.\d\.sub)\.\d+\.(rdb|RDB|conv)|^params_ema\b|^conv_first\."),
+    ("a T5 text encoder", r"(^|\.)encoder\.block\.\d+\.layer\.\d+\.SelfAttention\."),
+    ("a CLIP with its image encoder", r"^vision_model\.|^visual\."),
+]  # fmt: skip
+_FOREIGN = [(name, re.compile(pattern)) for name, pattern in _MODELS]
+_EMBEDDING = re.compile(r"^(emb_params|string_to_param(\..*)?|string_to_token(\..*)?|clip_[lgh]|<.+>)$")
+
+
+def name_forms(names: Collection[str]) -> Counter[str]:
+    """The names with every number written as 0, and how often each form occurs.
+
+    A checkpoint's thousands of names have a few hundred forms: looking at those is ten times as fast.
+    """
+    return Counter(re.sub(r"\d+", "0", "\n".join(names)).split("\n")) if names else Counter()
+
+
+def lora_kind(forms: Counter[str]) -> str | None:
+    """`LoRA`, `LoHa (LyCORIS)`... when most of the names are a LoRA's; a few of them in a checkpoint are junk."""
+    lora = [form for form in forms if any(pattern.search(form) for _, pattern in _LORA)]
+    if 2 * sum(forms[form] for form in lora) <= forms.total():
+        return None
+    return next(kind for kind, pattern in _LORA if any(pattern.search(form) for form in lora))
+
+
+def controlnet_signs(forms: Counter[str]) -> bool:
+    """Whether there are tensors that only a ControlNet has."""
+    return any(_CONTROLNET.search(form) for form in forms)
+
+
+def foreign_model(forms: Counter[str]) -> str | None:
+    """What a whole model of another architecture is, or None."""
+    return next((kind for kind, pattern in _FOREIGN if any(pattern.search(form) for form in forms)), None)
+
+
+def small_file(forms: Counter[str]) -> str:
+    """What a file without any known component looks like."""
+    if not forms:
+        return "a file without tensors"
+    if all(_EMBEDDING.match(form) for form in forms):
+        return "a textual inversion embedding"
+    return f"no Stable Diffusion UNET, VAE or text encoder among its {forms.total():,} tensors"
