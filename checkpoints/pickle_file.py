@@ -117,9 +117,7 @@ class _Zip:
         self._offsets: dict[str, int] = {}
         file.seek(0, 2)
         self._size = file.tell()
-        pickles = [
-            name for name in entries if name == "data.pkl" or name.endswith("/data.pkl") and name.count("/") == 1
-        ]
+        pickles = [name for name in entries if name == "data.pkl" or name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise self._error(f"has {len(pickles) or 'no'} data.pkl where torch.save writes one: it is no checkpoint")
         self._root = pickles[0].removesuffix("data.pkl")

@@ -1,0 +1,242 @@
+"""Reads the headers of a diffusers folder: a pipeline's (`unet/`, `vae/`, `text_encoder/`...) or one component's.
+
+Which file of a component counts: the plain one before its variants (`fp16`...), .safetensors before .bin, one file
+before shards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import CheckpointError
+from .pickle_file import read_pickle
+from .safetensors_file import read_header
+from .tensors import StoredTensor
+
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+# Weight files are called `<stem>[.variant].safetensors` or `.bin`; shards add `-00001-of-00002` to the stem.
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_CLASSES = {
+    "UNet2DConditionModel": "unet",
+    "AutoencoderKL": "vae",
+    "CLIPTextModel": "text_encoder",
+    "CLIPTextModelWithProjection": "text_encoder_2",
+}
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+_SCHEDULER = "scheduler/scheduler_config.json"
+MAX_JSON_BYTES = 64 << 20
+
+
+@dataclass
+class DiffusersFolder:
+    """A diffusers folder whose headers were read.
+
+    Attributes:
+        path: the folder.
+        components: `unet`, `text_encoder`, `text_encoder_2`, `vae` -> tensors under diffusers' names.
+        files: the weight files that were chosen, by component.
+        configs: the `config.json` of each component.
+        alone: whether the folder is one component and not a pipeline.
+        prediction: `epsilon`, `v` or `edm` by the scheduler's configuration, None where it says nothing known.
+        prediction_from: the file that said so, empty when none did.
+        metadata: the headers' strings, `<component>.<name>` -> text, and `pipeline` -> its class.
+        notes: what was noticed, in sentences.
+    """
+
+    path: Path
+    components: dict[str, list[StoredTensor]] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    configs: dict[str, dict] = field(default_factory=dict)
+    alone: bool = False
+    prediction: str | None = None
+    prediction_from: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the chosen weight files."""
+        return sum(file.stat().st_size for files in self.files.values() for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """A way in which a component's weights are stored: one file, or an index that names shards."""
+
+    file: Path
+    variant: str
+    sharded: bool
+
+    @property
+    def rank(self) -> tuple:
+        pickled = ".bin" in self.file.name
+        return (self.variant != "", self.variant != "fp16", self.variant, pickled, self.sharded, self.file.name)
+
+
+def read_folder(path: Path) -> DiffusersFolder:
+    """The tensors and configurations of a diffusers folder; values are not read.
+
+    Raises:
+        CheckpointError: the folder is no diffusers folder, holds another kind of model, lacks a shard, or one of its
+            files is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such folder")
+    out = DiffusersFolder(path)
+    found = [name for name in COMPONENTS if (path / name).is_dir() and _ways(path / name)]
+    if found:
+        _read_index(out)
+        if "unet" not in found and (path / "transformer").is_dir():
+            raise CheckpointError(
+                f"{path}: is a {out.metadata.get('pipeline', 'pipeline')} with a transformer in place of a UNET; "
+                "only Stable Diffusion 1, 2 and XL are supported"
+            )
+        empty = [name for name in COMPONENTS if (path / name).is_dir() and name not in found]
+        out.notes += [f"{name}: the folder holds no weights" for name in empty]
+        for name in found:
+            _read_component(out, name, path / name)
+        _read_prediction(out)
+    else:
+        out.alone = True
+        _read_component(out, _component_alone(path), path)
+    return out
+
+
+def _component_alone(path: Path) -> str:
+    """Which component a folder is that holds weights itself."""
+    if (path / "model_index.json").is_file():
+        raise CheckpointError(
+            f"{path}: this diffusers folder holds no weights of {', '.join(COMPONENTS)} "
+            f"(it is a {_json(path / 'model_index.json').get('_class_name', 'pipeline without a class')}); "
+            "download its weights, or give another folder"
+        )
+    config = _json(path / "config.json") if (path / "config.json").is_file() else {}
+    architectures = config.get("architectures")
+    names = [config.get("_class_name"), *(architectures if isinstance(architectures, list) else [])]
+    known = next((_CLASSES[n] for n in names if isinstance(n, str) and n in _CLASSES), None)
+    if known is None or not _ways(path):
+        what = next((n for n in names if isinstance(n, str)), None)
+        reason = (
+            f"a {what} without weights" if known else f"a {what}" if what else "no model_index.json, no config.json"
+        )
+        raise CheckpointError(
+            f"{path}: is no diffusers folder of Stable Diffusion ({reason}); give a .safetensors or .ckpt file, or a "
+            "folder with unet, vae or text_encoder in it"
+        )
+    return known
+
+
+def _read_index(out: DiffusersFolder) -> None:
+    """What `model_index.json` says, if it is there."""
+    file = out.path / "model_index.json"
+    if file.is_file():
+        name = _json(file).get("_class_name")
+        if isinstance(name, str):
+            out.metadata["pipeline"] = name
+    else:
+        out.notes.append("the folder has no model_index.json; its components were found by their folders' names")
+
+
+def _read_component(out: DiffusersFolder, name: str, folder: Path) -> None:
+    """Choose among a component's weight files and read their headers."""
+    ways = sorted(_ways(folder), key=lambda way: way.rank)
+    chosen = ways[0]
+    others = sorted({way.variant for way in ways if way.variant and way.variant != chosen.variant})
+    if others:
+        out.notes.append(f"{name}: {chosen.file.name} was read; there is also the variant {', '.join(others)}")
+    elif chosen.variant:
+        out.notes.append(f"{name}: only the variant {chosen.variant} is there, and was read")
+    if (folder / "config.json").is_file():
+        out.configs[name] = _json(folder / "config.json")
+    if chosen.sharded:
+        out.files[name], tensors, metadata = _read_shards(chosen.file)
+    else:
+        out.files[name] = [chosen.file]
+        tensors, metadata = _read_weights(chosen.file)
+    out.components[name] = tensors
+    out.metadata |= {f"{name}.{key}": text for key, text in metadata.items() if key != "format"}
+
+
+_WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(?:\.([\w-]+))?\.(?:safetensors|bin)")
+_INDEX = re.compile(rf"({'|'.join(_STEMS)})(?:\.([\w-]+))?\.(?:safetensors|bin)\.index(?:\.([\w-]+))?\.json")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+
+
+def _ways(folder: Path) -> list[_Weights]:
+    """The ways in which a folder stores weights."""
+    ways = []
+    for file in sorted(folder.iterdir()):
+        if found := _WEIGHTS.fullmatch(_SHARD.sub("", file.name)):
+            if not _SHARD.search(file.name):
+                ways.append(_Weights(file, found[2] or "", sharded=False))
+        elif found := _INDEX.fullmatch(file.name):
+            ways.append(_Weights(file, found[2] or found[3] or "", sharded=True))
+    return ways
+
+
+def _read_weights(file: Path) -> tuple[list[StoredTensor], dict[str, str]]:
+    return read_header(file) if file.suffix == ".safetensors" else read_pickle(file)
+
+
+def _read_shards(index: Path) -> tuple[list[Path], list[StoredTensor], dict[str, str]]:
+    """The shards that an index names, and the tensors that it says are in each."""
+    where = _json(index).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
+        raise CheckpointError(f"{index}: has no weight_map from tensors to shards; download the file again")
+    files, tensors, metadata = [], [], {}
+    for shard in dict.fromkeys(where.values()):
+        file = index.parent / shard
+        if Path(shard).name != shard or "\\" in shard:
+            raise CheckpointError(f"{index}: names the shard {shard!r}, which lies outside its folder; do not trust it")
+        if not file.is_file():
+            raise CheckpointError(f"{index}: the shard {shard} is missing; download it into {index.parent}")
+        here, strings = _read_weights(file)
+        files.append(file)
+        tensors += [t for t in here if where.get(t.name) == shard]
+        metadata |= strings
+    missing = where.keys() - {t.name for t in tensors}
+    if missing:
+        name = min(missing)
+        raise CheckpointError(
+            f"{index}: tensor {name} should be in {where[name]} but is not (and {len(missing) - 1} more); "
+            "download the shards again"
+        )
+    return files, tensors, metadata
+
+
+def _read_prediction(out: DiffusersFolder) -> None:
+    """How the model predicts, by its scheduler's configuration."""
+    file = out.path / _SCHEDULER
+    if not file.is_file():
+        return
+    config = _json(file)
+    out.configs["scheduler"] = config
+    if str(config.get("_class_name", "")).startswith("EDM"):
+        out.prediction, out.prediction_from = "edm", _SCHEDULER
+        return
+    said = config.get("prediction_type")
+    if isinstance(said, str) and said in _PREDICTIONS:
+        out.prediction, out.prediction_from = _PREDICTIONS[said], _SCHEDULER
+    elif said is not None:
+        out.notes.append(
+            f"{_SCHEDULER} says prediction_type {str(said)[:40]!r}, which is neither epsilon nor v_prediction"
+        )
+
+
+def _json(file: Path) -> dict:
+    """A JSON object from a file."""
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{file}: has more than {MAX_JSON_BYTES:,} bytes, too many for a configuration")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: is not valid JSON ({str(error)[:200]}); download it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: is not a JSON object; download it again")
+    return content
