@@ -1,0 +1,28 @@
+"""Files on disk as named tensors of a known architecture.
+
+`open_checkpoint(path)` reads the headers of a .safetensors file, a .ckpt or a diffusers folder and answers with a
+`Checkpoint`: keys in single-file naming, their shapes, dtypes and block labels, and their values on demand.
+This room knows formats, names and blocks, and imports no other room.
+"""
+
+from .blocks import ALL_LABELS, UNET_LABELS, Place, place, skip_partner
+from .checkpoint import Checkpoint, TensorInfo
+from .errors import CheckpointError, LabelError, OutputError, UnetscopeError
+from .layers import layer_kind
+from .opening import open_checkpoint
+
+__all__ = [
+    "ALL_LABELS",
+    "UNET_LABELS",
+    "Checkpoint",
+    "CheckpointError",
+    "LabelError",
+    "OutputError",
+    "Place",
+    "TensorInfo",
+    "UnetscopeError",
+    "layer_kind",
+    "open_checkpoint",
+    "place",
+    "skip_partner",
+]

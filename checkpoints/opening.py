@@ -1,0 +1,114 @@
+"""The front door: any file or folder to a `Checkpoint`, by reading headers only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from .architecture import recognise
+from .checkpoint import Checkpoint, TensorInfo
+from .diffusers_folder import read_folder
+from .errors import CheckpointError
+from .naming import canonical_names, to_single_file
+from .naming.translation import Translation
+from .pickle_file import looks_like_zip, read_pickle
+from .safetensors_file import read_header
+
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_SIDECAR_LIMIT = 1 << 20
+
+
+def open_checkpoint(path: Path | str, *, allow_truncated: bool = False) -> Checkpoint:
+    """Open a .safetensors file, a .ckpt / .pt zip pickle, or a diffusers folder; only headers are read.
+
+    Args:
+        path: the file or folder.
+        allow_truncated: open a .safetensors file that ends too early as well, to look at what it should hold.
+
+    Raises:
+        CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; check the name")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is neither a file nor a folder")
+    pickled = path.suffix.lower() in PICKLE_SUFFIXES
+    if looks_like_zip(path) or (pickled and not _looks_like_safetensors(path)):
+        stored, metadata = read_pickle(path)
+        form = "ckpt"
+    else:
+        stored, metadata = read_header(path, allow_truncated)
+        form = "safetensors"
+    translation = canonical_names(stored)
+    prediction, said_by = _prediction(path, translation.tensors, metadata)
+    return _checkpoint(
+        path, form, translation, metadata, prediction, said_by, [t.name for t in stored], path.stat().st_size
+    )
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    folder = read_folder(path)
+    translation = to_single_file(folder.components)
+    translation.notes = [*folder.notes, *translation.notes]
+    if translation.lacking:
+        shown = ", ".join(translation.lacking[:3]) + (", ..." if len(translation.lacking) > 3 else "")
+        translation.notes.append(
+            f"the diffusers layout lacks {len(translation.lacking)} tensors of the single-file layout ({shown})"
+        )
+    return _checkpoint(
+        path, "diffusers", translation, folder.metadata, folder.prediction, folder.prediction_from, (), folder.size
+    )
+
+
+def _checkpoint(path, form, translation: Translation, metadata, prediction, said_by, raw_names, size) -> Checkpoint:
+    tensors = {key: TensorInfo(key, stored) for key, stored in translation.tensors.items()}
+    architecture = recognise({key: info.shape for key, info in tensors.items()}, raw_names)
+    return Checkpoint(
+        path=path,
+        format=form,
+        tensors=tensors,
+        metadata=metadata,
+        architecture=architecture,
+        prediction=prediction,
+        prediction_from=said_by,
+        notes=translation.notes,
+        size=size,
+    )
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    """Some .ckpt files are safetensors under another name: 8 bytes of length, then a JSON object."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{"
+
+
+def _prediction(path: Path, keys, metadata: dict[str, str]) -> tuple[str | None, str]:
+    """What the model predicts and what says so: marker keys, then metadata, then a .yaml beside the file."""
+    for marker, kind in (("v_pred", "v"), ("edm_vpred.sigma_max", "v"), ("edm_mean", "edm")):
+        if marker in keys:
+            return kind, f"key {marker}"
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    if said in ("v", "v_prediction", "epsilon"):
+        return ("epsilon" if said == "epsilon" else "v"), "metadata modelspec.prediction_type"
+    if metadata.get("modelspec.architecture", "").endswith("-v"):
+        return "v", "metadata modelspec.architecture"
+    sidecar = path.with_suffix(".yaml")
+    kind = _sidecar_prediction(sidecar) if sidecar.is_file() else None
+    return (kind, f"sidecar {sidecar.name}") if kind else (None, "")
+
+
+def _sidecar_prediction(path: Path) -> str | None:
+    """`parameterization` of a training configuration beside the checkpoint; None where the file says nothing."""
+    try:
+        if path.stat().st_size > _SIDECAR_LIMIT:
+            return None
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = config["model"]["params"].get("parameterization")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    return {"v": "v", "eps": "epsilon"}.get(str(said))

@@ -1,0 +1,92 @@
+"""Whether checkpoints can be merged at all: architecture, prediction type, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..checkpoints import Checkpoint
+from ..checkpoints.tensors import Shape
+from .errors import MergeError
+
+# Where the number of input channels shows: the only tensor in which an inpainting UNET differs in shape.
+_FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
+    """The architecture family that all of them share; `sd1` where none of them says, as lone VAEs do not.
+
+    Raises:
+        MergeError: one of them is no checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
+    """
+    family, said_by = None, None
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        found = checkpoint.architecture
+        if found.what not in ("checkpoint", "component"):
+            raise MergeError(
+                f"{name} ({checkpoint.path}): expected a checkpoint, found {found.name}; it cannot be merged as a model"
+            )
+        if found.family is None:
+            continue
+        if family is not None and found.family != family:
+            other = checkpoints[names.index(said_by)].architecture
+            raise MergeError(
+                f"{name} ({checkpoint.path}) is {found.name}, but {said_by} is {other.name}: "
+                "models of different architectures cannot be merged; leave one of them out"
+            )
+        if family is None:
+            family, said_by = found.family, name
+    # A VAE or a CLIP-L alone belongs to several architectures alike; SD1's labels have a place for both.
+    return family or "sd1"
+
+
+def check_predictions(
+    checkpoints: Sequence[Checkpoint], names: Sequence[str], mix: bool
+) -> tuple[str | None, list[str]]:
+    """What the result predicts (that of the first model that says so), and what to warn of.
+
+    SD1 and SDXL files without a mark predict epsilon; an SD2 file without one may be either.
+
+    Raises:
+        MergeError: they predict differently and `mix` is not set.
+    """
+    kinds: dict[str, list[str]] = {}
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        if "unet" not in checkpoint.components:
+            continue
+        unmarked = "unmarked" if checkpoint.architecture.family == "sd2" else "epsilon"
+        kinds.setdefault(checkpoint.prediction or unmarked, []).append(name)
+    unmarked = kinds.pop("unmarked", [])
+    told = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in kinds.items())
+    if len(kinds) > 1 and not mix:
+        raise MergeError(
+            f"the models predict differently ({told}): their merge would predict neither; leave one kind out, or set "
+            "output.mix_predictions (--mix-predictions) if you mean it"
+        )
+    notes = [f"the models predict differently ({told})"] if len(kinds) > 1 else []
+    if unmarked and kinds:
+        notes.append(f"nothing says what {', '.join(unmarked)} predicts; the others: {told}")
+    return next((c.prediction for c in checkpoints if c.prediction), None), notes
+
+
+def common_shape(key: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
+    """The shape of the result, and whether the first input is wider than others (see `TensorPlan.widened`).
+
+    Raises:
+        MergeError: the shapes differ otherwise.
+    """
+    name, first = shapes[0]
+    widened = False
+    for other, shape in shapes[1:]:
+        if shape == first:
+            continue
+        same_but_channels = len(shape) == len(first) == 4 and (shape[0], *shape[2:]) == (first[0], *first[2:])
+        if key == _FIRST_CONV and same_but_channels and shape[1] < first[1]:
+            widened = True
+        elif key == _FIRST_CONV and same_but_channels:
+            raise MergeError(
+                f"{other} takes {shape[1]} input channels and {name} takes {first[1]}: make {other} the first model of the "
+                "merge; its extra channels are kept"
+            )
+        else:
+            raise MergeError(f"{key}: {name} has shape {list(first)}, {other} has {list(shape)}: they cannot be merged")
+    return first, widened

@@ -1,0 +1,211 @@
+"""Runs a plan: reads pieces of the inputs, combines them in fp32, rounds once, writes them where they belong.
+
+Nothing is decided here. Each thread owns its buffers; a piece is read, worked on and written before the next one, so memory
+does not depend on how large the models are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints import codec
+from ..checkpoints.errors import OutputError
+from ..checkpoints.output import OutputFile, check_target
+from ..checkpoints.safetensors_file import plan_header, read_header
+from ..checkpoints.stream import Pass, Progress, Span, spans
+from .evaluate import Faults
+from .forms import Form
+from .plan import Plan, TensorPlan
+
+
+@dataclass
+class Written:
+    """What a run wrote: the file, its size, how long it took, and what was repaired on the way, in sentences."""
+
+    path: Path
+    size: int
+    seconds: float
+    repairs: list[str] = field(default_factory=list)
+
+
+def write(
+    plan: Plan,
+    output: Path,
+    metadata: dict[str, str],
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Written:
+    """Run a plan and put the result under `output`: completely, or not at all.
+
+    Raises:
+        OutputError: the output cannot be written, or is one of the inputs.
+        MergeError: weights that are not finite, or too large for the output's dtype, and the recipe refuses them.
+        CheckpointError: an input ends early.
+        Cancelled: `cancel` was set.
+    """
+    began = time.perf_counter()
+    header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], metadata)
+    check_output(plan, output, size, overwrite)
+    faults = Faults(plan)
+    with OutputFile(output, size, overwrite=overwrite, fsync=fsync) as out:
+        out.write_at(0, header)
+        _run(plan, out, offsets, faults, Pass(threads, progress, cancel))
+        faults.refuse()
+        _check_header(out.partial, plan)
+        out.commit()
+    return Written(Path(output), size, time.perf_counter() - began, faults.repairs())
+
+
+def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
+    """Refuse an output that is an input, or that cannot be written.
+
+    Raises:
+        OutputError: with the reason.
+    """
+    output = Path(output)
+    for checkpoint, name in zip(plan.checkpoints, plan.names, strict=True):
+        if output.exists() and checkpoint.path.exists() and output.samefile(checkpoint.path):
+            raise OutputError(f"{output}: is the input {name!r}; inputs are never written to, choose another name")
+    check_target(output, size, overwrite)
+
+
+def _check_header(path: Path, plan: Plan) -> None:
+    """Read back what was written: the header must describe exactly the tensors of the plan."""
+    tensors, _ = read_header(path)
+    if {(t.name, t.dtype, t.shape) for t in tensors} != {(t.key, t.dtype, t.shape) for t in plan.tensors}:
+        raise OutputError(
+            f"{path}: the header does not read back as it was written; the disk or its driver is at fault"
+        )
+
+
+def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass) -> None:
+    tensors, length = plan.tensors, plan.piece()
+    whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if t.widened or t.positions]
+    pieces = list(spans([0 if t.widened or t.positions else t.elements for t in tensors], length))
+
+    def cost(piece: Span) -> int:
+        tensor = tensors[piece.index]
+        return (tensor.nbytes + tensor.bytes_read) * piece.elements // max(tensor.elements, 1)
+
+    def worker() -> Callable[[Span], None]:
+        buffers = _Buffers(plan, max([length, *(w.elements for w in whole)]))
+
+        def work(piece: Span) -> None:
+            tensor = tensors[piece.index]
+            result = _result(plan, tensor, piece, buffers, faults)
+            out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, result)
+
+        return work
+
+    total = plan.bytes_read + plan.bytes_written
+    run.run(
+        sorted([*pieces, *whole], key=lambda p: p.index),
+        worker,
+        weight=cost,
+        total=total,
+        key=lambda p: tensors[p.index].key,
+    )
+
+
+class _Buffers:
+    """A thread's memory: raw inputs side by side, and one raw output."""
+
+    def __init__(self, plan: Plan, length: int):
+        self.inputs = np.empty(plan.most_inputs * length * plan.widest_input, np.uint8)
+        self.output = np.empty(length * 8, np.uint8)
+
+    def rows(self, count: int, nbytes: int) -> np.ndarray:
+        return self.inputs[: count * nbytes].reshape(count, nbytes)
+
+
+def _result(plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faults: Faults) -> np.ndarray:
+    """The raw bytes of a piece of the output."""
+    out = buffers.output[: piece.elements * tensor.dtype.size]
+    if tensor.positions:
+        out.view(np.int64)[:] = np.resize(np.arange(tensor.shape[-1]), piece.elements)
+        return out
+    if tensor.copied:
+        ((index, info),) = tensor.inputs.items()
+        plan.checkpoints[index].read_raw(info, piece.start, piece.stop, out)
+        if tensor.dtype.is_float:
+            _check_copy(tensor, index, out, faults)
+        return out
+    models, dtypes = tensor.form.linear_models(), {i.dtype for i in tensor.inputs.values()}
+    if models is None or len(dtypes) > 1 or tensor.widened:
+        raws = {i: _read(plan, tensor, i, piece) for i in tensor.inputs}
+        _evaluated(tensor, raws, out, faults)
+        return out
+    (dtype,) = dtypes
+    rows = buffers.rows(len(models), piece.elements * dtype.size)
+    for row, index in zip(rows, models, strict=True):
+        plan.checkpoints[index].read_raw(tensor.inputs[index], piece.start, piece.stop, row)
+    if _combine(codec.stored(rows, dtype), tensor.form, tensor, out):
+        # Something is not finite: do the piece again, looking for the reason.
+        _evaluated(tensor, dict(zip(models, rows, strict=True)), out, faults)
+    return out
+
+
+def _check_copy(tensor: TensorPlan, index: int, raw: np.ndarray, faults: Faults) -> None:
+    """Note values that are not finite in a tensor that is copied as it is, and put 0 in their place."""
+    elements = codec.stored(raw, tensor.dtype)
+    if codec.kernel().count_bad(elements, codec.finite_limit(tensor.dtype)):
+        values = np.empty(elements.size, np.float32)
+        codec.decode(raw, tensor.dtype, values)
+        broken = ~np.isfinite(values)
+        faults.note(tensor.key, {index: int(broken.sum())})
+        elements[broken] = 0
+
+
+def _combine(rows: np.ndarray, form: Form, tensor: TensorPlan, out: np.ndarray) -> int:
+    coefficients = np.array(form.coefficients, np.float32)
+    limit = codec.finite_limit(tensor.dtype)
+    return codec.kernel().linear(rows, coefficients, form.anchor, codec.stored(out, tensor.dtype), limit)
+
+
+def _read(plan: Plan, tensor: TensorPlan, index: int, piece: Span) -> np.ndarray:
+    """A piece of one input as raw bytes; of a widened tensor, where inputs differ in shape, all of it."""
+    info = tensor.inputs[index]
+    start, stop = (0, info.elements) if tensor.widened else (piece.start, piece.stop)
+    raw = np.empty((stop - start) * info.dtype.size, np.uint8)
+    plan.checkpoints[index].read_raw(info, start, stop, raw)
+    return raw
+
+
+def _decoded(tensor: TensorPlan, raws: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Inputs as fp32; of a widened tensor the channels that all have, flat."""
+    values = {}
+    for index, raw in raws.items():
+        info = tensor.inputs[index]
+        values[index] = np.empty(raw.size // info.dtype.size, np.float32)
+        codec.decode(raw, info.dtype, values[index])
+        if tensor.widened:
+            values[index] = values[index].reshape(info.shape)[:, : _shared_channels(tensor)].ravel()
+    return values
+
+
+def _evaluated(tensor: TensorPlan, raws: dict[int, np.ndarray], out: np.ndarray, faults: Faults) -> None:
+    """Any form, by way of fp32 copies of the inputs; values that are not finite are repaired or noted."""
+    result = faults.value(tensor, _decoded(tensor, raws))
+    if tensor.widened:
+        first = next(iter(tensor.inputs))
+        wide = np.empty(tensor.elements, np.float32)
+        codec.decode(raws[first], tensor.inputs[first].dtype, wide)
+        wide = wide.reshape(tensor.shape)
+        channels = _shared_channels(tensor)
+        wide[:, :channels] = result.reshape(tensor.shape[0], channels, *tensor.shape[2:])
+        result = wide.ravel()
+    codec.encode(result, tensor.dtype, out)
+
+
+def _shared_channels(tensor: TensorPlan) -> int:
+    return min(info.shape[1] for info in tensor.inputs.values())

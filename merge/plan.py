@@ -1,0 +1,337 @@
+"""From a recipe and the headers of its models to a plan: for every tensor of the output, what it is made of.
+
+Everything that can be refused is refused here, before the first byte of weight is read. The engine that follows has no
+decisions left to make.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_LABELS, place
+from ..checkpoints.checkpoint import TensorInfo
+from ..checkpoints.dtypes import I64, DType, dtype_named
+from ..checkpoints.stream import default_threads, piece_length
+from ..checkpoints.tensors import Shape
+from .compatibility import check_architectures, check_predictions, common_shape
+from .errors import MergeError
+from .forms import Applied, Form, Model
+from .recipe import MERGED, Recipe
+
+_MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
+_BUFFERS = ("schedule", "marker", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One tensor of the output.
+
+    Attributes:
+        key, dtype, shape: as it is written.
+        form: the weighted sum that it is; a sum of one model with coefficient 1 is a copy.
+        inputs: model index -> its tensor, for every model that the form reads.
+        positions: write the integers 0, 1, 2... instead of reading anything.
+        widened: the first input has more input channels than the others: only the channels that all have are merged, the
+            rest is the first input's.
+    """
+
+    key: str
+    dtype: DType
+    shape: Shape
+    form: Form
+    inputs: dict[int, TensorInfo]
+    positions: bool = False
+    widened: bool = False
+
+    @property
+    def elements(self) -> int:
+        n = 1
+        for size in self.shape:
+            n *= size
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * self.dtype.size
+
+    @property
+    def bytes_read(self) -> int:
+        return 0 if self.positions else sum(info.nbytes for info in self.inputs.values())
+
+    @property
+    def copied(self) -> bool:
+        """Whether the stored bytes of one model are the result as they are."""
+        source = self.form.single
+        return source is not None and not self.positions and self.inputs[source.index].dtype == self.dtype
+
+
+@dataclass
+class Plan:
+    """A merge that can be run.
+
+    Attributes:
+        recipe: what was asked for.
+        checkpoints, names: the models by index, and the name of each in the recipe.
+        tensors: the output, in the order in which it is written.
+        warnings: what a person should know, in sentences.
+    """
+
+    recipe: Recipe
+    checkpoints: list[Checkpoint]
+    names: list[str]
+    family: str
+    prediction: str | None
+    tensors: list[TensorPlan]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(t.bytes_read for t in self.tensors)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(t.nbytes for t in self.tensors)
+
+    @property
+    def most_inputs(self) -> int:
+        return max((len(t.inputs) for t in self.tensors), default=1)
+
+    @property
+    def widest_input(self) -> int:
+        """Bytes of an element of the widest dtype that is read."""
+        return max((info.dtype.size for t in self.tensors for info in t.inputs.values()), default=1)
+
+    def piece(self) -> int:
+        """Elements of a piece: the same for every thread and run."""
+        return piece_length(self.most_inputs, self.widest_input)
+
+    def memory(self, threads: int | None = None) -> int:
+        """Bytes of buffers that a run holds, an upper bound: inputs as stored and as fp32, result and scratch."""
+        return (threads or default_threads()) * self.piece() * ((self.widest_input + 8) * self.most_inputs + 24)
+
+    def close(self) -> None:
+        """Close the models' files."""
+        for checkpoint in self.checkpoints:
+            checkpoint.close()
+
+
+@contextmanager
+def planned(recipe: Recipe) -> Iterator[Plan]:
+    """`make_plan`, whose files are closed at the end of the `with` block."""
+    plan = make_plan(recipe)
+    try:
+        yield plan
+    finally:
+        plan.close()
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Open the models of a recipe (headers only) and work out every tensor of the result.
+
+    Raises:
+        CheckpointError: a model cannot be read.
+        MergeError: the models do not fit together, or the recipe's result has no tensors.
+        LabelError: a block weight does not fit the architecture.
+    """
+    return _Planner(recipe).plan()
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.names: list[str] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.index: dict[str, int] = {}
+        self.missing: Counter[tuple[str, str, str]] = Counter()
+        self.warnings: list[str] = []
+        by_path: dict[Path, int] = {}
+        files = {v: v for v in recipe.components.values() if recipe.is_file(v)}
+        used = set(recipe.models_of(recipe.result))
+        for source in recipe.components.values():
+            if source in recipe.models or source in recipe.steps:
+                used.update(recipe.models_of(source))
+        for name in recipe.models:
+            if name not in used:
+                self.warnings.append(f"model {name!r} is not used by the result")
+        for name, path in {**{n: p for n, p in recipe.models.items() if n in used}, **files}.items():
+            resolved = Path(path).resolve()
+            if resolved not in by_path:
+                by_path[resolved] = len(self.checkpoints)
+                self.checkpoints.append(open_checkpoint(Path(path)))
+                self.names.append(Path(name).name if name in files else name)
+            self.index[name] = by_path[resolved]
+        for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
+            self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
+
+    # -- where each component comes from ------------------------------------------------------------------------------
+
+    def source(self, component: str) -> tuple[str, bool]:
+        """The step, model or file that a component comes from, and whether the recipe asks for it by name."""
+        named = self.recipe.components
+        for name in (component, "text_encoders" if component.upper() in TEXT_LABELS else component):
+            if name in named:
+                return (self.recipe.result if named[name] == MERGED else named[name]), True
+        return self.recipe.result, False
+
+    def models_of(self, source: str) -> list[int]:
+        """The indices of the models below a source, the first model first."""
+        if source in self.index:
+            return [self.index[source]]
+        return list(dict.fromkeys(self.index[name] for name in self.recipe.models_of(source)))
+
+    # -- the plan -------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        main = self.models_of(self.recipe.result)
+        family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
+        self.family = family
+        prediction, notes = check_predictions(
+            [self.checkpoints[i] for i in main], [self.names[i] for i in main], self.recipe.output.mix_predictions
+        )
+        self.warnings += notes
+        self.weights = {name: self._resolved(name) for source in self._sources() for name in self.recipe.order(source)}
+        tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
+        tensors += self._buffers()
+        if not tensors:
+            raise MergeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
+        self._report_missing()
+        return Plan(
+            self.recipe, self.checkpoints, self.names, family, prediction, self._in_file_order(tensors), self.warnings
+        )
+
+    def _sources(self) -> set[str]:
+        found = {self.source(c)[0] for c in _MERGED_COMPONENTS}
+        return {s for s in found if s in self.recipe.steps}
+
+    def _resolved(self, name: str) -> dict:
+        """A step's parameters, block weights resolved for this architecture."""
+        step, values = self.recipe.steps[name], {}
+        for parameter, value in step.weights(self.recipe.convention).items():
+            if isinstance(value, list):
+                values[parameter] = [w.resolve(self.family) for w in value]
+            else:
+                values[parameter] = value if isinstance(value, bool) else value.resolve(self.family)
+        return values
+
+    def _component(self, component: str) -> Iterator[TensorPlan]:
+        source, asked = self.source(component)
+        models = self.models_of(source)
+        keys: dict[str, None] = {}
+        for i in models:
+            for key, info in self.checkpoints[i].tensors.items():
+                if info.component == component:
+                    keys[self._renamed(key, component)] = None
+        if asked and not keys:
+            held = ", ".join(self.names[i] for i in models)
+            raise MergeError(f"components.{component}: {held} has no {component}; take it from a file that has one")
+        for key in keys:
+            form = self._form(source, key, merge_vae=asked)
+            yield self._tensor(key, form, models, dtype_named_or_none(self.recipe.output.dtype))
+
+    def _renamed(self, key: str, component: str) -> str:
+        """A text encoder's key under the prefix that this architecture has for it: SD1's CLIP_L serves in SDXL."""
+        prefixes = COMPONENT_PREFIXES.get(component, ())
+        if len(prefixes) > 1 and self.family in _TEXT_PREFIX and component in _TEXT_PREFIX[self.family]:
+            for prefix in prefixes:
+                if key.startswith(prefix):
+                    return _TEXT_PREFIX[self.family][component] + key.removeprefix(prefix)
+        return key
+
+    def _lookup(self, model: int, key: str) -> TensorInfo | None:
+        """A model's tensor of that key, wherever its own architecture keeps it."""
+        tensors = self.checkpoints[model].tensors
+        if key in tensors:
+            return tensors[key]
+        prefixes = COMPONENT_PREFIXES.get(place(key).component, ())
+        rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
+        return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
+
+    def _form(self, source: str, key: str, merge_vae: bool) -> Form:
+        """The weighted sum that a step (or model) comes to for one key."""
+        forms: dict[str, Form] = {}
+
+        def of(name: str) -> Form:
+            return Form.of(Model(self.index[name])) if name in self.index else forms[name]
+
+        for name in self.recipe.order(source) if source in self.recipe.steps else ():
+            step = self.recipe.steps[name]
+            forms[name] = self._step(name, key, [of(s) for s in step.inputs], merge_vae)
+        return of(source)
+
+    def _step(self, name: str, key: str, inputs: list[Form], merge_vae: bool) -> Form:
+        method, resolved = self.recipe.steps[name].kind, self.weights[name]
+        vae = place(key).component == "vae"
+        numbers = [w for v in resolved.values() if not isinstance(v, bool) for w in (v if isinstance(v, list) else [v])]
+        if vae and not merge_vae and all(w.vae is None for w in numbers):
+            return inputs[0]
+
+        def number(weights) -> float:
+            return weights.vae_by_convention if vae and weights.vae is None else weights.weight(key)
+
+        values = {
+            p: v if isinstance(v, bool) else [number(w) for w in v] if isinstance(v, list) else number(v)
+            for p, v in resolved.items()
+        }
+        if method.kind == "linear":
+            return Form.combined(method.shares(len(inputs), values), inputs)
+        return Form.of(Applied(method.name, method.function, tuple(sorted(values.items())), tuple(inputs)))
+
+    def _tensor(self, key: str, form: Form, models: list[int], dtype: DType | None) -> TensorPlan:
+        """The plan of one tensor; inputs that lack it leave it to the first model that has it."""
+        found = {i: self._lookup(i, key) for i in form.models()}
+        owner = next(i for i in models if self._lookup(i, key) is not None)
+        first = self._lookup(owner, key)
+        lacking = [i for i, info in found.items() if info is None]
+        if lacking:
+            for i in lacking:
+                self.missing[(self.names[i], place(key).component, self.names[owner])] += 1
+        if lacking or not all(info.dtype.is_float for info in found.values() if info):
+            # Integers are never averaged; prefer the model that really holds integers over one with a float copy.
+            form, found = Form.of(Model(owner)), {owner: first}
+        positions = key.endswith("position_ids") and (
+            first.dtype.is_float or self.recipe.output.position_ids == "restore"
+        )
+        if positions:
+            return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, positions=True)
+        shape, widened = common_shape(key, [(self.names[i], info.shape) for i, info in found.items()])
+        # `keep` and tensors that are no floats keep the dtype of the first model that has them.
+        out = dtype if dtype is not None and first.dtype.is_float else first.dtype
+        return TensorPlan(key, out, shape, form, found, widened=widened)
+
+    def _buffers(self) -> Iterator[TensorPlan]:
+        """Buffers, markers and unknown keys of the model that the UNET comes from first; its EMA copy is left behind."""
+        owner = self.models_of(self.source("unet")[0])[0]
+        for key, info in self.checkpoints[owner].tensors.items():
+            if info.component in _BUFFERS:
+                yield self._tensor(key, Form.of(Model(owner)), [owner], None)
+        with_ema = [self.names[i] for i, c in enumerate(self.checkpoints) if "ema" in c.components]
+        if with_ema:
+            self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
+
+    def _report_missing(self) -> None:
+        for (name, component, owner), count in self.missing.items():
+            self.warnings.append(f"{name} lacks {count:,} tensors of {component}: copied from {owner}")
+
+    def _in_file_order(self, tensors: list[TensorPlan]) -> list[TensorPlan]:
+        """The order of the first model's file, then the rest as planned: reading goes forward through the disk."""
+        first = self.checkpoints[self.models_of(self.recipe.result)[0]]
+        rank = {key: i for i, key in enumerate(first.tensors)}
+        return sorted(tensors, key=lambda t: rank.get(t.key, len(rank)))
+
+
+# Where each architecture keeps a text encoder that others keep elsewhere.
+_TEXT_PREFIX = {
+    "sd1": {"clip_l": "cond_stage_model.transformer."},
+    "sdxl": {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."},
+    "sdxl_refiner": {"clip_g": "conditioner.embedders.0.model."},
+}
+
+
+def dtype_named_or_none(name: str) -> DType | None:
+    """The output dtype, or None for `keep`."""
+    return None if name == "keep" else dtype_named(name)
