@@ -1,0 +1,375 @@
+"""Block weights as people write them, against weights worked out by hand."""
+
+import json
+import math
+
+import hypothesis.strategies as st
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
+from unetscope.checkpoints.conventions import CONVENTIONS
+from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.layers import KINDS
+from unetscope.checkpoints.presets import preset, preset_names
+from unetscope.merge.block_weights import BlockWeights, parse_weights
+
+UNET = "model.diffusion_model."
+IN04 = UNET + "input_blocks.4."
+ATTN1_Q = "1.transformer_blocks.0.attn1.to_q.weight"
+ATTN1_K = "1.transformer_blocks.0.attn1.to_k.weight"
+ATTN2_K = "1.transformer_blocks.0.attn2.to_k.weight"
+FAMILIES = list(UNET_LABELS)
+
+
+def weights(value, family="sd1", convention="supermerger"):
+    return BlockWeights.parse(value, convention).resolve(family)
+
+
+def by_label(value, family="sd1", convention="supermerger"):
+    return weights(value, family, convention).by_label()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_number_is_the_weight_of_unet_and_text_encoders_and_of_nothing_else(family):
+    resolved = weights(0.3, family)
+    assert resolved.by_label() == dict.fromkeys((*TEXT_ENCODERS[family], *UNET_LABELS[family]), 0.3)
+    assert resolved.is_uniform
+    assert resolved.vae is None
+    assert resolved.vae_by_convention == 0.3
+    assert resolved.weight(UNET + "middle_block.1.norm.weight") == 0.3
+    for key in ("first_stage_model.decoder.conv_in.weight", "betas", "model_ema.decay", "v_pred", "what.is.this"):
+        assert resolved.weight(key) == 0.0
+
+
+def test_a_vector_is_read_by_its_convention_as_list_and_as_text():
+    vector = [round(0.03 * i, 2) for i in range(1, 27)]
+    for value in (vector, tuple(vector), ",".join(map(str, vector)), {"vector": vector}, str(vector)):
+        found = by_label(value)
+        assert found["CLIP_L"] == 0.03
+        assert found["TIME_EMBED"] == found["IN00"] == 0.06
+        assert found["M00"] == 0.42
+        assert found["OUT"] == found["OUT11"] == 0.78
+    assert by_label(vector, convention="sd-mecha")["TIME_EMBED"] == 0.03
+    reading = by_label({"vector": [0.5] * 26 + [0.9], "convention": "automb"})
+    assert (reading["TIME_EMBED"], reading["OUT11"], reading["CLIP_L"]) == (0.9, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [("supermerger", 0.1), ("merge-block-weighted", 0.9), ("sd-mecha", 0.9), ("supermerger-old", 0.0)],
+)
+def test_sdxl_label_emb_follows_the_convention_in_vectors_and_in_lines(convention, expected):
+    vector = [0.9, 0.1] + [0.5] * 18
+    assert by_label(vector, "sdxl", convention)["LABEL_EMB"] == expected
+    lines = {"BASE": 0.9, "IN00": 0.1, "IN01-OUT08": 0.5}
+    assert by_label(lines, "sdxl", convention)["LABEL_EMB"] == expected
+    assert by_label({"vector": vector, "LABEL_EMB": 0.7}, "sdxl", convention)["LABEL_EMB"] == 0.7
+    assert by_label({"vector": vector, "*EMB*": 0.7}, "sdxl", convention)["LABEL_EMB"] == 0.7
+    key = UNET + "label_emb.0.0.weight"
+    assert weights(vector, "sdxl", convention).weight(key) == expected
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_is_its_vector_in_every_architecture(name):
+    for family in FAMILIES:
+        vector = preset(name, family)
+        assert by_label(name.lower(), family) == by_label(list(vector), family)
+        # AutoMBW's order has no place for presets: they stay what they are.
+        assert by_label(name, family, "automb") == by_label(name, family)
+
+
+def test_later_lines_win_and_ranges_run_in_network_order():
+    found = by_label({"IN05-OUT05": 0.6, "OUT*": 0.3, "MID": 0.9, "in4 IN5, out03 - out04": 0.2, "default": 0.1})
+    expected = dict.fromkeys(UNET_LABELS["sd1"], 0.1)
+    expected |= {f"IN{i:02d}": 0.6 for i in range(5, 12)} | {f"OUT{i:02d}": 0.3 for i in range(12)}
+    expected |= {"OUT": 0.3, "M00": 0.9, "IN04": 0.2, "IN05": 0.2, "OUT03": 0.2, "OUT04": 0.2}
+    assert {k: v for k, v in found.items() if k != "CLIP_L"} == expected
+    assert found["CLIP_L"] == 0.1
+
+
+def test_not_selects_everything_else_but_the_vae():
+    resolved = weights({"default": 0.5, "NOT M00 OUT03-OUT04": 0})
+    assert {k for k, v in resolved.by_label().items() if v} == {"M00", "OUT03", "OUT04"}
+    assert resolved.vae is None
+    assert weights({"NOT IN00": 0.5}).by_label()["TIME_EMBED"] == 0.5
+
+
+def test_base_text_and_single_encoders():
+    assert by_label({"BASE": 0.4}, "sdxl")["CLIP_L"] == 0.4
+    found = by_label({"text": 0.4, "CLIP_G": 0.1}, "sdxl")
+    assert (found["CLIP_L"], found["CLIP_G"], found["IN00"]) == (0.4, 0.1, 0.0)
+    assert by_label({"preset": "ALL_B", "base": 0.3})["CLIP_L"] == 0.3
+    assert by_label({"UNET": 0.4}) == dict.fromkeys(("CLIP_L", *UNET_LABELS["sd1"]), 0.4) | {"CLIP_L": 0.0}
+
+
+def test_labels_without_a_slot_follow_lines_too_until_named():
+    assert by_label({"IN00": 0.7, "OUT11": 0.2})["TIME_EMBED"] == 0.7
+    assert by_label({"IN00": 0.7, "OUT11": 0.2})["OUT"] == 0.2
+    assert by_label({"TIME_EMBED": 0.1, "IN00": 0.7})["TIME_EMBED"] == 0.1
+    assert by_label({"IN00": 0.7}, convention="automb")["TIME_EMBED"] == 0.0
+    assert by_label({"IN00 conv": 0.7})["TIME_EMBED"] == 0.0
+
+
+def test_the_vae_has_a_weight_only_when_named():
+    for value in (0.5, [1.0] * 26, "ALL_B", {"*": 1}, {"NOT M00": 1}, {"key:*": 1}, {"conv": 1}):
+        resolved = weights(value)
+        assert resolved.vae is None
+        assert resolved.weight("first_stage_model.encoder.conv_in.weight") == 0.0
+    resolved = weights({"preset": "ALL_B", "VAE": 0.25})
+    assert resolved.vae == resolved.by_label()["VAE"] == 0.25
+    assert resolved.weight("first_stage_model.encoder.conv_in.weight") == 0.25
+    assert weights([0.3] + [0.5] * 25).vae_by_convention == 0.3
+    assert weights([0.3] + [0.5] * 26, convention="automb").vae_by_convention == 0.0
+    part = weights({"default": 0.5, "VAE conv": 0.3})
+    assert part.vae == 0.0
+    assert part.weight("first_stage_model.encoder.conv_in.weight") == 0.3
+    assert part.weight("first_stage_model.encoder.norm_out.weight") == 0.0
+
+
+def test_gradients_run_from_block_to_block():
+    linear = by_label({"IN00-OUT11": {"gradient": [0, 1]}})
+    blocks = [x for x in UNET_LABELS["sd1"] if x[-1].isdigit()]
+    assert len(blocks) == 25
+    assert [linear[x] for x in blocks] == pytest.approx([i / 24 for i in range(25)])
+    assert linear["OUT"] == 1.0  # follows OUT11
+    cosine = by_label({"IN04-IN08": {"gradient": [1, 3], "curve": "cosine"}})
+    by_hand = [1 + (1 - math.cos(math.pi * i / 4)) for i in range(5)]
+    assert [cosine[f"IN{i:02d}"] for i in range(4, 9)] == pytest.approx(by_hand)
+    stops = by_label({"IN00-OUT08": {"gradient": [1, 0, 1]}}, "sdxl")
+    assert (stops["IN00"], stops["M00"], stops["OUT08"]) == (1, 0, 1)
+    assert by_label({"M00": {"gradient": [0.2, 1]}})["M00"] == 0.2
+
+
+def test_kinds_of_layer_inside_blocks_and_everywhere():
+    resolved = weights({"IN04": 0.5, "IN04-IN08 attn1": 0.4, "attn2.k": 0.9, "IN05 norm, conv": 0.2})
+    assert resolved.weight(IN04 + ATTN1_Q) == 0.4
+    assert resolved.weight(IN04 + ATTN2_K) == 0.9
+    assert resolved.weight(IN04 + "0.in_layers.2.weight") == 0.5
+    assert resolved.weight(UNET + "input_blocks.5.0.in_layers.2.weight") == 0.2
+    assert resolved.weight(UNET + "input_blocks.1." + ATTN2_K) == 0.9
+    assert resolved.weight(UNET + "input_blocks.1." + ATTN1_K) == 0.0
+    assert not resolved.is_uniform
+    assert "IN01" in resolved.changed_inside()
+    # A later line on the whole block wins over an earlier one on its attention.
+    assert weights({"attn1": 0.4, "IN04": 0.7}).weight(IN04 + ATTN1_Q) == 0.7
+
+
+def test_attn_means_every_attention_and_kinds_take_globs():
+    text = "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+    for value in ({"attn": 0.4}, {"attn.q": 0.4}, {"*.q": 0.4}):
+        resolved = weights(value)
+        assert resolved.weight(IN04 + ATTN1_Q) == resolved.weight(text) == 0.4
+    assert weights({"UNET attn": 0.4}).weight(text) == 0.0
+    assert weights({"attn.q": 0.4}).weight(IN04 + ATTN1_K) == 0.0
+
+
+def test_key_patterns_by_glob_and_by_regular_expression():
+    resolved = weights(
+        {"default": 0.5, "key:*.to_k.weight": 0.1, "OUT* key:*.attn1.*": 0.2, r"/input_blocks\.[45]\./": 0.9}
+    )
+    assert resolved.weight(UNET + "input_blocks.1." + ATTN1_K) == 0.1
+    assert resolved.weight(UNET + "input_blocks.1." + ATTN1_Q) == 0.5
+    assert resolved.weight(IN04 + ATTN1_K) == 0.9
+    assert resolved.weight(UNET + "output_blocks.4." + ATTN1_K) == 0.2
+    assert weights({"key:to_k.weight": 1}).weight(IN04 + ATTN1_K) == 0.0  # a glob fits the whole key
+
+
+def test_a_preset_or_vector_changed_by_scale_base_and_lines():
+    found = by_label({"preset": "GRAD_V", "scale": 0.5, "base": 0.3, "IN05": 0.9})
+    assert found["CLIP_L"] == 0.3
+    assert found["IN00"] == found["TIME_EMBED"] == 0.5
+    assert found["IN06"] == 0.25
+    assert found["IN05"] == 0.9
+    inverted = by_label({"vector": [0.2] * 24, "convention": "comfyui", "scale": 0.5, "BASE": 1}, "sdxl")
+    assert inverted["IN05"] == inverted["LABEL_EMB"] == 0.4
+    assert inverted["CLIP_G"] == 1
+
+
+def test_is_uniform_sees_through_the_way_it_is_written():
+    assert weights({"default": 0.5}).is_uniform
+    assert weights("ALL_B").is_uniform
+    assert weights({"default": 0.5, "attn1": 0.5, "IN04": 0.5}).is_uniform
+    assert not weights("FLAT_25").is_uniform
+    assert not weights({"default": 0.5, "key:*": 0.4}).is_uniform
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"IN44": 1}, "Unknown block.*'IN44'.*did you mean 'IN04'"),
+        ({"attn3": 1}, "'attn3'.*did you mean 'attn"),
+        ({"IN08-IN04": 1}, "runs backwards; write IN04-IN08"),
+        ({"IN00-IN12": 1}, "'IN12' is none"),
+        ({"EMA": 1}, "copied from the first model"),
+        ({"NOT": 1}, "name no block"),
+        ({"IN04": float("nan")}, "'IN04' has to be a finite number"),
+        ({"IN04": True}, "has to be a number, found True"),
+        ({"IN04": "lots"}, "has to be a number, found 'lots'"),
+        ({"IN04": None}, "has to be a number, found None"),
+        ({"IN04": {"gradient": [1]}}, "two or more numbers"),
+        ({"IN04": {"gradient": [0, 1], "curve": "round"}}, "'round'; known are linear and cosine"),
+        ({"IN04": {"grad": [0, 1]}}, "unknown part 'grad'"),
+        ({"BASE": {"gradient": [0, 1]}}, "not over BASE"),
+        ({4: 1}, "4 name no block"),
+        ({}, "are empty"),
+        ("", "are empty"),
+        ("GRAD_W", "did you mean 'GRAD_V'"),
+        ({"preset": 3}, "Unknown preset 3"),
+        ({"preset": "GRAD_V", "vector": [0] * 26}, "both a preset and a vector"),
+        ({"preset": "GRAD_V", "default": 1}, "default beside"),
+        ({"scale": 2, "IN04": 1}, "no vector or preset"),
+        ({"convention": "automatic", "IN04": 1}, "Unknown convention 'automatic'"),
+        ([0.5] * 7, "7 values fits no architecture"),
+        ([0.5] * 27, "27 values.*'automb'"),
+        ([0.5] * 25 + ["x"], "Value 25 of the weight vector"),
+        ({"/(/": 1}, "cannot be read"),
+        ({"/abc": 1}, "between slashes"),
+        (10**400, "finite"),
+        ([10**5000] * 26, "a huge int"),
+        ("@weights.txt", "names a file"),
+        ("IN04: ", "has no weight"),
+        ("IN04: {gradient: [0", "no YAML"),
+        (object(), "has to be a number"),
+    ],
+)
+def test_a_mistake_is_named_when_the_weights_are_read(value, said):
+    with pytest.raises(LabelError, match=said):
+        BlockWeights.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "family", "said"),
+    [
+        ({"IN09": 1}, "sdxl", "SDXL has no IN09 .*IN00-IN08, M00, OUT00-OUT08, OUT"),
+        ({"IN04-IN11": 1}, "sdxl", "SDXL has no IN11"),
+        ({"IN1*": 1}, "sdxl", "fits no block of SDXL"),
+        ({"LABEL_EMB": 1}, "sd1", "SD1 has no LABEL_EMB.*CLIP_L, TIME_EMBED"),
+        ({"CLIP_G": 1}, "sd1", "SD1 has no CLIP_G"),
+        ([0.5] * 26, "sdxl", "20, 19 or 21 values; it is one for SD1"),
+        ([0.5] * 20, "sd2", "26 or 25 values"),
+    ],
+)
+def test_what_an_architecture_lacks_is_named_when_it_is_known(value, family, said):
+    parsed = BlockWeights.parse(value)
+    with pytest.raises(LabelError, match=said):
+        parsed.resolve(family)
+
+
+def test_text_forms_equal_the_mapping():
+    mapping = {"IN04-IN08": 0.7, "OUT* attn1": 0.3, "key:*.proj_in.*": 0.1, "preset": "GRAD_V", "scale": 0.5}
+    text = "IN04-IN08:0.7; OUT* attn1: 0.3;\n key:*.proj_in.*: 0.1; preset: GRAD_V; scale: 0.5"
+    assert parse_weights(text) == mapping
+    assert BlockWeights.parse(text) == BlockWeights.parse(mapping)
+    assert parse_weights("IN00-OUT11: {gradient: [0, 1]}") == {"IN00-OUT11": {"gradient": [0, 1]}}
+    assert parse_weights(r"/a(?:b)\./: 1") == {r"/a(?:b)\./": 1.0}
+    assert parse_weights("1e-3") == 0.001
+    assert parse_weights("0, 0.5 1") == [0, 0.5, 1]
+    assert parse_weights(" grad_v ") == "grad_v"
+
+
+def test_weights_come_from_files(tmp_path):
+    mapping = {"IN04-IN08": 0.7, "OUT*": {"gradient": [0, 1]}}
+    (tmp_path / "w.yaml").write_text(yaml.safe_dump(mapping))
+    (tmp_path / "w.json").write_text(json.dumps(mapping))
+    (tmp_path / "w.txt").write_text("0,\n" + ",\n".join(["0.5"] * 25) + "\n")
+    (tmp_path / "lines.txt").write_text("# mine\nIN04-IN08: 0.7\nOUT*: {gradient: [0, 1]}\n")
+    assert parse_weights("@w.yaml", tmp_path) == parse_weights("@w.json", tmp_path) == mapping
+    assert parse_weights("@lines.txt", tmp_path) == mapping
+    assert parse_weights(f"@{tmp_path / 'w.txt'}") == [0] + [0.5] * 25
+    (tmp_path / "bad.yaml").write_text("{a: [")
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "big.txt").write_text("0," * 600_000)
+    for name in ("none.txt", "bad.yaml", "bad.json", "bad.txt", "big.txt", ""):
+        with pytest.raises(LabelError):
+            parse_weights("@" + name, tmp_path)
+
+
+numbers = st.floats(-2, 2)
+block_words = st.sampled_from([*UNET_LABELS["sd1"][1:], "IN02-OUT03", "OUT*", "BASE", "NOT M00", "UNET", "mid"])
+kind_words = st.sampled_from(["", " attn1", " ff.in", " norm conv", " key:*weight", " skip"])
+line_values = st.one_of(
+    numbers,
+    st.builds(lambda s, c: {"gradient": s, "curve": c}, st.lists(numbers, min_size=2, max_size=4), st.just("linear")),
+)
+plain_lines = st.dictionaries(st.builds(str.__add__, block_words, kind_words), numbers, min_size=1, max_size=6)
+written = st.one_of(
+    numbers,
+    st.lists(numbers, min_size=26, max_size=26),
+    st.sampled_from(preset_names()),
+    plain_lines,
+    st.builds(lambda v, p, s: {**v, "preset": p, "scale": s}, plain_lines, st.sampled_from(preset_names()), numbers),
+    st.dictionaries(st.sampled_from(["IN00-OUT11", "OUT* attn2", "M00"]), line_values, min_size=1),
+)
+KEYS = [IN04 + ATTN1_Q, UNET + "middle_block.1.norm.weight", UNET + "time_embed.0.weight", UNET + "out.2.bias"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(written, st.sampled_from([c for c in CONVENTIONS if CONVENTIONS[c].layout == "mbw"]))
+def test_what_was_written_survives_yaml_and_json(value, convention):
+    parsed = BlockWeights.parse(value, convention)
+    for plain in (
+        yaml.safe_load(yaml.safe_dump(parsed.to_plain(), sort_keys=False)),
+        json.loads(json.dumps(parsed.to_plain())),
+    ):
+        again = BlockWeights.parse(plain, convention)
+        assert again == parsed
+        one, two = parsed.resolve("sd2"), again.resolve("sd2")
+        assert one.by_label() == two.by_label()
+        assert [one.weight(k) for k in KEYS] == [two.weight(k) for k in KEYS]
+
+
+@settings(max_examples=150, deadline=None)
+@given(plain_lines, st.sampled_from(["sd1", "sd2"]))
+def test_a_uniform_weight_is_what_every_key_gets_and_labels_are_complete(lines, family):
+    resolved = weights(lines, family)
+    assert set(resolved.by_label()) == {*TEXT_ENCODERS[family], *UNET_LABELS[family]}
+    assert all(math.isfinite(x) for x in resolved.by_label().values())
+    if resolved.is_uniform:
+        assert len({resolved.weight(key) for key in KEYS}) == 1
+
+
+junk_words = st.sampled_from(
+    [
+        "IN04",
+        "OUT*",
+        "-",
+        "NOT",
+        ":",
+        ";",
+        "key:",
+        "/",
+        "0.5",
+        ",",
+        "{",
+        "}",
+        "[",
+        "gradient",
+        "preset",
+        "GRAD_V",
+        "nan",
+    ]
+)
+junk_text = st.one_of(
+    st.text(max_size=60), st.lists(junk_words, max_size=12).map(" ".join), st.lists(junk_words).map("".join)
+)
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), junk_text, st.sampled_from(KINDS)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=27), st.dictionaries(st.one_of(junk_text, st.integers()), inner, max_size=5)
+    ),
+    max_leaves=30,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(anything, st.sampled_from(list(CONVENTIONS)))
+def test_nothing_but_label_errors_comes_out_of_nonsense(value, convention):
+    try:
+        parsed = BlockWeights.parse(value, convention)
+        for family in FAMILIES:
+            parsed.resolve(family).by_label()
+    except LabelError as error:
+        assert len(str(error)) > 10
