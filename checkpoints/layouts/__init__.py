@@ -12,7 +12,7 @@ from functools import cache
 from ..blocks import UNET_PREFIX, VAE_PREFIX
 from ..tensors import Shape
 from .configs import TEXT_FOLDERS, scheduler_config, text_configs, unet_config, vae_config
-from .families import FAMILIES, Family, Widths, model
+from .families import FAMILIES, TOKENS, Family, Widths, model
 from .pipeline import write_pipeline_config
 from .schedule import SCHEDULE_KEYS, STEPS, schedule
 from .text import text_encoder
@@ -23,6 +23,7 @@ __all__ = [
     "FAMILIES",
     "SCHEDULE_KEYS",
     "TEXT_FOLDERS",
+    "TOKENS",
     "Family",
     "Spec",
     "Widths",

@@ -1,0 +1,276 @@
+"""Demo checkpoints: complete, valid files of random weights, for trying things out and for tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from .architecture import FAMILY_NAMES, Family
+from .checkpoint import Checkpoint
+from .codec import decode, encode
+from .demo_weights import PIECE, change, change_size, constant, start_values
+from .dtypes import DTYPES, DType, dtype_named
+from .errors import CheckpointError
+from .layouts import layout
+from .opening import open_checkpoint
+from .output import OutputFile
+from .safetensors_file import plan_header
+from .stream import Pass, Progress, Span, spans
+from .tensors import Shape
+
+_MODELSPEC = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-768-v",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
+}
+# Keys that say how a model predicts, as community files carry them; plain noise prediction has none.
+_MARKERS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "epsilon": (),
+    "v": ("v_pred",),
+    "edm": ("edm_mean", "edm_std"),
+}
+# Elements from which the size of a tensor's weights is estimated.
+_SAMPLE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor to write, and where its numbers come from: elements `start` to `stop` as float32."""
+
+    key: str
+    dtype: DType
+    shape: Shape
+    values: Callable[[int, int], np.ndarray]
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+def write_demo(
+    path: Path,
+    family: Family,
+    *,
+    seed: int = 0,
+    finetune_of: Path | None = None,
+    theme: int = 0,
+    full_size: bool = False,
+    dtype: str = "fp16",
+    in_channels: int = 4,
+    prediction: str | None = None,
+    title: str = "",
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Path:
+    """Write a complete .safetensors checkpoint of random weights; the same arguments give the same bytes.
+
+    Args:
+        path: the file to write.
+        family: `sd1`, `sd2`, `sdxl` or `sdxl_refiner`.
+        seed: which random weights, or which fine-tune.
+        finetune_of: perturb this checkpoint instead of starting afresh: some blocks more than others, the text encoders
+            less, the VAE not at all. Keys and shapes are the base's, so `full_size` and `in_channels` follow from it.
+        theme: fine-tunes of the same theme share the low-rank part of their changes, as models trained on similar
+            pictures do.
+        full_size: the true shapes (GBs) instead of narrow ones (MBs).
+        dtype: of the weights: `fp16`, `bf16`, `fp32`, `fp8_e4m3`...
+        in_channels: of the first convolution; 9 makes an inpainting model.
+        prediction: `epsilon`, `v` or `edm`: noted in the metadata and by the marker keys that the field uses.
+        title: for the metadata; by default family and seed.
+
+    Raises:
+        CheckpointError: the base is of another family, or an argument is none of the above.
+        OutputError: the file cannot be written.
+    """
+    weights = dtype_named(dtype)
+    if not weights.is_float:
+        raise CheckpointError(f"demo weights cannot be stored as {weights}; use fp32, fp16, bf16 or fp8_e4m3")
+    if prediction not in _MARKERS:
+        raise CheckpointError(f"there is no prediction type {prediction!r}; use epsilon, v or edm")
+    metadata = _metadata(family, seed, finetune_of, prediction, title)
+    if finetune_of is None:
+        tensors = _fresh(family, seed, full_size, weights, in_channels, _MARKERS[prediction])
+        _write(path, tensors, metadata, overwrite, Pass(threads, progress, cancel))
+        return Path(path)
+    base = _open_base(Path(finetune_of), family)
+    try:
+        tensors = _finetuned(base, seed, theme, weights)
+        _write(path, tensors, metadata, overwrite, Pass(threads, progress, cancel))
+    finally:
+        base.close()
+    return Path(path)
+
+
+def _metadata(family: Family, seed: int, base: Path | None, prediction: str | None, title: str) -> dict[str, str]:
+    kind = f"fine-tune {seed} of {Path(base).name}" if base else f"base {seed}"
+    metadata = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _MODELSPEC[family],
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": title or f"Demo {FAMILY_NAMES[family]}, {kind}",
+        "modelspec.description": "Random weights in the layout of a real checkpoint. Makes no pictures.",
+    }
+    return metadata | ({"modelspec.prediction_type": prediction} if prediction else {})
+
+
+def _fresh(
+    family: Family, seed: int, full_size: bool, weights: DType, in_channels: int, markers: tuple[str, ...]
+) -> list[_Tensor]:
+    """The tensors of a new model."""
+    if in_channels < 4:
+        raise CheckpointError(f"a UNET has at least 4 input channels, not {in_channels}")
+    specs = layout(family, widths="real" if full_size else "narrow", in_channels=in_channels)
+    tensors = []
+    for key, spec in specs.items():
+        fixed = constant(key)
+        if fixed is not None:
+            tensors.append(_fixed(key, fixed))
+            continue
+
+        def values(start: int, stop: int, key: str = key, shape: Shape = spec.shape) -> np.ndarray:
+            return start_values(key, shape, seed, start, stop)
+
+        tensors.append(_Tensor(key, weights, spec.shape, values))
+    return tensors + [_fixed(key, constant(key)) for key in markers]
+
+
+def _fixed(key: str, array: np.ndarray) -> _Tensor:
+    dtype = {"f": DTYPES["F32"], "i": DTYPES[f"I{array.itemsize * 8}"]}[array.dtype.kind]
+    flat = array.reshape(-1)
+    return _Tensor(key, dtype, array.shape, lambda start, stop: flat[start:stop])
+
+
+def _open_base(path: Path, family: Family) -> Checkpoint:
+    """Open the model to fine-tune and check that it is of the family that was asked for."""
+    base = open_checkpoint(path)
+    if base.architecture.family != family or base.architecture.what != "checkpoint":
+        raise CheckpointError(
+            f"{path}: is {base.architecture.name}; a fine-tune of it cannot be {FAMILY_NAMES[family]}"
+        )
+    return base
+
+
+def _finetuned(base: Checkpoint, seed: int, theme: int, weights: DType) -> list[_Tensor]:
+    """The tensors of a fine-tune of a model."""
+    return [_perturbed(base, key, seed, theme, weights) for key in base.tensors]
+
+
+def _perturbed(base: Checkpoint, key: str, seed: int, theme: int, weights: DType) -> _Tensor:
+    info = base[key]
+
+    def original(start: int, stop: int) -> np.ndarray:
+        raw = np.empty((stop - start) * info.dtype.size, np.uint8)
+        base.read_raw(info, start, stop, raw)
+        if not info.dtype.is_float:
+            return raw.view(info.dtype.bits)
+        values = np.empty(stop - start, np.float32)
+        decode(raw, info.dtype, values)
+        return values
+
+    size = change_size(key, seed)
+    if not info.dtype.is_float or constant(key) is not None:
+        return _Tensor(key, info.dtype, info.shape, original)
+    if not size or not info.elements:
+        return _Tensor(key, weights, info.shape, original)
+    first = original(0, min(_SAMPLE, info.elements)).astype(np.float64)
+    scale = np.float32(size * np.sqrt(np.mean(first * first)))
+
+    def perturbed(start: int, stop: int) -> np.ndarray:
+        return original(start, stop) + change(key, info.shape, seed, theme, start, stop) * scale
+
+    return _Tensor(key, weights, info.shape, perturbed)
+
+
+def _write(path: Path, tensors: list[_Tensor], metadata: dict[str, str], overwrite: bool, run: Pass) -> None:
+    """Write the tensors piece by piece, sorted as the safetensors library sorts: wide dtypes first, then by name."""
+    tensors = sorted(tensors, key=lambda t: (-t.dtype.size, t.key))
+    header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in tensors], metadata)
+    with OutputFile(Path(path), size, overwrite=overwrite) as out:
+        out.write_at(0, header)
+
+        def work(piece: Span) -> None:
+            tensor = tensors[piece.index]
+            data = _stored(tensor, tensor.values(piece.start, piece.stop))
+            out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, data)
+
+        run.run(
+            spans([t.elements for t in tensors], PIECE),
+            lambda: work,
+            weight=lambda piece: piece.elements * tensors[piece.index].dtype.size,
+            total=size - len(header),
+            key=lambda piece: tensors[piece.index].key,
+        )
+        out.commit()
+
+
+def _stored(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
+    """Numbers as the bytes of the tensor's dtype."""
+    if not tensor.dtype.is_float:
+        return np.ascontiguousarray(values).view(np.uint8)
+    data = np.empty(values.size * tensor.dtype.size, np.uint8)
+    encode(np.ascontiguousarray(values), tensor.dtype, data)
+    return data
+
+
+def write_demo_ckpt(path: Path, family: Family, **options) -> Path:
+    """Write a demo checkpoint as old trainers did: a pickle by `torch.save` with the weights nested under `state_dict`.
+
+    Takes what `write_demo` takes. Holds the model in memory, so keep it narrow. Imports torch.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    whole = path.with_name(f"{path.name}.{os.getpid()}.safetensors")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write_demo(whole, family, **options)
+        # Loaded in one go: the file is removed below.
+        state = {key: tensor.clone() for key, tensor in load_file(whole).items()}
+        torch.save(
+            {"epoch": 0, "global_step": 10_000, "pytorch-lightning_version": "1.4.2", "state_dict": state}, partial
+        )
+        os.replace(partial, path)
+    finally:
+        whole.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def demo_collection(folder: Path, progress: Callable[[str], None] = lambda name: None) -> dict[str, Path]:
+    """Write the files that the demo and the tutorials use; existing ones are replaced.
+
+    Args:
+        folder: made when it does not exist.
+        progress: called with each file's name before it is written.
+
+    Returns:
+        name without suffix -> path: `sd1-base`, its fine-tunes `sd1-ink`, `sd1-photo`, `sd1-anime` and `sd1-old` (a
+        .ckpt in fp32), `sdxl-base` and its fine-tune `sdxl-photo`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Path] = {}
+
+    def add(name: str, family: Family, write=write_demo, suffix: str = ".safetensors", **options) -> None:
+        progress(name + suffix)
+        made[name] = write(folder / (name + suffix), family, **options)
+
+    add("sd1-base", "sd1", seed=1, overwrite=True)
+    for seed, name in enumerate(("sd1-ink", "sd1-photo", "sd1-anime"), start=11):
+        add(name, "sd1", seed=seed, finetune_of=made["sd1-base"], overwrite=True)
+    add("sd1-old", "sd1", write_demo_ckpt, ".ckpt", seed=14, finetune_of=made["sd1-base"], dtype="fp32")
+    add("sdxl-base", "sdxl", seed=2, overwrite=True)
+    add("sdxl-photo", "sdxl", seed=21, finetune_of=made["sdxl-base"], overwrite=True)
+    return made
