@@ -193,8 +193,8 @@ def _perturbed(base: Checkpoint, key: str, seed: int, theme: int, weights: DType
 
 
 def _write(path: Path, tensors: list[_Tensor], metadata: dict[str, str], overwrite: bool, run: Pass) -> None:
-    """Write the tensors piece by piece, sorted as the safetensors library sorts: wide dtypes first, then by name."""
-    tensors = sorted(tensors, key=lambda t: (-t.dtype.size, t.key))
+    """Write the tensors piece by piece, sorted as the safetensors library sorts: by dtype, wide ones first, then by name."""
+    tensors = sorted(tensors, key=lambda t: (-t.dtype.size, not t.dtype.is_float, t.key))
     header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in tensors], metadata)
     with OutputFile(Path(path), size, overwrite=overwrite) as out:
         out.write_at(0, header)
