@@ -41,11 +41,11 @@ from reprlib import Repr
 from typing import Any
 
 from ..checkpoints.architecture import Family
-from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, in_order, place
+from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named
 from ..checkpoints.errors import LabelError, nearest
-from ..checkpoints.layers import layer_kind
 from ..checkpoints.presets import is_preset, preset, preset_names
+from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, is_block, parse_selector
 from .weights_text import parse_weights, plain_from_text
 
@@ -150,11 +150,11 @@ class BlockWeights:
             after = named.get(label, (-1, 0.0))[0] + 1
             later = zip(self.lines[after:], given[after:], strict=True)
             parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
-            table[label] = _Weight(whole(label), tuple(parts))
+            table[label] = LabelWeight(whole(label), tuple(parts))
         vae = table.pop("VAE")
         if any("VAE" in values for values in given):
             # Where lines name only parts of the VAE, its rest stays with A.
-            table["VAE"] = _Weight(vae.value if "VAE" in named else 0.0, vae.parts)
+            table["VAE"] = LabelWeight(vae.value if "VAE" in named else 0.0, vae.parts)
         return ResolvedWeights(table, vae.value)
 
     def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
@@ -173,66 +173,6 @@ class BlockWeights:
         weights = reading.weights | {"VAE": reading.vae, BASE: reading.weights[TEXT_ENCODERS[family][0]]}
         own = {BASE, *TEXT_ENCODERS[family], *(x for x in labels if x in slots or is_block(x))}
         return {label: x or 0.0 for label, x in weights.items()}, own
-
-
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A label's weight as a whole, and the lines that change some of its layers."""
-
-    value: float
-    parts: tuple[tuple[Selector, float], ...]
-
-    def of(self, key: str) -> float:
-        value, kind = self.value, layer_kind(key)
-        for selector, x in self.parts:
-            if selector.matches_kind(kind) and selector.matches_key(key):
-                value = x
-        return value
-
-
-class ResolvedWeights:
-    """Block weights for one architecture.
-
-    Attributes:
-        vae: the VAE's weight, or None when no line names the VAE.
-        vae_by_convention: the weight that the VAE has for those who ask to merge it without naming a weight.
-        is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
-    """
-
-    def __init__(self, table: dict[str, _Weight], vae_by_convention: float):
-        self._table = table
-        self.vae = table["VAE"].value if "VAE" in table else None
-        self.vae_by_convention = vae_by_convention
-        values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
-        self.is_uniform = len(values) == 1
-        self._by_kind: dict[tuple[str, str], float] = {}
-        self._by_key = {k for k, w in self._table.items() if any(s.patterns for s, _ in w.parts)}
-
-    def weight(self, key: str) -> float:
-        """The weight of a tensor named as in a single-file checkpoint; 0 (stays with A) for what has none."""
-        label = place(key).label
-        found = self._table.get(label)
-        if found is None:
-            return 0.0
-        if not found.parts:
-            return found.value
-        if label in self._by_key:
-            return found.of(key)
-        at = (label, layer_kind(key))
-        if at not in self._by_kind:
-            self._by_kind[at] = found.of(key)
-        return self._by_kind[at]
-
-    def by_label(self) -> dict[str, float]:
-        """The weight of every label as a whole, in network order; the VAE only when named.
-
-        Lines on kinds of layers or keys do not show here: `changed_inside` has the labels that they touch.
-        """
-        return {label: self._table[label].value for label in in_order(self._table)}
-
-    def changed_inside(self) -> tuple[str, ...]:
-        """Labels in which some kinds of layer or keys have weights of their own, in network order."""
-        return tuple(x for x in in_order(self._table) if self._table[x].parts)
 
 
 def _parse(value: Any, convention: str) -> BlockWeights:
@@ -298,7 +238,7 @@ def _line(text: str, value: Any) -> Line:
         )
     if curve not in CURVES:
         raise LabelError(f"{where} has an unknown curve {_shown(curve)}; known are {' and '.join(CURVES)}.")
-    if stray := [x for x in selector.words if x.isupper() and not _runs_over_blocks(x)]:
+    if stray := [x for x in selector.words if not _runs_over_blocks(x)]:
         raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
     return Line(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
 

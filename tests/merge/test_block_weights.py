@@ -2,17 +2,19 @@
 
 import json
 import math
+from importlib import import_module
 
 import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import given, settings
 
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
+from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, place
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.layers import KINDS
 from unetscope.checkpoints.presets import preset, preset_names
+from unetscope.merge import block_weights
 from unetscope.merge.block_weights import BlockWeights, parse_weights
 
 UNET = "model.diffusion_model."
@@ -69,6 +71,40 @@ def test_sdxl_label_emb_follows_the_convention_in_vectors_and_in_lines(conventio
     assert by_label({"vector": vector, "*EMB*": 0.7}, "sdxl", convention)["LABEL_EMB"] == 0.7
     key = UNET + "label_emb.0.0.weight"
     assert weights(vector, "sdxl", convention).weight(key) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "length", "keys_of", "blocks_of"),
+    [
+        ("sd1", 26, "sd1-ldm", "convert_sd1_blocks.convert_sd1_blocks_to_ldm"),
+        ("sdxl", 21, "sdxl-sgm", "convert_sdxl_blocks.convert_sdxl_blocks_to_sgm"),
+    ],
+)
+def test_every_key_has_the_weight_that_sd_mecha_gives_it(family, length, keys_of, blocks_of):
+    pytest.importorskip("sd_mecha")
+    from sd_mecha.extensions import model_configs
+
+    class Blocks(dict):
+        @property
+        def keys(self):
+            return {slot: slot for slot in slots}
+
+    slots = CONVENTIONS["sd-mecha"].slots(family, length)
+    vector = {slot: 0.01 * (i + 1) for i, slot in enumerate(slots)}
+    module, name = blocks_of.split(".")
+    converter = getattr(import_module(f"sd_mecha.extensions.builtin.model_configs.{module}"), name)
+    slot_of_key = Blocks()
+    converter.__wrapped__.map_keys(slot_of_key)
+    assert set(slot_of_key) == set(model_configs.resolve(keys_of).keys())
+    resolved = weights(list(vector.values()), family, "sd-mecha")
+    checked = 0
+    for key, slot in slot_of_key.items():
+        if place(key).label in resolved.by_label():
+            assert resolved.weight(key) == vector[slot], key
+            checked += 1
+    assert checked > 850
+    vae_slots = {slot for key, slot in slot_of_key.items() if key.startswith("first_stage_model.")}
+    assert [vector[slot] for slot in vae_slots] == [resolved.vae_by_convention]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -285,6 +321,22 @@ def test_weights_come_from_files(tmp_path):
     for name in ("none.txt", "bad.yaml", "bad.json", "bad.txt", "big.txt", ""):
         with pytest.raises(LabelError):
             parse_weights("@" + name, tmp_path)
+
+
+def test_the_examples_of_the_module_are_yaml_and_mean_what_they_say():
+    text = block_weights.__doc__
+    lines = text[text.index("alpha:    ") : text.index("    alpha:\n")]
+    resolved = weights(yaml.safe_load(lines)["alpha"])
+    found = resolved.by_label()
+    assert (found["IN04"], found["IN06"], found["M00"], found["OUT03"]) == (0.2, 0, 0.1, 0.2)
+    assert found["CLIP_L"] == 0.4
+    assert resolved.weight(IN04 + ATTN2_K) == 0.2  # the regular expression stands last
+    for example in (
+        "{IN00-OUT11: {gradient: [0, 1], curve: cosine}}",
+        "{preset: GRAD_V, scale: 0.5, base: 0.3, OUT: 1}",
+    ):
+        assert example.strip("{}").split("}")[0] in text
+        assert weights(yaml.safe_load(example)).by_label()["OUT"] == 1
 
 
 numbers = st.floats(-2, 2)
