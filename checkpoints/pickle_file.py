@@ -249,7 +249,7 @@ def _tensor(arguments: tuple, dtype: object, metadata: tuple) -> _Tensor | Inert
     storage, offset, shape, strides, *_ = arguments
     bits = metadata[0] if metadata else None
     if isinstance(bits, dict) and any(bits.get(flag) for flag in ("conj", "neg")):
-        return Inert("tensor of torch with a pending conjugation or negation")
+        return Inert("conjugated or negated view of torch")
     if isinstance(dtype, Global):
         dtype = _BY_TORCH_NAME.get(dtype.name, dtype.name) if dtype.module == "torch" else str(dtype)
     return _Tensor(storage, offset, shape, strides, dtype)
