@@ -60,7 +60,7 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         raw_names: the names that the file itself uses, where they differ from the keys: LoRAs and ControlNets show in them.
     """
     names = tuple(raw_names) or tuple(shapes)
-    forms = name_forms(names)
+    forms, has_unet = name_forms(names), _has_unet(shapes)
     found = {place(key).component for key in shapes}
     parts = tuple(c for c in COMPONENTS if c in found and c != "other")
     if kind := lora_kind(forms):
@@ -68,11 +68,11 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         return Architecture(family, "lora", parts=parts, name=f"{kind} for {_family_name(family)}")
     if controlnet_signs(forms):
         family = _adapter_family(names, shapes)
-        beside = ", with the UNET that it steers" if _has_unet(shapes) else ""
+        beside = ", with the UNET that it steers" if has_unet else ""
         return Architecture(family, "controlnet", parts=parts, name=f"ControlNet for {_family_name(family)}{beside}")
-    if model := foreign_model(forms):
+    if model := foreign_model(forms, has_unet):
         return Architecture(None, "other", parts=parts, name=model)
-    if _has_unet(shapes):
+    if has_unet:
         return _with_unet(shapes, parts)
     if any(part in _PART_NAMES for part in parts):
         return _without_unet(shapes, parts)

@@ -19,7 +19,7 @@ _LORA = [
         "LoRA",
         re.compile(
             r"^lora_(unet|te\d?|transformer|prior)_|[._]lora_(down|up|mid|A|B)\b|[._]lora\.(down|up)\b"
-            r"|\.lora_linear_layer\.|^(unet|text_encoder(_2)?):\d+:(up|down)$"
+            r"|\.lora_linear_layer\.|^(unet|text_encoder(_\d)?):\d+:(up|down)$"
         ),
     ),
 ]
@@ -28,26 +28,30 @@ _CONTROLNET = re.compile(
     r"|controlnet_cond_embedding\.|control_add_embedding\."
 )
 
-# Whole models of other architectures: what they are, and a tensor name that only they have.
+# Models whose UNET resembles ours: what they are, and a tensor name that only they have.
+_UNETS = [
+    ("a Stable Video Diffusion checkpoint", r"\.(time_stack|time_mixer|temporal_transformer_blocks)\."),
+    ("the Stable Diffusion x4 upscaler", r"^model\.diffusion_model\.label_emb\.weight$|^class_embedding\.weight$"),
+]
+# Models without such a UNET. In a file with one, these names are junk.
 _MODELS = [
     ("an SD3 checkpoint (a transformer without UNET blocks)", r"(^|\.)joint_blocks\.\d"),
     ("a Flux checkpoint, or a relative of it (a transformer without UNET blocks)", r"(^|\.)(double_blocks|single_blocks)\.\d"),
     ("an SD3 or Flux transformer in diffusers naming", r"(^|\.)transformer_blocks\.\d+\.(norm1_context|ff_context|attn\.add_)"),
-    ("a Stable Video Diffusion checkpoint", r"\.(time_stack|time_mixer|temporal_transformer_blocks)\."),
     ("an AnimateDiff motion module", r"motion_modules\.\d"),
     ("a Stable Cascade checkpoint", r"(^|\.)(clip_txt_mapper|clip_txt_pooled_mapper)\.|\.channelwise\.\d"),
-    ("the Stable Diffusion x4 upscaler", r"^model\.diffusion_model\.label_emb\.weight$|^class_embedding\.weight$"),
     (
         "a diffusion transformer (PixArt, Hunyuan, Lumina, Wan or the like)",
         r"^(model\.diffusion_model\.)?(blocks|layers)\.\d+\..*(attn|adaLN)",
     ),
     ("an IP-Adapter", r"^(ip_adapter|image_proj)\."),
-    ("a T2I-Adapter", r"^(adapter\.)?body\.\d+\.(resnets|block[12]|in_conv)\b"),
+    ("a T2I-Adapter", r"^(adapter\.)?body\.\d+\.(resnets|block\d|in_conv)\b"),
     ("an image upscaler", r"^(body|RRDB_trunk|model\.\d\.sub)\.\d+\.(rdb|RDB|conv)|^params_ema\b|^conv_first\."),
     ("a T5 text encoder", r"(^|\.)encoder\.block\.\d+\.layer\.\d+\.SelfAttention\."),
     ("a CLIP with its image encoder", r"^vision_model\.|^visual\."),
 ]  # fmt: skip
-_FOREIGN = [(name, re.compile(pattern)) for name, pattern in _MODELS]
+_FOREIGN_UNETS = [(name, re.compile(pattern)) for name, pattern in _UNETS]
+_FOREIGN = _FOREIGN_UNETS + [(name, re.compile(pattern)) for name, pattern in _MODELS]
 _EMBEDDING = re.compile(r"^(emb_params|string_to_param(\..*)?|string_to_token(\..*)?|clip_[lgh]|<.+>)$")
 
 
@@ -72,9 +76,10 @@ def controlnet_signs(forms: Counter[str]) -> bool:
     return any(_CONTROLNET.search(form) for form in forms)
 
 
-def foreign_model(forms: Counter[str]) -> str | None:
-    """What a whole model of another architecture is, or None."""
-    return next((kind for kind, pattern in _FOREIGN if any(pattern.search(form) for form in forms)), None)
+def foreign_model(forms: Counter[str], has_unet: bool) -> str | None:
+    """What a whole model of another architecture is, or None; `has_unet`: the file has a UNET's keys."""
+    known = _FOREIGN_UNETS if has_unet else _FOREIGN
+    return next((kind for kind, pattern in known if any(pattern.search(form) for form in forms)), None)
 
 
 def small_file(forms: Counter[str]) -> str:

@@ -115,7 +115,7 @@ LORAS = {
     "LoHa": ({f"{KOHYA}.hada_w1_a": (640, 8), f"{KOHYA}.hada_w1_b": (8, 768), f"{KOHYA}.alpha": ()}, "sd1"),
     "LoKr": ({f"{KOHYA}.lokr_w1": (8, 8), f"{KOHYA}.lokr_w2_a": (80, 4), f"{KOHYA}.alpha": ()}, None),
     "IA3": ({f"{KOHYA}.weight": (640, 1), f"{KOHYA}.on_input": ()}, None),
-    "cloneofsimo's": ({"unet:0:up": (320, 4), "unet:0:down": (4, 320)}, None),
+    "cloneofsimo's": ({"unet:0:up": (320, 4), "unet:0:down": (4, 320), "text_encoder:3:up": (768, 4)}, None),
     "Flux": (
         {
             "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (16, 3072),
@@ -169,34 +169,46 @@ def test_the_files_own_names_give_a_controlnet_away_after_its_keys_were_translat
     assert found.what == "controlnet"
 
 
-@pytest.mark.parametrize(
-    ("names", "word"),
-    [
-        (["model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias"], "SD3"),
-        (["double_blocks.0.img_attn.norm.key_norm.scale"], "Flux"),
-        (
-            ["transformer_blocks.0.attn.add_k_proj.weight", "transformer_blocks.0.norm1_context.linear.bias"],
-            "SD3 or Flux",
-        ),
-        (["model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.bias"], "Video"),
-        (["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"], "AnimateDiff"),
-        (["clip_txt_mapper.weight"], "Cascade"),
-        (["model.diffusion_model.label_emb.weight"], "x4 upscaler"),
-        (["blocks.0.attn.qkv_x.weight"], "diffusion transformer"),
-        (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "IP-Adapter"),
-        (["adapter.body.0.resnets.0.block1.weight"], "T2I-Adapter"),
-        (["model.1.sub.0.RDB1.conv1.0.weight"], "image upscaler"),
-        (["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5"),
-        (["emb_params"], "textual inversion"),
-        (["clip_l", "clip_g"], "textual inversion"),
-        (["something", "else"], "among its 2 tensors"),
-        ([], "without tensors"),
-    ],
-)
+OTHERS = [
+    (["model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias"], "SD3"),
+    (["double_blocks.0.img_attn.norm.key_norm.scale"], "Flux"),
+    (
+        ["transformer_blocks.0.attn.add_k_proj.weight", "transformer_blocks.0.norm1_context.linear.bias"],
+        "SD3 or Flux",
+    ),
+    (["model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.bias"], "Video"),
+    (["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"], "AnimateDiff"),
+    (["clip_txt_mapper.weight"], "Cascade"),
+    (["model.diffusion_model.label_emb.weight"], "x4 upscaler"),
+    (["blocks.0.attn.qkv_x.weight"], "diffusion transformer"),
+    (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "IP-Adapter"),
+    (["adapter.body.0.resnets.0.block1.weight"], "T2I-Adapter"),
+    (["body.3.block1.weight"], "T2I-Adapter"),
+    (["model.1.sub.0.RDB1.conv1.0.weight"], "image upscaler"),
+    (["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5"),
+    (["emb_params"], "textual inversion"),
+    (["clip_l", "clip_g"], "textual inversion"),
+    (["something", "else"], "among its 2 tensors"),
+    ([], "without tensors"),
+]
+
+
+@pytest.mark.parametrize(("names", "word"), OTHERS)
 def test_other_files_are_named_as_what_they_look_like(names, word):
     found = recognise(dict.fromkeys(names, (8, 8)))
     assert (found.family, found.what) == (None, "other")
     assert word in found.name
+
+
+@pytest.mark.parametrize("names", [names for names, word in OTHERS if word not in ("Video", "x4 upscaler")])
+def test_junk_of_other_models_in_a_checkpoint_does_not_change_what_it_is(names):
+    found = recognise(shapes("sdxl") | dict.fromkeys(names, (8, 8)))
+    assert (found.family, found.what) == ("sdxl", "checkpoint")
+
+
+def test_a_video_model_is_not_taken_for_sd2():
+    found = recognise(shapes("sd2", in_channels=8) | {f"{UNET}input_blocks.1.1.time_stack.0.norm1.bias": (320,)})
+    assert (found.family, found.what) == (None, "other")
 
 
 def test_a_unet_of_another_layout_is_not_taken_for_one_of_ours():
