@@ -309,7 +309,9 @@ class _Planner:
         for key, info in self.checkpoints[owner].tensors.items():
             if info.component in _BUFFERS:
                 yield self._tensor(key, Form.of(Model(owner)), [owner], None)
-        with_ema = [self.names[i] for i, c in enumerate(self.checkpoints) if "ema" in c.components]
+        counts = [sum(t.component == "ema" for t in c.tensors.values()) for c in self.checkpoints]
+        # Two of them are only a counter and a rate, which pruned files keep.
+        with_ema = [name for name, count in zip(self.names, counts, strict=True) if count > 2]
         if with_ema:
             self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
 

@@ -1,0 +1,75 @@
+"""What identifies a file to others: SHA-256, AutoV2 (its first ten hex digits), and the web UI's old short hash.
+
+A SHA-256 of a multi-gigabyte file costs seconds, so it is remembered in the user's cache folder by path, size and time of
+change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+_CHUNK = 1 << 22
+
+
+def autov2(sha256: str) -> str:
+    """The first ten hex digits of a SHA-256, as model sites and image metadata quote it."""
+    return sha256[:10]
+
+
+def legacy_hash(path: Path) -> str:
+    """The eight digits that the A1111 web UI used first: a hash of 64 KiB at the first MiB."""
+    with open(path, "rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def known_sha256(path: Path) -> str | None:
+    """A file's SHA-256 if it was computed before and the file has not changed since."""
+    return _load().get(_identity(path))
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, from the cache or by reading all of it."""
+    known = known_sha256(path)
+    if known:
+        return known
+    before, digest = _identity(path), hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if _identity(path) == before:
+        _remember(before, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> str:
+    found = os.stat(path)
+    return f"{Path(path).resolve()}|{found.st_size}|{found.st_mtime_ns}"
+
+
+def _cache_file() -> Path:
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope")) / "sha256.json"
+
+
+def _load() -> dict[str, str]:
+    try:
+        found = json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(identity: str, digest: str) -> None:
+    """Add an entry; a cache that cannot be written costs time later and nothing else."""
+    file = _cache_file()
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}.tmp")
+        fresh.write_text(json.dumps(_load() | {identity: digest}, indent=0), encoding="utf-8")
+        os.replace(fresh, file)

@@ -1,0 +1,139 @@
+"""What a merged file says about itself: our recipe, and the same history in the forms that other tools read.
+
+Only base names of files are written, never folders. Everything is a string, as the safetensors format wants it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .. import __version__
+from ..checkpoints import Checkpoint
+from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
+from .plan import Plan
+from .recipe import Recipe
+
+_ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
+}
+# The web UI's names for what its own merger can do.
+_WEBUI_METHODS = {"weighted_sum": "Weighted sum", "add_difference": "Add difference", "copy": "No interpolation"}
+# The header's fields that differ from run to run of one merge; `--reproducible` leaves them out.
+VARIABLE_FIELDS = ("modelspec.date", "unetscope.version", "unetscope.inputs", "sd_merge_models")
+
+
+def anonymous(recipe: Recipe) -> Recipe:
+    """The recipe with base names in place of paths."""
+    models = {name: _base(path) for name, path in recipe.models.items()}
+    components = {k: _base(v) if recipe.is_file(v) else v for k, v in recipe.components.items()}
+    return recipe.model_copy(update={"models": models, "components": components})
+
+
+def _base(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducible: bool = False) -> dict[str, str]:
+    """The metadata of a merge's output.
+
+    Args:
+        plan: what is merged.
+        output: its base name becomes the title when the recipe has none.
+        hash_inputs: compute the SHA-256 of inputs whose hash is not in the cache yet; it costs more than the merge.
+        reproducible: leave out the `VARIABLE_FIELDS`, so that the same merge gives the same file.
+    """
+    recipe = anonymous(plan.recipe)
+    hashes = [None if reproducible else _hash(c, hash_inputs) for c in plan.checkpoints]
+    title = recipe.title or Path(output).stem
+    out = {
+        "format": "pt",
+        "unetscope.recipe": recipe.to_yaml(),
+        "unetscope.version": __version__,
+        "unetscope.inputs": json.dumps(
+            [
+                {"name": name, "file": c.path.name, "size": c.size, "sha256": digest}
+                for name, c, digest in zip(plan.names, plan.checkpoints, hashes, strict=True)
+            ]
+        ),
+        "sd_merge_recipe": json.dumps(_sd_merge_recipe(plan, hashes, title)),
+        "sd_merge_models": json.dumps(_sd_merge_models(plan, hashes)),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _ARCHITECTURES[plan.family],
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": title,
+        "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.merged_from": ", ".join(c.path.name for c in plan.checkpoints),
+    }
+    if plan.prediction in ("v", "epsilon"):
+        out["modelspec.prediction_type"] = plan.prediction
+    if reproducible:
+        out = {k: v for k, v in out.items() if k not in VARIABLE_FIELDS}
+    return out
+
+
+def _hash(checkpoint: Checkpoint, compute: bool) -> str | None:
+    """A file's SHA-256 where it is known or wanted; a folder has none."""
+    if not checkpoint.path.is_file():
+        return None
+    return sha256(checkpoint.path) if compute else known_sha256(checkpoint.path)
+
+
+def _sd_merge_recipe(plan: Plan, hashes: list[str | None], title: str) -> dict:
+    """The recipe as the web UI writes it where its merger could have done it, else our own under type `unetscope`."""
+    recipe, simple = plan.recipe, _webui_fields(plan, hashes)
+    common = {"custom_name": title, "save_as_half": recipe.output.dtype == "fp16"}
+    if simple:
+        return {"type": "webui", **simple, **common, "config_source": 0, "discard_weights": "", "is_inpainting": False}
+    models = [{"name": n, "sha256": h} for n, h in zip(plan.names, hashes, strict=True)]
+    return {"type": "unetscope", "recipe": anonymous(recipe).to_plain(), "models": models, **common}
+
+
+def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
+    """Primary, secondary and tertiary model, method and multiplier; None when the recipe is more than that."""
+    recipe = plan.recipe
+    step = recipe.steps.get(recipe.result)
+    if step is None or recipe.components or step.method not in _WEBUI_METHODS:
+        return None
+    weight = step.given.get("alpha", step.kind.parameters["alpha"].default if step.kind.parameters else 0.0)
+    if not isinstance(weight, int | float) or any(source not in recipe.models for source in step.inputs):
+        return None
+    index = {name: i for i, name in enumerate(plan.names)}
+    if not all(source in index for source in step.inputs):
+        return None
+    models = [hashes[index[s]] for s in step.inputs] + [None] * (3 - len(step.inputs))
+    return {
+        "primary_model_hash": models[0],
+        "secondary_model_hash": models[1],
+        "tertiary_model_hash": models[2],
+        "interp_method": _WEBUI_METHODS[step.method],
+        "multiplier": float(weight),
+        "bake_in_vae": False,
+    }
+
+
+def _sd_merge_models(plan: Plan, hashes: list[str | None]) -> dict:
+    """Every input whose hash is known, each with its own merge recipe, and all that the inputs say of theirs."""
+    found: dict = {}
+    for checkpoint, digest in zip(plan.checkpoints, hashes, strict=True):
+        found |= _read_json(checkpoint.metadata.get("sd_merge_models"), dict) or {}
+        if digest:
+            found[digest] = {
+                "name": checkpoint.path.name,
+                "legacy_hash": legacy_hash(checkpoint.path),
+                "sd_merge_recipe": _read_json(checkpoint.metadata.get("sd_merge_recipe"), dict),
+            }
+    return found
+
+
+def _read_json(text: str | None, kind: type):
+    """A JSON value of that type from a header's string; None for what is not."""
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, kind) else None

@@ -1,0 +1,77 @@
+"""The one call that merges: `merge(recipe, output)`. The command line and the app use nothing else."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from ..checkpoints.hashes import sha256
+from ..checkpoints.safetensors_file import plan_header
+from ..checkpoints.stream import Progress
+from .engine import check_output, write
+from .metadata import describe
+from .plan import planned
+from .recipe import Recipe
+from .report import Report, make_report
+
+
+def merge(
+    recipe: Recipe,
+    output: Path | str,
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    fsync: bool = True,
+    hash_files: bool = False,
+    reproducible: bool = False,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Report:
+    """Merge checkpoints by a recipe into one .safetensors file.
+
+    Args:
+        recipe: see `Recipe`; its relative paths count from the working directory.
+        output: the file to write. It appears when it is complete, or not at all.
+        threads: None for as many as there are cores; the result does not depend on it.
+        overwrite: replace an existing file.
+        fsync: wait until the disk has it.
+        hash_files: compute the inputs' and the output's SHA-256 for metadata and report.
+        reproducible: leave out of the header what differs from run to run, so that whole files are equal.
+        progress: called with (bytes done, bytes in all, key) about ten times a second.
+        cancel: set it to stop; nothing is left behind.
+
+    Raises:
+        UnetscopeError: any mistake in the recipe, the inputs or the output, in one sentence.
+    """
+    output = Path(output)
+    with planned(recipe) as plan:
+        report = make_report(plan, output, threads)
+        check_output(plan, output, plan.bytes_written, overwrite)
+        metadata = describe(plan, output, hash_inputs=hash_files, reproducible=reproducible)
+        written = write(
+            plan,
+            output,
+            metadata,
+            threads=threads,
+            overwrite=overwrite,
+            fsync=fsync,
+            progress=progress,
+            cancel=cancel,
+        )
+    report.seconds = written.seconds
+    report.warnings += written.repairs
+    report.sha256 = sha256(output) if hash_files else None
+    return report
+
+
+def dry_run(recipe: Recipe, output: Path | str, *, threads: int | None = None, overwrite: bool = False) -> Report:
+    """What `merge` would do, from headers alone; nothing is written.
+
+    Raises:
+        UnetscopeError: whatever would stop the merge before its first write.
+    """
+    output = Path(output)
+    with planned(recipe) as plan:
+        _, _, size = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], {})
+        check_output(plan, output, size, overwrite)
+        return make_report(plan, output, threads)
