@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from .dtypes import DTYPES, DType
+from .dtypes import DType
 from .errors import CheckpointError
-from .pickle_machine import Global, Inert, evaluate, plain_items
+from .pickle_machine import Inert
+from .pickle_state import StorageRef, TensorRef, describe, is_tensor, state_dict
 from .tensors import Shape, StoredTensor
 
 # The description of a full checkpoint takes less than a megabyte; a file that claims much more means harm.
@@ -23,50 +23,20 @@ MAX_PICKLE_BYTES = 64 << 20
 # A tensor may repeat the elements of a smaller storage (torch's `expand`), up to this many.
 MAX_REPEATED_ELEMENTS = 1 << 20
 MAX_AXES = 32
-MAX_METADATA_CHARACTERS = 4096
 _RESAVE = "load it once with torch.load(FILE, weights_only=True) and save it with safetensors.torch.save_file"
-
-_STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
-_BY_TORCH_NAME = {d.torch: d for d in DTYPES.values()}
-_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
-_UNTYPED = ("UntypedStorage", "_UntypedStorage")
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    """A storage's entry in the zip, its number format (its torch name; None for bytes) and its size in elements."""
-
-    key: str
-    dtype: DType | str | None
-    elements: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor as the pickle describes it, unchecked."""
-
-    storage: object
-    offset: object
-    shape: object
-    strides: object
-    dtype: DType | str | None
 
 
 def looks_like_zip(path: Path) -> bool:
-    """Whether the file starts as a zip does, whatever it is called."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+    """Whether the file starts as a zip does, whatever it is called.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_pickle(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
@@ -84,11 +54,12 @@ def read_pickle(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
             raise CheckpointError(f"{path}: {_what_else(path)}")
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
+            if len(entries) != len(archive.infolist()):
+                raise CheckpointError(f"{path}: names an entry of its zip twice; download it again from its source")
         with open(path, "rb") as file:
             zipped = _Zip(path, file, entries)
-            content = zipped.content()
-            state, values = _state_dict(content, path)
-            tensors = [zipped.tensor(str(name), value) for name, value in state.items() if _is_tensor(value)]
+            state, values = zipped.state()
+            tensors = [zipped.tensor(str(name), value) for name, value in state.items() if is_tensor(value)]
     except CheckpointError:
         raise
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
@@ -127,14 +98,14 @@ class _Zip:
     def _error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self._path}: {text}")
 
-    def content(self) -> object:
-        """What the pickle describes."""
+    def state(self) -> tuple[dict, dict[str, str]]:
+        """The state dict that the pickle describes, and the plain values around it."""
         order = self._small_entry("byteorder", 64)
         if order is not None and order.strip() != b"little":
             raise self._error(f"was written on a big-endian machine; {_RESAVE}")
         pickle = self._small_entry("data.pkl", MAX_PICKLE_BYTES)
         try:
-            return evaluate(pickle, _build, _persistent)
+            return state_dict(describe(pickle))
         except CheckpointError as error:
             raise self._error(str(error)) from error
 
@@ -174,7 +145,7 @@ class _Zip:
         if isinstance(described, Inert):
             raise self._error(f"{name} is a {described.what}, which is not supported; {_RESAVE} after converting it")
         storage, dtype = described.storage, described.dtype
-        if not isinstance(storage, _Storage):
+        if not isinstance(storage, StorageRef):
             raise self._error(f"{name} has no storage")
         dtype = dtype if dtype is not None else storage.dtype
         if not isinstance(dtype, DType):
@@ -190,7 +161,7 @@ class _Zip:
         start = self._offset(info) + offset * dtype.size
         return StoredTensor.at(name, dtype, shape, self._path, start, strides)
 
-    def _window(self, name: str, described: _Tensor, there: int) -> tuple[int, Shape, Shape]:
+    def _window(self, name: str, described: TensorRef, there: int) -> tuple[int, Shape, Shape]:
         """Offset, shape and strides in elements, checked against a storage of `there` elements."""
         offset, shape, strides = described.offset, described.shape, described.strides
         if not (_are_sizes((offset,)) and _are_sizes(shape) and _are_sizes(strides) and len(shape) == len(strides)):
@@ -215,93 +186,3 @@ def _are_sizes(numbers: object) -> bool:
         and len(numbers) <= MAX_AXES
         and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
     )
-
-
-# -- what the pickle's names mean ---------------------------------------------------------------------------------------
-
-
-def _build(function: Global, arguments: tuple) -> object:
-    """What calling a named function gives: a tensor, a container, or an `Inert`."""
-    match function.module, function.name:
-        case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
-            return _tensor(arguments, None, arguments[6:7])
-        case "torch._utils", "_rebuild_tensor_v3":
-            return _tensor(arguments, arguments[6], arguments[7:8])
-        case "torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state":
-            return arguments[0]
-        case "torch._tensor", "_rebuild_from_type_v2":
-            inner, _, inner_arguments, *_ = arguments
-            return _build(inner, inner_arguments) if isinstance(inner, Global) else Inert(str(function))
-        case "torch.nn.parameter", "Parameter":
-            return arguments[0] if arguments else Inert(str(function))
-        case "torch", "Size":
-            return tuple(arguments[0])
-        case "collections", "OrderedDict" | "defaultdict":
-            pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-            return dict(plain_items(pair for pair in pairs if len(pair) == 2))
-        case "torch._utils", name if name.startswith("_rebuild_"):
-            return Inert(f"{name.removeprefix('_rebuild_').replace('_', ' ')} of torch")
-        case _:
-            return Inert(str(function))
-
-
-def _tensor(arguments: tuple, dtype: object, metadata: tuple) -> _Tensor | Inert:
-    storage, offset, shape, strides, *_ = arguments
-    bits = metadata[0] if metadata else None
-    if isinstance(bits, dict) and any(bits.get(flag) for flag in ("conj", "neg")):
-        return Inert("conjugated or negated view of torch")
-    if isinstance(dtype, Global):
-        dtype = _BY_TORCH_NAME.get(dtype.name, dtype.name) if dtype.module == "torch" else str(dtype)
-    return _Tensor(storage, offset, shape, strides, dtype)
-
-
-def _persistent(reference: object) -> _Storage:
-    """The storage that a pickle's reference `("storage", type, key, device, elements)` stands for."""
-    if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
-        raise CheckpointError("its pickle refers to something that is no storage")
-    _, kind, key, _, elements = reference[:5]
-    if not (isinstance(kind, Global) and isinstance(key, str) and type(elements) is int and elements >= 0):
-        raise CheckpointError("its pickle refers to a storage without type, name or size")
-    if kind.module not in _STORAGE_MODULES:
-        raise CheckpointError(f"its pickle refers to a storage of the unknown type {kind}")
-    if kind.name in _UNTYPED:
-        return _Storage(key, None, elements)
-    name = _STORAGES.get(kind.name)
-    return _Storage(key, DTYPES[name] if name else kind.name.removesuffix("Storage"), elements)
-
-
-# -- the state dict -----------------------------------------------------------------------------------------------------
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "unet", "vae")
-
-
-def _is_tensor(value: object) -> bool:
-    """Whether a value is a tensor, or one that torch would make in a way that is not supported."""
-    return isinstance(value, _Tensor) or (isinstance(value, Inert) and value.what.endswith(" of torch"))
-
-
-def _state_dict(content: object, path: Path) -> tuple[dict, dict[str, str]]:
-    """The dict that holds the tensors, and the plain values met on the way to it and in it."""
-    values: dict[str, str] = {}
-    for _ in range(len(_WRAPPERS)):
-        if not isinstance(content, dict):
-            break
-        values |= _plain_values(content)
-        inner = content.get("state_dict")
-        if isinstance(inner, dict) and inner:
-            content = inner
-        elif any(map(_is_tensor, content.values())):
-            return content, values
-        else:
-            content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
-    what = content.what if isinstance(content, Inert) else type(content).__name__
-    raise CheckpointError(
-        f"{path}: holds no state dict of tensors (found {what}); save model.state_dict(), not the model, and try again"
-    )
-
-
-def _plain_values(content: dict) -> dict[str, str]:
-    """The strings, numbers and truth values of a dict, as short strings."""
-    plain = ((k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, (str, int, float)))
-    texts = {k: str(v) for k, v in plain if not isinstance(v, int) or abs(v) < 1 << 63}
-    return {k: v for k, v in texts.items() if len(k) + len(v) <= MAX_METADATA_CHARACTERS}

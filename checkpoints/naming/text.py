@@ -35,6 +35,7 @@ _HF_QKV = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.([qkv]_proj)\.(weight|
 _OPEN_LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)")
 _OPEN_QKV = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)")
 _BARE = re.compile(r"(embeddings|encoder\.layers|final_layer_norm)\.")
+_LAYER_NUMBER = re.compile(r"(?:(?:text_model\.)?encoder\.layers|transformer\.resblocks)\.(\d{1,4})\.")
 POSITION_IDS = "text_model.embeddings.position_ids"
 
 Named = dict[str, StoredTensor]
@@ -134,8 +135,8 @@ def _thirds(tensor: StoredTensor) -> list[StoredTensor] | None:
 
 
 def layer_count(names: Collection[str]) -> int:
-    """How many transformer layers names of either kind number."""
-    found = (re.search(r"(?:encoder\.layers|transformer\.resblocks)\.(\d+)\.", name) for name in names)
+    """How many transformer layers of the text encoder names of either kind number; a full CLIP has others beside."""
+    found = (_LAYER_NUMBER.match(name) for name in names)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
