@@ -52,7 +52,11 @@ def open_checkpoint(path: Path | str, *, allow_truncated: bool = False) -> Check
 
 def _open_folder(path: Path) -> Checkpoint:
     folder = read_folder(path)
-    translation = to_single_file(folder.components)
+    if folder.alone:
+        (component,) = folder.components.values()
+        translation = canonical_names(component)
+    else:
+        translation = to_single_file(folder.components)
     translation.notes = [*folder.notes, *translation.notes]
     if translation.lacking:
         shown = ", ".join(translation.lacking[:3]) + (", ..." if len(translation.lacking) > 3 else "")
