@@ -158,4 +158,8 @@ def _unwrapped(named: Named) -> dict[str, str]:
         wrapper = "transformer."
     else:
         wrapper = "model." if any(name.startswith("model.") for name in named) else ""
-    return {text.with_text_model(name.removeprefix(wrapper)): name for name in named}
+    out: dict[str, str] = {}
+    for name in named:
+        new = text.with_text_model(name.removeprefix(wrapper))
+        out[name if new in out else new] = name
+    return out

@@ -56,7 +56,10 @@ def to_open_clip(tensors: Mapping[str, StoredTensor]) -> tuple[Named, list[str]]
         if qkv := _HF_QKV.fullmatch(name):
             number, part, kind = qkv.groups()
             key = f"transformer.resblocks.{number}.attn.in_proj_{kind}"
-            fused.setdefault(key, {}).setdefault(part, full)
+            if part in fused.setdefault(key, {}):
+                left.append(full)
+                continue
+            fused[key][part] = full
             out.setdefault(key, tensors[full])  # holds the place in the order of the file
         elif (key := _open_clip_key(name)) is None or key in out:
             left.append(full)

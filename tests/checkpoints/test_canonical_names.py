@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.dtypes import F32
@@ -185,3 +187,49 @@ def test_a_controlnet_in_diffusers_naming_is_no_unet_and_keeps_its_names():
     names = {name: tuple(t.shape) for name, t in net.state_dict().items()}
     assert not is_diffusers_unet(names)
     assert set(canonical_names(stored(names)).tensors) == set(names)
+
+
+PREFIXES = [
+    "",
+    "model.",
+    "text_model.",
+    "transformer.text_model.",
+    "vae.",
+    "diffusion_model.",
+    "model.diffusion_model.",
+    "cond_stage_model.transformer.",
+    "conditioner.embedders.0.transformer.text_model.",
+    "first_stage_model.",
+]
+NAMES = [
+    *(f"encoder.layers.{i}.self_attn.{p}_proj.weight" for i in (0, 11, 22, 31) for p in "qkv"),
+    *(
+        f"transformer.resblocks.{i}.{n}"
+        for i in (0, 11, 23)
+        for n in ("attn.in_proj_weight", "ln_1.weight", "ln_1.odd")
+    ),
+    *("embeddings.token_embedding.weight", "embeddings.position_ids", "text_projection.weight", "logit_scale"),
+    *("token_embedding.weight", "text_projection", "positional_embedding", "ln_final.bias"),
+    *("conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight", "add_embedding.linear_1.weight"),
+    *(f"down_blocks.{i}.attentions.0.proj_in.weight" for i in range(4)),
+    *("up_blocks.0.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv9.weight", "input_blocks.0.0.weight"),
+    *("decoder.up.0.block.0.conv1.weight", "encoder.mid.attn_1.q.weight", "decoder.up_blocks.0.resnets.0.norm1.bias"),
+    *("encoder.mid_block.attentions.0.to_q.weight", "encoder.mid_block.attentions.0.query.weight", "a..b", "."),
+]
+SHAPES = st.sampled_from([(), (6,), (6, 6), (6, 6, 1), (6, 6, 1, 1), (5, 6), (0, 6)])
+
+
+@given(
+    shapes=st.dictionaries(st.builds(str.__add__, st.sampled_from(PREFIXES), st.sampled_from(NAMES)), SHAPES),
+    fixed=st.sampled_from(PREFIXES),
+    whole=st.sampled_from(["", "token_embedding", "resblocks", "embeddings", "unet", "encoder.layers"]),
+)
+def test_no_tensor_of_any_file_is_lost_and_none_stands_twice(shapes, fixed, whole):
+    shapes |= {fixed + name: (6, 6) for name in NAMES if whole and whole in name}
+    tensors = [StoredTensor.at(name, F32, shape, Path("w"), 1000 * i) for i, (name, shape) in enumerate(shapes.items())]
+    translation = canonical_names(tensors)
+    kept = sorted(piece.offset for tensor in translation.tensors.values() for piece in tensor.pieces)
+    assert kept == [t.pieces[0].offset for t in tensors if t.name not in translation.dropped]
+    assert sum(t.elements for t in translation.tensors.values()) == sum(
+        t.elements for t in tensors if t.name not in translation.dropped
+    )
