@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..checkpoints.blocks import UNET_PREFIX, unet_label
-from .architectures import CONFIGS, FAMILIES, input_shapes
+from ..checkpoints.layouts import unet_config
+from .architectures import FAMILIES, input_shapes
 from .graph import TRACES, Graph, Node, write_graph
 
 # Inside a residual block: diffusers' name -> the single-file name.
@@ -46,6 +47,9 @@ _TOP = {
 _PART = re.compile(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
 # What a block of the module level is: the part of a path up to here.
 _UNIT = re.compile(rf"{_PART.pattern}|conv_in|conv_norm_out|conv_act|conv_out|time_embedding|time_proj|add_\w+")
+
+# Parts without parameters that are shown with the part beside them.
+_JOINED = {"time_proj": "time_embedding", "add_time_proj": "add_embedding", "conv_act": "conv_norm_out"}
 
 
 def single_file_name(path: str, modules: Iterable[str]) -> str | None:
@@ -82,7 +86,7 @@ def trace(family: str) -> Graph:
     from torchview import draw_graph
 
     with torch.device("meta"):
-        model = UNet2DConditionModel(**CONFIGS[family])
+        model = UNet2DConditionModel(**unet_config(family))
     shapes = input_shapes(family)
     given = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     inputs = {
@@ -149,7 +153,7 @@ class _Reader:
         if node.name == "output-tensor":
             return "output latent"
         if found := _UNIT.match(self.enclosing.get(node, "")):
-            return {"time_proj": "time_embedding", "add_time_proj": "add_embedding"}.get(found[0], found[0])
+            return _JOINED.get(found[0], found[0])
         consumers = {self.unit(n) for n in self.after[node]}
         if len(consumers) == 1:
             return consumers.pop()

@@ -1,0 +1,141 @@
+"""Text encoders and the VAE at the block level: a box per transformer layer, or per down and up block.
+
+Their structure follows from the keys: the single-file layout names layers and blocks in the order in which they run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ..checkpoints.blocks import place
+from . import text as texts
+from .architectures import TITLES, DrawingError
+from .boxes import HEIGHT, Content, draw_box
+from .graph import Shape
+from .svg import Canvas
+from .ugrid import STEP, Look, Spot, around_tensors
+from .values import Member, label_names
+
+_WIDE, _GAP, _ROWS = 250.0, 56.0, 12
+Group = dict[str, Shape]
+
+
+def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Canvas:
+    """A text encoder (`CLIP_L`...) or `VAE` of an architecture or checkpoint.
+
+    Raises:
+        DrawingError: the checkpoint does not hold it.
+    """
+    tensors = around_tensors(family, label, look.tensors)
+    if not tensors:
+        raise DrawingError(f"this {TITLES[family]} file holds no {label}; draw the architecture's by its name instead")
+    groups: dict[str, Group] = {}
+    for key, shape in tensors.items():
+        groups.setdefault(place(key).sublabel, {})[key] = shape
+    canvas = Canvas(prefix)
+    spots, chain = _vae(groups) if label == "VAE" else _text(groups)
+    for a, b in zip(chain, chain[1:], strict=False):
+        with canvas.group(f"edge-{a}-{b}", "edge", f"{a} → {b}", source=a, target=b):
+            _arrow(canvas, spots[a], spots[b])
+    for name, spot in spots.items():
+        _box(canvas, label, name, groups[name], spot, look)
+    return canvas
+
+
+def _text(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
+    """Embeddings, layers and what follows them, in columns that are read downwards."""
+
+    def order(name: str) -> int:
+        return -1 if name == "embeddings" else 10_000 if name == "final" else int(name.split()[1])
+
+    chain = sorted(groups, key=order)
+    columns = -(-len(chain) // _ROWS)
+    rows = -(-len(chain) // columns)
+    spots = {}
+    for n, name in enumerate(chain):
+        column, row = divmod(n, rows)
+        spots[name] = Spot(column * (_WIDE + _GAP), row * (HEIGHT + STEP), _WIDE, HEIGHT)
+    return spots, chain
+
+
+def _vae(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
+    """The encoder down the left, the latent's convolutions at the bottom, the decoder up the right."""
+
+    def order(name: str) -> tuple[int, int]:
+        side, part, *number = name.split(".")
+        stage = ["conv_in", "down", "mid", "up", "norm_out", "conv_out"].index(part)
+        level = int(number[0]) if number else 0
+        return stage, level if side == "encoder" else -level
+
+    down = sorted((n for n in groups if n.startswith("encoder.")), key=order)
+    up = sorted((n for n in groups if n.startswith("decoder.")), key=order)
+    rows, step, gap = max(len(down), len(up)), HEIGHT + STEP, 40.0
+    spots = {name: Spot(0.0, (n + rows - len(down)) * step, _WIDE, HEIGHT) for n, name in enumerate(down)}
+    spots |= {name: Spot(_WIDE + gap, (rows - 1 - n) * step, _WIDE, HEIGHT) for n, name in enumerate(up)}
+    middle = [n for n in groups if n not in spots]
+    for name in middle:
+        spots[name] = Spot(_WIDE / 2 - 30, rows * step, _WIDE + gap + 60, HEIGHT)
+    return spots, [*down, *middle, *up]
+
+
+def _arrow(canvas: Canvas, a: Spot, b: Spot) -> None:
+    if b.x > a.right:  # on to the top of the next column
+        turn = (a.right + b.x) / 2
+        canvas.arrow([(a.right, a.y + HEIGHT / 2), (turn, a.y + HEIGHT / 2), (turn, b.y + HEIGHT / 2), (b.x, b.y + HEIGHT / 2)],
+                     "flow")  # fmt: skip
+        return
+    x = a.centre if a.w <= b.w else b.centre
+    canvas.arrow([(x, a.bottom), (x, b.y)] if a.y < b.y else [(x, a.y), (x, b.bottom)], "flow")
+
+
+def _box(canvas: Canvas, label: str, name: str, tensors: Group, spot: Spot, look: Look) -> None:
+    members = [Member((key, key.rpartition(".")[0]), texts.elements(shape)) for key, shape in tensors.items()]
+    names = (f"{label} {name}", name)
+    paint = look.values.paint(_kind(label, tensors), names, members, label_names(label))
+    params = sum(m.params for m in members)
+    facts = f"{len(tensors)} tensors · {texts.count(params)}"
+    what = _what(tensors)
+    tooltip = f"{label} {name}: {what}; {params:,} parameters; {_prefix(tensors)}"
+    draw_box(canvas, spot.x, spot.y, spot.w, Content(name, what, facts, None, None, tooltip), paint, spot.h)
+
+
+def _kind(label: str, tensors: Mapping[str, Shape]) -> str:
+    if label != "VAE":
+        return "k-attn" if any("attn" in key for key in tensors) else "k-words_box"
+    blocks = any(re.search(r"\.block", key) for key in tensors)
+    return "k-attn" if any(".attn_" in key for key in tensors) else "k-res" if blocks else "k-conv"
+
+
+def _what(tensors: Mapping[str, Shape]) -> str:
+    """A few words on what the keys of a box say it is."""
+    keys = list(tensors)
+
+    def there(part: str) -> bool:
+        return any(part in key for key in keys)
+
+    resnets = len({found[0] for key in keys if (found := re.search(r"\.block(\.|_)\d+", key))})
+    parts = [f"ResNet ×{resnets}"] if resnets else []
+    if there("mlp"):
+        parts = ["attention + MLP"]
+    parts += ["attention"] if there(".attn_") else []
+    parts += ["downsample"] if there(".downsample.") else []
+    parts += ["upsample"] if there(".upsample.") else []
+    if parts:
+        return " + ".join(parts)
+    if there("embedding"):
+        return "tokens and positions"
+    if there("quant_conv"):
+        return "to and from the latent"
+    if there("ln_final") or there("final_layer_norm"):
+        return "last norm" + (" + projection" if there("text_projection") else "")
+    return "norm" if there("norm_out") else "convolution"
+
+
+def _prefix(tensors: Mapping[str, Shape]) -> str:
+    shared = []
+    for parts in zip(*(key.split(".") for key in tensors), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)

@@ -1,0 +1,273 @@
+"""`draw`: an architecture or a checkpoint as a diagram of one of three levels; `draw_beside`: two on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, UNET_LABELS, UNET_PREFIX
+from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
+from ..checkpoints.errors import nearest
+from . import text as texts
+from .architectures import TITLES, DrawingError, family_named
+from .component_level import draw_component
+from .dot import dot_source
+from .export import save_drawing
+from .graph import Graph, Shape, architecture_graph
+from .layer_level import LayerLevel, draw_layers_of
+from .legend import draw_arrows, draw_kinds, draw_notes, draw_scale, draw_title
+from .module_level import ModuleLevel
+from .palette import Scale, ScaleKind
+from .svg import Canvas
+from .theme import Theme
+from .ugrid import Look, UGrid
+from .values import Numbers, Values, shared_scale
+
+if TYPE_CHECKING:
+    from ..checkpoints.checkpoint import Checkpoint
+
+Level = Literal["block", "module", "layer"]
+LEVELS: tuple[Level, ...] = ("block", "module", "layer")
+_GRIDS = {"block": UGrid, "module": ModuleLevel, "layer": LayerLevel}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished diagram. In a notebook it shows itself.
+
+    Attributes:
+        title: what it shows, in plain text.
+        theme: `light`, `dark`, or `auto` for both in one SVG.
+        unused: the names of values that belong to nothing in this diagram.
+    """
+
+    canvas: Canvas
+    title: str
+    theme: Theme = "auto"
+    unused: tuple[str, ...] = ()
+    _dot: Callable[[], str] = field(default=str, repr=False)
+
+    @property
+    def svg(self) -> str:
+        """The self-contained SVG file."""
+        return self.canvas.document(self.title, self.theme)
+
+    @property
+    def dot(self) -> str:
+        """The same graph as DOT source, for Graphviz."""
+        return self._dot()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the diagram; the suffix says how: `.svg`, `.png`, `.pdf` or `.dot`.
+
+        Raises:
+            DrawingError: for another suffix, or when a library that PNG or PDF needs is not installed.
+        """
+        return save_drawing(self, Path(path))
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn: a traced graph, and the tensors of the checkpoint if there is one."""
+
+    graph: Graph
+    tensors: dict[str, Shape] | None
+
+    @property
+    def name(self) -> str:
+        return self.graph.name or f"{TITLES[self.graph.family]} UNET"
+
+
+def subject_of(architecture: str | Checkpoint) -> Subject:
+    """An architecture's name, or an opened checkpoint, as something to draw.
+
+    Raises:
+        DrawingError: an unknown architecture, or a checkpoint without a UNET that is known.
+    """
+    if isinstance(architecture, str):
+        return Subject(architecture_graph(family_named(architecture)), None)
+    family, name = architecture.architecture.family, Path(architecture.path).name
+    if family is None:
+        what = architecture.architecture.name or "nothing known"
+        raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need SD1, SD2, SDXL or the SDXL refiner")
+    tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
+    if not any(key.startswith(UNET_PREFIX) for key in tensors):
+        raise DrawingError(f"{texts.plain(name)}: has no UNET; draw one of its parts with block={TEXT_ENCODERS[family][0]!r}")
+    return Subject(architecture_graph(family).on(tensors, name), tensors)
+
+
+def draw(
+    architecture: str | Checkpoint,
+    level: Level = "block",
+    *,
+    block: str | None = None,
+    values: Numbers | None = None,
+    badges: Mapping[str, float] | None = None,
+    title: str | None = None,
+    units: str = "",
+    scale: ScaleKind = "log",
+    value_range: tuple[float, float] | None = None,
+    theme: Theme = "auto",
+    convention: str = DEFAULT_CONVENTION,
+) -> Drawing:
+    """Draw a UNET, one block of it, a text encoder or the VAE.
+
+    Args:
+        architecture: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`, or an opened checkpoint, whose own shapes are drawn.
+        level: `block`: a box per label; `module`: its ResNets, transformers...; `layer`: every parameter tensor.
+        block: at the layer level one label (`IN05`) instead of all; at any level `VAE`, `CLIP_L`... for that part.
+        values: number by label, module path or tensor key, to colour by; None or NaN is shown as missing.
+        badges: a second number by label, 0 to 1 (a merge weight), shown as a bar.
+        title: replaces the title.
+        units: what the values are, for the legend.
+        scale: `log` or `linear`.
+        value_range: the values at the ends of the palette; by default the smallest and largest value.
+        theme: `auto` follows the reader's light or dark mode.
+        convention: whose weight vector the MBW numbers count (`supermerger`, `sd-mecha`, ...).
+
+    Raises:
+        DrawingError: an unknown name, level or block, or values of which none belongs to this diagram.
+    """
+    subject = subject_of(architecture)
+    shade = shared_scale([values], scale, value_range)
+    look = _look(subject, values, badges, shade, convention)
+    canvas = _body(subject, level, block, look)
+    part = f" · {block}" if block else ""
+    shown = title or f"{subject.name}{part}"
+    whole = _compose([(canvas, "", subject)], shown, level, block, [look], units)
+    unused = tuple(name for name in look.values.numbers if name not in look.values.used)
+    return Drawing(whole, shown, _theme(theme), unused, lambda: dot_source(subject.graph, level, block, look, shown))
+
+
+def draw_beside(
+    architectures: Sequence[str | Checkpoint],
+    level: Level = "block",
+    *,
+    values: Sequence[Numbers | None],
+    names: Sequence[str] = (),
+    badges: Sequence[Mapping[str, float] | None] = (),
+    title: str = "",
+    units: str = "",
+    scale: ScaleKind = "log",
+    value_range: tuple[float, float] | None = None,
+    theme: Theme = "auto",
+    convention: str = DEFAULT_CONVENTION,
+) -> Drawing:
+    """Draw two (or more) diagrams side by side on one shared colour scale.
+
+    Args:
+        architectures: one for each diagram; a single one is used for all.
+        values: the values of each diagram.
+        names: what stands above each diagram.
+
+    Other arguments and errors as in `draw`.
+    """
+    count = len(values)
+    architectures = list(architectures) * count if len(architectures) == 1 else list(architectures)
+    if len(architectures) != count:
+        raise DrawingError(f"{count} sets of values need {count} architectures (or one for all), found {len(architectures)}")
+    subjects = [subject_of(a) for a in architectures]
+    shade = shared_scale(values, scale, value_range)
+    badges = list(badges) or [None] * count
+    looks = [_look(s, v, b, shade, convention) for s, v, b in zip(subjects, values, badges, strict=True)]
+    parts = []
+    for n, (subject, look) in enumerate(zip(subjects, looks, strict=True)):
+        canvas = _body(subject, level, None, look, f"{chr(97 + n)}-")
+        parts.append((canvas, names[n] if n < len(names) else subject.name, subject))
+    shown = title or " and ".join(name for _, name, _ in parts)
+    whole = _compose(parts, shown, level, None, looks, units)
+    dots = lambda: "\n".join(  # noqa: E731
+        dot_source(s.graph, level, None, look, name) for (_, name, s), look in zip(parts, looks, strict=True)
+    )
+    return Drawing(whole, shown, _theme(theme), (), dots)
+
+
+def _theme(theme: str) -> Theme:
+    if theme not in ("auto", "light", "dark"):
+        raise DrawingError(f"there is no theme {theme!r}; use 'auto', 'light' or 'dark'")
+    return theme
+
+
+def _look(subject: Subject, values, badges, shade: Scale, convention: str) -> Look:
+    return Look(Values(values, shade), dict(badges or {}), convention_named(convention), subject.tensors)
+
+
+def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: str = "") -> Canvas:
+    if level not in LEVELS:
+        raise DrawingError(f"there is no level {level!r}{nearest(level, LEVELS)}; use block, module or layer")
+    family = subject.graph.family
+    parts = (*TEXT_ENCODERS[family], "VAE")
+    if block is None:
+        canvas = _GRIDS[level](subject.graph, look, prefix).canvas
+    elif block in parts:
+        canvas = draw_component(family, block, look, prefix)
+    elif block not in UNET_LABELS[family]:
+        known = (*UNET_LABELS[family], *parts)
+        there = "another architecture has it" if block in ALL_LABELS else "it exists nowhere"
+        raise DrawingError(f"{TITLES[family]} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
+    elif level == "block":
+        raise DrawingError(f"level 'block' draws {block} as one box of the whole; use level='module' or level='layer'")
+    else:
+        canvas = draw_layers_of(subject.graph, block, look, prefix)
+    look.values.check((*UNET_LABELS[family], *parts, *subject.graph.tensors))
+    return canvas
+
+
+def _compose(parts, title: str, level: str, block: str | None, looks: list[Look], units: str) -> Canvas:
+    """Title above, diagrams side by side, legend below."""
+    canvas = Canvas()
+    width = sum(part.width for part, _, _ in parts) + 48 * (len(parts) - 1)
+    graph, look = parts[0][2].graph, looks[0]
+    several = len(parts) > 1
+    subtitle = f"{graph.params:,} UNET parameters in {len(graph.tensors):,} tensors"
+    y = draw_title(canvas, title, "" if several else subtitle, width)
+    x = 0.0
+    for part, name, _ in parts:
+        if several:
+            canvas.text(x, y + 12, name, "lb", part.width)
+        canvas.place(part, x, y + (26 if several else 0))
+        x += part.width + 48
+    y = canvas.height + 30
+    if look.values.given:
+        missing = any(one.values.has_missing() for one in looks) or bool(graph.missing)
+        y += draw_scale(canvas, 0, y, look.values.scale, units, missing)
+    else:
+        y += draw_kinds(canvas, 0, y, _KINDS)
+    if block is None:
+        y += draw_arrows(canvas, 0, y, _ARROWS)
+    y += draw_notes(canvas, 0, y, _notes(look, level, block), width)
+    canvas.grow(width, y)
+    return canvas
+
+
+_KINDS = [
+    ("k-attn", "with transformer"),
+    ("k-res", "ResNet only"),
+    ("k-conv", "convolution"),
+    ("k-emb", "embedding"),
+    ("k-words_box", "text encoder"),
+    ("k-aside", "VAE"),
+]
+_ARROWS = [
+    ("flow", "image path"),
+    ("skip", "skip connection"),
+    ("time", "time embedding, to every ResNet"),
+    ("words", "text, to every cross-attention"),
+]
+
+
+def _notes(look: Look, level: str, block: str | None) -> list[str]:
+    notes = []
+    if level != "layer" or block is None:
+        notes.append(
+            f"MBW n: position in the block weight vector as {look.convention.name} reads it. A dashed mark: no slot of its "
+            "own, it reads the one that is named. LBW n: position in the LoRA vector, blocks with attention only."
+        )
+    if look.badges:
+        notes.append("Bar: the second value of a block, 0 to 1.")
+    return notes

@@ -1,0 +1,80 @@
+"""Title, colour scale and the key to the signs: what a stranger needs to read a diagram."""
+
+from __future__ import annotations
+
+from . import text as texts
+from .palette import Scale, colour
+from .svg import Canvas
+
+_BAR = 300.0
+
+
+def draw_title(canvas: Canvas, title: str, subtitle: str, room: float) -> float:
+    """Title and subtitle at the top left; returns the height that they take."""
+    canvas.text(0, 20, title, "h1", room)
+    canvas.text(0, 42, subtitle, "h2", room, "soft")
+    return 62.0
+
+
+def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, missing: bool) -> float:
+    """The colour bar with its ticks, and what grey and hatching mean; returns the height."""
+    steps = 48
+    with canvas.group("legend-scale", "legend on-page"):
+        kind = "logarithmic" if scale.kind == "log" else "linear"
+        canvas.text(x, y + 10, f"{units} ({kind} scale)" if units else f"colour: value ({kind} scale)", "sb", 420)
+        for i in range(steps):
+            canvas.rect(x + _BAR * i / steps, y + 18, _BAR / steps + 0.5, 14, fill=colour((i + 0.5) / steps), rx=0)
+        for tick in scale.ticks():
+            at = x + _BAR * scale.fraction(tick)
+            canvas.path(f"M{at:.1f} {y + 32:.1f}v4", "box")
+            canvas.text(at, y + 47, texts.number(tick), "xs", extra="mid")
+        marks = [("none", "", "no value")] + ([("", "url(#hatched)", "missing or mismatched")] if missing else [])
+        at = x + _BAR + 28
+        for cls, fill, line in marks:
+            canvas.rect(at, y + 18, 22, 14, f"box {cls}".strip(), fill, rx=3)
+            canvas.text(at + 28, y + 29, line, "sm")
+            at += 40 + canvas.width_of(line, "sm")
+    return 58.0
+
+
+def draw_kinds(canvas: Canvas, x: float, y: float, kinds: list[tuple[str, str]]) -> float:
+    """Swatches of the kinds of box, for diagrams without values: (class, words); returns the height."""
+    with canvas.group("legend-kinds", "legend on-page"):
+        for cls, line in kinds:
+            canvas.rect(x, y, 22, 14, f"box {cls}", rx=3)
+            canvas.text(x + 28, y + 11, line, "sm")
+            x += 46 + canvas.width_of(line, "sm")
+    return 26.0
+
+
+def draw_arrows(canvas: Canvas, x: float, y: float, arrows: list[tuple[str, str]]) -> float:
+    """The kinds of arrow: (role, words); returns the height."""
+    with canvas.group("legend-arrows", "legend on-page"):
+        for role, line in arrows:
+            canvas.arrow([(x, y + 7), (x + 34, y + 7)], role)
+            canvas.text(x + 42, y + 11, line, "sm")
+            x += 62 + canvas.width_of(line, "sm")
+    return 26.0
+
+
+def draw_notes(canvas: Canvas, x: float, y: float, notes: list[str], room: float) -> float:
+    """Lines of small text, wrapped to the room; returns the height."""
+    line_height, at = 17.0, y
+    with canvas.group("legend-notes", "legend on-page"):
+        for note in notes:
+            for line in _wrapped(note, room):
+                canvas.text(x, at + 11, line, "sm", extra="soft")
+                at += line_height
+    return at - y + 4
+
+
+def _wrapped(note: str, room: float) -> list[str]:
+    lines, line = [], ""
+    for word in note.split(" "):
+        longer = f"{line} {word}".strip()
+        if line and Canvas.width_of(longer, "sm") > room:
+            lines.append(line)
+            line = word
+        else:
+            line = longer
+    return [*lines, line]

@@ -1,0 +1,94 @@
+"""Colours of values: a sequential palette that colour-blind people can read, its scales, and the ink on top of it.
+
+The palette is viridis, the same that the plots use; grey means no value, hatching means missing or mismatched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .architectures import DrawingError
+
+ScaleKind = Literal["log", "linear"]
+
+# Seventeen evenly spaced colours of viridis; between them, straight lines.
+_VIRIDIS = """440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b addc30
+d8e219 fde725""".split()
+VIRIDIS = [tuple(int(c[i : i + 2], 16) for i in (0, 2, 4)) for c in _VIRIDIS]
+
+
+def colour(fraction: float) -> str:
+    """The palette's colour at 0 (low, dark) to 1 (high, bright), as `#rrggbb`."""
+    at = min(max(fraction, 0.0), 1.0) * (len(VIRIDIS) - 1)
+    low = min(int(at), len(VIRIDIS) - 2)
+    rgb = (a + (b - a) * (at - low) for a, b in zip(VIRIDIS[low], VIRIDIS[low + 1], strict=True))
+    return "#" + "".join(f"{round(c):02x}" for c in rgb)
+
+
+def luminance(fill: str) -> float:
+    """Relative luminance (WCAG 2) of `#rrggbb`, 0 to 1."""
+    channels = (int(fill[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_is_dark(fill: str) -> bool:
+    """Whether dark text has more contrast than white text on a fill."""
+    lum = luminance(fill)
+    return (lum + 0.05) / 0.055 > 1.05 / (lum + 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Turns values into fractions of the palette. `low` and `high` get its ends; what lies outside is clipped."""
+
+    kind: ScaleKind
+    low: float
+    high: float
+
+    def fraction(self, value: float) -> float:
+        if self.high <= self.low:
+            return 0.5
+        if self.kind == "linear":
+            return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        if value <= self.low:
+            return 0.0
+        return min((math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low)), 1.0)
+
+    def ticks(self) -> list[float]:
+        """Values to print along the legend: powers of ten inside the range (at most six), or five even steps."""
+        if self.high <= self.low:
+            return [self.low]
+        if self.kind == "linear":
+            return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        step = max(1, math.ceil((last - first + 1) / 6))
+        powers = [10.0**e for e in range(first, last + 1, step)]
+        return powers if len(powers) >= 2 else [self.low, math.sqrt(self.low * self.high), self.high]
+
+
+def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float, float] | None = None) -> Scale:
+    """The scale of some values; `value_range` fixes its ends.
+
+    A log scale begins at the smallest positive value; zeros and negative values get the lowest colour.
+
+    Raises:
+        DrawingError: for an unknown kind, or a range that is empty or (on a log scale) not positive.
+    """
+    if kind not in ("log", "linear"):
+        raise DrawingError(f"there is no colour scale {kind!r}; use 'log' or 'linear'")
+    if value_range is not None:
+        low, high = map(float, value_range)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise DrawingError(f"the value range {low:g} to {high:g} is empty; give the lower end first")
+        if kind == "log" and low <= 0:
+            raise DrawingError(f"a log scale cannot begin at {low:g}; give a positive lower end or take scale='linear'")
+        return Scale(kind, low, high)
+    finite = [v for v in values if math.isfinite(v)]
+    if kind == "log":
+        finite = [v for v in finite if v > 0] or [1.0]
+    finite = finite or [0.0, 1.0]
+    return Scale(kind, min(finite), max(finite))
