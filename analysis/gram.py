@@ -1,0 +1,192 @@
+"""Gram matrices: the inner products of the same tensor of N checkpoints, from which distances and cosines of all pairs,
+the map of a collection, the recipe of a merge, and the distance of a merge that was never run all follow.
+
+Products and sums are fp64 of the raw values: fp32 products are useless for models that are near each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..checkpoints.blocks import BUFFER_LABELS, COMPONENTS, in_order
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.stream import Progress, Span
+from .alignment import Aligned, align, distinct_names
+from .errors import AnalysisError
+from .reduce import decode64, meet, reduce_aligned, same_bits
+
+# Columns that are multiplied at a time: N x 4096 float64 stay in the second-level cache for a few models.
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class GramTable:
+    """Inner products of N checkpoints, per tensor.
+
+    Attributes:
+        names: one short name per checkpoint.
+        tensors: what was measured: key, label, component, kind, shape of each.
+        matrices: float64, (tensors, N, N): `matrices[t, i, j]` is the inner product of checkpoint i's and j's values.
+        same: integers, (tensors, N): the first checkpoint whose bits are the same in that tensor.
+        left_out: key -> why it was not measured.
+    """
+
+    names: tuple[str, ...]
+    tensors: tuple[Aligned, ...]
+    matrices: np.ndarray
+    same: np.ndarray
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The matrix of one tensor.
+
+        Raises:
+            AnalysisError: there is none for this key, with the reason.
+        """
+        for tensor, matrix in zip(self.tensors, self.matrices, strict=True):
+            if tensor.key == key:
+                return matrix
+        raise AnalysisError(f"no inner products for {key!r}: {self.left_out.get(key, 'no checkpoint has it')}")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(tensor.key for tensor in self.tensors)
+
+    def parameters(self, labels: Collection[str] | None = None) -> int:
+        """How many elements the tensors of these labels have; of all weights when None."""
+        return sum(tensor.elements for tensor in self.tensors if _chosen(tensor, labels))
+
+    def by_label(self) -> dict[str, np.ndarray]:
+        """label -> summed N x N matrix, in network order."""
+        sums = self._sums(tensor.label for tensor in self.tensors)
+        return {label: sums[label] for label in in_order(sums)}
+
+    def by_component(self) -> dict[str, np.ndarray]:
+        """component -> summed N x N matrix: `unet`, `clip_l`..."""
+        sums = self._sums(tensor.component for tensor in self.tensors)
+        return {component: sums[component] for component in COMPONENTS if component in sums}
+
+    def total(self, labels: Collection[str] | None = None) -> np.ndarray:
+        """The sum over the tensors of these labels; None for all weights: everything but EMA, buffers and unknown keys.
+
+        Raises:
+            AnalysisError: no tensor has one of these labels.
+        """
+        rows = [i for i, tensor in enumerate(self.tensors) if _chosen(tensor, labels)]
+        if not rows:
+            known = ", ".join(in_order({tensor.label for tensor in self.tensors}))
+            raise AnalysisError(
+                f"no tensor of {', '.join(labels or ()) or 'the model'} was measured; there are {known}"
+            )
+        return self.matrices[rows].sum(axis=0)
+
+    def centred(self, reference: int) -> GramTable:
+        """The table of the differences from one of the checkpoints, by its position."""
+        return replace(self, matrices=centred(self.matrices, reference))
+
+    @staticmethod
+    def distances(matrix: np.ndarray) -> np.ndarray:
+        """See `distances`."""
+        return distances(matrix)
+
+    @staticmethod
+    def cosines(matrix: np.ndarray) -> np.ndarray:
+        """See `cosines`."""
+        return cosines(matrix)
+
+    def _sums(self, groups: Iterable[str]) -> dict[str, np.ndarray]:
+        sums: dict[str, np.ndarray] = {}
+        for group, matrix in zip(groups, self.matrices, strict=True):
+            sums[group] = sums[group] + matrix if group in sums else matrix.copy()
+        return sums
+
+
+def _chosen(tensor: Aligned, labels: Collection[str] | None) -> bool:
+    return tensor.label in labels if labels is not None else tensor.label not in BUFFER_LABELS
+
+
+def distances(matrix: np.ndarray) -> np.ndarray:
+    """Euclidean distances of all pairs, N x N, from a Gram matrix; not negative, 0 on the diagonal.
+
+    Equal models may come out a rounding away from 0: identity is a matter of bits, never of a distance.
+    """
+    squares = np.diagonal(matrix, axis1=-2, axis2=-1)
+    squared = squares[..., :, None] + squares[..., None, :] - 2 * matrix
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def cosines(matrix: np.ndarray) -> np.ndarray:
+    """Cosine similarities of all pairs, N x N, within -1 and 1; NaN for a model whose values are all 0."""
+    norms = np.sqrt(np.diagonal(matrix, axis1=-2, axis2=-1))
+    product = norms[..., :, None] * norms[..., None, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(np.where(product > 0, matrix / product, np.nan), -1, 1)
+
+
+def centred(matrix: np.ndarray, reference: int) -> np.ndarray:
+    """The Gram matrix of the differences from model `reference`, by double centring; its own row and column are 0."""
+    row = matrix[..., reference, :]
+    corner = row[..., reference][..., None, None]
+    return matrix - row[..., None, :] - row[..., :, None] + corner
+
+
+def gram_matrices(
+    checkpoints: Sequence[Checkpoint],
+    *,
+    keys: Collection[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> GramTable:
+    """The inner products of N checkpoints, per tensor, in one pass that reads each file once.
+
+    Args:
+        checkpoints: one or more; containers and dtypes may differ.
+        keys: only these tensors.
+        threads: None for as many as there are cores, at most 8; the result does not depend on it.
+        progress: called with bytes done, bytes in all, and a key.
+        cancel: stops the pass when it is set.
+
+    Raises:
+        AnalysisError: the checkpoints share no tensor of floating point numbers, or one of them is a LoRA.
+        Cancelled: `cancel` was set.
+    """
+    alignment = align(checkpoints, keys)
+    tensors = tuple(t for t in alignment.tensors if t.is_float and t.elements)
+    left_out = alignment.left_out | {
+        t.key: "empty" if not t.elements else f"not floating point: {t.dtypes}"
+        for t in alignment.tensors
+        if not (t.is_float and t.elements)
+    }
+    if not tensors:
+        raise AnalysisError("nothing to measure: the files share no tensor of floating point numbers")
+    count = len(checkpoints)
+    matrices = np.zeros((len(tensors), count, count))
+    same = np.zeros((len(tensors), count), np.int32)
+
+    def worker(length: int):
+        block = min(length, _BLOCK)
+        values, scratch = np.empty((count, block)), np.empty(block, np.float32)
+
+        def reduction(tensor: Aligned, piece: Span, rows: Sequence[np.ndarray]):
+            total = np.zeros((count, count))
+            for start in range(0, piece.elements, block):
+                n = min(block, piece.elements - start)
+                for row, info, out in zip(rows, tensor.infos, values, strict=True):
+                    size = info.dtype.size
+                    decode64(row[start * size : (start + n) * size], info.dtype, out[:n], scratch)
+                total += values[:, :n] @ values[:, :n].T
+            return total, same_bits(rows, [info.dtype.name for info in tensor.infos])
+
+        return reduction
+
+    def take(index: int, part: tuple[np.ndarray, tuple[int, ...]]) -> None:
+        matrices[index] += part[0]
+        same[index] = meet(same[index], part[1])
+
+    reduce_aligned(checkpoints, tensors, worker, take, threads=threads, progress=progress, cancel=cancel)
+    return GramTable(distinct_names(checkpoints), tensors, matrices, same, left_out)

@@ -1,0 +1,121 @@
+"""The reduction that everything here is built on: pieces of the same tensor of N checkpoints, to a few numbers.
+
+A piece is read from every checkpoint, reduced, and forgotten. What pieces yield is put together in the order of their
+position, whichever thread was done first, so the number of threads never changes a digit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..checkpoints import codec
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.dtypes import DType
+from ..checkpoints.stream import Pass, Progress, Span, piece_length, spans
+from .alignment import Aligned
+
+# Takes the tensor, the piece, and its raw bytes from every checkpoint (uint8, to be used before the next call).
+Reduction = Callable[[Aligned, Span, Sequence[np.ndarray]], object]
+
+
+class InOrder:
+    """Hands the parts of each tensor on in the order of their position; parts that are early wait."""
+
+    def __init__(self, take: Callable[[int, object], None]):
+        self._take = take
+        self._lock = threading.Lock()
+        self._next: dict[int, int] = {}
+        self._waiting: dict[tuple[int, int], tuple[int, object]] = {}
+
+    def add(self, piece: Span, part: object) -> None:
+        """A part that a piece yielded; `take(tensor index, part)` runs at once or when what stands before it is there."""
+        with self._lock:
+            self._waiting[piece.index, piece.start] = (piece.stop, part)
+            at = self._next.get(piece.index, 0)
+            while (piece.index, at) in self._waiting:
+                at, part = self._waiting.pop((piece.index, at))
+                self._take(piece.index, part)
+            self._next[piece.index] = at
+
+
+def reduce_aligned(
+    checkpoints: Sequence[Checkpoint],
+    tensors: Sequence[Aligned],
+    worker: Callable[[int], Reduction],
+    take: Callable[[int, object], None],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> None:
+    """Read every piece of every tensor once from all checkpoints, and reduce it.
+
+    Args:
+        checkpoints: N of them, in the order of each tensor's `infos`.
+        tensors: from `align`.
+        worker: called once per thread with the largest number of elements of a piece; returns the reduction of a piece.
+        take: receives (index of the tensor, what the reduction returned), for each tensor in the order of its pieces.
+        threads: None for as many as there are cores, at most 8.
+        progress: called with bytes done, bytes in all, and a key.
+        cancel: stops the pass when it is set.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        CheckpointError: a file ends early.
+    """
+    length = piece_length(len(checkpoints), 12)
+    widest = max(info.dtype.size for tensor in tensors for info in tensor.infos)
+    in_order = InOrder(take)
+
+    def start() -> Callable[[Span], None]:
+        reduction = worker(length)
+        buffers = np.empty((len(checkpoints), length * widest), np.uint8)
+
+        def work(piece: Span) -> None:
+            tensor, rows = tensors[piece.index], []
+            for checkpoint, info, buffer in zip(checkpoints, tensor.infos, buffers, strict=True):
+                row = buffer[: piece.elements * info.dtype.size]
+                checkpoint.read_raw(info, piece.start, piece.stop, row)
+                rows.append(row)
+            in_order.add(piece, reduction(tensor, piece, rows))
+
+        return work
+
+    Pass(threads, progress, cancel).run(
+        spans([tensor.elements for tensor in tensors], length),
+        start,
+        weight=lambda piece: tensors[piece.index].nbytes * piece.elements // tensors[piece.index].elements,
+        total=sum(tensor.nbytes for tensor in tensors),
+        key=lambda piece: tensors[piece.index].key,
+    )
+
+
+def decode64(raw: np.ndarray, dtype: DType, out: np.ndarray, scratch: np.ndarray) -> None:
+    """Raw bytes of a float dtype into `out` (1-D float64), exactly; `scratch` is a float32 array of at least that length."""
+    if dtype.name == "F64":
+        out[:] = raw.view(np.float64)
+        return
+    codec.decode(raw, dtype, scratch[: out.size])
+    out[:] = scratch[: out.size]
+
+
+def same_bits(rows: Sequence[np.ndarray], dtypes: Sequence[str]) -> tuple[int, ...]:
+    """For each row the first row that holds the same bytes in the same dtype: (0, 0, 2) when the third one differs."""
+    first: list[int] = []
+    for i, row in enumerate(rows):
+        match = i
+        for j in dict.fromkeys(first):
+            if dtypes[j] == dtypes[i] and np.array_equal(row[:64], rows[j][:64]) and np.array_equal(row, rows[j]):
+                match = j
+                break
+        first.append(match)
+    return tuple(first)
+
+
+def meet(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """Both partitions at once: rows stay together where they are together in each; in the form of `same_bits`."""
+    seen: dict[tuple[int, int], int] = {}
+    return tuple(seen.setdefault(pair, i) for i, pair in enumerate(zip(one, other, strict=True)))
