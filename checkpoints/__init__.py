@@ -5,12 +5,23 @@
 This room knows formats, names and blocks, and imports no other room.
 """
 
-from .blocks import ALL_LABELS, UNET_LABELS, Place, place, skip_partner
-from .checkpoint import Checkpoint, TensorInfo
-from .errors import CheckpointError, LabelError, OutputError, UnetscopeError
-from .layers import layer_kind
-from .opening import open_checkpoint
+from importlib import import_module
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from .blocks import ALL_LABELS, UNET_LABELS, Place, place, skip_partner
+    from .checkpoint import Checkpoint, TensorInfo
+    from .errors import CheckpointError, LabelError, OutputError, UnetscopeError
+    from .layers import layer_kind
+    from .opening import open_checkpoint
+
+_HOME = {
+    "blocks": ("ALL_LABELS", "UNET_LABELS", "Place", "place", "skip_partner"),
+    "checkpoint": ("Checkpoint", "TensorInfo"),
+    "errors": ("CheckpointError", "LabelError", "OutputError", "UnetscopeError"),
+    "layers": ("layer_kind",),
+    "opening": ("open_checkpoint",),
+}
 __all__ = [
     "ALL_LABELS",
     "UNET_LABELS",
@@ -26,3 +37,11 @@ __all__ = [
     "place",
     "skip_partner",
 ]
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used: the command line's help must not wait for numpy."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

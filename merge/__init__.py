@@ -5,6 +5,7 @@ writes one .safetensors file; `dry_run` says what would happen. `METHODS` is the
 This room uses `checkpoints` and nothing above it.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,21 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "BlockWeights", "MergeError", "Recipe", "RecipeError", "Report", "dry_run", "merge"]
 
 _HOME = {
-    "METHODS": "methods",
-    "BlockWeights": "block_weights",
-    "MergeError": "errors",
-    "RecipeError": "errors",
-    "Recipe": "recipe",
-    "Report": "report",
-    "dry_run": "run",
-    "merge": "run",
+    "methods": ("METHODS",),
+    "block_weights": ("BlockWeights",),
+    "errors": ("MergeError", "RecipeError"),
+    "recipe": ("Recipe",),
+    "report": ("Report",),
+    "run": ("dry_run", "merge"),
 }
 
 
 def __getattr__(name: str):
     """Import a public name when it is first used: the command line's help must not wait for numpy and pydantic."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

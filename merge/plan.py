@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_LABELS, place
+from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS, place
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.stream import default_threads, piece_length
@@ -226,9 +226,11 @@ class _Planner:
             for key, info in self.checkpoints[i].tensors.items():
                 if info.component == component:
                     keys[self._renamed(key, component)] = None
-        if asked and not keys:
+        if not keys and (
+            component in self.recipe.components or (asked and component.upper() in TEXT_ENCODERS[self.family])
+        ):
             held = ", ".join(self.names[i] for i in models)
-            raise MergeError(f"components.{component}: {held} has no {component}; take it from a file that has one")
+            raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
         for key in keys:
             form = self._form(source, key, merge_vae=asked)
             yield self._tensor(key, form, models, dtype_named_or_none(self.recipe.output.dtype))

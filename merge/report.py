@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,21 @@ class LabelShares:
 
 @dataclass
 class Report:
-    """The account of a merge or of a dry run."""
+    """The account of a merge or of a dry run.
+
+    Attributes:
+        output, family: what is written, and its architecture.
+        models: name in the recipe -> file name.
+        bytes_read, bytes_written, passes, memory, threads: what it takes; memory is the size of all buffers.
+        labels: what each label is made of.
+        warnings: what a person should know, in sentences.
+        seconds: how long it took; None for a dry run.
+        sha256: of the output, where it was asked for.
+    """
 
     output: str
     family: str
+    models: dict[str, str]
     tensors: int
     bytes_read: int
     bytes_written: int
@@ -62,6 +73,7 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     return Report(
         output=str(output),
         family=plan.family,
+        models={name: c.path.name for name, c in zip(plan.names, plan.checkpoints, strict=True)},
         tensors=len(plan.tensors),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
@@ -78,11 +90,15 @@ def label_shares(plan: Plan) -> list[LabelShares]:
     found: dict[str, LabelShares] = {}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     forms: dict[str, set[Form]] = defaultdict(set)
+    floats: Counter[str] = Counter()
     for tensor in plan.tensors:
         label = place(tensor.key).label
         row = found.setdefault(label, LabelShares(label))
         row.tensors += 1
         row.parameters += tensor.elements
+        if not tensor.dtype.is_float:  # position ids: copied, whatever the recipe does to the label
+            continue
+        floats[label] += tensor.elements
         forms[label].add(tensor.form)
         for term, coefficient in zip(tensor.form.terms, tensor.form.coefficients, strict=True):
             if isinstance(term, Model):
@@ -90,7 +106,7 @@ def label_shares(plan: Plan) -> list[LabelShares]:
             else:
                 row.methods += [n for n in _methods(term) if n not in row.methods]
     for label, row in found.items():
-        row.shares = {name: total / max(row.parameters, 1) for name, total in sums[label].items()}
+        row.shares = {name: total / max(floats[label], 1) for name, total in sums[label].items()}
         row.varies = len(forms[label]) > 1
     return [found[label] for label in in_order(found)]
 

@@ -1,0 +1,5 @@
+"""`python -m unetscope` is `unetscope`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The commands of `unetscope`, gathered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import making, merging
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
+)
+app.command("demo-checkpoint")(making.demo_checkpoint)
+app.add_typer(merging.app, name="merge")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"unetscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,310 @@
+"""`unetscope merge ...`: one command a method, made from the registry, and `run` for recipes, `grid` for combinations."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..merge.methods import METHODS, Method
+from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
+from .screen import parameters, progress, say, show_json, show_report, show_table, size
+
+if TYPE_CHECKING:
+    from ..merge import Recipe
+
+app = typer.Typer(no_args_is_help=True, help="Merge checkpoints: by a recipe, or by one method from the command line.")
+
+_BLOCKS_HELP = (
+    "Alpha block by block: a vector (0,0.1,...), a preset (GRAD_V), @file, or lines ('IN04-IN08: 0.7; OUT*: 0.3'). "
+    "What it leaves open has --alpha."
+)
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")]
+# Options of every merge: name -> (type, default).
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "dtype": (Annotated[DType | None, typer.Option(help="Dtype of the merged weights.", show_default="fp16")], None),
+    "convention": (Annotated[str | None, typer.Option(help="How weight vectors are read.", show_default="supermerger")], None),
+    "vae": (Annotated[str | None, typer.Option(help="Bake this file's VAE in, or `merge` it; else the first model's.")], None),
+    "text_encoders": (Annotated[str | None, typer.Option(help="Take the text encoders from this file.")], None),
+    "unet": (Annotated[str | None, typer.Option(help="Take the UNET from this file.")], None),
+    "position_ids": (Annotated[Literal["keep", "restore"] | None, typer.Option(help="Write position ids as 0..76.")], None),
+    "nan": (Annotated[Literal["error", "zero", "copy"] | None, typer.Option(help="NaN or infinity in an input.")], None),
+    "overflow": (Annotated[Literal["error", "clamp"] | None, typer.Option(help="Results too large for the dtype.")], None),
+    "mix_predictions": (Annotated[bool, typer.Option("--mix-predictions", help="Allow epsilon and v models together.")], False),
+    "title": (Annotated[str | None, typer.Option(help="A name for the result, kept in its metadata.")], None),
+    "threads": (Threads, None),
+    "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")], False),
+    "json": (Json, False),
+    "save_recipe": (Annotated[Path | None, typer.Option(help="Write the recipe to this YAML file as well.")], None),
+    "overwrite": (Overwrite, False),
+    "hash": (Annotated[bool, typer.Option("--hash", help="Compute SHA-256 of inputs and output (costs more than merging).")], False),
+    "reproducible": (Annotated[bool, typer.Option("--reproducible", help="No dates or hashes: equal merges, equal files.")], False),
+    "fsync": (Annotated[bool, typer.Option("--fsync/--no-fsync", help="Wait until the disk has the file.")], True),
+}  # fmt: skip
+
+
+@dataclass
+class Options:
+    """The values of the common options."""
+
+    values: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def _with_common(function: Callable, own: list[inspect.Parameter]) -> Callable:
+    """A command that takes `own` parameters and the common options, the latter as one `Options`."""
+    common = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=t) for n, (t, d) in _COMMON.items()
+    ]
+
+    def command(**given):
+        options = Options({name: given.pop(name) for name in _COMMON})
+        return function(options=options, **given)
+
+    command.__signature__ = inspect.Signature([*own, *common])
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    return command
+
+
+def _option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+# -- carrying out -----------------------------------------------------------------------------------------------------
+
+
+def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
+    """Merge, or say what a merge would do, and show the report."""
+    from ..merge import dry_run, merge
+
+    recipe = _with_options(recipe, options)
+    if options.save_recipe:
+        save_recipe(recipe, options.save_recipe, options.overwrite)
+    if options.dry_run:
+        report = dry_run(recipe, output, threads=options.threads, overwrite=options.overwrite)
+    else:
+        with progress("merging") as moved:
+            report = merge(
+                recipe,
+                output,
+                threads=options.threads,
+                overwrite=options.overwrite,
+                fsync=options.fsync,
+                hash_files=options.hash,
+                reproducible=options.reproducible,
+                progress=moved,
+            )
+    if options.json:
+        show_json(report.to_plain())
+        return
+    show_report(report)
+    if options.dry_run:
+        say(
+            f"would read {size(report.bytes_read)} in {report.passes} pass and write {size(report.bytes_written)} to {output}, "
+            f"with {report.threads} threads and at most {size(report.memory)} of buffers; nothing was written"
+        )
+    else:
+        rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
+        say(f"wrote {output} ({size(report.bytes_written)}) in {report.seconds:.1f} s, {size(rate)}/s")
+        if report.sha256:
+            say(f"sha256 {report.sha256}")
+
+
+def _with_options(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe as the options change it."""
+    fields = ("dtype", "position_ids", "nan", "overflow")
+    changed = {name: options.values[name] for name in fields if options.values[name] is not None}
+    if options.mix_predictions:
+        changed["mix_predictions"] = True
+    data = recipe.to_plain()
+    data["output"] = {**data.get("output", {}), **changed}
+    components = {c: _source(options.values[c], recipe) for c in ("vae", "text_encoders", "unet") if options.values[c]}
+    data["components"] = {**data.get("components", {}), **components}
+    if options.convention:
+        data["convention"] = options.convention
+    if options.title:
+        data["title"] = options.title
+    return type(recipe).parse(data)
+
+
+def _source(text: str, recipe: Recipe) -> str:
+    """What --vae and the like name: `merge`, a model or step of the recipe, else a file or folder, however it is called."""
+    known = text == "merge" or text in recipe.models or text in recipe.steps or recipe.is_file(text)
+    return text if known else f"./{text}"
+
+
+def save_recipe(recipe: Recipe, path: Path, overwrite: bool) -> None:
+    """Write a recipe whose paths count from its own folder, where that is possible."""
+    from ..checkpoints.output import check_target
+
+    check_target(path, overwrite=overwrite)
+
+    def seen_from_there(model: str) -> str:
+        try:
+            return Path(os.path.relpath(model, path.parent)).as_posix()
+        except ValueError:  # another drive
+            return str(Path(model).resolve())
+
+    models = {name: seen_from_there(model) for name, model in recipe.models.items()}
+    components = {k: seen_from_there(v) if recipe.is_file(v) else v for k, v in recipe.components.items()}
+    moved = recipe.model_copy(update={"models": models, "components": components})
+    path.write_text(moved.to_yaml(), encoding="utf-8")
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _run(recipe: Path, output: Path, options: Options) -> None:
+    """Merge as a recipe file says (see docs/recipes.md)."""
+    from ..merge import Recipe
+
+    carry_out(Recipe.load(recipe), output, options)
+
+
+_RECIPE = Annotated[Path, typer.Argument(help="A recipe, YAML.", show_default=False)]
+app.command("run")(_with_common(_run, [_option("recipe", _RECIPE), _option("output", Output)]))
+
+
+def _method_command(method: Method) -> Callable:
+    """The command of a method: its inputs as arguments, its parameters as options."""
+    own = []
+    if method.inputs:
+        for name in method.inputs:
+            argument = typer.Argument(metavar=name.upper(), help=f"Model {name}.", show_default=False)
+            own.append(_option(name, Annotated[Path, argument]))
+    else:
+        argument = typer.Argument(metavar="MODELS...", help="Checkpoints, patterns, or @list.txt.", show_default=False)
+        own.append(_option("models", Annotated[list[str], argument]))
+    own.append(_option("output", Output))
+    for p in method.parameters.values():
+        if p.kind == "switch":
+            annotation = Annotated[bool, typer.Option(f"--{p.name}/--no-{p.name}")]
+            own.append(_option(p.name, annotation, p.default))
+        elif p.kind == "numbers":
+            own.append(_option(p.name, Annotated[str, typer.Option(help="One number for each model: 0.5,0.3,0.2")]))
+        else:
+            shown = f"{p.default:g}"
+            own.append(
+                _option(
+                    p.name,
+                    Annotated[str | None, typer.Option(help="A number or block weights.", show_default=shown)],
+                    None,
+                )
+            )
+    if "alpha" in method.parameters:
+        own.append(_option("blocks", Annotated[str | None, typer.Option(help=_BLOCKS_HELP)], None))
+
+    def command(options: Options, output: Path, **given) -> None:
+        carry_out(_short_recipe(method, given), output, options)
+
+    command.__name__, command.__doc__ = method.name, method.doc
+    return _with_common(command, own)
+
+
+def _short_recipe(method: Method, given: dict[str, Any]) -> Recipe:
+    """The recipe that a short form stands for."""
+    from ..merge import Recipe
+
+    if method.inputs:
+        models = {name: str(given[name]) for name in method.inputs}
+    else:
+        models = _named(expand(given["models"]))
+    step: dict[str, Any] = {"method": method.name, "inputs": list(models)}
+    for p in method.parameters.values():
+        value = given[p.name]
+        if p.kind == "numbers":
+            step[p.name] = [_plain_weights(part) for part in value.split(",")]
+        elif p.kind == "switch":
+            if value != p.default:
+                step[p.name] = value
+        elif value is not None:
+            step[p.name] = _plain_weights(value)
+    if given.get("blocks") is not None:
+        step["alpha"] = _blocks(given["blocks"], step.get("alpha"))
+    return Recipe.parse({"models": models, "steps": {"merge": step}, "result": "merge"}, "command line")
+
+
+def _plain_weights(text: str) -> Any:
+    from ..merge.block_weights import parse_weights
+
+    return parse_weights(text)
+
+
+def _blocks(text: str, alpha: Any) -> Any:
+    """Block weights, with --alpha for what they leave open: the text encoders of a vector, unnamed labels of lines."""
+    from ..merge import RecipeError
+
+    blocks = _plain_weights(text)
+    if alpha is None:
+        return blocks
+    if not isinstance(alpha, int | float):
+        raise RecipeError("--alpha and --blocks: beside --blocks, --alpha must be a number")
+    if isinstance(blocks, dict):
+        return {"default": alpha, **blocks} if not {"preset", "vector"} & set(blocks) else {"base": alpha, **blocks}
+    if isinstance(blocks, int | float):
+        raise RecipeError("--alpha and --blocks are both numbers; give one of them")
+    return {"vector" if isinstance(blocks, list) else "preset": blocks, "base": alpha}
+
+
+def _named(paths: list[Path]) -> dict[str, str]:
+    """A name for every file: its stem, with a number where stems are equal."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name, n = path.stem, 2
+        while name in names:
+            name, n = f"{path.stem}.{n}", n + 1
+        names[name] = str(path)
+    return names
+
+
+for _method in METHODS.values():
+    app.command(_method.command, help=_method.summary)(_method_command(_method))
+
+
+_UNETS = Annotated[list[str], typer.Option("--unets", help="Checkpoints whose UNETs to combine.")]
+_TEXTS = Annotated[list[str], typer.Option("--text-encoders", help="Checkpoints whose text encoders to combine.")]
+_FOLDER = Annotated[Path, typer.Option("-o", "--output", help="The folder to write the combinations into.")]
+_GRID_VAE = Annotated[str | None, typer.Option(help="Bake this file's VAE into all of them; else each UNET's own.")]
+
+
+@app.command("grid", cls=ListCommand)
+def grid(
+    unets: _UNETS,
+    text_encoders: _TEXTS,
+    output: _FOLDER,
+    vae: _GRID_VAE = None,
+    dtype: Annotated[DType, typer.Option(help="Dtype of the written weights.")] = "fp16",
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the combinations and write nothing.")] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write every combination of UNETs and text encoders: --unets A B C --text-encoders D E -o DIR."""
+    from ..merge import grid as grids
+
+    made = grids.combinations(expand(unets), expand(text_encoders), output, vae=vae, dtype=dtype)
+    reports = []
+    for combination in made:
+        if dry_run:
+            report = grids.check(combination, threads=threads, overwrite=overwrite)
+        else:
+            with progress(combination.target.name) as moved:
+                report = grids.write(combination, threads=threads, overwrite=overwrite, progress=moved)
+        reports.append((combination, report))
+    if json:
+        show_json([report.to_plain() for _, report in reports])
+        return
+    rows = [[c.target.name, c.unet.name, c.text_encoder.name, size(r.bytes_written)] for c, r in reports]
+    show_table(f"{'Would write' if dry_run else 'Wrote'} to {output}", ["file", "UNET", "text encoders", "size"], rows)
+
+
+__all__ = ["app", "carry_out", "parameters"]

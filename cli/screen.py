@@ -1,0 +1,122 @@
+"""What commands show: tables, progress, and plain sentences."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+_SHOWN_MODELS = 5
+
+
+def console(stderr: bool = False):
+    """A rich console; output that goes into a file or pipe is not cut to the window's width."""
+    from rich.console import Console
+
+    plain = Console(stderr=stderr, highlight=False)
+    return plain if plain.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
+def show_json(data: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; numbers are aligned right. Nothing in a cell is read as markup: names come from files."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
+    for i, name in enumerate(columns):
+        numeric = all(_is_number(row[i]) for row in rows) and rows
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console().print(table)
+
+
+def say(text: str = "") -> None:
+    """Print a line as it is."""
+    print(printable(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def printable(value: Any) -> str:
+    """Text without control characters: what stands in a file must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def _is_number(cell: Any) -> bool:
+    return (
+        str(cell).replace(",", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
+        or cell == ""
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people: `2.13 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def parameters(count: int) -> str:
+    """A number of parameters for people: `859.5 M`."""
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr with rate and time left; yields the callback that moves it."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, key: bar.update(task, completed=done, total=total or None)
+
+
+def show_report(report) -> None:
+    """A merge's report (`merge.Report`) as tables and sentences."""
+    names = list(dict.fromkeys(name for row in report.labels for name in row.shares))
+    few = len(names) <= _SHOWN_MODELS
+    columns = ["label", "tensors", "parameters", *(names if few else ["shares"]), "note"]
+    rows = []
+    for row in report.labels:
+        note = ", ".join([*row.methods, *(["differs by layer"] if row.varies else [])])
+        shares = [f"{row.shares[n]:.4g}" if n in row.shares else "" for n in names] if few else [_many(row.shares)]
+        rows.append([row.label, row.tensors, f"{row.parameters:,}", *shares, note])
+    for name, file in report.models.items():
+        if name not in (file, file.rpartition(".")[0]):
+            say(f"{name} = {file}")
+    show_table(f"What each label is made of ({report.family}, {report.tensors:,} tensors)", columns, rows)
+    for text in report.warnings:
+        warn(text)
+
+
+def _many(shares: dict[str, float]) -> str:
+    """The shares of many models in a few words."""
+    if len(shares) <= 2:
+        return ", ".join(f"{name} {share:.4g}" for name, share in shares.items())
+    low, high = min(shares.values()), max(shares.values())
+    return f"{len(shares)} models, {low:.4g}" + ("" if high - low < 1e-9 else f" to {high:.4g}") + " each"
