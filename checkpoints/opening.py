@@ -69,6 +69,13 @@ def _open_folder(path: Path) -> Checkpoint:
 
 
 def _checkpoint(path, form, translation: Translation, metadata, prediction, said_by, raw_names, size) -> Checkpoint:
+    for names, what in (
+        (translation.unknown, "have no known place"),
+        (translation.dropped, "carry nothing and are left out"),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            translation.notes.append(f"{len(names)} tensors {what} ({shown})")
     tensors = {key: TensorInfo(key, stored) for key, stored in translation.tensors.items()}
     architecture = recognise({key: info.shape for key, info in tensors.items()}, raw_names)
     return Checkpoint(

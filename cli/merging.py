@@ -13,7 +13,7 @@ import typer
 
 from ..merge.methods import METHODS, Method
 from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
-from .screen import parameters, progress, say, show_json, show_report, show_table, size
+from .screen import progress, say, show_json, show_report, show_table, size
 
 if TYPE_CHECKING:
     from ..merge import Recipe
@@ -43,7 +43,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "json": (Json, False),
     "save_recipe": (Annotated[Path | None, typer.Option(help="Write the recipe to this YAML file as well.")], None),
     "overwrite": (Overwrite, False),
-    "hash": (Annotated[bool, typer.Option("--hash", help="Compute SHA-256 of inputs and output (costs more than merging).")], False),
+    "hash": (Annotated[bool, typer.Option("--hash", help="SHA-256 of inputs and output (costs more than merging).")], False),
     "reproducible": (Annotated[bool, typer.Option("--reproducible", help="No dates or hashes: equal merges, equal files.")], False),
     "fsync": (Annotated[bool, typer.Option("--fsync/--no-fsync", help="Wait until the disk has the file.")], True),
 }  # fmt: skip
@@ -305,6 +305,3 @@ def grid(
         return
     rows = [[c.target.name, c.unet.name, c.text_encoder.name, size(r.bytes_written)] for c, r in reports]
     show_table(f"{'Would write' if dry_run else 'Wrote'} to {output}", ["file", "UNET", "text encoders", "size"], rows)
-
-
-__all__ = ["app", "carry_out", "parameters"]
