@@ -1,0 +1,12 @@
+"""Annotated pictures of Stable Diffusion UNETs at block, module and layer level, coloured by any value.
+
+`draw("sdxl").save("sdxl.svg")` is all it takes. What is drawn comes from traces made with torchview when the project is
+built, so drawing needs neither torch nor diffusers. `draw_tree` draws a merge recipe, `layers` lists every tensor.
+"""
+
+from .architectures import DrawingError
+from .drawing import LEVELS, Drawing, draw, draw_beside
+from .listing import layers
+from .tree import TreeNode, draw_tree
+
+__all__ = ["LEVELS", "Drawing", "DrawingError", "TreeNode", "draw", "draw_beside", "draw_tree", "layers"]

@@ -23,8 +23,8 @@ def dot_source(graph: Graph, level: str, block: str | None, look: Look, title: s
     lines = [
         "digraph unet {",
         f"graph [{LIMITS} label={text_of(title)} labelloc=t fontname=Helvetica compound=true]",
-        "node [shape=box style=\"rounded,filled\" fillcolor=white fontname=Helvetica fontsize=11]",
-        "edge [color=\"#3d4756\" fontname=Helvetica]",
+        'node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica fontsize=11]',
+        'edge [color="#3d4756" fontname=Helvetica]',
     ]
     if level == "block":
         lines += _blocks(graph, look)

@@ -20,9 +20,9 @@ from .layer_level import LayerLevel, draw_layers_of
 from .legend import draw_arrows, draw_kinds, draw_notes, draw_scale, draw_title
 from .module_level import ModuleLevel
 from .palette import Scale, ScaleKind
-from .svg import Canvas
+from .svg import MARGIN, Canvas
 from .theme import Theme
-from .ugrid import Look, UGrid
+from .ugrid import Look, UGrid, around_tensors
 from .values import Numbers, Values, shared_scale
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class Drawing:
     theme: Theme = "auto"
     unused: tuple[str, ...] = ()
     _dot: Callable[[], str] = field(default=str, repr=False)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        return self.canvas.width + 2 * MARGIN, self.canvas.height + 2 * MARGIN
 
     @property
     def svg(self) -> str:
@@ -97,7 +102,9 @@ def subject_of(architecture: str | Checkpoint) -> Subject:
         raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need SD1, SD2, SDXL or the SDXL refiner")
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
     if not any(key.startswith(UNET_PREFIX) for key in tensors):
-        raise DrawingError(f"{texts.plain(name)}: has no UNET; draw one of its parts with block={TEXT_ENCODERS[family][0]!r}")
+        raise DrawingError(
+            f"{texts.plain(name)}: has no UNET; draw one of its parts with block={TEXT_ENCODERS[family][0]!r}"
+        )
     return Subject(architecture_graph(family).on(tensors, name), tensors)
 
 
@@ -137,11 +144,12 @@ def draw(
     shade = shared_scale([values], scale, value_range)
     look = _look(subject, values, badges, shade, convention)
     canvas = _body(subject, level, block, look)
-    part = f" · {block}" if block else ""
-    shown = title or f"{subject.name}{part}"
+    shown = title or _title(subject, block)
     whole = _compose([(canvas, "", subject)], shown, level, block, [look], units)
     unused = tuple(name for name in look.values.numbers if name not in look.values.used)
-    return Drawing(whole, shown, _theme(theme), unused, lambda: dot_source(subject.graph, level, block, look, shown))
+    return Drawing(
+        whole, shown, theme_named(theme), unused, lambda: dot_source(subject.graph, level, block, look, shown)
+    )
 
 
 def draw_beside(
@@ -170,7 +178,9 @@ def draw_beside(
     count = len(values)
     architectures = list(architectures) * count if len(architectures) == 1 else list(architectures)
     if len(architectures) != count:
-        raise DrawingError(f"{count} sets of values need {count} architectures (or one for all), found {len(architectures)}")
+        raise DrawingError(
+            f"{count} sets of values need {count} architectures (or one for all), found {len(architectures)}"
+        )
     subjects = [subject_of(a) for a in architectures]
     shade = shared_scale(values, scale, value_range)
     badges = list(badges) or [None] * count
@@ -184,10 +194,11 @@ def draw_beside(
     dots = lambda: "\n".join(  # noqa: E731
         dot_source(s.graph, level, None, look, name) for (_, name, s), look in zip(parts, looks, strict=True)
     )
-    return Drawing(whole, shown, _theme(theme), (), dots)
+    return Drawing(whole, shown, theme_named(theme), (), dots)
 
 
-def _theme(theme: str) -> Theme:
+def theme_named(theme: str) -> Theme:
+    """A theme by its name; raises DrawingError for another."""
     if theme not in ("auto", "light", "dark"):
         raise DrawingError(f"there is no theme {theme!r}; use 'auto', 'light' or 'dark'")
     return theme
@@ -218,14 +229,34 @@ def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: s
     return canvas
 
 
+def _title(subject: Subject, block: str | None) -> str:
+    if block is None:
+        return subject.name
+    if block in subject.graph.labels():
+        return f"{subject.name} · {block}"
+    name = subject.graph.name or TITLES[subject.graph.family]
+    return f"{name} · {'VAE' if block == 'VAE' else f'text encoder {block}'}"
+
+
+def _subtitle(subject: Subject, block: str | None) -> str:
+    graph = subject.graph
+    if block is None:
+        tensors = graph.tensors
+    elif block in graph.labels():
+        tensors = {key: shape for node in graph.nodes if node.label == block for key, shape in node.tensors}
+    else:
+        tensors = around_tensors(graph.family, block, subject.tensors)
+    total = sum(texts.elements(shape) for shape in tensors.values())
+    return f"{total:,} parameters in {len(tensors):,} tensors"
+
+
 def _compose(parts, title: str, level: str, block: str | None, looks: list[Look], units: str) -> Canvas:
     """Title above, diagrams side by side, legend below."""
     canvas = Canvas()
     width = sum(part.width for part, _, _ in parts) + 48 * (len(parts) - 1)
     graph, look = parts[0][2].graph, looks[0]
-    several = len(parts) > 1
-    subtitle = f"{graph.params:,} UNET parameters in {len(graph.tensors):,} tensors"
-    y = draw_title(canvas, title, "" if several else subtitle, width)
+    several, component = len(parts) > 1, block is not None and block not in graph.labels()
+    y = draw_title(canvas, title, "" if several else _subtitle(parts[0][2], block), width)
     x = 0.0
     for part, name, _ in parts:
         if several:
@@ -237,22 +268,28 @@ def _compose(parts, title: str, level: str, block: str | None, looks: list[Look]
         missing = any(one.values.has_missing() for one in looks) or bool(graph.missing)
         y += draw_scale(canvas, 0, y, look.values.scale, units, missing)
     else:
-        y += draw_kinds(canvas, 0, y, _KINDS)
+        level = "component" if component else level
+        y += draw_kinds(canvas, 0, y, _KINDS[level])
     if block is None:
         y += draw_arrows(canvas, 0, y, _ARROWS)
-    y += draw_notes(canvas, 0, y, _notes(look, level, block), width)
+    y += draw_notes(canvas, 0, y, [] if component else _notes(look, level, block), width)
     canvas.grow(width, y)
     return canvas
 
 
-_KINDS = [
-    ("k-attn", "with transformer"),
-    ("k-res", "ResNet only"),
-    ("k-conv", "convolution"),
-    ("k-emb", "embedding"),
-    ("k-words_box", "text encoder"),
-    ("k-aside", "VAE"),
-]
+_MODULES = [("k-attn", "with transformer"), ("k-res", "ResNet only"), ("k-conv", "convolution"), ("k-emb", "embedding")]
+_AROUND = [("k-words_box", "text encoder"), ("k-aside", "VAE")]
+_KINDS = {
+    "block": [*_MODULES, *_AROUND],
+    "module": [("k-attn", "transformer"), ("k-res", "ResNet"), *_MODULES[2:], *_AROUND],
+    "layer": [("k-res", "convolution"), ("k-attn", "linear"), ("k-norm", "norm"), ("k-emb", "time embedding")],
+    "component": [
+        ("k-attn", "with attention"),
+        ("k-res", "ResNets"),
+        ("k-conv", "convolution or norm"),
+        ("k-words_box", "other"),
+    ],
+}
 _ARROWS = [
     ("flow", "image path"),
     ("skip", "skip connection"),
@@ -263,6 +300,11 @@ _ARROWS = [
 
 def _notes(look: Look, level: str, block: str | None) -> list[str]:
     notes = []
+    if level != "block":
+        notes.append("Keys are shown without `model.diffusion_model.`; hover for whole names.")
+    if level == "layer":
+        notes.append("A stack of transformer layers is a strip: a row per layer, a column per tensor (b: bias). "
+                     "Activations and reshapes are left out.")  # fmt: skip
     if level != "layer" or block is None:
         notes.append(
             f"MBW n: position in the block weight vector as {look.convention.name} reads it. A dashed mark: no slot of its "

@@ -31,7 +31,9 @@ def find_dot() -> str:
     if named := os.environ.get(VARIABLE):
         found = shutil.which(named)
         if not found:
-            raise DrawingError(f"{VARIABLE} names {named!r}, which cannot be run; set it to Graphviz's dot or remove it")
+            raise DrawingError(
+                f"{VARIABLE} names {named!r}, which cannot be run; set it to Graphviz's dot or remove it"
+            )
         return found
     scripts = sysconfig.get_path("scripts")
     for name in _NAMES:
@@ -81,9 +83,10 @@ def lay_out(graphs: list[tuple[dict[str, Point], list[tuple[str, str]], str]]) -
     for nodes, edges, direction in graphs:
         number = {name: f"n{i}" for i, name in enumerate(nodes)}
         lines = [f"digraph {{ graph [{LIMITS} rankdir={direction} nodesep=0.22 ranksep=0.3]"]
-        lines.append("node [shape=box fixedsize=true label=\"\"] edge [arrowhead=none]")
+        lines.append('node [shape=box fixedsize=true label=""] edge [arrowhead=none]')
         lines += [f"{number[n]} [width={w / 72:.4f} height={h / 72:.4f}]" for n, (w, h) in nodes.items()]
-        lines += [f"{number[a]} -> {number[b]}" for a, b in edges]
+        straight = _longest_path(list(nodes), edges)
+        lines += [f"{number[a]} -> {number[b]}" + (" [weight=40]" if (a, b) in straight else "") for a, b in edges]
         sources.append("\n".join([*lines, "}"]))
     answer, decoder, placed = run_dot("\n".join(sources)), json.JSONDecoder(), []
     at = 0
@@ -93,6 +96,27 @@ def lay_out(graphs: list[tuple[dict[str, Point], list[tuple[str, str]], str]]) -
         data, at = decoder.raw_decode(answer, at)
         placed.append(_placed(data, nodes, edges))
     return placed
+
+
+def _longest_path(nodes: list[str], edges: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The edges of the longest way through an acyclic graph: drawn straight, they are the spine of the picture."""
+    before: dict[str, list[str]] = {n: [] for n in nodes}
+    for a, b in edges:
+        before[b].append(a)
+    length: dict[str, int] = {}
+
+    def measure(n: str) -> int:
+        if n not in length:
+            length[n] = 1 + max((measure(p) for p in before[n]), default=0)
+        return length[n]
+
+    at = max(nodes, key=measure)
+    spine = set()
+    while before[at]:
+        nearer = max(before[at], key=measure)
+        spine.add((nearer, at))
+        at = nearer
+    return spine
 
 
 def _placed(data: dict, nodes: dict[str, Point], edges: list[tuple[str, str]]) -> Placed:

@@ -65,7 +65,9 @@ def _item(node: Node, label: str) -> Item | None:
     return None
 
 
-def _contracted(graph: Graph, label: str, item_of: dict[str, str | None], items: dict[str, Item]) -> list[tuple[str, str]]:
+def _contracted(
+    graph: Graph, label: str, item_of: dict[str, str | None], items: dict[str, Item]
+) -> list[tuple[str, str]]:
     """Edges between items of the label, through nodes that are not shown."""
     after: dict[str, list[str]] = {}
     for a, b in graph.edges:
@@ -115,7 +117,8 @@ def _add_ends(graph: Graph, label: str, item_of: dict, items: dict[str, Item], e
     goals = list(dict.fromkeys(goal for _, goal in outputs))
     merged = "every ResNet" if len(goals) > 3 else None
     for origin, end in dict.fromkeys(inputs):
-        name = f"source {origin}"
+        # What feeds several layers of a block (time, text) has a pill beside each, instead of arrows across the block.
+        name = f"source {origin}" if origin not in ("TIME_EMBED", "input text") else f"source {origin} {end}"
         items.setdefault(name, Item(name, "source", _from(origin, label)))
         edges.append((name, end))
     for start, goal in dict.fromkeys((s, merged or g) for s, g in outputs):

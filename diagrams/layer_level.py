@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
 from .boxes import draw_pills
 from .graph import Graph, Node
@@ -19,7 +20,7 @@ from .svg import Canvas, Point, num
 from .tensor_box import tensor_names, tensor_tooltip
 from .ugrid import Look, UGrid
 
-_LAYER = (232.0, 50.0)
+_LAYER = (252.0, 50.0)
 _BIAS = 58.0
 _HEADER, _PAD = 34.0, 14.0
 
@@ -37,10 +38,12 @@ def item_size(item: Item) -> Point:
 
 def direction(label: str) -> str:
     """The way in which tensors run: down in the encoder, up in the decoder, as in the U."""
-    return "BT" if label.startswith("OUT") else "LR" if label == "M00" else "TB"
+    return "BT" if label.startswith("OUT") else "TB"
 
 
-def flows_placed(graph: Graph, labels: list[str], ways: Mapping[str, str] | None = None) -> dict[str, tuple[Flow, Placed]]:
+def flows_placed(
+    graph: Graph, labels: list[str], ways: Mapping[str, str] | None = None
+) -> dict[str, tuple[Flow, Placed]]:
     """The inside of several blocks, laid out in one run of Graphviz."""
     flows = [flow_of(graph, label) for label in labels]
     jobs = []
@@ -56,7 +59,7 @@ class LayerLevel(UGrid):
     gap = 110.0
 
     def prepare(self) -> None:
-        self.placed = flows_placed(self.graph, list(self.blocks), {"M00": "LR"})
+        self.placed = flows_placed(self.graph, list(self.blocks))
         columns = [p.width for label, (_, p) in self.placed.items() if label[:2] in ("IN", "OU")]
         self.wide = max(columns) + 2 * _PAD
         side = [p.width for label, (_, p) in self.placed.items() if label.endswith(("EMBED", "EMB"))]
@@ -128,7 +131,9 @@ def _role(a: Item, b: Item) -> str:
 def _spline(canvas: Canvas, points: list[Point], role: str) -> None:
     """A Graphviz spline: cubic curves, with our arrow head at its end."""
     curve = " ".join(f"{num(px)} {num(py)}" for px, py in points[1:])
-    canvas.path(f"M{num(points[0][0])} {num(points[0][1])}C{curve}", role if role in ("flow", "skip") else f"rail {role}")
+    canvas.path(
+        f"M{num(points[0][0])} {num(points[0][1])}C{curve}", role if role in ("flow", "skip") else f"rail {role}"
+    )
     (x0, y0), (x1, y1) = points[-2], points[-1]
     away = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5 or 1.0
     canvas.head((x1, y1), ((x1 - x0) / away, (y1 - y0) / away), role)
@@ -154,7 +159,9 @@ def _draw_layer(canvas: Canvas, x: float, y: float, node: Node, name: str, look:
         width = w - (_BIAS if len(node.tensors) > 1 else 0) if weight else _BIAS
         left = x if weight else x + w - _BIAS
         paint = look.values.paint(*tensor_names(node, key), lost=key in graph.missing)
-        with canvas.group(f"layer-{key}", f"layer {paint.group}", tensor_tooltip(node, key, shape, paint.printed), key=key):
+        with canvas.group(
+            f"layer-{key}", f"layer {paint.group}", tensor_tooltip(node, key, shape, paint.printed), key=key
+        ):
             canvas.rect(left, y, width, h, f"box {paint.box}".strip(), paint.fill, rx=5)
             value = paint.printed if look.values.given or paint.printed else ""
             if weight:
@@ -162,7 +169,7 @@ def _draw_layer(canvas: Canvas, x: float, y: float, node: Node, name: str, look:
                 canvas.text(left + 8, y + 16, name, "mb", width - 14 - taken)
                 if value:
                     canvas.text(left + width - 7, y + 16, value, "sb", extra="end")
-                canvas.text(left + 8, y + 30, key.removeprefix("model.diffusion_model."), "xs", width - 14, "dim")
+                canvas.text(left + 8, y + 30, node.key.removeprefix(UNET_PREFIX), "xs", width - 14, "dim")
                 canvas.text(left + 8, y + 43, texts.shape(shape), "xs", width - 14)
             else:
                 canvas.text(left + 6, y + 16, key.rpartition(".")[2], "xs", width - 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import text as texts
-from .palette import Scale, colour
+from .palette import Scale
 from .svg import Canvas
 
 _BAR = 300.0
@@ -18,16 +18,14 @@ def draw_title(canvas: Canvas, title: str, subtitle: str, room: float) -> float:
 
 def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, missing: bool) -> float:
     """The colour bar with its ticks, and what grey and hatching mean; returns the height."""
-    steps = 48
     with canvas.group("legend-scale", "legend on-page"):
         kind = "logarithmic" if scale.kind == "log" else "linear"
         canvas.text(x, y + 10, f"{units} ({kind} scale)" if units else f"colour: value ({kind} scale)", "sb", 420)
-        for i in range(steps):
-            canvas.rect(x + _BAR * i / steps, y + 18, _BAR / steps + 0.5, 14, fill=colour((i + 0.5) / steps), rx=0)
+        canvas.rect(x, y + 18, _BAR, 14, fill="url(#palette)", rx=0)
         for tick in scale.ticks():
             at = x + _BAR * scale.fraction(tick)
             canvas.path(f"M{at:.1f} {y + 32:.1f}v4", "box")
-            canvas.text(at, y + 47, texts.number(tick), "xs", extra="mid")
+            canvas.text(at, y + 47, texts.short(tick), "xs", extra="mid")
         marks = [("none", "", "no value")] + ([("", "url(#hatched)", "missing or mismatched")] if missing else [])
         at = x + _BAR + 28
         for cls, fill, line in marks:
@@ -44,6 +42,7 @@ def draw_kinds(canvas: Canvas, x: float, y: float, kinds: list[tuple[str, str]])
             canvas.rect(x, y, 22, 14, f"box {cls}", rx=3)
             canvas.text(x + 28, y + 11, line, "sm")
             x += 46 + canvas.width_of(line, "sm")
+            canvas.grow(x - 16, y + 14)
     return 26.0
 
 
@@ -62,17 +61,18 @@ def draw_notes(canvas: Canvas, x: float, y: float, notes: list[str], room: float
     line_height, at = 17.0, y
     with canvas.group("legend-notes", "legend on-page"):
         for note in notes:
-            for line in _wrapped(note, room):
+            for line in wrapped(note, room):
                 canvas.text(x, at + 11, line, "sm", extra="soft")
                 at += line_height
     return at - y + 4
 
 
-def _wrapped(note: str, room: float) -> list[str]:
+def wrapped(note: str, room: float, cls: str = "sm") -> list[str]:
+    """A text as lines that fit the room."""
     lines, line = [], ""
     for word in note.split(" "):
         longer = f"{line} {word}".strip()
-        if line and Canvas.width_of(longer, "sm") > room:
+        if line and Canvas.width_of(longer, cls) > room:
             lines.append(line)
             line = word
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
 from .boxes import draw_pills
 from .graph import Shape
@@ -22,6 +23,8 @@ class ModuleLevel(UGrid):
         self.unit_edges = self.graph.unit_edges()
 
     def block_height(self, block: Block) -> float:
+        if block.label in ("TIME_EMBED", "LABEL_EMB"):
+            return super().block_height(block)
         rows = 1 if block.label == "M00" else len(block.units)
         return _HEADER + rows * _UNIT + (rows - 1) * _BETWEEN + _PAD
 
@@ -62,7 +65,9 @@ class ModuleLevel(UGrid):
                 if label == "M00":
                     ports.append((x + w / 2, y + _UNIT))
                 else:
-                    ports.append((x + w if label.startswith("OUT") else x, y + _UNIT / 2 + (8 if role == "words" else -8)))
+                    ports.append(
+                        (x + w if label.startswith("OUT") else x, y + _UNIT / 2 + (8 if role == "words" else -8))
+                    )
         return ports
 
     def _arrow(self, a: str, b: str) -> None:
@@ -122,9 +127,10 @@ class ModuleLevel(UGrid):
         data = {"module": unit.name, "label": unit.label, "key": unit.prefix, "value": value}
         with self.canvas.group(f"module-{unit.name}", f"module {paint.group}", tooltip, **data):
             self.canvas.rect(x, y, w, _UNIT, f"box {paint.box}".strip(), paint.fill, rx=6)
-            right = paint.printed or texts.count(unit.params)
-            self.canvas.text(x + w - 10, y + 18, right, "mb" if paint.printed else "sm", extra="end")
-            title = f"{unit.what} · {texts.count(unit.params)}" if paint.printed else unit.what
-            self.canvas.text(x + 10, y + 18, title, "mb", w - 30 - self.canvas.width_of(right, "mb"))
+            params = texts.count(unit.params)
+            self.canvas.text(x + w - 10, y + 18, paint.printed, "mb", extra="end")
+            self.canvas.text(x + 10, y + 18, unit.what, "mb", w - 26 - self.canvas.width_of(paint.printed, "mb"))
             self.canvas.text(x + 10, y + 34, unit.name, "xs", w - 20)
-            self.canvas.text(x + 10, y + 49, unit.prefix, "xs", w - 20, "dim")
+            self.canvas.text(x + w - 10, y + 49, params, "xs", extra="end")
+            key = unit.prefix.removeprefix(UNET_PREFIX)
+            self.canvas.text(x + 10, y + 49, key, "xs", w - 28 - self.canvas.width_of(params, "xs"), "dim")

@@ -59,15 +59,16 @@ class Scale:
         return min((math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low)), 1.0)
 
     def ticks(self) -> list[float]:
-        """Values to print along the legend: powers of ten inside the range (at most six), or five even steps."""
+        """Values to print along the legend: both ends, and between them powers of ten or even steps."""
         if self.high <= self.low:
             return [self.low]
         if self.kind == "linear":
             return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
-        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-        step = max(1, math.ceil((last - first + 1) / 6))
+        first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+        step = max(1, math.ceil((last - first + 1) / 5))
         powers = [10.0**e for e in range(first, last + 1, step)]
-        return powers if len(powers) >= 2 else [self.low, math.sqrt(self.low * self.high), self.high]
+        inside = [p for p in powers if 0.12 < self.fraction(p) < 0.88] or [math.sqrt(self.low * self.high)]
+        return [self.low, *inside, self.high]
 
 
 def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float, float] | None = None) -> Scale:

@@ -23,7 +23,7 @@ _GROUPS = (
     ("feed-forward", ("ff.net.0.proj", "ff.net.2")),
 )
 _NAMES = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out", "net.0.proj": "in", "net.2": "out"}
-_ROW, _WEIGHT, _BIAS, _GAP = 20.0, 46.0, 14.0, 9.0
+_ROW, _WEIGHT, _BIAS, _GAP = 20.0, 52.0, 14.0, 9.0
 _TOP, _LEFT, _PAD = 58.0, 26.0, 8.0
 
 
@@ -49,7 +49,9 @@ def cells_of(item: Item) -> list[Cell]:
     return cells
 
 
-def _columns(cells: list[Cell]) -> tuple[dict[tuple[str, str], tuple[float, float]], list[tuple[str, float, float]], float]:
+def _columns(
+    cells: list[Cell],
+) -> tuple[dict[tuple[str, str], tuple[float, float]], list[tuple[str, float, float]], float]:
     """Where columns stand: (part, parameter) -> (x, width); the groups above them (name, x, width); the whole width.
 
     Parts that no group names get one of their own at the end, so that nothing is left out.

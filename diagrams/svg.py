@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from xml.sax.saxutils import escape, quoteattr
 
 from . import text as texts
+from .palette import colour
 from .theme import TEXTS, Theme, stylesheet
 
 Point = tuple[float, float]
+MARGIN = 24.0
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.:-]+")
 
 
@@ -67,7 +69,11 @@ class Canvas:
     def rect(
         self, x: float, y: float, w: float, h: float, cls: str = "", fill: str = "", rx: float = 8, title: str = ""
     ) -> None:
-        attributes = (f' class="{cls}"' if cls else "") + (f' fill="{fill}"' if fill else "") + (f' rx="{num(rx)}"' if rx else "")
+        attributes = (
+            (f' class="{cls}"' if cls else "")
+            + (f' fill="{fill}"' if fill else "")
+            + (f' rx="{num(rx)}"' if rx else "")
+        )
         close = f"><title>{escape(texts.plain(title, 500))}</title></rect>" if title else "/>"
         self.parts.append(f'<rect x="{num(x)}" y="{num(y)}" width="{num(w)}" height="{num(h)}"{attributes}{close}')
         self.grow(x + w, y + h)
@@ -116,7 +122,7 @@ class Canvas:
         self.parts += [f'<g transform="translate({num(x)} {num(y)})">', *other.parts, "</g>"]
         self.grow(x + other.width, y + other.height)
 
-    def document(self, title: str, theme: Theme = "auto", margin: float = 24) -> str:
+    def document(self, title: str, theme: Theme = "auto", margin: float = MARGIN) -> str:
         """The whole file: a self-contained SVG with its own stylesheet and background."""
         w, h = num(self.width + 2 * margin), num(self.height + 2 * margin)
         head = (
@@ -128,9 +134,11 @@ class Canvas:
         return f'{head}\n{page}\n<g transform="translate({num(margin)} {num(margin)})">\n{body}\n</g>\n</svg>\n'
 
 
+_STOPS = "".join(f'<stop offset="{i / 16:g}" stop-color="{colour(i / 16)}"/>' for i in range(17))
 _DEFS = (
     '<defs><pattern id="hatched" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<rect class="none" width="8" height="8"/><path class="hatch" d="M0 0V8"/></pattern></defs>'
+    '<rect class="none" width="8" height="8"/><path class="hatch" d="M0 0V8"/></pattern>'
+    f'<linearGradient id="palette">{_STOPS}</linearGradient></defs>'
 )
 
 

@@ -8,7 +8,7 @@ from .graph import Node, Shape
 
 def tensor_names(node: Node, key: str) -> tuple[str, tuple[str, ...], tuple, tuple[str, ...]]:
     """How to look a tensor's value up: class of its box, its own names, members (none), names around it."""
-    kind = "k-aside" if "Norm" in node.kind else "k-emb" if "emb" in node.module else "k-res"
+    kind = "k-norm" if "Norm" in node.kind else "k-emb" if "emb" in node.module else "k-res"
     if node.kind == "Linear" and "emb" not in node.module:
         kind = "k-attn"
     layer = key.rpartition(".")[0]

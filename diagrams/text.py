@@ -23,7 +23,9 @@ _WIDTHS = {False: [int(x) for x in _REGULAR.split()], True: [int(x) for x in _BO
 _OTHERS = {"·": 278, "→": 1000, "…": 1000, "×": 584, "–": 556}
 
 # Characters that XML cannot hold, and every kind of line break.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
 _SPACE = re.compile(r"\s+")
 LONGEST = 300
 
@@ -71,6 +73,12 @@ def number(value: float) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def short(value: float) -> str:
+    """A value along a scale: three significant digits, no trailing zeros."""
+    shown = number(value)
+    return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown
 
 
 def elements(dims: Sequence[int]) -> int:

@@ -44,6 +44,7 @@ _COLOURS: dict[str, tuple[str, str]] = {
     "emb": ("#dbeafe", "#14305c"),
     "words_box": ("#fbe3f3", "#4a1c3e"),
     "aside": ("#ecefe6", "#2b3324"),
+    "norm": ("#f3ead9", "#3a3020"),
 }
 
 
@@ -58,13 +59,13 @@ def stylesheet(theme: Theme) -> str:
         ".rail,.skip,.flow{fill:none;stroke-width:1.6}",
         ".skip{stroke-dasharray:6 4}",
         ".halo{fill:none;stroke-width:6}",
-        ".on-light text{fill:#10151d}",
+        ".on-light text{fill:#000}",
         ".on-dark text{fill:#fff}",
         ".pill{fill:none;stroke-width:1}",
-        ".on-light .pill{stroke:#10151d;stroke-opacity:.5}",
+        ".on-light .pill{stroke:#000;stroke-opacity:.5}",
         ".on-dark .pill{stroke:#fff;stroke-opacity:.6}",
         ".borrow{stroke-dasharray:3 2}",
-        ".on-light .bar{fill:#10151d}",
+        ".on-light .bar{fill:#000}",
         ".on-dark .bar{fill:#fff}",
         ".track{opacity:.25}",
     ]
@@ -82,7 +83,7 @@ def _themed(at: int) -> list[str]:
     c = {name: pair[at] for name, pair in _COLOURS.items()}
     rules = [
         f".page{{fill:{c['page']}}}",
-        f"text,.on-page text,.on-page .bar{{fill:{c['ink']}}}",
+        f"text,.on-page .bar{{fill:{c['ink']}}}",
         f".on-page .pill{{stroke:{c['soft']}}}",
         f".soft{{fill:{c['soft']}}}",
         f".halo{{stroke:{c['page']}}}",
@@ -91,6 +92,8 @@ def _themed(at: int) -> list[str]:
         f".none{{fill:{c['none']}}}",
         f".hatch{{stroke:{c['edge']};stroke-width:2}}",
     ]
-    rules += [f".{role}{{stroke:{c[role]}}}.{role}-head{{fill:{c[role]}}}" for role in ("flow", "skip", "time", "words")]
-    rules += [f".k-{kind}{{fill:{c[kind]}}}" for kind in ("conv", "res", "attn", "emb", "words_box", "aside")]
+    rules += [
+        f".{role}{{stroke:{c[role]}}}.{role}-head{{fill:{c[role]}}}" for role in ("flow", "skip", "time", "words")
+    ]
+    rules += [f".k-{kind}{{fill:{c[kind]}}}" for kind in ("conv", "res", "attn", "emb", "words_box", "aside", "norm")]
     return rules

@@ -44,7 +44,9 @@ _TOP = {
     "add_embedding.linear_2": "label_emb.0.2",
     "add_embedding": "label_emb.0",
 }
-_PART = re.compile(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
+_PART = re.compile(
+    r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)"
+)
 # What a block of the module level is: the part of a path up to here.
 _UNIT = re.compile(rf"{_PART.pattern}|conv_in|conv_norm_out|conv_act|conv_out|time_embedding|time_proj|add_\w+")
 
@@ -195,7 +197,8 @@ class _Reader:
         tensors = ()
         if path and holders[path] == own:
             tensors = tuple(
-                (f"{UNET_PREFIX}{name}.{p}", tuple(w.shape)) for p, w in self.modules[path].named_parameters(recurse=False)
+                (f"{UNET_PREFIX}{name}.{p}", tuple(w.shape))
+                for p, w in self.modules[path].named_parameters(recurse=False)
             )
         unit_name = single_file_name(unit, self.modules)
         return Node(

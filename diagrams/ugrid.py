@@ -247,7 +247,12 @@ class UGrid:
     def tooltip(self, block: Block, printed: str) -> str:
         slot = self.slots[block.label]
         where = slot.mbw_text if slot.own else f"no slot of its own, {slot.mbw_text}"
-        lines = [f"{block.label}: {block.what}", f"output {texts.shape(block.output)}", f"{block.params:,} parameters", where]
+        lines = [
+            f"{block.label}: {block.what}",
+            f"output {texts.shape(block.output)}",
+            f"{block.params:,} parameters",
+            where,
+        ]
         if slot.lbw is not None:
             lines.append(f"LBW {slot.lbw}")
         lines.append(", ".join(dict.fromkeys(u.prefix for u in block.units if u.tensors)))

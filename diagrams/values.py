@@ -56,7 +56,12 @@ class Values:
         return any(v is None for v in self.numbers.values())
 
     def paint(
-        self, kind: str, names: Sequence[str], members: Iterable[Member] = (), around: Sequence[str] = (), lost: bool = False
+        self,
+        kind: str,
+        names: Sequence[str],
+        members: Iterable[Member] = (),
+        around: Sequence[str] = (),
+        lost: bool = False,
     ) -> Paint:
         """How to paint a box.
 
@@ -77,7 +82,9 @@ class Values:
         fill = colour(self.scale.fraction(value))
         return Paint("", fill, "on-light" if ink_is_dark(fill) else "on-dark", number(value), value)
 
-    def _find(self, names: Sequence[str], members: Iterable[Member], around: Sequence[str]) -> tuple[bool, float | None]:
+    def _find(
+        self, names: Sequence[str], members: Iterable[Member], around: Sequence[str]
+    ) -> tuple[bool, float | None]:
         if not self.numbers:
             return False, None
         if (name := self._first(names)) is not None:
