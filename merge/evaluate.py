@@ -21,19 +21,33 @@ if TYPE_CHECKING:
     from .plan import Plan, TensorPlan
 
 _NAMED = 6
+# fp32 elements: 256 KB an array.
+_TILE = 1 << 16
 
 
 def evaluate(form: Form, values: dict[int, np.ndarray]) -> np.ndarray:
     """The value of a form: model index -> fp32 array, all of one length, to an fp32 array; fp32 arithmetic throughout."""
+    size = next(iter(values.values())).size
+    out = np.empty(size, np.float32)
+    # Methods make a dozen intermediate arrays: in short tiles they stay in the cache.
+    for start in range(0, size, _TILE):
+        tile = slice(start, start + _TILE)
+        out[tile] = _evaluate(form, {i: v[tile] for i, v in values.items()})
+    return out
+
+
+def _evaluate(form: Form, values: dict[int, np.ndarray]) -> np.ndarray:
     with np.errstate(all="ignore"):
         rows = np.stack(
             [
                 values[term.index]
                 if isinstance(term, Model)
-                else term.function(*(evaluate(f, values) for f in term.inputs), **dict(term.values))
+                else term.function(*(_evaluate(f, values) for f in term.inputs), **dict(term.values))
                 for term in form.terms
             ]
         )
+    if form.anchor == 0 and len(rows) == 1:
+        return rows[0]
     out = np.empty(rows.shape[1], np.float32)
     coefficients = np.array(form.coefficients, np.float32)
     codec.kernel().linear(rows, coefficients, form.anchor, out, codec.finite_limit(F32))
@@ -52,22 +66,29 @@ class Faults:
 
     def value(self, tensor: TensorPlan, values: dict[int, np.ndarray]) -> np.ndarray:
         """The value of a tensor's form on fp32 pieces of its inputs, with everything that is not finite repaired or noted."""
-        broken = {i: ~np.isfinite(v) for i, v in values.items()}
-        self.note(tensor.key, {i: int(b.sum()) for i, b in broken.items()})
-        mended = {i: np.where(broken[i], np.float32(0), v) for i, v in values.items()}
-        result = evaluate(tensor.form, mended)
-        if self._nan == "copy":
-            finite = np.zeros(result.size, np.float32)
-            for i in reversed(values):
-                finite = np.where(broken[i], finite, values[i])
-            result = np.where(np.logical_or.reduce(list(broken.values())), finite, result)
-        limit = codec.finite_limit(tensor.dtype)
-        large = ~(np.abs(result) <= limit)
-        if large.any():
+        limit = codec.finite_limit(F32)
+        if any(codec.kernel().count_bad(v, limit) for v in values.values()):
+            result = self._mended(tensor, values)
+        else:
+            result = evaluate(tensor.form, values)
+        if codec.kernel().count_bad(result, codec.finite_limit(tensor.dtype)):
+            large = ~(np.abs(result) <= codec.finite_limit(tensor.dtype))
             with self._lock:
                 self._results[tensor.key] += int(large.sum())
             result = np.clip(np.nan_to_num(result, nan=0.0), -tensor.dtype.max, tensor.dtype.max).astype(np.float32)
         return result
+
+    def _mended(self, tensor: TensorPlan, values: dict[int, np.ndarray]) -> np.ndarray:
+        """The form with inputs that are not finite counted as 0, or its result replaced by the first finite input."""
+        broken = {i: ~np.isfinite(v) for i, v in values.items()}
+        self.note(tensor.key, {i: int(b.sum()) for i, b in broken.items()})
+        result = evaluate(tensor.form, {i: np.where(broken[i], np.float32(0), v) for i, v in values.items()})
+        if self._nan != "copy":
+            return result
+        finite = np.zeros(result.size, np.float32)
+        for i in reversed(values):
+            finite = np.where(broken[i], finite, values[i])
+        return np.where(np.logical_or.reduce(list(broken.values())), finite, result)
 
     def note(self, key: str, counts: dict[int, int]) -> None:
         """Record how many values of each input (by model index) are not finite in a tensor."""
