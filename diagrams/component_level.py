@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 
 from ..checkpoints.blocks import place
 from . import text as texts
 from .architectures import TITLES, DrawingError
 from .boxes import HEIGHT, Content, draw_box
+from .dot import text_of
 from .graph import Shape
+from .graphviz import quoted
 from .svg import Canvas
 from .ugrid import STEP, Look, Spot, around_tensors
 from .values import Member, label_names
@@ -30,17 +33,34 @@ def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Can
     tensors = around_tensors(family, label, look.tensors)
     if not tensors:
         raise DrawingError(f"this {TITLES[family]} file holds no {label}; draw the architecture's by its name instead")
-    groups: dict[str, Group] = {}
-    for key, shape in tensors.items():
-        groups.setdefault(place(key).sublabel, {})[key] = shape
+    groups = _groups(tensors)
     canvas = Canvas(prefix)
     spots, chain = _vae(groups) if label == "VAE" else _text(groups)
-    for a, b in zip(chain, chain[1:], strict=False):
+    for a, b in pairwise(chain):
         with canvas.group(f"edge-{a}-{b}", "edge", f"{a} → {b}", source=a, target=b):
             _arrow(canvas, spots[a], spots[b])
     for name, spot in spots.items():
         _box(canvas, label, name, groups[name], spot, look)
     return canvas
+
+
+def component_dot(family: str, label: str, look: Look, title: str) -> str:
+    """The same as DOT source."""
+    groups = _groups(around_tensors(family, label, look.tensors))
+    _, chain = _vae(groups) if label == "VAE" else _text(groups)
+    lines = [f"digraph component {{ graph [label={text_of(title)} labelloc=t] node [shape=box fontname=Helvetica]"]
+    for name in chain:
+        params = texts.count(sum(texts.elements(shape) for shape in groups[name].values()))
+        lines.append(f"{quoted(name)} [label={text_of(name, _what(groups[name]), params)}]")
+    lines += [f"{quoted(a)} -> {quoted(b)}" for a, b in pairwise(chain)]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _groups(tensors: Group) -> dict[str, Group]:
+    groups: dict[str, Group] = {}
+    for key, shape in tensors.items():
+        groups.setdefault(place(key).sublabel, {})[key] = shape
+    return groups
 
 
 def _text(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:

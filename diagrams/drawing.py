@@ -12,7 +12,7 @@ from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
 from . import text as texts
 from .architectures import TITLES, DrawingError, family_named
-from .component_level import draw_component
+from .component_level import component_dot, draw_component
 from .dot import dot_source
 from .export import save_drawing
 from .graph import Graph, Shape, architecture_graph
@@ -147,9 +147,7 @@ def draw(
     shown = title or _title(subject, block)
     whole = _compose([(canvas, "", subject)], shown, level, block, [look], units)
     unused = tuple(name for name in look.values.numbers if name not in look.values.used)
-    return Drawing(
-        whole, shown, theme_named(theme), unused, lambda: dot_source(subject.graph, level, block, look, shown)
-    )
+    return Drawing(whole, shown, theme_named(theme), unused, lambda: _dot(subject, level, block, look, shown))
 
 
 def draw_beside(
@@ -208,6 +206,12 @@ def _look(subject: Subject, values, badges, shade: Scale, convention: str) -> Lo
     return Look(Values(values, shade), dict(badges or {}), convention_named(convention), subject.tensors)
 
 
+def _dot(subject: Subject, level: str, block: str | None, look: Look, title: str) -> str:
+    if block is not None and block not in subject.graph.labels():
+        return component_dot(subject.graph.family, block, look, title)
+    return dot_source(subject.graph, level, block, look, title)
+
+
 def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: str = "") -> Canvas:
     if level not in LEVELS:
         raise DrawingError(f"there is no level {level!r}{nearest(level, LEVELS)}; use block, module or layer")
@@ -221,8 +225,8 @@ def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: s
         known = (*UNET_LABELS[family], *parts)
         there = "another architecture has it" if block in ALL_LABELS else "it exists nowhere"
         raise DrawingError(f"{TITLES[family]} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
-    elif level == "block":
-        raise DrawingError(f"level 'block' draws {block} as one box of the whole; use level='module' or level='layer'")
+    elif level != "layer":
+        raise DrawingError(f"level {level!r} draws the whole UNET; {block} alone is drawn at level 'layer'")
     else:
         canvas = draw_layers_of(subject.graph, block, look, prefix)
     look.values.check((*UNET_LABELS[family], *parts, *subject.graph.tensors))

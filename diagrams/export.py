@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .drawing import Drawing
 
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
-PIXELS_PER_INCH = 144.0  # a PNG has twice the size that the SVG states
+PIXELS_PER_INCH = 192.0  # a PNG has twice the pixels that the SVG states
 # Beyond this many pixels a PNG of a whole layer level would take gigabytes of memory.
 MOST_PIXELS = 100e6
 _PAGE = "#set page(width: auto, height: auto, margin: 0pt)\n#image({picture}, width: {width:.1f}pt)\n"
@@ -56,9 +56,9 @@ def render(drawing: Drawing, form: str) -> bytes:
     theme = "light" if drawing.theme == "auto" else drawing.theme
     svg, (width, height) = drawing.canvas.document(drawing.title, theme), drawing.size
     points = width * 0.75  # CSS pixels are 1/96 inch
-    resolution = min(PIXELS_PER_INCH, 96 * (MOST_PIXELS / (width * height)) ** 0.5)
+    resolution = min(PIXELS_PER_INCH, 96 * (MOST_PIXELS / (width * height)) ** 0.5) if form == "png" else None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "picture.svg").write_text(svg, encoding="utf-8")
         page = Path(folder) / "page.typ"
         page.write_text(_PAGE.format(picture='"picture.svg"', width=points), encoding="utf-8")
-        return typst.compile(str(page), format=form, ppi=resolution * 96 / 72 * 0.75 if form == "png" else None)
+        return typst.compile(str(page), format=form, ppi=resolution)

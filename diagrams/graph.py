@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from math import prod
 from pathlib import Path
 
+from ..checkpoints.blocks import UNET_PREFIX
 from ..checkpoints.layers import layer_kind
 
 TRACES = Path(__file__).parent / "traces"
@@ -96,14 +97,26 @@ class Graph:
 
         Tensors that the checkpoint lacks keep the architecture's shape and are listed in `missing`.
         """
-        channels = self._channels(shapes)
+        channels, ends = self._channels(shapes), self._ends(shapes)
         nodes = []
         for node in self.nodes:
             tensors = tuple((key, tuple(shapes.get(key, shape))) for key, shape in node.tensors)
-            outputs = tuple(_with_channels(s, channels.get(node.label, {})) for s in node.outputs)
+            known = ends.get(node.id) or channels.get(node.label, {})
+            outputs = tuple(_with_channels(s, known) for s in node.outputs)
             nodes.append(replace(node, tensors=tensors, outputs=outputs))
         missing = frozenset(key for key in self.tensors if key not in shapes)
         return Graph(self.family, tuple(nodes), self.edges, missing, name)
+
+    def _ends(self, shapes: Mapping[str, Shape]) -> dict[str, dict[int, int]]:
+        """The same for the network's own inputs and output, from the tensors that they meet."""
+        met = [
+            ("input latent", UNET_PREFIX + "input_blocks.0.0.weight", 1),
+            ("output latent", UNET_PREFIX + "out.2.weight", 0),
+            ("input text", next((key for key in self.tensors if key.endswith("attn2.to_k.weight")), ""), 1),
+        ]
+        return {
+            end: {self.tensors[key][axis]: shapes[key][axis]} for end, key, axis in met if len(shapes.get(key, ())) > 1
+        }
 
     def _channels(self, shapes: Mapping[str, Shape]) -> dict[str, dict[int, int]]:
         """Per label, how many channels the checkpoint has where the architecture has a given number."""

@@ -15,9 +15,9 @@ from .architectures import DrawingError
 ScaleKind = Literal["log", "linear"]
 
 # Seventeen evenly spaced colours of viridis; between them, straight lines.
-_VIRIDIS = """440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b addc30
-d8e219 fde725""".split()
-VIRIDIS = [tuple(int(c[i : i + 2], 16) for i in (0, 2, 4)) for c in _VIRIDIS]
+_HEX = """440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b addc30
+d8e219 fde725"""
+VIRIDIS = [tuple(int(c[i : i + 2], 16) for i in (0, 2, 4)) for c in _HEX.split()]
 
 
 def colour(fraction: float) -> str:

@@ -61,12 +61,10 @@ def draw_tree(root: TreeNode, title: str = "Recipe", subtitle: str = "", theme: 
     canvas = Canvas()
     top, bottom = draw_title(canvas, title, subtitle, 900.0) + 6, 0.0
     spot, end = _place(root, top)
-    number = 0
     for one in _walk(spot):
         for child in one.below:
             _arrow(canvas, child, one)
-    for one in _walk(spot):
-        number += 1
+    for number, one in enumerate(_walk(spot), 1):
         _box(canvas, one, number)
         bottom = max(bottom, one.y + one.height / 2)
     end = max(end, bottom)

@@ -1,0 +1,20 @@
+"""Opened checkpoints made of shapes alone: no file is behind them."""
+
+from pathlib import Path
+
+from unetscope.checkpoints.architecture import Architecture
+from unetscope.checkpoints.checkpoint import Checkpoint, TensorInfo
+from unetscope.checkpoints.dtypes import F16
+from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.tensors import StoredTensor
+
+
+def checkpoint_of(
+    family, *, name="model.safetensors", widths="narrow", in_channels=4, drop=(), extra=None
+) -> Checkpoint:
+    """A checkpoint with a family's layout, without the keys in `drop` and with the shapes in `extra`."""
+    shapes = {key: spec.shape for key, spec in layout(family, widths=widths, in_channels=in_channels).items()}
+    shapes = {key: shape for key, shape in shapes.items() if key not in drop} | (extra or {})
+    path = Path("folder") / name
+    tensors = {key: TensorInfo(key, StoredTensor.at(key, F16, shape, path, 0)) for key, shape in shapes.items()}
+    return Checkpoint(path, "safetensors", tensors, {}, Architecture(family, "checkpoint", name=f"{family} checkpoint"))
