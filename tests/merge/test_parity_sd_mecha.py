@@ -1,0 +1,79 @@
+"""Whole files merged by sd-mecha and by us: the same numbers wherever the definitions agree.
+
+sd-mecha averages integer buffers and writes them as floats, so only floating point weights are compared; it merges the VAE
+like everything else, so the VAE is asked for here.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import load
+
+from unetscope.checkpoints.blocks import place
+from unetscope.checkpoints.conventions import CONVENTIONS
+from unetscope.merge import Recipe, merge
+
+sd_mecha = pytest.importorskip("sd_mecha")
+
+MERGED = ("unet", "clip_l", "clip_g", "vae")
+ALPHA = 0.3
+# An alpha for every slot of sd-mecha's block weights, no two alike, ends included: 0, 1/n, ... 1.
+SLOTS = {family: CONVENTIONS["sd-mecha"].slots(family, n) for family, n in (("sd1", 26), ("sdxl", 21))}
+BLOCKS = {f: {s: i / (len(slots) - 1) for i, s in enumerate(slots)} for f, slots in SLOTS.items()}
+
+METHODS = {
+    "weighted_sum": ({"alpha": ALPHA}, lambda a, b, c: sd_mecha.weighted_sum(a, b, alpha=ALPHA), 2),
+    "uniform": ({}, lambda a, b, c: sd_mecha.n_average(a, b, c), 3),
+    "add_difference": ({"alpha": ALPHA}, lambda a, b, c: sd_mecha.add_difference(a, b, c, alpha=ALPHA), 3),
+}
+
+
+def theirs(node) -> dict[str, torch.Tensor]:
+    """The weights of a recipe of theirs, in fp32 from start to end."""
+    out = sd_mecha.merge(node, merge_dtype=torch.float32, output_dtype=torch.float32, threads=0, tqdm=_Silent)
+    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
+
+
+class _Silent(sd_mecha.merging.tqdm_original):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **{**options, "disable": True})
+
+
+def ours(paths, step, folder, **recipe) -> dict[str, torch.Tensor]:
+    models = {f"m{i}": str(p) for i, p in enumerate(paths)}
+    data = {"models": models, "steps": {"out": {"inputs": list(models), **step}}, "components": {"vae": "merge"}}
+    merge(Recipe.parse(data | {"output": {"dtype": "fp32"}} | recipe), folder / "out.safetensors", fsync=False)
+    return load(folder / "out.safetensors")
+
+
+def compare(out, expected, inputs) -> None:
+    """Equal up to the rounding of fp32: both sides take at most four roundings of values not larger than the inputs' sum."""
+    step = torch.finfo(torch.float32).eps
+    compared = 0
+    for key, tensor in inputs[0].items():
+        if place(key).component in MERGED and tensor.is_floating_point():
+            largest = sum(float(t[key].abs().max()) for t in inputs if t[key].numel())
+            assert (out[key].double() - expected[key].double()).abs().max() <= 2 * step * largest, key
+            compared += 1
+    assert compared > 1100
+    assert {k for k in expected if place(k).component in MERGED} == {k for k in out if place(k).component in MERGED}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_file_equals_sd_mechas(method, make_checkpoint, tmp_path):
+    made = [make_checkpoint(name, seed=i) for i, name in enumerate("abc")]
+    parameters, build, count = METHODS[method]
+    node = build(*(sd_mecha.model(str(path)) for path, _ in made))
+    out = ours([p for p, _ in made[:count]], {"method": method, **parameters}, tmp_path)
+    compare(out, theirs(node), [t for _, t in made[:count]])
+
+
+@pytest.mark.parametrize("family", BLOCKS)
+def test_block_weights_equal_sd_mechas(family, make_checkpoint, tmp_path):
+    made = [make_checkpoint(name, family, seed=i) for i, name in enumerate("ab")]
+    a, b = (sd_mecha.model(str(path)) for path, _ in made)
+    node = sd_mecha.weighted_sum(a, b, alpha=sd_mecha.convert(BLOCKS[family], a))
+    step = {"method": "weighted_sum", "alpha": list(BLOCKS[family].values())}
+    out = ours([p for p, _ in made], step, tmp_path, convention="sd-mecha")
+    compare(out, theirs(node), [t for _, t in made])
