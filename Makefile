@@ -1,0 +1,44 @@
+# The few commands that everyone needs. On Windows see the README: the same in plain pip lines.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format diagrams notebooks wheel bench clean
+
+demo: $(VENV)/.core
+	$(PY) examples/demo.py
+
+test: $(VENV)/.test
+	$(PY) -m pytest -n auto
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+diagrams: $(VENV)/.test
+	$(PY) -m unetscope.diagrams.trace
+	$(PY) -m unetscope.diagrams.gallery
+
+wheel: $(VENV)/.test
+	$(PY) tests/wheel.py
+
+bench: $(VENV)/.test
+	$(PY) benchmarks/merge.py
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[test]"
+	touch $@

@@ -1,0 +1,54 @@
+"""Shows what Unetscope does, on checkpoints that it makes itself: `make demo`, or `python examples/demo.py`.
+
+Every step prints the command that it runs; each can be typed again by hand. Everything is written into the folder `demo`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path("demo")
+
+STEPS = [
+    ("What is in a file?", "inspect demo/sd1-photo.safetensors"),
+    (
+        "The mean of three fine-tunes, each with the same weight",
+        "merge uniform demo/sd1-ink.safetensors demo/sd1-photo.safetensors demo/sd1-anime.safetensors"
+        " -o demo/merged-uniform.safetensors --overwrite",
+    ),
+    (
+        "A block-weighted merge (MBW): a preset, changed in a few blocks",
+        "merge weighted-sum demo/sd1-photo.safetensors demo/sd1-anime.safetensors --blocks GRAD_V --alpha 0.25"
+        " -o demo/merged-mbw.safetensors --overwrite --save-recipe demo/merged-mbw.yaml",
+    ),
+    ("The same from a recipe", "merge run examples/recipes/mbw.yaml -o demo/merged-recipe.safetensors --overwrite"),
+    (
+        "An old .ckpt in fp32, opened without running its pickle, as fp16",
+        "convert demo/sd1-old.ckpt demo/sd1-old-fp16.safetensors --dtype fp16 --prune --overwrite",
+    ),
+    ("A merge knows its history", "inspect demo/merged-uniform.safetensors --scan"),
+]
+
+
+def main() -> None:
+    """Make the checkpoints, run every step, and list what was made."""
+    from unetscope.checkpoints.demo import demo_collection
+
+    began = time.perf_counter()
+    print("Making demo checkpoints: the real keys and block structure of SD1 and SDXL, with narrow channels.")
+    demo_collection(FOLDER, progress=lambda name: print(f"  {FOLDER / name}"))
+    for title, command in STEPS:
+        print(f"\n--- {title}\n$ unetscope {command}", flush=True)
+        subprocess.run([sys.executable, "-m", "unetscope", *shlex.split(command)], check=True)
+    print(f"\nDone in {time.perf_counter() - began:.0f} s. In {FOLDER.resolve()}:")
+    for path in sorted(FOLDER.iterdir()):
+        print(f"  {path.name:32} {path.stat().st_size / 1e6:8.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
