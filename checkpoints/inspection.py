@@ -1,0 +1,213 @@
+"""What a file is, from its headers alone: no weight is read, so it takes no longer for a file of 7 GB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .adapter import Adapter, look_at_adapter
+from .architecture import Architecture, Family, missing_keys
+from .blocks import COMPONENTS, TEXT_ENCODERS, describe_label, in_order
+from .checkpoint import Checkpoint, TensorInfo
+from .history import HistoryNode, merge_history
+from .opening import open_checkpoint
+
+# What is stored beside the weights that a model is made of.
+_WEIGHTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
+# Whose layout a component of no certain family is compared with: they are the same in all families.
+_ANY_FAMILY: dict[str, Family] = {"vae": "sd1", "clip_l": "sd1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much there is of something: tensors, parameters (elements), bytes; and how many tensors of each dtype."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorInfo]) -> Amount:
+        """The amount of these tensors."""
+        tensors, dtypes = list(tensors), {}
+        for tensor in tensors:
+            dtypes[tensor.dtype.name] = dtypes.get(tensor.dtype.name, 0) + 1
+        return cls(len(tensors), sum(t.elements for t in tensors), sum(t.nbytes for t in tensors), dtypes)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A file that ends too early: how long it should be and is, and how many tensors are whole."""
+
+    promised_bytes: int
+    present_bytes: int
+    whole_tensors: int
+    damaged_tensors: int
+
+    def __str__(self) -> str:
+        return (
+            f"truncated: {self.present_bytes:,} of {self.promised_bytes:,} bytes are there "
+            f"({self.present_bytes / self.promised_bytes:.1%}), {self.damaged_tensors:,} tensors are cut off or missing"
+        )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint's headers tell.
+
+    Attributes:
+        path: the file or folder.
+        format: `safetensors`, `ckpt` or `diffusers`.
+        size: bytes on disk.
+        architecture: family, variant, parts, and one line for people.
+        prediction: `epsilon`, `v`, `edm`, or None where nothing says; `prediction_from` is what said so.
+        total: everything in the file.
+        dtypes: dtype -> how much is stored as it, the largest part first.
+        components: `unet`, `clip_l`, `vae`, `ema`, `other`... -> how much there is.
+        labels: block label -> how much there is, in network order.
+        metadata: the header's strings, whole.
+        history: what it was merged from, or None.
+        missing: component -> keys of the family's layout that the file lacks. Buffers are never missing.
+        absent: components that a whole checkpoint of the family has and this one lacks.
+        junk: keys that belong to no known component, in a checkpoint or component (in a LoRA all keys are such).
+        ema: a second UNET, averaged over training, or None.
+        adapter: a LoRA's parts and ranks; None for anything else.
+        truncation: how much of the file is there, when it ends too early.
+        notes: what was noticed on opening, in sentences.
+    """
+
+    path: Path
+    format: str
+    size: int
+    architecture: Architecture
+    prediction: str | None
+    prediction_from: str
+    total: Amount
+    dtypes: dict[str, Amount]
+    components: dict[str, Amount]
+    labels: dict[str, Amount]
+    metadata: dict[str, str]
+    history: HistoryNode | None = None
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    junk: tuple[str, ...] = ()
+    ema: Amount | None = None
+    adapter: Adapter | None = None
+    truncation: Truncation | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same as dictionaries, lists, strings and numbers, ready for JSON; nothing is shortened."""
+        architecture = asdict(self.architecture) | {
+            "prediction": self.prediction,
+            "prediction_from": self.prediction_from,
+        }
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "size": self.size,
+            "architecture": architecture,
+            "total": asdict(self.total),
+            "dtypes": {name: asdict(amount) for name, amount in self.dtypes.items()},
+            "components": {name: asdict(amount) for name, amount in self.components.items()},
+            "labels": [
+                {"label": label, "description": describe_label(label), **asdict(amount)}
+                for label, amount in self.labels.items()
+            ],
+            "metadata": self.metadata,
+            "history": self.history.to_plain() if self.history else None,
+            "missing": {component: list(keys) for component, keys in self.missing.items()},
+            "absent": list(self.absent),
+            "junk": list(self.junk),
+            "ema": asdict(self.ema) if self.ema else None,
+            "adapter": self.adapter.to_plain() if self.adapter else None,
+            "truncation": asdict(self.truncation) if self.truncation else None,
+            "notes": list(self.notes),
+        }
+
+
+def inspect(path: Path | str) -> Inspection:
+    """Look at a file or folder. A .safetensors file that was truncated is looked at as well, and said to be.
+
+    Raises:
+        CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
+    """
+    with open_checkpoint(path, allow_truncated=True) as checkpoint:
+        return inspect_checkpoint(checkpoint)
+
+
+def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
+    """Look at a checkpoint that is open already."""
+    tensors = list(checkpoint.tensors.values())
+    architecture = checkpoint.architecture
+    components = _grouped(tensors, lambda t: t.component)
+    labels = _grouped(tensors, lambda t: t.label)
+    dtypes = _grouped(tensors, lambda t: t.dtype.name)
+    of_a_model = architecture.what in ("checkpoint", "component")
+    return Inspection(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        size=checkpoint.size,
+        architecture=architecture,
+        prediction=checkpoint.prediction,
+        prediction_from=checkpoint.prediction_from,
+        total=Amount.of(tensors),
+        dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1].bytes)),
+        components={name: components[name] for name in COMPONENTS if name in components},
+        labels={label: labels[label] for label in in_order(labels)},
+        metadata=dict(checkpoint.metadata),
+        history=merge_history(checkpoint.metadata, checkpoint.path.name),
+        missing=missing_weights(checkpoint) if of_a_model else {},
+        absent=absent_components(checkpoint),
+        junk=tuple(t.key for t in tensors if t.component == "other") if of_a_model else (),
+        ema=components.get("ema"),
+        adapter=_adapter(checkpoint),
+        truncation=_truncation(checkpoint),
+        notes=tuple(checkpoint.notes),
+    )
+
+
+def missing_weights(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Component -> keys that its layout has and the checkpoint lacks, of the components that are there."""
+    found = {}
+    for component in checkpoint.architecture.parts:
+        family = checkpoint.architecture.family or _ANY_FAMILY.get(component)
+        if family and component in _WEIGHTS and (keys := missing_keys(family, checkpoint.tensors, component)):
+            found[component] = keys
+    return found
+
+
+def absent_components(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Components that a whole checkpoint of its family has and this one lacks; of a lone component none."""
+    architecture = checkpoint.architecture
+    if architecture.what != "checkpoint" or architecture.family is None:
+        return ()
+    expected = ("unet", *(label.lower() for label in TEXT_ENCODERS[architecture.family]), "vae")
+    return tuple(component for component in expected if component not in architecture.parts)
+
+
+def _grouped(tensors: list[TensorInfo], group) -> dict[str, Amount]:
+    groups: dict[str, list[TensorInfo]] = {}
+    for tensor in tensors:
+        groups.setdefault(group(tensor), []).append(tensor)
+    return {name: Amount.of(members) for name, members in groups.items()}
+
+
+def _adapter(checkpoint: Checkpoint) -> Adapter | None:
+    if checkpoint.architecture.what != "lora":
+        return None
+    return look_at_adapter({key: info.shape for key, info in checkpoint.tensors.items()}, checkpoint.metadata)
+
+
+def _truncation(checkpoint: Checkpoint) -> Truncation | None:
+    """How much of a single file is there, when its tensors reach past its end."""
+    if checkpoint.format != "safetensors":
+        return None
+    ends = [
+        max((p.offset + p.span * t.dtype.size for p in t.stored.pieces), default=0) for t in checkpoint.tensors.values()
+    ]
+    promised, damaged = max(ends, default=0), sum(end > checkpoint.size for end in ends)
+    return Truncation(promised, checkpoint.size, len(ends) - damaged, damaged) if damaged else None
