@@ -70,7 +70,8 @@ class LayerLevel(UGrid):
 
     def m00_inset(self) -> float:
         room = 2 * self.wide + self.gap
-        return max(0.0, (room - self.placed["M00"][1].width - 2 * _PAD) / 2)
+        needed = max(0.0, (room - self.placed["M00"][1].width - 2 * _PAD) / 2)
+        return min(needed, self.wide / 2 - 60)  # the arrows from and to both columns must meet it
 
     def skip_port(self, label: str) -> tuple[float, float, float]:
         spot = self.spots[label]

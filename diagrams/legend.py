@@ -25,7 +25,8 @@ def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, mis
         for tick in scale.ticks():
             at = x + _BAR * scale.fraction(tick)
             canvas.path(f"M{at:.1f} {y + 32:.1f}v4", "box")
-            canvas.text(at, y + 47, texts.short(tick), "xs", extra="mid")
+            side = {scale.low: "", scale.high: "end"}.get(tick, "mid")
+            canvas.text(at, y + 47, texts.short(tick), "xs", extra=side)
         marks = [("none", "", "no value")] + ([("", "url(#hatched)", "missing or mismatched")] if missing else [])
         at = x + _BAR + 28
         for cls, fill, line in marks:

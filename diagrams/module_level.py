@@ -5,9 +5,8 @@ from __future__ import annotations
 from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
 from .boxes import draw_pills
-from .graph import Shape
 from .summary import Block, Unit
-from .ugrid import Spot, UGrid
+from .ugrid import UGrid
 
 _UNIT, _BETWEEN, _HEADER, _PAD = 58.0, 20.0, 30.0, 12.0
 _M00_UNIT = 206.0
@@ -17,6 +16,7 @@ class ModuleLevel(UGrid):
     """The module level of a UNET, without title and legend."""
 
     wide, gap = 330.0, 124.0
+    reach = _HEADER  # the latent's arrows go through the frame to the unit
 
     def prepare(self) -> None:
         self.unit_spots: dict[str, tuple[float, float, float]] = {}
@@ -99,12 +99,15 @@ class ModuleLevel(UGrid):
         else:
             self.canvas.arrow([(xa + wa / 2, ya), (xa + wa / 2, yb + _UNIT)], "flow")
 
-    def _latent(self, spot: Spot, dims: Shape, name: str, inwards: bool) -> None:
-        super()._latent(spot, dims, name, inwards)
-        if inwards:  # go on through the frame to the unit
-            self.canvas.arrow([(spot.centre, spot.y), (spot.centre, spot.y + _HEADER)], "flow")
+    def _chain(self, a: str, b: str) -> None:
+        (xa, ya, wa), (xb, yb, wb) = self.unit_spots[a], self.unit_spots[b]
+        if abs(ya - yb) < 1:
+            y = ya + _UNIT / 2
+            self.canvas.arrow([(xa + wa, y), (xb, y)], "flow")
+        elif ya < yb:
+            self.canvas.arrow([(xb + wb / 2, ya + _UNIT), (xb + wb / 2, yb)], "flow")
         else:
-            self.canvas.lines([(spot.centre, spot.y + _HEADER), (spot.centre, spot.y)], "flow")
+            self.canvas.arrow([(xa + wa / 2, ya), (xa + wa / 2, yb + _UNIT)], "flow")
 
     def _frame(self, block: Block) -> None:
         spot, label = self.spots[block.label], block.label

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
+from ..checkpoints.blocks import TEXT_LABELS
 from ..checkpoints.conventions import Convention, lbw_index
 from .graph import Graph, Node, Shape, Tensor
 from .values import Member
@@ -176,7 +177,9 @@ class Slot:
     def mbw_text(self) -> str:
         if self.index is None:
             return "no slot: stays A"
-        return f"MBW {self.index}" if self.own else f"reads {self.name}"
+        if self.own:
+            return f"MBW {self.index}" if self.name != "BASE" else f"BASE, MBW {self.index}"
+        return f"reads {self.name}"
 
 
 def slots_of(labels: Mapping[str, object] | list[str], family: str, convention: Convention) -> dict[str, Slot]:
@@ -184,6 +187,6 @@ def slots_of(labels: Mapping[str, object] | list[str], family: str, convention: 
     slots = {}
     for label in labels:
         index, name = convention.slot_of(label, family) or (None, "")
-        own = name == label or name.startswith(f"{label}.")
+        own = name == label or name.startswith(f"{label}.") or (name == "BASE" and label in TEXT_LABELS)
         slots[label] = Slot(index, name, own, lbw_index(label, family))
     return slots

@@ -68,6 +68,7 @@ class UGrid:
     """
 
     wide, gap, side = 316.0, 104.0, SIDE
+    reach = 0.0  # how far into a block the arrows of the latent go
 
     def __init__(self, graph: Graph, look: Look, prefix: str = ""):
         self.graph, self.look, self.canvas = graph, look, Canvas(prefix)
@@ -226,7 +227,7 @@ class UGrid:
         with self.canvas.group(f"end-{name}", "end-point on-page"):
             self.canvas.rect(x - w / 2, y, w, 26, "plate", rx=13)
             self.canvas.text(x, y + 17, line, "sb", extra="mid")
-            ends = [(x, y + 26), (x, spot.y)]
+            ends = [(x, y + 26), (x, spot.y + self.reach)]
             self.canvas.arrow(ends if inwards else ends[::-1], "flow")
 
     # -- boxes --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The traces: what the pictures are drawn from."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_the_chain_is_whole_from_latent_to_prediction(family):
     edges = set(architecture_graph(family).block_edges())
     chain = [x for x in UNET_LABELS[family] if not x.endswith(("EMBED", "EMB"))]
     chain = ["input latent", *chain, "output latent"]
-    assert set(zip(chain, chain[1:], strict=False)) <= edges
+    assert set(pairwise(chain)) <= edges
 
 
 @pytest.mark.parametrize("family", FAMILIES)
