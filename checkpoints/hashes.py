@@ -29,7 +29,7 @@ def legacy_hash(path: Path) -> str:
 
 def known_sha256(path: Path) -> str | None:
     """A file's SHA-256 if it was computed before and the file has not changed since."""
-    return _load().get(_identity(path))
+    return _load().get(identity(path))
 
 
 def sha256(path: Path) -> str:
@@ -37,16 +37,17 @@ def sha256(path: Path) -> str:
     known = known_sha256(path)
     if known:
         return known
-    before, digest = _identity(path), hashlib.sha256()
+    before, digest = identity(path), hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    if _identity(path) == before:
-        _remember(before, digest.hexdigest())
+    if identity(path) == before:
+        remember(before, digest.hexdigest())
     return digest.hexdigest()
 
 
-def _identity(path: Path) -> str:
+def identity(path: Path) -> str:
+    """What a digest is remembered under: it changes when the file does."""
     found = os.stat(path)
     return f"{Path(path).resolve()}|{found.st_size}|{found.st_mtime_ns}"
 
@@ -60,13 +61,13 @@ def _cache_file() -> Path:
 def _load() -> dict[str, str]:
     try:
         found = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
-def _remember(identity: str, digest: str) -> None:
-    """Add an entry; a cache that cannot be written costs time later and nothing else."""
+def remember(identity: str, digest: str) -> None:
+    """Keep the digest of the file that had this identity; a cache that cannot be written costs time later and nothing else."""
     file = _cache_file()
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 from .errors import OutputError
 from .files import FileWriter
 
-# What a file under construction is called: target name + this + the process' number.
+# What a file under construction is called: target name + this + a number of its own, so that what a killed run left behind
+# is in nobody's way.
 PARTIAL = ".unetscope-partial-"
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}")
 
 
 def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
@@ -22,24 +28,31 @@ def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
     """
     target = Path(target)
     folder = target.parent
+    try:
+        _check_name(target, folder, overwrite)
+    except (OSError, ValueError) as error:  # a name that is too long, or that holds a null character
+        raise OutputError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OutputError(
+            f"{target}: needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or write elsewhere"
+        )
+
+
+def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
     if not folder.is_dir():
         raise OutputError(f"{target}: the folder {folder} does not exist; make it first")
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; name a file to write")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)")
-    probe = folder / f"{target.name}{PARTIAL}{os.getpid()}"
+    probe = _partial(target)
     try:
         with open(probe, "xb"):
             pass
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{target}: the folder {folder} cannot be written ({error.strerror or error})") from None
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise OutputError(
-            f"{target}: needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or write elsewhere"
-        )
 
 
 class OutputFile:
@@ -51,8 +64,8 @@ class OutputFile:
     def __init__(self, target: Path, size: int, *, overwrite: bool = False, fsync: bool = True):
         check_target(target, size, overwrite)
         self.target = Path(target)
-        self.partial = self.target.with_name(f"{self.target.name}{PARTIAL}{os.getpid()}")
-        self._fsync = fsync
+        self.partial = _partial(self.target)
+        self._overwrite, self._fsync = overwrite, fsync
         try:
             self._writer = FileWriter(self.partial, size)
         except OSError as error:
@@ -71,7 +84,13 @@ class OutputFile:
             raise OutputError(f"{self.target}: writing failed ({error.strerror or error})") from None
 
     def commit(self) -> None:
-        """Put the finished file under its name."""
+        """Put the finished file under its name.
+
+        Raises:
+            OutputError: it cannot be put there, or another file has taken the name meanwhile and may not be replaced.
+        """
+        if self.target.exists() and not self._overwrite:
+            raise OutputError(f"{self.target}: another file of this name was made meanwhile; choose another name")
         try:
             if self._fsync:
                 self._writer.sync()

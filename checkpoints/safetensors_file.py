@@ -45,7 +45,8 @@ def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredT
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     header = _parse(path, text)
-    metadata = header.pop(_METADATA, None) or {}
+    metadata = header.pop(_METADATA, None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings")
     start = 8 + length
@@ -86,8 +87,14 @@ def _parse(path: Path, text: bytes) -> dict:
             raise CheckpointError(f"{path}: the header names {twice!r} twice")
         return found
 
+    def no_number(text: str):
+        raise ValueError(f"{text} is no JSON")
+
     try:
-        header = json.loads(text, object_pairs_hook=unique)
+        # Python would also take UTF-16, NaN and halves of surrogate pairs, which other readers refuse.
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
+        if b"\\u" in text:
+            json.dumps(header, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: not a safetensors file: its header is not valid JSON") from None
     if not isinstance(header, dict):
