@@ -18,9 +18,10 @@ from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.stream import default_threads, piece_length
 from ..checkpoints.tensors import Shape
+from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape
 from .errors import MergeError
-from .forms import Applied, Form, Model
+from .forms import Form, Model
 from .recipe import MERGED, Recipe
 
 _MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
@@ -194,7 +195,7 @@ class _Planner:
             [self.checkpoints[i] for i in main], [self.names[i] for i in main], self.recipe.output.mix_predictions
         )
         self.warnings += notes
-        self.weights = {name: self._resolved(name) for source in self._sources() for name in self.recipe.order(source)}
+        self.collapse = Collapse(self.recipe, family, self.index)
         tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
         tensors += self._buffers()
         if not tensors:
@@ -203,20 +204,6 @@ class _Planner:
         return Plan(
             self.recipe, self.checkpoints, self.names, family, prediction, self._in_file_order(tensors), self.warnings
         )
-
-    def _sources(self) -> set[str]:
-        found = {self.source(c)[0] for c in _MERGED_COMPONENTS}
-        return {s for s in found if s in self.recipe.steps}
-
-    def _resolved(self, name: str) -> dict:
-        """A step's parameters, block weights resolved for this architecture."""
-        step, values = self.recipe.steps[name], {}
-        for parameter, value in step.weights(self.recipe.convention).items():
-            if isinstance(value, list):
-                values[parameter] = [w.resolve(self.family) for w in value]
-            else:
-                values[parameter] = value if isinstance(value, bool) else value.resolve(self.family)
-        return values
 
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)
@@ -232,7 +219,7 @@ class _Planner:
             held = ", ".join(self.names[i] for i in models)
             raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
         for key in keys:
-            form = self._form(source, key, merge_vae=asked)
+            form = self.collapse.form(source, key, merge_vae=asked)
             yield self._tensor(key, form, models, dtype_named_or_none(self.recipe.output.dtype))
 
     def _renamed(self, key: str, component: str) -> str:
@@ -252,36 +239,6 @@ class _Planner:
         prefixes = COMPONENT_PREFIXES.get(place(key).component, ())
         rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
         return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
-
-    def _form(self, source: str, key: str, merge_vae: bool) -> Form:
-        """The weighted sum that a step (or model) comes to for one key."""
-        forms: dict[str, Form] = {}
-
-        def of(name: str) -> Form:
-            return Form.of(Model(self.index[name])) if name in self.index else forms[name]
-
-        for name in self.recipe.order(source) if source in self.recipe.steps else ():
-            step = self.recipe.steps[name]
-            forms[name] = self._step(name, key, [of(s) for s in step.inputs], merge_vae)
-        return of(source)
-
-    def _step(self, name: str, key: str, inputs: list[Form], merge_vae: bool) -> Form:
-        method, resolved = self.recipe.steps[name].kind, self.weights[name]
-        vae = place(key).component == "vae"
-        numbers = [w for v in resolved.values() if not isinstance(v, bool) for w in (v if isinstance(v, list) else [v])]
-        if vae and not merge_vae and all(w.vae is None for w in numbers):
-            return inputs[0]
-
-        def number(weights) -> float:
-            return weights.vae_by_convention if vae and weights.vae is None else weights.weight(key)
-
-        values = {
-            p: v if isinstance(v, bool) else [number(w) for w in v] if isinstance(v, list) else number(v)
-            for p, v in resolved.items()
-        }
-        if method.kind == "linear":
-            return Form.combined(method.shares(len(inputs), values), inputs)
-        return Form.of(Applied(method.name, method.function, tuple(sorted(values.items())), tuple(inputs)))
 
     def _tensor(self, key: str, form: Form, models: list[int], dtype: DType | None) -> TensorPlan:
         """The plan of one tensor; inputs that lack it leave it to the first model that has it."""

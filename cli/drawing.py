@@ -1,0 +1,212 @@
+"""`unetscope diagram` and `unetscope layers`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json as jsons
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .arguments import Overwrite
+from .screen import say, size, warn
+
+if TYPE_CHECKING:
+    from ..diagrams import TreeNode
+    from ..merge import Recipe
+
+_SUBJECT = typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner, a checkpoint, or a recipe.", show_default=False)
+_OUTPUT = typer.Option("-o", "--output", help="The file to write: .svg, .png, .pdf or .dot.")
+_VALUES = typer.Option(
+    help="Numbers to colour by: CSV (name,value) or JSON {name: value}; names are labels, modules or keys."
+)
+_BADGES = typer.Option(help="Block weights to show as bars: a vector, preset, @file or lines, as in merges.")
+_NAMES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
+
+
+def diagram(
+    subject: Annotated[str, _SUBJECT],
+    output: Annotated[Path, _OUTPUT],
+    level: Annotated[Literal["block", "module", "layer"], typer.Option(help="How much detail.")] = "block",
+    block: Annotated[str | None, typer.Option(help="One label at layer level (IN05), or CLIP_L, VAE...")] = None,
+    values: Annotated[Path | None, _VALUES] = None,
+    weights: Annotated[str | None, _BADGES] = None,
+    title: Annotated[str | None, typer.Option(help="Replaces the title.")] = None,
+    units: Annotated[str, typer.Option(help="What the values are, for the legend.")] = "",
+    scale: Annotated[Literal["log", "linear"], typer.Option(help="Of the colours.")] = "log",
+    theme: Annotated[Literal["auto", "light", "dark"], typer.Option(help="`auto` follows the reader's mode.")] = "auto",
+    convention: Annotated[str, typer.Option(help="Whose weight vector the MBW numbers count.")] = "supermerger",
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a UNET with its block labels, or the tree of a merge recipe."""
+    from ..checkpoints.output import check_target
+    from ..diagrams import draw
+
+    check_target(output, overwrite=overwrite)
+    if Path(subject).suffix.lower() in (".yaml", ".yml"):
+        drawing = _recipe_drawing(Path(subject), title, theme)
+    else:
+        drawing = draw(
+            _opened(subject),
+            level,
+            block=block,
+            values=read_values(values) if values else None,
+            badges=_badges(subject, weights, convention) if weights else None,
+            title=title,
+            units=units,
+            scale=scale,
+            theme=theme,
+            convention=convention,
+        )
+    if drawing.unused:
+        warn(f"values that belong to nothing in this diagram: {', '.join(drawing.unused[:8])}")
+    drawing.save(output)
+    say(f"wrote {output} ({size(output.stat().st_size)})")
+
+
+def layers(
+    subject: Annotated[str, typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner, or a checkpoint.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A .json or .csv file; else CSV on the screen.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """List every parameter tensor: key, module, label, lbw, kind, shape, params."""
+    from ..checkpoints.errors import OutputError
+    from ..checkpoints.output import check_target
+    from ..diagrams import layers as listed
+
+    rows = listed(_opened(subject))
+    if output is None:
+        print(_csv(rows), end="")
+        return
+    if output.suffix.lower() not in (".json", ".csv"):
+        raise OutputError(f"{output}: layer lists are .json or .csv files")
+    check_target(output, overwrite=overwrite)
+    text = jsons.dumps(rows, indent=1) if output.suffix.lower() == ".json" else _csv(rows)
+    output.write_text(text, encoding="utf-8")
+    say(f"wrote {output} ({len(rows):,} tensors)")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "x".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()})
+    return out.getvalue()
+
+
+def _opened(subject: str):
+    """An architecture's name as it is, anything else as a checkpoint."""
+    from ..checkpoints import open_checkpoint
+
+    return subject if subject in _NAMES else open_checkpoint(Path(subject))
+
+
+def read_values(path: Path) -> dict[str, float | None]:
+    """Numbers by name from JSON ({name: value}) or CSV (name and value, with or without a header line).
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    from ..checkpoints.errors import CheckpointError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            data = jsons.loads(text)
+            pairs = list(data.items()) if isinstance(data, dict) else None
+        else:
+            pairs = [tuple(row[:2]) for row in csv.reader(io.StringIO(text)) if len(row) >= 2]
+            if pairs and not _is_number(pairs[0][1]):
+                pairs = pairs[1:]
+        if pairs is None:
+            raise ValueError("expected {name: value}")
+        return {str(name): None if value in (None, "") else float(value) for name, value in pairs}
+    except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: no list of values ({reason}); expected lines `name,value`, or JSON") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == ""
+    return True
+
+
+def _badges(subject: str, weights: str, convention: str) -> dict[str, float]:
+    from ..merge.block_weights import BlockWeights, parse_weights
+
+    opened = _opened(subject)
+    family = opened if isinstance(opened, str) else opened.architecture.family or "sd1"
+    return BlockWeights.parse(parse_weights(weights), convention).resolve(family).by_label()
+
+
+def _recipe_drawing(path: Path, title: str | None, theme: str):
+    from ..diagrams import draw_tree
+    from ..merge import Recipe
+
+    recipe = Recipe.load(path)
+    family = family_of(recipe)
+    root = recipe_tree(recipe, family)
+    return draw_tree(root, title or recipe.title or path.stem, f"shares of the UNET's parameters, {family}", theme)
+
+
+def family_of(recipe: Recipe) -> str:
+    """The architecture that a recipe is for: its first model's if that can be read, else one that its weights fit."""
+    from ..checkpoints import LabelError, UnetscopeError, open_checkpoint
+    from ..merge.collapse import leaf_shares
+
+    try:
+        found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]]).architecture.family
+    except UnetscopeError:
+        found = None
+    if found:
+        return found
+    try:
+        leaf_shares(recipe, "sd1")
+    except LabelError:
+        return "sdxl"
+    return "sd1"
+
+
+def recipe_tree(recipe: Recipe, family: str) -> TreeNode:
+    """A recipe as the plain tree that `diagrams.draw_tree` draws; a step that is used again is not unfolded again."""
+    from ..diagrams import TreeNode
+    from ..merge.collapse import leaf_shares
+
+    shares = leaf_shares(recipe, family)
+    unfolded: set[str] = set()
+
+    def node(name: str, role: str) -> TreeNode:
+        if name in recipe.models:
+            file = recipe.models[name].replace("\\", "/").rpartition("/")[2]
+            return TreeNode(file, detail=name, share=shares.get(name), role=role)
+        step = recipe.steps[name]
+        if name in unfolded:
+            return TreeNode(name, detail="as above", role=role)
+        unfolded.add(name)
+        roles = step.kind.inputs or [""] * len(step.inputs)
+        weights = step.given.get("weights")
+        if isinstance(weights, list):
+            roles = [_short(w) for w in weights]
+        detail = ", ".join(f"{k} {_short(v)}" for k, v in step.given.items() if k != "weights")
+        children = tuple(node(source, r) for source, r in zip(step.inputs, roles, strict=True))
+        label = step.method if name == recipe.result else f"{name}: {step.method}"
+        return TreeNode(label, detail=detail, role=role, children=children)
+
+    return node(recipe.result, "")
+
+
+def _short(value: Any) -> str:
+    """Block weights in a few words."""
+    if isinstance(value, float | int | str):
+        return f"{value:g}" if isinstance(value, float | int) else value
+    if isinstance(value, list):
+        return f"{len(value)} block weights"
+    return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
