@@ -6,7 +6,19 @@ built, so drawing needs neither torch nor diffusers. `draw_tree` draws a merge r
 
 from .architectures import DrawingError
 from .drawing import LEVELS, Drawing, draw, draw_beside
-from .listing import layers
+from .listing import layers, save_layers
 from .tree import TreeNode, draw_tree
+from .values_file import read_values
 
-__all__ = ["LEVELS", "Drawing", "DrawingError", "TreeNode", "draw", "draw_beside", "draw_tree", "layers"]
+__all__ = [
+    "LEVELS",
+    "Drawing",
+    "DrawingError",
+    "TreeNode",
+    "draw",
+    "draw_beside",
+    "draw_tree",
+    "layers",
+    "read_values",
+    "save_layers",
+]

@@ -73,7 +73,7 @@ def _modules(graph: Graph, only: str | None, look: Look) -> list[str]:
             continue
         lines.append(f"subgraph {quoted('cluster_' + label)} {{ label={text_of(label)}")
         for unit in block.units:
-            paint = look.values.paint(unit.kind, (unit.name, unit.prefix), unit.members(), (label,))
+            paint = look.values.paint(unit.kind, (unit.name, unit.prefix), unit.members(), (label,), unit.lost(graph))
             lines.append(_node(unit.name, (unit.what, unit.name, unit.prefix, texts.count(unit.params)), paint))
             drawn.add(unit.name)
         lines.append("}")
@@ -94,7 +94,9 @@ def _layers(graph: Graph, only: str | None, look: Look) -> list[str]:
             if item.kind == "layer":
                 node = next(n for n in item.nodes if n.tensors)
                 shapes = [f"{key.rpartition('.')[2]} {texts.shape(shape)}" for key, shape in node.tensors]
-                paint = look.values.paint(*tensor_names(node, node.tensors[0][0]))
+                paint = look.values.paint(
+                    *tensor_names(node, node.tensors[0][0]), lost=node.tensors[0][0] in graph.missing
+                )
                 lines.append(_node(name, (item.text, node.key, *shapes), paint))
             else:
                 said = item.text

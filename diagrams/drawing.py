@@ -305,7 +305,7 @@ _ARROWS = [
 def _notes(look: Look, level: str, block: str | None) -> list[str]:
     notes = []
     if level != "block":
-        notes.append("Keys are shown without `model.diffusion_model.`; hover for whole names.")
+        notes.append("Keys are shown without model.diffusion_model.; hover for whole names.")
     if level == "layer":
         notes.append("A stack of transformer layers is a strip: a row per layer, a column per tensor (b: bias). "
                      "Activations and reshapes are left out.")  # fmt: skip

@@ -32,8 +32,8 @@ def item_size(item: Item) -> Point:
     if item.kind == "stack":
         return strip_size(item)
     if item.kind == "function":
-        return (22.0, 22.0) if item.text == "+" else (Canvas.width_of(item.text, "xs") + 16, 20.0)
-    return Canvas.width_of(item.text, "sb") + 22, 22.0
+        return (22.0, 22.0) if item.text == "+" else (Canvas.room_for(item.text, "xs") + 14, 20.0)
+    return Canvas.room_for(item.text, "sb") + 18, 22.0
 
 
 def direction(label: str) -> str:

@@ -32,7 +32,7 @@ def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, mis
         for cls, fill, line in marks:
             canvas.rect(at, y + 18, 22, 14, f"box {cls}".strip(), fill, rx=3)
             canvas.text(at + 28, y + 29, line, "sm")
-            at += 40 + canvas.width_of(line, "sm")
+            at += 40 + canvas.room_for(line, "sm")
     return 58.0
 
 
@@ -42,7 +42,7 @@ def draw_kinds(canvas: Canvas, x: float, y: float, kinds: list[tuple[str, str]])
         for cls, line in kinds:
             canvas.rect(x, y, 22, 14, f"box {cls}", rx=3)
             canvas.text(x + 28, y + 11, line, "sm")
-            x += 46 + canvas.width_of(line, "sm")
+            x += 46 + canvas.room_for(line, "sm")
             canvas.grow(x - 16, y + 14)
     return 26.0
 
@@ -53,7 +53,7 @@ def draw_arrows(canvas: Canvas, x: float, y: float, arrows: list[tuple[str, str]
         for role, line in arrows:
             canvas.arrow([(x, y + 7), (x + 34, y + 7)], role)
             canvas.text(x + 42, y + 11, line, "sm")
-            x += 62 + canvas.width_of(line, "sm")
+            x += 62 + canvas.room_for(line, "sm")
     return 26.0
 
 
@@ -73,7 +73,7 @@ def wrapped(note: str, room: float, cls: str = "sm") -> list[str]:
     lines, line = [], ""
     for word in note.split(" "):
         longer = f"{line} {word}".strip()
-        if line and Canvas.width_of(longer, cls) > room:
+        if line and Canvas.room_for(longer, cls) > room:
             lines.append(line)
             line = word
         else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints.conventions import lbw_index
 from ..checkpoints.layers import layer_kind
+from .architectures import DrawingError
 from .drawing import subject_of
 from .text import elements
 
 if TYPE_CHECKING:
     from ..checkpoints.checkpoint import Checkpoint
 
-COLUMNS = ("key", "module", "label", "lbw", "kind", "shape", "params")
+COLUMNS: tuple[str, ...] = ("key", "module", "label", "lbw", "kind", "shape", "params")
 
 
 def layers(architecture: str | Checkpoint) -> list[dict]:
@@ -44,3 +49,27 @@ def layers(architecture: str | Checkpoint) -> list[dict]:
         for key, shape in node.tensors
         if key not in graph.missing
     ]
+
+
+def save_layers(rows: list[dict], path: str | Path) -> Path:
+    """Write what `layers` returned as `.json` (a list of objects) or `.csv` (shapes as `320x4x3x3`).
+
+    Raises:
+        DrawingError: for another suffix, or when the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        text = "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+    elif path.suffix.lower() == ".csv":
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "shape": "x".join(map(str, row["shape"]))} for row in rows)
+        text = table.getvalue()
+    else:
+        raise DrawingError(f"{path}: a list of layers is saved as .json or .csv, not as {path.suffix or 'no suffix'!r}")
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise DrawingError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path

@@ -122,9 +122,8 @@ class ModuleLevel(UGrid):
 
     def _unit(self, unit: Unit) -> None:
         x, y, w = self.unit_spots[unit.name]
-        lost = bool(self.graph.missing) and all(key in self.graph.missing for key, _ in unit.tensors)
         names = (unit.name, unit.prefix)
-        paint = self.look.values.paint(unit.kind, names, unit.members(), (unit.label,), lost)
+        paint = self.look.values.paint(unit.kind, names, unit.members(), (unit.label,), unit.lost(self.graph))
         value = texts.number(paint.value) if paint.value is not None else ""
         tooltip = f"{unit.name}; {unit.prefix}; {unit.label}; {unit.params:,} parameters"
         data = {"module": unit.name, "label": unit.label, "key": unit.prefix, "value": value}

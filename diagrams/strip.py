@@ -23,7 +23,7 @@ _GROUPS = (
     ("feed-forward", ("ff.net.0.proj", "ff.net.2")),
 )
 _NAMES = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out", "net.0.proj": "in", "net.2": "out"}
-_ROW, _WEIGHT, _BIAS, _GAP = 20.0, 52.0, 14.0, 9.0
+_ROW, _WEIGHT, _BIAS, _GAP = 20.0, 56.0, 14.0, 9.0
 _TOP, _LEFT, _PAD = 58.0, 26.0, 8.0
 
 

@@ -70,6 +70,10 @@ class Unit:
             shared.append(parts[0])
         return ".".join(shared)
 
+    def lost(self, graph: Graph) -> bool:
+        """Whether the checkpoint that the graph was drawn on lacks every tensor of the part."""
+        return bool(graph.missing) and all(key in graph.missing for key, _ in self.tensors)
+
     def members(self) -> list[Member]:
         """Its tensors; one without a value of its own takes that of its module, then that of the unit."""
         unit = (self.name, self.prefix)
@@ -108,7 +112,7 @@ class Block:
 
     def lost(self, graph: Graph) -> bool:
         """Whether the checkpoint that the graph was drawn on lacks every tensor of the block."""
-        return bool(graph.missing) and all(key in graph.missing for unit in self.units for key, _ in unit.tensors)
+        return all(unit.lost(graph) for unit in self.units)
 
 
 def blocks_of(graph: Graph) -> dict[str, Block]:

@@ -90,6 +90,11 @@ class Canvas:
     def width_of(line: object, cls: str) -> float:
         return texts.width(texts.plain(line), *TEXTS[cls])
 
+    @classmethod
+    def room_for(cls, line: object, size: str) -> float:
+        """The width to leave for a text that stands beside others, whatever font is used."""
+        return cls.width_of(line, size) * texts.WIDER
+
     def path(self, d: str, cls: str) -> None:
         self.parts.append(f'<path d="{d}" class="{cls}"/>')
 

@@ -28,6 +28,8 @@ _FORBIDDEN = re.compile(
 )
 _SPACE = re.compile(r"\s+")
 LONGEST = 300
+# How much wider a substitute font may be (DejaVu Sans); free-standing text leaves room for it.
+WIDER = 1.17
 
 
 def plain(text: object, longest: int = LONGEST) -> str:

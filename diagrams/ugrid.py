@@ -223,7 +223,7 @@ class UGrid:
 
     def _latent(self, spot: Spot, dims: Shape, name: str, inwards: bool) -> None:
         line, x, y = f"{name} {texts.shape(dims[1:])}", spot.centre, spot.y - STEP - 26
-        w = self.canvas.width_of(line, "sb") + 24
+        w = self.canvas.room_for(line, "sb") + 20
         with self.canvas.group(f"end-{name}", "end-point on-page"):
             self.canvas.rect(x - w / 2, y, w, 26, "plate", rx=13)
             self.canvas.text(x, y + 17, line, "sb", extra="mid")
