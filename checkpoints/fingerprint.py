@@ -1,0 +1,101 @@
+"""What identifies a component's weights, whatever file they are in.
+
+Equal values give equal fingerprints: container, order and naming of the keys, prefix (CLIP-L in an SD1 and in an SDXL file)
+and dtype do not count. An fp16 file and the same weights stored as fp32 or in a diffusers folder have the same one; rounding
+to a narrower dtype changes values, and so the fingerprint. F64 counts as rounded to fp32, every NaN as the same NaN.
+
+Left out is what carries no weight of its own (`position_ids`, `logit_scale`) and what not every layout holds: the last layer
+and the projection of CLIP-H, which SD2 does not use, and tensors that no published layout has. The EMA copy is left out too.
+
+A tensor is hashed as fp32 in blocks of fixed size, so that threads can share it and no tensor has to fit into memory. Blocks
+go through XXH3-128, which is ten times as fast as SHA-256 or BLAKE3 here: fingerprints tell weights apart, they are no
+protection against somebody who builds two models with the same one. For that, and for model sites, there is SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from functools import cache
+
+import numpy as np
+import xxhash
+
+from .blocks import COMPONENT_PREFIXES, place
+from .codec import decode, finite_limit, kernel
+from .dtypes import F32, DType
+from .layouts import FAMILIES, is_buffer, layout
+from .tensors import Shape
+
+# Elements of a block. Part of what a fingerprint is: another number gives other fingerprints.
+BLOCK = 1 << 19
+COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
+# What diffusers' SD2 folders leave out of CLIP-H, since SD2 reads its last layer but one.
+_UNUSED = {"clip_h": ("transformer.resblocks.23.", "text_projection")}
+_DIGITS = 32
+
+
+def short_name(key: str) -> str | None:
+    """A key without the prefix of its component, if it counts for the component's fingerprint; None where it does not."""
+    component = place(key).component
+    if component not in COMPONENTS or is_buffer(key):
+        return None
+    name = _without_prefix(key, component)
+    # UNETs of unknown layouts have fingerprints too: all of their keys count.
+    counts = component == "unet" or name in _published(component)
+    return name if counts else None
+
+
+@cache
+def _published(component: str) -> frozenset[str]:
+    """The names of a component's weights in any family's layout."""
+    names = {
+        _without_prefix(key, component)
+        for family in FAMILIES
+        for key in layout(family)
+        if place(key).component == component and not is_buffer(key)
+    }
+    return frozenset(name for name in names if not name.startswith(_UNUSED.get(component, ())))
+
+
+def _without_prefix(key: str, component: str) -> str:
+    return next(key.removeprefix(p) for p in COMPONENT_PREFIXES[component] if key.startswith(p))
+
+
+class Fingerprints:
+    """Collects the blocks of a file's tensors, in any order and from any thread."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, dict[int, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key: str, start: int, data: np.ndarray) -> None:
+        """Add a block: the elements of `key` from `start` on (a multiple of `BLOCK`), fp32, or raw where they are no floats."""
+        digest = xxhash.xxh3_128_digest(data.view(np.uint8))
+        with self._lock:
+            self._blocks.setdefault(key, {})[start // BLOCK] = digest
+
+    def result(self, tensors: dict[str, tuple[DType, Shape]]) -> dict[str, str]:
+        """Component -> fingerprint (32 hex digits) of the tensors that count, from key -> dtype and shape."""
+        parts: dict[str, list[bytes]] = {}
+        for key, (dtype, shape) in tensors.items():
+            name = short_name(key)
+            if name is not None:
+                blocks = self._blocks.get(key, {})
+                kind = "float" if dtype.is_float else dtype.name
+                head = f"{name} {kind} {list(shape)} ".encode()
+                parts.setdefault(place(key).component, []).append(head + b"".join(blocks[i] for i in sorted(blocks)))
+        return {
+            component: hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()[:_DIGITS]
+            for component, lines in sorted(parts.items(), key=lambda item: COMPONENTS.index(item[0]))
+        }
+
+
+def canonical(raw: np.ndarray, dtype: DType, out: np.ndarray) -> np.ndarray:
+    """The elements of a piece (raw bytes, uint8) as they are hashed: fp32 in `out`, every NaN the same; no floats: as they are."""
+    if not dtype.is_float:
+        return raw
+    decode(raw, dtype, out)
+    if kernel().count_bad(out, finite_limit(F32)):
+        out[np.isnan(out)] = np.float32(np.nan)
+    return out
