@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import drawing, making, merging
+from . import drawing, looking, making, merging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
 )
+app.command("inspect")(looking.inspect)
 app.command("diagram")(drawing.diagram)
 app.command("layers")(drawing.layers)
 app.command("demo-checkpoint")(making.demo_checkpoint)

@@ -71,9 +71,16 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def parameters(count: int) -> str:
+def amount(count: int) -> str:
     """A number of parameters for people: `859.5 M`."""
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def tree(root: Any, line: Callable[[Any], str], children: Callable[[Any], Sequence[Any]], indent: str = "") -> None:
+    """Print a tree, one node a line."""
+    say(f"{indent}{line(root)}")
+    for child in children(root):
+        tree(child, line, children, indent + "  ")
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""`unetscope inspect`: what a file is, from its headers, and with --scan from its values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .arguments import Json, Threads
+from .screen import amount, printable, progress, say, show_json, show_table, size, tree
+
+if TYPE_CHECKING:
+    from ..checkpoints.inspection import Amount, Inspection
+    from ..checkpoints.scan import Scan
+
+_SHOWN_KEYS, _SHOWN_TEXT = 6, 160
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint file or diffusers folder.", show_default=False)],
+    scan: Annotated[bool, typer.Option("--scan", help="Read the values once: health, fingerprints, SHA-256.")] = False,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Say what a file is: architecture, parts, dtypes, blocks, merge history, and what is missing or broken."""
+    from ..checkpoints.inspection import inspect as inspected
+    from ..checkpoints.scan import scan as scanned
+
+    found = inspected(file)
+    values = None
+    if scan:
+        with progress("scanning") as moved:
+            values = scanned(file, threads=threads, progress=moved)
+    if json:
+        show_json(found.to_plain() | ({"scan": values.to_plain()} if values else {}))
+        return
+    _show(found)
+    if values:
+        _show_scan(values)
+
+
+def _show(found: Inspection) -> None:
+    say(f"{found.path.name}: {found.architecture.name}")
+    predicts = f"{found.prediction} ({found.prediction_from})" if found.prediction else "not marked"
+    say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters; prediction type: {predicts}")
+    show_table("Components", *_rows("component", found.components, found.total.bytes))
+    if len(found.labels) > len(found.components):
+        show_table("Block labels", *_rows("label", found.labels, found.total.bytes))
+    if found.adapter:
+        _show_adapter(found)
+    _show_metadata(found)
+    for sentence in _findings(found):
+        say(f"! {sentence}")
+
+
+def _rows(name: str, amounts: dict[str, Amount], whole: int) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [key, f"{a.tensors:,}", amount(a.parameters), size(a.bytes), f"{a.bytes / max(whole, 1):.1%}", _dtypes(a)]
+        for key, a in amounts.items()
+    ]
+    return [name, "tensors", "parameters", "size", "share", "dtypes"], rows
+
+
+def _dtypes(found: Amount) -> str:
+    return ", ".join(f"{name} {count:,}" if len(found.dtypes) > 1 else name for name, count in found.dtypes.items())
+
+
+def _show_adapter(found: Inspection) -> None:
+    show_table("Adapter", ["what", "found"], [[k, v] for k, v in found.adapter.to_plain().items() if v])
+
+
+def _show_metadata(found: Inspection) -> None:
+    hidden = {"sd_merge_recipe", "sd_merge_models", "unetscope.recipe", "unetscope.inputs"} if found.history else set()
+    rows = [[key, _shortened(value)] for key, value in sorted(found.metadata.items()) if key not in hidden]
+    if rows:
+        show_table("Metadata (--json has it whole)", ["name", "value"], rows)
+    if found.history:
+        say("Merged from")
+        tree(found.history, _history_line, lambda node: node.children)
+
+
+def _history_line(node) -> str:
+    parts = [node.name, node.method, node.detail, f"sha256 {node.hash[:10]}" if node.hash else ""]
+    return "  ".join(printable(p) for p in parts if p)
+
+
+def _shortened(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SHOWN_TEXT else f"{flat[:_SHOWN_TEXT]}... ({len(text):,} characters)"
+
+
+def _findings(found: Inspection) -> list[str]:
+    said = [str(found.truncation)] if found.truncation else []
+    said += [f"{component}: {len(keys):,} keys are missing: {_some(keys)}" for component, keys in found.missing.items()]
+    if found.absent:
+        said.append(f"has no {', '.join(found.absent)}")
+    if found.junk:
+        said.append(
+            f"{len(found.junk):,} keys belong to no known component: {_some(found.junk)} (`convert --prune` drops them)"
+        )
+    if found.ema and found.ema.tensors > 2:
+        said.append(f"holds a second UNET of EMA weights, {size(found.ema.bytes)} (`convert --prune` drops it)")
+    return [*said, *found.notes]
+
+
+def _some(keys: tuple[str, ...]) -> str:
+    return ", ".join(keys[:_SHOWN_KEYS]) + (", ..." if len(keys) > _SHOWN_KEYS else "")
+
+
+def _show_scan(values: Scan) -> None:
+    rows = [[component, digest] for component, digest in values.fingerprints.items()]
+    show_table("Fingerprints (equal weights, equal fingerprint, whatever the file)", ["component", "fingerprint"], rows)
+    if values.sha256:
+        say(f"sha256 {values.sha256}, AutoV2 {values.autov2}")
+    for finding in values.health:
+        say(f"! {finding}")
+    if not values.health:
+        say(f"no broken or empty tensors in {len(values.tensors):,}, scanned in {values.seconds:.1f} s")
