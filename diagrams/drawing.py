@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, UNET_LABELS, UNET_PREFIX
+from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS, UNET_PREFIX
 from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
 from . import text as texts
@@ -88,7 +88,7 @@ class Subject:
         return self.graph.name or f"{TITLES[self.graph.family]} UNET"
 
 
-def subject_of(architecture: str | Checkpoint) -> Subject:
+def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subject:
     """An architecture's name, or an opened checkpoint, as something to draw.
 
     Raises:
@@ -101,7 +101,7 @@ def subject_of(architecture: str | Checkpoint) -> Subject:
         what = architecture.architecture.name or "nothing known"
         raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need SD1, SD2, SDXL or the SDXL refiner")
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
-    if not any(key.startswith(UNET_PREFIX) for key in tensors):
+    if needs_unet and not any(key.startswith(UNET_PREFIX) for key in tensors):
         raise DrawingError(
             f"{texts.plain(name)}: has no UNET; draw one of its parts with block={TEXT_ENCODERS[family][0]!r}"
         )
@@ -140,7 +140,7 @@ def draw(
     Raises:
         DrawingError: an unknown name, level or block, or values of which none belongs to this diagram.
     """
-    subject = subject_of(architecture)
+    subject = subject_of(architecture, needs_unet=block not in (*TEXT_LABELS, "VAE"))
     shade = shared_scale([values], scale, value_range)
     look = _look(subject, values, badges, shade, convention)
     canvas = _body(subject, level, block, look)

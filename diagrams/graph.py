@@ -169,7 +169,7 @@ def write_graph(graph: Graph, path: Path) -> None:
         "edges": [[index[a], index[b]] for a, b in graph.edges],
     }
     head = ",\n".join(f"{json.dumps(k)}:{json.dumps(v, separators=(',', ':'))}" for k, v in tables.items())
-    path.write_text(f'{{{head},\n"nodes":[\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+    path.write_text(f'{{{head},\n"nodes":[\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8", newline="\n")
 
 
 def _common_key(unit: str, graph: Graph) -> str:

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from . import text as texts
 from .palette import colour
-from .theme import TEXTS, Theme, stylesheet
+from .theme import TEXTS, Theme, root_class, stylesheet
 
 Point = tuple[float, float]
 MARGIN = 24.0
@@ -130,8 +130,9 @@ class Canvas:
     def document(self, title: str, theme: Theme = "auto", margin: float = MARGIN) -> str:
         """The whole file: a self-contained SVG with its own stylesheet and background."""
         w, h = num(self.width + 2 * margin), num(self.height + 2 * margin)
+        size = f'width="{w}" height="{h}" viewBox="0 0 {w} {h}"'
         head = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img">\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="{root_class(theme)}" role="img">\n'
             f"<title>{escape(texts.plain(title))}</title>\n<style>{stylesheet(theme)}</style>\n{_DEFS}"
         )
         body = "\n".join(self.parts)

@@ -70,13 +70,25 @@ def stylesheet(theme: Theme) -> str:
         ".track{opacity:.25}",
     ]
     day, night = _themed(0), _themed(1)
-    if theme == "light":
-        rules += day
-    elif theme == "dark":
-        rules += night
-    else:
-        rules += [*day, f"@media(prefers-color-scheme:dark){{{''.join(night)}}}"]
-    return "".join(rules)
+    scoped = _scoped([*rules, *(night if theme == "dark" else day)], theme)
+    if theme == "auto":
+        scoped += f"@media(prefers-color-scheme:dark){{{_scoped(night, theme)}}}"
+    return scoped
+
+
+def root_class(theme: Theme) -> str:
+    """The class of the root element. Every rule begins with it, so that a page that inlines pictures keeps its own style,
+    and so do pictures of other themes beside each other."""
+    return f"unetscope-{theme}"
+
+
+def _scoped(rules: list[str], theme: Theme) -> str:
+    scope, lines = f".{root_class(theme)} ", []
+    for rule in rules:
+        for one in filter(None, rule.split("}")):
+            selectors, body = one.split("{")
+            lines.append(",".join(scope + s for s in selectors.split(",")) + "{" + body + "}")
+    return "".join(lines)
 
 
 def _themed(at: int) -> list[str]:

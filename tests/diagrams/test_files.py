@@ -86,6 +86,7 @@ def test_auto_themes_hold_both_and_forced_ones_hold_one():
     auto, light, dark = (draw("sd1", theme=t).svg for t in ("auto", "light", "dark"))
     assert "prefers-color-scheme:dark" in auto
     assert "@media" not in light and "@media" not in dark
+    assert all(" .page{fill:" in svg for svg in (auto, light, dark))  # scoped: no rule reaches a page around it
     assert ".page{fill:#ffffff}" in light and ".page{fill:#0d1117}" in dark
     assert ".page{fill:#ffffff}" in auto and ".page{fill:#0d1117}" in auto
     with pytest.raises(DrawingError, match="no theme"):

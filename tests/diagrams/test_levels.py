@@ -133,6 +133,14 @@ def test_text_encoders_and_the_vae_have_a_box_per_layer_or_block(family, label, 
     assert len(picture.of_class("edge")) == boxes - 1
 
 
+def test_a_file_without_a_unet_can_be_drawn_by_its_parts_only():
+    unet = [k for k in checkpoint_of("sdxl").tensors if k.startswith("model.diffusion_model.")]
+    checkpoint = checkpoint_of("sdxl", drop=unet, name="parts.safetensors")
+    assert "decoder.mid" in Picture(draw(checkpoint, block="VAE")).texts()
+    with pytest.raises(DrawingError, match=r"parts.safetensors: has no UNET"):
+        draw(checkpoint)
+
+
 @pytest.mark.parametrize("level", ["block", "module", "layer"])
 def test_graphviz_lays_out_the_dot_source_of_every_level(level):
     source = draw("sd1", level).dot
