@@ -17,10 +17,8 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
 from .errors import AnalysisError
-from .reduce import decode64, meet, reduce_aligned, same_bits
-
-# Columns that are multiplied at a time: N x 4096 float64 stay in the second-level cache for a few models.
-_BLOCK = 1 << 16
+from .kernels import kernels
+from .reduce import Blocks, meet, reduce_aligned, same_bits
 
 
 @dataclass(frozen=True)
@@ -169,17 +167,12 @@ def gram_matrices(
     same = np.zeros((len(tensors), count), np.int32)
 
     def worker(length: int):
-        block = min(length, _BLOCK)
-        values, scratch = np.empty((count, block)), np.empty(block, np.float32)
+        blocks = Blocks(count, length)
 
         def reduction(tensor: Aligned, piece: Span, rows: Sequence[np.ndarray]):
             total = np.zeros((count, count))
-            for start in range(0, piece.elements, block):
-                n = min(block, piece.elements - start)
-                for row, info, out in zip(rows, tensor.infos, values, strict=True):
-                    size = info.dtype.size
-                    decode64(row[start * size : (start + n) * size], info.dtype, out[:n], scratch)
-                total += values[:, :n] @ values[:, :n].T
+            for values in blocks.split(tensor, rows):
+                kernels().gram(values, values.shape[1], total)
             return total, same_bits(rows, [info.dtype.name for info in tensor.infos])
 
         return reduction

@@ -7,15 +7,18 @@ position, whichever thread was done first, so the number of threads never change
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from ..checkpoints import codec
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.dtypes import DType
+from ..checkpoints.dtypes import DType, carrier
 from ..checkpoints.stream import Pass, Progress, Span, piece_length, spans
 from .alignment import Aligned
+
+# Columns that are decoded at a time: two of them as float32 stay in the second-level cache.
+BLOCK = 1 << 15
 
 # Takes the tensor, the piece, and its raw bytes from every checkpoint (uint8, to be used before the next call).
 Reduction = Callable[[Aligned, Span, Sequence[np.ndarray]], object]
@@ -55,7 +58,7 @@ def reduce_aligned(
 
     Args:
         checkpoints: N of them, in the order of each tensor's `infos`.
-        tensors: from `align`.
+        tensors: from `align`. One with fewer `infos` than there are checkpoints is read from the first ones alone.
         worker: called once per thread with the largest number of elements of a piece; returns the reduction of a piece.
         take: receives (index of the tensor, what the reduction returned), for each tensor in the order of its pieces.
         threads: None for as many as there are cores, at most 8.
@@ -76,7 +79,7 @@ def reduce_aligned(
 
         def work(piece: Span) -> None:
             tensor, rows = tensors[piece.index], []
-            for checkpoint, info, buffer in zip(checkpoints, tensor.infos, buffers, strict=True):
+            for checkpoint, info, buffer in zip(checkpoints, tensor.infos, buffers, strict=False):
                 row = buffer[: piece.elements * info.dtype.size]
                 checkpoint.read_raw(info, piece.start, piece.stop, row)
                 rows.append(row)
@@ -93,6 +96,46 @@ def reduce_aligned(
     )
 
 
+class Blocks:
+    """A thread's buffers: pieces of N tensors as numbers, a block of columns at a time, small enough to stay in cache."""
+
+    def __init__(self, count: int, length: int):
+        self._length = min(length, BLOCK)
+        self._count = count
+        self._narrow = np.empty((count, self._length), np.float32)
+        self._wide: np.ndarray | None = None
+
+    def split(self, tensor: Aligned, rows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The values of a piece as (N, columns) arrays, valid until the next one.
+
+        float32, which holds every narrower float exactly; float64 where a tensor is F64 or not floating point.
+        """
+        dtypes = [info.dtype for info in tensor.infos]
+        buffer = self._buffer(dtypes)
+        elements = rows[0].size // dtypes[0].size
+        for start in range(0, elements, self._length):
+            n = min(self._length, elements - start)
+            for row, dtype, out in zip(rows, dtypes, buffer, strict=False):
+                _decode(row[start * dtype.size : (start + n) * dtype.size], dtype, out[:n])
+            yield buffer[: len(rows), :n]
+
+    def _buffer(self, dtypes: Sequence[DType]) -> np.ndarray:
+        if all(dtype.is_float and dtype.name != "F64" for dtype in dtypes):
+            return self._narrow
+        if self._wide is None:
+            self._wide = np.empty((self._count, self._length))
+        return self._wide
+
+
+def _decode(raw: np.ndarray, dtype: DType, out: np.ndarray) -> None:
+    if not dtype.is_float:
+        out[:] = raw.view(carrier(dtype))
+    elif out.dtype == np.float32:
+        codec.decode(raw, dtype, out)
+    else:
+        decode64(raw, dtype, out, np.empty(out.size, np.float32))
+
+
 def decode64(raw: np.ndarray, dtype: DType, out: np.ndarray, scratch: np.ndarray) -> None:
     """Raw bytes of a float dtype into `out` (1-D float64), exactly; `scratch` is a float32 array of at least that length."""
     if dtype.name == "F64":
@@ -100,6 +143,15 @@ def decode64(raw: np.ndarray, dtype: DType, out: np.ndarray, scratch: np.ndarray
         return
     codec.decode(raw, dtype, scratch[: out.size])
     out[:] = scratch[: out.size]
+
+
+def count_not_finite(raw: np.ndarray, dtype: DType) -> int:
+    """How many values of a piece are NaN or infinite."""
+    if not dtype.is_float:
+        return 0
+    if dtype.name == "F64":
+        return int(np.count_nonzero(~np.isfinite(raw.view(np.float64))))
+    return int(codec.kernel().count_bad(codec.stored(raw, dtype), np.finfo(np.float32).max))
 
 
 def same_bits(rows: Sequence[np.ndarray], dtypes: Sequence[str]) -> tuple[int, ...]:
