@@ -1,0 +1,56 @@
+"""Imports between rooms point down only, and nothing that a merge imports brings torch along."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A room may import itself and what is listed here.
+MAY_IMPORT = {
+    "checkpoints": set(),
+    "analysis": {"checkpoints"},
+    "diagrams": {"checkpoints"},
+    "merge": {"checkpoints", "analysis"},
+    "dashboard": {"checkpoints", "analysis", "diagrams", "merge", "cli"},
+    "cli": {"checkpoints", "analysis", "diagrams", "merge", "dashboard"},
+}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms that a module imports relatively."""
+    depth = len(path.relative_to(ROOT).parts) - 1
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == depth + 1:
+            names = [node.module.split(".")[0]] if node.module else [a.name for a in node.names]
+            found |= {n for n in names if n in MAY_IMPORT}
+    return found
+
+
+@pytest.mark.parametrize("room", [r for r in MAY_IMPORT if (ROOT / r).is_dir()])
+def test_a_room_imports_only_the_rooms_below_it(room):
+    for path in (ROOT / room).rglob("*.py"):
+        assert rooms_imported(path) <= MAY_IMPORT[room] | {room}, path
+
+
+MERGE = """
+import sys
+from unetscope.cli import main
+try:
+    main(["merge", "uniform", sys.argv[1], sys.argv[2], "-o", sys.argv[3]])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_merge_does_not_import_torch(make_checkpoint, tmp_path):
+    (a, _), (b, _) = make_checkpoint("a", seed=1), make_checkpoint("b", seed=2)
+    arguments = [sys.executable, "-c", MERGE, a, b, tmp_path / "out.safetensors"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
