@@ -40,7 +40,7 @@ def draw_box(canvas: Canvas, x: float, y: float, w: float, content: Content, pai
         taken = _right(canvas, x + w - _PAD, y + 57, paint.printed, "vl" if value else "sb")
         canvas.text(x + _PAD, y + 57, content.facts, "sm", room - taken, "dim")
         if content.badge is not None:
-            _badge(canvas, x, y + h, w, content.badge)
+            draw_badge(canvas, x, y + h, w, content.badge)
 
 
 def _right(canvas: Canvas, x: float, y: float, line: str, cls: str) -> float:
@@ -67,7 +67,7 @@ def draw_pills(canvas: Canvas, right: float, y: float, slot: Slot | None) -> flo
     return right
 
 
-def _badge(canvas: Canvas, x: float, bottom: float, w: float, share: float) -> None:
+def draw_badge(canvas: Canvas, x: float, bottom: float, w: float, share: float) -> None:
     """A bar below the text for a second value, 0 to 1, with its number beside it."""
     number = texts.number(share) if math.isfinite(share) else "?"
     length = w - 2 * _PAD - 44

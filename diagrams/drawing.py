@@ -314,6 +314,6 @@ def _notes(look: Look, level: str, block: str | None) -> list[str]:
             f"MBW n: position in the block weight vector as {look.convention.name} reads it. A dashed mark: no slot of its "
             "own, it reads the one that is named. LBW n: position in the LoRA vector, blocks with attention only."
         )
-    if look.badges:
+    if look.badges and level != "layer":
         notes.append("Bar: the second value of a block, 0 to 1.")
     return notes

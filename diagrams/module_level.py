@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
-from .boxes import draw_pills
+from .boxes import draw_badge, draw_pills
 from .summary import Block, Unit
 from .ugrid import UGrid
+from .values import label_names
 
 _UNIT, _BETWEEN, _HEADER, _PAD = 58.0, 20.0, 30.0, 12.0
 _M00_UNIT = 206.0
@@ -115,6 +116,9 @@ class ModuleLevel(UGrid):
             self.canvas.rect(spot.x, spot.y, spot.w, spot.h, "plate", rx=10)
             self.canvas.text(spot.x + _PAD, spot.y + 21, label, "lb")
             draw_pills(self.canvas, spot.right - _PAD, spot.y + 7, self.slots[label])
+            badge = self.look.badge(label_names(label))
+            if badge is not None:  # between the label and the arrow in the middle
+                draw_badge(self.canvas, spot.x + 62, spot.y + 27, 114, badge)
 
     def draw_block(self, block: Block) -> None:
         for unit in block.units:

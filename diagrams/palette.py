@@ -36,9 +36,9 @@ def luminance(fill: str) -> float:
 
 
 def ink_is_dark(fill: str) -> bool:
-    """Whether dark text has more contrast than white text on a fill."""
+    """Whether black text has more contrast than white text on a fill; the better of the two is never below 4.5."""
     lum = luminance(fill)
-    return (lum + 0.05) / 0.055 > 1.05 / (lum + 0.05)
+    return (lum + 0.05) / 0.05 > 1.05 / (lum + 0.05)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,3 +105,20 @@ def test_the_committed_trace_is_what_diffusers_and_torchview_say_today():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_module_paths_and_keys_go_together_as_in_diffusers_own_converter(family):
+    single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
+    from unetscope.checkpoints.layouts import unet_config
+
+    config = {"class_embed_type": None, "addition_embed_type": None, **unet_config(family)}
+    graph = architecture_graph(family)
+    # The converter moves values from one name to the other; here the values are the old names.
+    converted = single_file.convert_ldm_unet_checkpoint({key: key for key in graph.tensors}, config)
+    ours = {
+        f"{node.module}.{key.rpartition('.')[2]}": key.removeprefix("model.diffusion_model.")
+        for node in graph.nodes
+        for key, _ in node.tensors
+    }
+    assert {name: key.removeprefix("model.diffusion_model.") for name, key in converted.items()} == ours
