@@ -16,7 +16,8 @@ _MISSING = ("", "nan", "none", "null", "missing", "mismatched")
 def read_values(path: str | Path, column: str | None = None) -> dict[str, float | None]:
     """Values by name from a file.
 
-    JSON is an object of numbers (null: missing), or a list of rows as objects. CSV has a header. Rows are named by the
+    JSON is an object of numbers (null: missing), or a list of rows as objects. CSV has a header, or
+    else a name and a number in a line. Rows are named by the
     column `key`, `module`, `label` or `block`, and valued by `column`, or by the first column that holds numbers.
 
     Raises:
@@ -25,8 +26,8 @@ def read_values(path: str | Path, column: str | None = None) -> dict[str, float 
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError) as error:
+        rows = json.loads(text) if path.suffix.lower() == ".json" else _table(text)
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DrawingError(f"{path}: cannot be read as a table of values: {error}") from None
     if isinstance(rows, dict):
         return {str(name): _number(path, name, value) for name, value in rows.items()}
@@ -42,6 +43,14 @@ def read_values(path: str | Path, column: str | None = None) -> dict[str, float 
             f"{path}: has no column {column!r}; found {found}" if column else f"{path}: no column holds numbers"
         )
     return {str(row[named]): _number(path, row[named], row.get(valued)) for row in rows}
+
+
+def _table(text: str) -> list[dict]:
+    """The rows of a CSV; without a header line, its first two columns are names and values."""
+    lines = text.splitlines()
+    first = next(csv.reader(lines[:1]), [])
+    headless = len(first) > 1 and _is_number(first[1])
+    return list(csv.DictReader(lines, ["name", "value"] if headless else None))
 
 
 def _is_number(value: object) -> bool:

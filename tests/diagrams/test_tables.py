@@ -15,6 +15,8 @@ def test_values_are_read_from_json_objects_rows_and_csv(tmp_path):
     assert read_values(tmp_path / "b.json") == {"IN00": 0.25}
     (tmp_path / "c.csv").write_text("label,cosine,relative\nIN00,0.5,1e-3\nIN01,nan,\n", encoding="utf-8-sig")
     assert read_values(tmp_path / "c.csv") == {"IN00": 0.5, "IN01": None}
+    (tmp_path / "d.csv").write_text("IN00,0.5\nIN01,\n")
+    assert read_values(tmp_path / "d.csv") == {"IN00": 0.5, "IN01": None}
     assert read_values(tmp_path / "c.csv", "relative") == {"IN00": 0.001, "IN01": None}
 
 
