@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import yaml
@@ -30,11 +31,15 @@ def open_checkpoint(path: Path | str, *, allow_truncated: bool = False) -> Check
         CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: no such file or folder; check the name") from None
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a null character
+        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(kind):
         return _open_folder(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder; check the name")
-    if not path.is_file():
+    if not stat.S_ISREG(kind):
         raise CheckpointError(f"{path}: is neither a file nor a folder")
     pickled = path.suffix.lower() in PICKLE_SUFFIXES
     if looks_like_zip(path) or (pickled and not _looks_like_safetensors(path)):

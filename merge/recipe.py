@@ -15,7 +15,11 @@ rounded. `docs/recipes.md` describes every field.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -24,13 +28,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..checkpoints.errors import UnetscopeError, nearest
 from .block_weights import BlockWeights
 from .errors import RecipeError
+from .inline_steps import DEEPEST, named_steps
 from .methods import Method, method_named
+from .recipe_file import read_yaml
 
 # The parts of a checkpoint that a recipe can take from somewhere else.
 COMPONENT_NAMES = ("unet", "text_encoders", "clip_l", "clip_h", "clip_g", "vae")
 MERGED = "merge"
-_DEEPEST = 250
 _SUFFIXES = (".safetensors", ".ckpt", ".pt")
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 OutputDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
@@ -76,6 +84,13 @@ class Step(BaseModel):
         """The parameters that the recipe gives."""
         return dict(self.__pydantic_extra__ or {})
 
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, block weights as their user wrote them."""
+        plain = {"method": self.method, "inputs": list(self.inputs)}
+        if self.convention is not None:
+            plain["convention"] = self.convention
+        return plain | {name: _plain(value) for name, value in self.given.items()}
+
     def weights(self, convention: str) -> dict[str, BlockWeights | list[BlockWeights] | bool]:
         """Every parameter of the method, given or by default, numbers read as block weights."""
         convention, values = self.convention or convention, {}
@@ -88,6 +103,16 @@ class Step(BaseModel):
             else:
                 values[name] = [BlockWeights.parse(v, convention) for v in value]
         return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BlockWeights):
+        return value.to_plain()
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool | int) else value
 
 
 def _by_name(value: Any) -> Any:
@@ -132,7 +157,7 @@ class Recipe(_Strict):
         if not isinstance(data, dict):
             raise RecipeError(f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}")
         try:
-            return cls(**_named_steps(data))
+            return cls(**named_steps(data))
         except ValidationError as error:
             raise RecipeError(f"{where}: {_explain(error)}") from None
         except UnetscopeError as error:
@@ -148,13 +173,7 @@ class Recipe(_Strict):
             RecipeError: the file cannot be read, is no YAML, or is no valid recipe.
         """
         path = Path(path)
-        try:
-            data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise RecipeError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:300]}") from None
-        recipe = cls.parse(data, str(path))
+        recipe = cls.parse(read_yaml(path), str(path))
         return recipe.relative_to(path.parent)
 
     def relative_to(self, folder: Path) -> Recipe:
@@ -165,7 +184,14 @@ class Recipe(_Strict):
 
     def to_plain(self) -> dict:
         """Plain data that `parse` reads back, without what has its default value."""
-        return self.model_dump(exclude_defaults=True, mode="json")
+        plain = self.model_dump(exclude_defaults=True, mode="json", exclude={"steps"})
+        steps = {name: step.to_plain() for name, step in self.steps.items()}
+        # The order of the fields, which is how people write a recipe.
+        return {
+            f: steps if f == "steps" else plain[f]
+            for f in Recipe.model_fields
+            if f in plain or (f == "steps" and steps)
+        }
 
     def to_yaml(self) -> str:
         """The recipe as YAML text."""
@@ -196,19 +222,23 @@ class Recipe(_Strict):
 
     def order(self, name: str) -> list[str]:
         """The steps that `name` is made from, each after all of its inputs, `name` last; empty for a model."""
+        return self._ordered([name])
+
+    def _ordered(self, names: Iterable[str]) -> list[str]:
         ordered: dict[str, None] = {}
 
         def visit(at: str, above: tuple[str, ...]) -> None:
             if at in above:
                 raise RecipeError(f"steps.{at}: is made from itself ({' <- '.join((*above, at))}); break the circle")
-            if len(above) > _DEEPEST:
-                raise RecipeError(f"steps.{at}: steps are nested more than {_DEEPEST} deep")
+            if len(above) > DEEPEST:
+                raise RecipeError(f"steps.{at}: steps are nested more than {DEEPEST} deep")
             if at in self.steps and at not in ordered:
                 for source in self.steps[at].inputs:
                     visit(source, (*above, at))
                 ordered[at] = None
 
-        visit(name, ())
+        for name in names:
+            visit(name, ())
         return list(ordered)
 
     @model_validator(mode="before")
@@ -216,7 +246,7 @@ class Recipe(_Strict):
     def _default_result(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("result") and isinstance(data.get("models"), dict):
             steps, models = data.get("steps") or {}, data["models"]
-            if steps or len(models) == 1:
+            if isinstance(steps, dict) and (steps or len(models) == 1):
                 data = {**data, "result": next(reversed(steps or models))}
         return data
 
@@ -227,9 +257,13 @@ class Recipe(_Strict):
         names = [*self.models, *self.steps]
         if clash := set(self.models) & set(self.steps):
             raise RecipeError(f"{sorted(clash)[0]!r} names both a model and a step; give them different names")
+        if MERGED in self.models:
+            raise RecipeError(f"models.{MERGED}: components use this word for the merge itself; choose another name")
         convention_named(self.convention)
         for name, step in self.steps.items():
             self._check_step(f"steps.{name}", step, names)
+        if not self.result:
+            raise RecipeError("result: is missing; there is no step, so name the model to take")
         if self.result not in names:
             raise RecipeError(f"result: {self.result!r} is no step and no model{nearest(self.result, names)}")
         for component, source in self.components.items():
@@ -242,8 +276,7 @@ class Recipe(_Strict):
                 raise RecipeError(
                     f"components.{component}: {source!r} is no model, no step, no file{nearest(source, [*names, MERGED])}"
                 )
-        for name in self.steps:
-            self.order(name)
+        self._ordered(self.steps)
         return self
 
     def _check_step(self, where: str, step: Step, names: list[str]) -> None:
@@ -272,56 +305,10 @@ class Recipe(_Strict):
             raise RecipeError(f"{where}: {error}") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping that names a key twice, where YAML would silently keep the last."""
-
-
-def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line} names {key_node.value!r} a second time")
-        if isinstance(key_node, yaml.ScalarNode):
-            seen.add(key_node.value)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def _joined(folder: Path, path: str) -> Path:
     """A recipe may have been written on Windows: backslashes separate folders there."""
-    plain = Path(path)
-    if not plain.exists() and "\\" in path:
-        plain = Path(path.replace("\\", "/"))
-    return plain if plain.is_absolute() else Path(folder) / plain
-
-
-def _named_steps(data: dict) -> dict:
-    """Steps that are written inside another step's inputs get names of their own (`mix.1`, `mix.1.2`...)."""
-    steps = data.get("steps")
-    if not isinstance(steps, dict):
-        return data
-    flat: dict[str, Any] = {}
-
-    def flatten(name: str, step: Any, depth: int = 0) -> None:
-        if depth > _DEEPEST:
-            raise RecipeError(f"steps.{name}: steps are nested more than {_DEEPEST} deep; give the inner ones names")
-        if isinstance(step, dict) and isinstance(step.get("inputs"), list):
-            inputs = []
-            for i, source in enumerate(step["inputs"], 1):
-                if isinstance(source, dict):
-                    flatten(f"{name}.{i}", source, depth + 1)
-                    source = f"{name}.{i}"
-                inputs.append(source)
-            step = {**step, "inputs": inputs}
-        flat[name] = step
-
-    for name, step in steps.items():
-        flatten(str(name), step)
-    return {**data, "steps": flat}
+    joined = Path(folder) / path
+    return joined if "\\" not in path or os.path.exists(joined) else Path(folder) / path.replace("\\", "/")
 
 
 def _explain(error: ValidationError) -> str:
@@ -334,4 +321,22 @@ def _explain(error: ValidationError) -> str:
         return f"{place}: unknown name{nearest(name, fields)}; known are {', '.join(fields)}"
     if first["type"] == "missing":
         return f"{place}: is missing"
-    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r:.80}"
+    found = _SHORT.repr(first["input"])
+    if place.endswith(".[key]"):
+        return f"{place.removesuffix('.[key]').rpartition('.')[0]}: the name {found} is no text; write it in quotes"
+    if first["type"] in _EXPECTED:
+        return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
+    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"
+
+
+# What pydantic calls dictionaries, instances and valid strings.
+_EXPECTED = {
+    "dict_type": "a mapping of names",
+    "model_type": "a mapping of names",
+    "model_attributes_type": "a mapping of names",
+    "string_type": "text",
+    "list_type": "a list",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "too_short": "at least one",
+}
