@@ -15,7 +15,7 @@ import numpy as np
 from ..checkpoints import codec
 from ..checkpoints.dtypes import F32
 from .errors import MergeError
-from .forms import Form, Model
+from .forms import Form, Model, Term
 
 if TYPE_CHECKING:
     from .plan import Plan, TensorPlan
@@ -27,27 +27,24 @@ _TILE = 1 << 16
 
 def evaluate(form: Form, values: dict[int, np.ndarray]) -> np.ndarray:
     """The value of a form: model index -> fp32 array, all of one length, to an fp32 array; fp32 arithmetic throughout."""
-    size = next(iter(values.values())).size
+    size, steps = next(iter(values.values())).size, form.applied()
     out = np.empty(size, np.float32)
     # Methods make a dozen intermediate arrays: in short tiles they stay in the cache.
     for start in range(0, size, _TILE):
         tile = slice(start, start + _TILE)
-        out[tile] = _evaluate(form, {i: v[tile] for i, v in values.items()})
+        known: dict[Term, np.ndarray] = {Model(i): v[tile] for i, v in values.items()}
+        with np.errstate(all="ignore"):
+            for step in steps:
+                known[step] = step.function(*(_sum(f, known) for f in step.inputs), **dict(step.values))
+        out[tile] = _sum(form, known)
     return out
 
 
-def _evaluate(form: Form, values: dict[int, np.ndarray]) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        rows = np.stack(
-            [
-                values[term.index]
-                if isinstance(term, Model)
-                else term.function(*(_evaluate(f, values) for f in term.inputs), **dict(term.values))
-                for term in form.terms
-            ]
-        )
-    if form.anchor == 0 and len(rows) == 1:
-        return rows[0]
+def _sum(form: Form, known: dict[Term, np.ndarray]) -> np.ndarray:
+    """The weighted sum of terms whose values are known."""
+    if form.anchor == 0 and len(form.terms) == 1:
+        return known[form.terms[0]]
+    rows = np.stack([known[term] for term in form.terms])
     out = np.empty(rows.shape[1], np.float32)
     coefficients = np.array(form.coefficients, np.float32)
     codec.kernel().linear(rows, coefficients, form.anchor, out, codec.finite_limit(F32))

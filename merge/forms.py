@@ -7,7 +7,8 @@ to one coefficient per term, so nothing between them is ever written or rounded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 
 # Coefficients this close to 0 or 1 are meant to be it: 0.1 + 0.2 + 0.7 in binary is 1 - 1e-16.
 _NOISE = 1e-12
@@ -22,12 +23,36 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The result of an elementwise method on weighted sums."""
+    """The result of an elementwise method on weighted sums.
+
+    Two are equal when they compute the same; a digest says so, for steps that use others twice would otherwise be compared
+    (and walked through) as often as there are ways down to a model.
+
+    Attributes:
+        models: the indices of the models that it reads, each once, in order of first use.
+        methods: the names of its own method and those below it, each once.
+    """
 
     name: str
-    function: Callable
-    values: tuple[tuple[str, float | bool], ...]
-    inputs: tuple[Form, ...]
+    function: Callable = field(compare=False)
+    values: tuple[tuple[str, float | bool], ...] = field(compare=False)
+    inputs: tuple[Form, ...] = field(compare=False)
+    digest: bytes = field(init=False, repr=False)
+    models: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    methods: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        digest = blake2b(repr(self.values).encode(), digest_size=16)
+        below = [term for form in self.inputs for term in form.terms if isinstance(term, Applied)]
+        for form in self.inputs:
+            digest.update(repr(form.coefficients).encode())
+            for term in form.terms:
+                digest.update(term.digest if isinstance(term, Applied) else b"<%d>" % term.index)
+        reads = dict.fromkeys(i for form in self.inputs for i in form.models())
+        names = dict.fromkeys([self.name, *(name for term in below for name in term.methods)])
+        object.__setattr__(self, "digest", digest.digest())
+        object.__setattr__(self, "models", tuple(reads))
+        object.__setattr__(self, "methods", tuple(names))
 
 
 Term = Model | Applied
@@ -77,9 +102,21 @@ class Form:
             if isinstance(term, Model):
                 found[term.index] = None
             else:
-                for form in term.inputs:
-                    found.update(dict.fromkeys(form.models()))
+                found |= dict.fromkeys(term.models)
         return list(found)
+
+    def applied(self) -> list[Applied]:
+        """Every elementwise step below this form, each once and after those that it needs."""
+        ordered: dict[Applied, None] = {}
+        stack = [(term, False) for term in self.terms if isinstance(term, Applied)]
+        while stack:
+            term, ready = stack.pop()
+            if ready:
+                ordered[term] = None
+            elif term not in ordered:
+                stack.append((term, True))
+                stack += [(t, False) for form in term.inputs for t in form.terms if isinstance(t, Applied)]
+        return list(ordered)
 
     def linear_models(self) -> tuple[int, ...] | None:
         """The models of a form that is linear in them, one for each coefficient; None when a method stands between."""

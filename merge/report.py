@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoints.blocks import in_order, place
 from ..checkpoints.stream import default_threads
-from .forms import Applied, Form, Model
+from .forms import Form, Model
 from .plan import Plan
 
 
@@ -104,13 +104,8 @@ def label_shares(plan: Plan) -> list[LabelShares]:
             if isinstance(term, Model):
                 sums[label][plan.names[term.index]] += coefficient * tensor.elements
             else:
-                row.methods += [n for n in _methods(term) if n not in row.methods]
+                row.methods += [n for n in term.methods if n not in row.methods]
     for label, row in found.items():
         row.shares = {name: total / max(floats[label], 1) for name, total in sums[label].items()}
         row.varies = len(forms[label]) > 1
     return [found[label] for label in in_order(found)]
-
-
-def _methods(term: Applied) -> list[str]:
-    inner = [n for form in term.inputs for t in form.terms if isinstance(t, Applied) for n in _methods(t)]
-    return [term.name, *inner]
