@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json as jsons
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .arguments import Overwrite
-from .screen import say, size, warn
+from .screen import say, show_table, size, warn
 
 if TYPE_CHECKING:
     from ..diagrams import TreeNode
@@ -32,6 +29,9 @@ def diagram(
     level: Annotated[Literal["block", "module", "layer"], typer.Option(help="How much detail.")] = "block",
     block: Annotated[str | None, typer.Option(help="One label at layer level (IN05), or CLIP_L, VAE...")] = None,
     values: Annotated[Path | None, _VALUES] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column of the values file; else its first with numbers.")
+    ] = None,
     weights: Annotated[str | None, _BADGES] = None,
     title: Annotated[str | None, typer.Option(help="Replaces the title.")] = None,
     units: Annotated[str, typer.Option(help="What the values are, for the legend.")] = "",
@@ -42,7 +42,7 @@ def diagram(
 ) -> None:
     """Draw a UNET with its block labels, or the tree of a merge recipe."""
     from ..checkpoints.output import check_target
-    from ..diagrams import draw
+    from ..diagrams import draw, read_values
 
     check_target(output, overwrite=overwrite)
     if Path(subject).suffix.lower() in (".yaml", ".yml"):
@@ -52,7 +52,7 @@ def diagram(
             _opened(subject),
             level,
             block=block,
-            values=read_values(values) if values else None,
+            values=read_values(values, column) if values else None,
             badges=_badges(subject, weights, convention) if weights else None,
             title=title,
             units=units,
@@ -68,35 +68,23 @@ def diagram(
 
 def layers(
     subject: Annotated[str, typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner, or a checkpoint.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .json or .csv file; else CSV on the screen.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .json or .csv file; else a table.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """List every parameter tensor: key, module, label, lbw, kind, shape, params."""
-    from ..checkpoints.errors import OutputError
     from ..checkpoints.output import check_target
     from ..diagrams import layers as listed
+    from ..diagrams import save_layers
 
     rows = listed(_opened(subject))
     if output is None:
-        print(_csv(rows), end="")
+        columns = ["key", "label", "kind", "shape", "params"]
+        cells = [[r["key"], r["label"], r["kind"], "x".join(map(str, r["shape"])), f"{r['params']:,}"] for r in rows]
+        show_table("", columns, cells)
         return
-    if output.suffix.lower() not in (".json", ".csv"):
-        raise OutputError(f"{output}: layer lists are .json or .csv files")
     check_target(output, overwrite=overwrite)
-    text = jsons.dumps(rows, indent=1) if output.suffix.lower() == ".json" else _csv(rows)
-    output.write_text(text, encoding="utf-8")
+    save_layers(rows, output)
     say(f"wrote {output} ({len(rows):,} tensors)")
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "x".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()})
-    return out.getvalue()
 
 
 def _opened(subject: str):
@@ -104,39 +92,6 @@ def _opened(subject: str):
     from ..checkpoints import open_checkpoint
 
     return subject if subject in _NAMES else open_checkpoint(Path(subject))
-
-
-def read_values(path: Path) -> dict[str, float | None]:
-    """Numbers by name from JSON ({name: value}) or CSV (name and value, with or without a header line).
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds something else.
-    """
-    from ..checkpoints.errors import CheckpointError
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            data = jsons.loads(text)
-            pairs = list(data.items()) if isinstance(data, dict) else None
-        else:
-            pairs = [tuple(row[:2]) for row in csv.reader(io.StringIO(text)) if len(row) >= 2]
-            if pairs and not _is_number(pairs[0][1]):
-                pairs = pairs[1:]
-        if pairs is None:
-            raise ValueError("expected {name: value}")
-        return {str(name): None if value in (None, "") else float(value) for name, value in pairs}
-    except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path}: no list of values ({reason}); expected lines `name,value`, or JSON") from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text == ""
-    return True
 
 
 def _badges(subject: str, weights: str, convention: str) -> dict[str, float]:
