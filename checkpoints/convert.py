@@ -1,0 +1,296 @@
+"""Conversion: any format to one .safetensors file or a diffusers folder; dtype, pruning and repairs on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .checkpoint import Checkpoint, TensorInfo
+from .diffusers_output import FolderPlan, plan_folder
+from .dtypes import I64, DType, dtype_named
+from .errors import CheckpointError, OutputError
+from .health import is_position_ids
+from .layouts import layout
+from .opening import open_checkpoint
+from .output import check_target
+from .output_folder import OutputFolder
+from .stream import Pass, Progress
+from .tensors import StoredTensor
+from .transfer import Converter, Outgoing, copied, counting, write_tensors
+
+To = Literal["single-file", "diffusers"]
+
+# Digests that a header holds of its own file's tensors: after a conversion they would be wrong.
+_STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+_SHOWN = 6
+
+
+@dataclass
+class ConvertReport:
+    """What a conversion did.
+
+    Attributes:
+        source: what was read.
+        target: the file or folder that was written.
+        to: `single-file` or `diffusers`.
+        architecture: what the source is, in one line.
+        tensors: how many were written.
+        size: bytes of the files with weights.
+        dtypes: `F32 -> F16` -> how many tensors; `F16` for those that kept theirs.
+        dropped: reason -> keys that were left out.
+        filled: keys that came from the donor.
+        notes: what else to know, in sentences.
+        seconds: how long it took.
+    """
+
+    source: Path
+    target: Path
+    to: To
+    architecture: str
+    tensors: int = 0
+    size: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    filled: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same as dictionaries and lists, ready for JSON."""
+        return {**vars(self), "source": str(self.source), "target": str(self.target)}
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    *,
+    dtype: str | None = None,
+    prune: bool = False,
+    fix_position_ids: bool = False,
+    to: To = "single-file",
+    donor: Path | str | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> ConvertReport:
+    """Write a checkpoint anew. The output appears complete or not at all; the source is only read.
+
+    Values stay as they are unless a dtype is given; then they are rounded once, to nearest. NaN and infinite weights stay
+    so. The schedule, markers, `position_ids` and scalars keep their dtype. Tokenizers are not part of a checkpoint: copy their
+    folders beside a diffusers folder from another one. The metadata is kept, but for digests that would be wrong.
+
+    Args:
+        source: a .safetensors file, a .ckpt or a diffusers folder.
+        target: a .safetensors file, or the folder to make.
+        dtype: `fp16`, `bf16`, `fp32`, `fp8_e4m3`...; None keeps every tensor's own.
+        prune: leave out the EMA copy and keys of no known component. Markers stay.
+        fix_position_ids: write the text encoders' `position_ids` as the integers 0..76, whatever they were.
+        to: `single-file` (keys in single-file naming) or `diffusers`.
+        donor: a checkpoint of the same architecture. Keys of the layout that the source lacks, of the components that it
+            has, are copied from it: a diffusers folder has no noise schedule, for instance, and SD2's no last text layer.
+        overwrite: replace what is there.
+        threads: None for as many as there are cores.
+        progress: called with (bytes done, bytes in all, name).
+        cancel: set it to stop; nothing is left behind.
+
+    Raises:
+        CheckpointError: the source or the donor cannot be read or does not fit; values are too large for the dtype.
+        OutputError: the target cannot be written.
+        Cancelled: `cancel` was set.
+    """
+    began = time.perf_counter()
+    with ExitStack() as files:
+        checkpoint = files.enter_context(open_checkpoint(source))
+        helper = files.enter_context(open_checkpoint(donor)) if donor is not None else None
+        target = Path(target)
+        _check_target(target, checkpoint, helper, to, overwrite)
+        conversion = _Conversion(checkpoint, target, to, dtype_named(dtype) if dtype else None, fix_position_ids)
+        tensors = conversion.chosen(prune, helper)
+        how = _How(threads, progress, cancel, overwrite)
+        if to == "diffusers":
+            conversion.write_folder(plan_folder(checkpoint, tensors), how)
+        else:
+            conversion.write_file(tensors, how)
+        conversion.report.seconds = time.perf_counter() - began
+        return conversion.report
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to run, whatever is converted."""
+
+    threads: int | None
+    progress: Progress | None
+    cancel: threading.Event | None
+    overwrite: bool
+
+    def run(self, done: int, total: int) -> Pass:
+        """A pass for one of several files, `done` bytes of `total` being written before it."""
+        show = self.progress
+        moved = (lambda now, _, name: show(done + now, total, name)) if show else None
+        return Pass(self.threads, moved, self.cancel)
+
+
+class _Conversion:
+    """One conversion, and the report on it that grows."""
+
+    def __init__(self, checkpoint: Checkpoint, target: Path, to: To, dtype: DType | None, fix_position_ids: bool):
+        if dtype is not None and not dtype.is_float:
+            raise CheckpointError(f"weights cannot be stored as {dtype}; use fp32, fp16, bf16 or fp8_e4m3")
+        self._checkpoint, self._target = checkpoint, target
+        self._dtype, self._fix = dtype, fix_position_ids
+        self._converter = Converter(dtype) if dtype else None
+        self.report = ConvertReport(checkpoint.path, target, to, checkpoint.architecture.name)
+        self._dtypes: Counter[str] = Counter()
+
+    def chosen(self, prune: bool, donor: Checkpoint | None) -> dict[str, StoredTensor]:
+        """The tensors to write, by key."""
+        architecture = self._checkpoint.architecture
+        tensors = {key: info.stored for key, info in self._checkpoint.tensors.items()}
+        if donor is not None:
+            tensors |= self._from_donor(donor)
+        if not prune:
+            return tensors
+        if architecture.what not in ("checkpoint", "component"):
+            raise CheckpointError(
+                f"{self._checkpoint.path}: is {architecture.name}; pruning would leave nothing of it. Convert it without pruning"
+            )
+        for component, reason in (("ema", "EMA copy"), ("other", "no known component")):
+            keys = [key for key in tensors if TensorInfo(key, tensors[key]).component == component]
+            if keys:
+                self.report.dropped[reason] = keys
+                for key in keys:
+                    del tensors[key]
+        return tensors
+
+    def _from_donor(self, donor: Checkpoint) -> dict[str, StoredTensor]:
+        mine, family = self._checkpoint, self._checkpoint.architecture.family
+        if family is None or donor.architecture.family != family:
+            raise CheckpointError(
+                f"{donor.path}: is {donor.architecture.name} and no donor for {mine.architecture.name}"
+            )
+        here = set(mine.architecture.parts) | ({"schedule", "ema"} if "unet" in mine.architecture.parts else set())
+        for key in mine.tensors:
+            if key in donor and donor[key].shape != mine[key].shape and donor[key].component in here:
+                raise CheckpointError(
+                    f"{donor.path}: is no donor for {mine.path}: {key} has the shape {list(donor[key].shape)} in it, "
+                    f"and {list(mine[key].shape)} there"
+                )
+        filled = {
+            key: donor[key].stored
+            for key in layout(family)
+            if key not in mine and key in donor and donor[key].component in here
+        }
+        self.report.filled = list(filled)
+        return filled
+
+    def write_file(self, tensors: dict[str, StoredTensor], how: _How) -> None:
+        """Write one .safetensors file."""
+        outgoing = self._outgoing(tensors, "")
+        size = sum(t.nbytes for t in outgoing)
+        self._write(self._target, outgoing, _metadata(self._checkpoint), how.run(0, size), how.overwrite)
+        self._finish()
+
+    def write_folder(self, plan: FolderPlan, how: _How) -> None:
+        """Write a diffusers folder."""
+        if plan.unplaced:
+            self.report.dropped["no place in the diffusers layout"] = list(plan.unplaced)
+        self.report.notes += plan.notes
+        files = {path: self._outgoing(named, path.split("/")[0]) for path, named in plan.files.items()}
+        sizes = {path: sum(t.nbytes for t in outgoing) for path, outgoing in files.items()}
+        done, total = 0, sum(sizes.values())
+        with OutputFolder(self._target, total, overwrite=how.overwrite) as out:
+            plan.write_configs(out.partial)
+            for path, outgoing in files.items():
+                metadata = _metadata(self._checkpoint) if path.startswith("unet/") else {"format": "pt"}
+                self._write(out.partial / path, outgoing, metadata, how.run(done, total), False)
+                done += sizes[path]
+            out.commit()
+        self._finish()
+
+    def _write(self, path: Path, tensors: list[Outgoing], metadata: dict[str, str], run: Pass, overwrite: bool) -> None:
+        self.report.size += write_tensors(
+            path, tensors, metadata, run, overwrite=overwrite, check=self._refuse_overflow
+        )
+        self.report.tensors += len(tensors)
+
+    def _outgoing(self, tensors: Mapping[str, StoredTensor], component: str) -> list[Outgoing]:
+        """Tensors as they are written; `component` where the names are diffusers'."""
+        return [self._one(name, stored, component) for name, stored in tensors.items()]
+
+    def _one(self, name: str, stored: StoredTensor, component: str) -> Outgoing:
+        # A stored tensor knows its file, so one checkpoint reads the donor's tensors as well.
+        info = TensorInfo(f"{component}: {name}" if component else name, stored)
+        positions = name.endswith("embeddings.position_ids") if component else is_position_ids(name)
+        if positions and self._fix:
+            self._dtypes[_change(stored.dtype, I64)] += 1
+            return Outgoing(name, I64, stored.shape, counting(stored.shape))
+        keeps = not stored.dtype.is_float or positions or not stored.shape
+        keeps = keeps or info.component in ("schedule", "marker")
+        if self._dtype is None or keeps or stored.dtype == self._dtype:
+            self._dtypes[stored.dtype.name] += 1
+            return Outgoing(name, stored.dtype, stored.shape, copied(self._checkpoint, info))
+        self._dtypes[_change(stored.dtype, self._dtype)] += 1
+        return Outgoing(name, self._dtype, stored.shape, self._converter.converted(self._checkpoint, info))
+
+    def _refuse_overflow(self) -> None:
+        if self._converter and self._converter.overflows:
+            raise CheckpointError(
+                f"{self._checkpoint.path}: values too large for {self._dtype}: {_listed(self._converter.overflows)}. "
+                "Nothing was written; choose a wider dtype (bf16, fp32)"
+            )
+
+    def _finish(self) -> None:
+        self.report.dtypes = dict(self._dtypes)
+        if self._converter and self._converter.not_finite:
+            self.report.notes.append(
+                f"NaN or infinite values were there before and still are: {_listed(self._converter.not_finite)}"
+            )
+
+
+def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to: To, overwrite: bool) -> None:
+    """Refuse a target that is, or holds, what is read, or whose name says something else than what is written."""
+    if to not in ("single-file", "diffusers"):
+        raise OutputError(f"there is no layout {to!r}; use single-file or diffusers")
+    for checkpoint in (c for c in (source, donor) if c is not None):
+        if checkpoint.path.resolve() == target.resolve() or (
+            to == "diffusers" and checkpoint.path.resolve().is_relative_to(target.resolve())
+        ):
+            raise OutputError(f"{target}: is read from; inputs are never written to, choose another name")
+    if to == "diffusers":
+        if target.suffix.lower() in (".safetensors", ".ckpt", ".pt"):
+            raise OutputError(
+                f"{target}: is the name of a file, and a diffusers folder is to be written; name a folder"
+            )
+        return
+    if target.suffix.lower() != ".safetensors":
+        raise OutputError(f"{target}: only .safetensors files are written; end the name in .safetensors")
+    check_target(target, 0, overwrite)
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """The metadata for the output: a folder's is its UNET's, where a conversion to a folder puts it."""
+    found = checkpoint.metadata
+    if checkpoint.format == "diffusers":
+        found = {key.removeprefix("unet."): text for key, text in found.items() if key.startswith("unet.")}
+        if checkpoint.prediction == "v":
+            # The folder says so in its scheduler, which a single file does not have.
+            found["modelspec.prediction_type"] = "v"
+    return {"format": "pt"} | {key: text for key, text in found.items() if key not in _STALE}
+
+
+def _change(before: DType, after: DType) -> str:
+    return before.name if before == after else f"{before} -> {after}"
+
+
+def _listed(found: Counter[str]) -> str:
+    shown = [f"{key} ({count:,} values)" for key, count in sorted(found.items())[:_SHOWN]]
+    more = len(found) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more tensors" if more else "")

@@ -1,0 +1,186 @@
+"""Plans a checkpoint as a diffusers folder: which tensor goes where under which name, and the configurations beside them.
+
+Head counts and norm groups are in no tensor's shape, so configurations are written for the published widths (and the narrow
+ones of demo checkpoints) only. Tokenizers are no part of a checkpoint; they are not written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .architecture import VARIANTS, Architecture
+from .checkpoint import Checkpoint
+from .dtypes import F32
+from .errors import CheckpointError
+from .layouts import Family, Widths, is_buffer, layout
+from .layouts.pipeline import write_pipeline_config
+from .naming import DiffusersTranslation, to_diffusers
+from .tensors import Shape, StoredTensor
+
+_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+# The pipelines that feed a UNET with more than four input channels. One with depth needs a depth estimator beside it.
+_VARIANT_PIPELINES = {
+    ("StableDiffusionPipeline", "inpainting"): "StableDiffusionInpaintPipeline",
+    ("StableDiffusionXLPipeline", "inpainting"): "StableDiffusionXLInpaintPipeline",
+    ("StableDiffusionPipeline", "instruct-pix2pix"): "StableDiffusionInstructPix2PixPipeline",
+    ("StableDiffusionXLPipeline", "instruct-pix2pix"): "StableDiffusionXLInstructPix2PixPipeline",
+}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """A diffusers folder to write.
+
+    Attributes:
+        files: path in the folder -> name in it -> tensor.
+        unplaced: keys that the diffusers layout has no place for.
+        notes: what the folder lacks or assumes, in sentences.
+    """
+
+    files: dict[str, dict[str, StoredTensor]]
+    unplaced: tuple[str, ...]
+    notes: tuple[str, ...]
+    family: Family
+    widths: Widths
+    architecture: Architecture
+    prediction: str
+    zero_snr: bool
+
+    def write_configs(self, folder: Path) -> None:
+        """Write `config.json` of each component, the scheduler's configuration and `model_index.json`."""
+        channels = next(n for n, variant in VARIANTS.items() if variant == self.architecture.variant)
+        write_pipeline_config(folder, self.family, widths=self.widths, in_channels=channels, prediction=self.prediction)
+        here = {path.split("/")[0] for path in self.files}
+        for extra in set(_FILES) - here:
+            shutil.rmtree(folder / extra, ignore_errors=True)
+        if self.zero_snr:
+            _amend(
+                folder / "scheduler/scheduler_config.json",
+                {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            )
+        index = folder / "model_index.json"
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        if here != _components(self.family) or self.architecture.variant == "depth":
+            index.unlink()
+        elif self.architecture.variant != "base":
+            _amend(index, {"_class_name": _VARIANT_PIPELINES[name, self.architecture.variant]})
+
+
+def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> FolderPlan:
+    """Plan the folder for a checkpoint's tensors (keys in single-file naming).
+
+    Raises:
+        CheckpointError: the checkpoint is none of the families, lacks weights, or has widths that were never published.
+    """
+    family, architecture = checkpoint.architecture.family, checkpoint.architecture
+    if family is None or architecture.what not in ("checkpoint", "component"):
+        raise CheckpointError(
+            f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of an SD1, SD2 or SDXL checkpoint or UNET"
+        )
+    if architecture.variant not in VARIANTS.values():
+        raise CheckpointError(
+            f"{checkpoint.path}: its UNET has an unusual number of input channels; no diffusers pipeline runs it"
+        )
+    if checkpoint.prediction == "edm":
+        raise CheckpointError(
+            f"{checkpoint.path}: is an EDM model ({checkpoint.prediction_from}); diffusers' configuration of those is not written"
+        )
+    translation = to_diffusers(tensors, family)
+    widths = _check(checkpoint, family, translation)
+    files = {f"{component}/{_FILES[component]}": named for component, named in translation.components.items()}
+    prediction, notes = _prediction(checkpoint, family)
+    return FolderPlan(
+        files=files,
+        unplaced=tuple(translation.unplaced),
+        notes=(*notes, *_lacking(family, architecture, set(translation.components))),
+        family=family,
+        widths=widths,
+        architecture=architecture,
+        prediction=prediction,
+        zero_snr="ztsnr" in checkpoint,
+    )
+
+
+def _check(checkpoint: Checkpoint, family: Family, translation: DiffusersTranslation) -> Widths:
+    """The widths of a translated checkpoint, when every tensor that diffusers needs is there and fits."""
+    channels = next(n for n, variant in VARIANTS.items() if variant == checkpoint.architecture.variant)
+    for component, named in translation.components.items():
+        missing = sorted(_expected(family, "real", channels)[component].keys() - named.keys())
+        if missing:
+            raise CheckpointError(
+                f"{checkpoint.path}: {component} lacks {len(missing):,} of the tensors that diffusers needs "
+                f"({', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}); give a donor file that has them"
+            )
+    wrong = ""
+    for widths in ("real", "narrow"):
+        wrong = _first_misfit(translation, _expected(family, widths, channels)) or ""
+        if not wrong:
+            return widths
+    raise CheckpointError(
+        f"{checkpoint.path}: {wrong} does not have the shape of a published {family} model; its head counts are unknown, "
+        "so diffusers' configuration cannot be written"
+    )
+
+
+@cache
+def _expected(family: Family, widths: Widths, channels: int) -> dict[str, dict[str, Shape]]:
+    """Component -> name in diffusers -> shape, of what a complete folder holds."""
+    stored = {
+        key: StoredTensor.at(key, F32, spec.shape, Path(), 0)
+        for key, spec in layout(family, widths=widths, in_channels=channels).items()
+        if not is_buffer(key)
+    }
+    components = to_diffusers(stored, family).components
+    return {component: {name: t.shape for name, t in named.items()} for component, named in components.items()}
+
+
+def _first_misfit(translation: DiffusersTranslation, expected: Mapping[str, Mapping[str, Shape]]) -> str | None:
+    for component, named in translation.components.items():
+        for name, shape in expected[component].items():
+            if named[name].shape != shape:
+                return f"{component}'s {name} {list(named[name].shape)}"
+    return None
+
+
+@cache
+def _components(family: Family) -> frozenset[str]:
+    return frozenset(_expected(family, "real", 4))
+
+
+def _prediction(checkpoint: Checkpoint, family: Family) -> tuple[str, list[str]]:
+    """What the scheduler's configuration says, and a note when that is a guess."""
+    if checkpoint.prediction:
+        return checkpoint.prediction, []
+    note = "nothing in the checkpoint says what it predicts; the scheduler's configuration says epsilon"
+    if family == "sd2":
+        note += ", but many SD2 models (those for 768 pixels) predict v: check scheduler/scheduler_config.json"
+    return "epsilon", [note]
+
+
+def _lacking(family: Family, architecture: Architecture, here: set[str]) -> list[str]:
+    """What must be added before a pipeline runs."""
+    absent = sorted(_components(family) - here)
+    if absent:
+        return [f"the folder has no {', no '.join(absent)}, so it has no model_index.json: load its parts one by one"]
+    if architecture.variant == "depth":
+        return ["a depth model needs a depth estimator as well, so model_index.json was not written"]
+    folders = ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",)
+    folders = ("tokenizer_2",) if family == "sdxl_refiner" else folders
+    return [f"tokenizer files are no part of a checkpoint: copy {' and '.join(folders)} from any {family} folder"]
+
+
+def _amend(path: Path, change: dict) -> None:
+    """Change entries of a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8")) | change
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
