@@ -58,7 +58,7 @@ def suggest(
     if not used or family is None or missing > _MOST_MISSING * sum(t.parameters for t in weights):
         return Suggestion(ingredients=tuple(used))
     found = vectors(weights, used)
-    varied = _varied(weights, tensors, used)
+    varied = _varied(weights, tensors, found, used)
     method, words, inputs, step = _step(found, varied, used, family)
     models = {_recipe_name(n): paths[n] for n in inputs}
     step = {"method": method, "inputs": [_recipe_name(n) for n in inputs], **step}
@@ -182,19 +182,38 @@ def _lines(shares: Mapping[str, Share], varied: Mapping[str, Share]) -> Any:
     return {**text, **lines, **{k: s.short for k, s in varied.items()}}
 
 
-def _varied(labels: Sequence[LabelTrace], tensors: Sequence[LabelTrace], used: list[str]) -> dict[str, Vector]:
-    """Lines for the layers of labels that have several weights: by kind of layer where that is enough, else by key."""
+def _varied(
+    labels: Sequence[LabelTrace], tensors: Sequence[LabelTrace], found: dict[str, Vector], used: list[str]
+) -> dict[str, Vector]:
+    """Lines for the layers of labels that have several weights: by kind of layer where that is enough, else by key.
+
+    Of such a label, `found` gets the weights of its largest kind of layer; lines are for those that differ.
+    """
     out: dict[str, Vector] = {}
+    by_kind: dict[str, dict[str, Vector]] = {}
     for label in (t for t in labels if t.varies):
-        kinds: dict[str, dict[str, Vector]] = {}
-        for row in (t for t in tensors if t.label == label.label and t.verdict != "unknown"):
-            kinds.setdefault(row.kind, {})[row.key] = vector(row, used, {})
-        for kind, rows in kinds.items():
-            if kind != "other" and (one := common(rows)):
-                out[f"{label.label} {kind}"] = one
-            else:
-                out |= {f"key:{key}": v for key, v in rows.items()}
+        layers = sorted((t for t in label.layers if t.complete), key=lambda t: -t.parameters)
+        if layers:
+            found[label.label] = vector(layers[0], used, {})
+        for layer in label.layers:
+            if layer.complete and layer.kind != "other":
+                by_kind.setdefault(layer.kind, {})[label.label] = vector(layer, used, {})
+            elif layer.verdict != "unknown":
+                rows = (t for t in tensors if (t.label, t.kind) == (label.label, layer.kind) and t.verdict != "unknown")
+                out |= {f"key:{row.key}": vector(row, used, {}) for row in rows}
+    for kind, vectors_of in by_kind.items():
+        everywhere = {t.label for t in tensors if t.kind == kind and t.component != "vae"}
+        all_of_it = {x: vectors_of.get(x, found.get(x)) for x in everywhere}
+        one = common(all_of_it) if None not in all_of_it.values() else None
+        if one and any(not _agree(one, found[x]) for x in everywhere):
+            out[kind] = one
+        elif not one:
+            out |= {f"{x} {kind}": v for x, v in vectors_of.items() if not _agree(v, found[x])}
     return out
+
+
+def _agree(one: Vector, other: Vector) -> bool:
+    return common({"one": one, "other": other}) is not None
 
 
 # -- the VAE --------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from .trace_report import LabelTrace, Verdict
 
 # Candidates nearer to each other than this, in units of what one rounding leaves, are the same to the merge.
 _EQUAL = 1e-4
-# ... and nearer than this they hardly differ: their own roundings are most of the difference.
-_NEARLY_EQUAL = 2.0
 # How far the shares of layers lie apart, in standard errors, for the label to count as varied inside.
 _SURE = 6.0
 # Stored with the precision of the arithmetic itself: what is left is not one rounding, and its size tells little.
@@ -57,7 +55,9 @@ def group(tensors: Sequence[TensorSums]) -> Group:
     total, same = Sums.none(len(chosen)), (0,) * (len(chosen) + 1)
     for t in used:
         at = [t.available.index(i) for i in chosen]
-        total = total + t.sums.take(at)
+        sums = t.sums.take(at)
+        if sums.gram[:-1, :-1].any():  # a tensor that is the same everywhere says nothing
+            total = total + sums
         same = meet(same, [t.same[0], *(t.same[i + 1] for i in at)])
     classes = _classes(total, same[1:])
     identical = tuple(i for i, s in enumerate(same[1:]) if s == same[0])
@@ -83,7 +83,7 @@ def trace_label(tensors: Sequence[TensorSums], names: Sequence[str], rows: Seque
     trace, explanation = _explained(whole, names, explain)
     if trace.complete or trace.verdict == "unknown":
         return trace
-    return _varied(trace, explanation, rows, names, whole) or trace
+    return _varied(trace, explanation, rows, names, whole, tensors) or trace
 
 
 def trace_tensor(tensor: TensorSums, names: Sequence[str]) -> LabelTrace:
@@ -134,7 +134,7 @@ def _fitted(trace: LabelTrace, sums: Sums, explanation: Explanation, own: Sequen
         if leader in best.indices and not _clearly_better(sums, best, nearest):
             return replace(copied, rho=single)
     verdict, scale = _verdict(best.rho, limit), None
-    approximate = (trace.dtype not in _WIDE and best.rho < regular) or _tight(sums, best)
+    approximate = (trace.dtype not in _WIDE and best.rho < regular) or bool(np.any(best.systematic > 2 * best.random))
     rho, missing = best.rho, 0.0
     if verdict == "incomplete":
         scale = _scale(sums, best)
@@ -159,12 +159,6 @@ def _clearly_better(sums: Sums, best: Fit, nearest: float) -> bool:
     return gain > 30.0 + 4.0 * len(best.indices)
 
 
-def _tight(sums: Sums, best: Fit) -> bool:
-    """Whether two candidates of the fit hardly differ, so that rounding is most of what tells them apart."""
-    at = best.indices
-    return any(sums.distance(i, j) < _NEARLY_EQUAL for n, i in enumerate(at) for j in at[:n])
-
-
 def _verdict(rho: float, limit: float) -> Verdict:
     if np.isnan(rho):
         return "unknown"
@@ -183,7 +177,7 @@ def _named(relation: Relation, own: Sequence[str]) -> dict[str, float]:
     return {own[i]: share for i, share in relation.shares.items()}
 
 
-def _varied(trace, explanation, rows: Sequence[LabelTrace], names, whole: Group) -> LabelTrace | None:
+def _varied(trace, explanation, rows: Sequence[LabelTrace], names, whole: Group, tensors) -> LabelTrace | None:
     """The label as layers of different weights, if each layer by itself is explained and the label together is not."""
     known = [row for row in rows if row.verdict != "unknown"]
     if not known or not all(row.complete for row in known):
@@ -208,7 +202,20 @@ def _varied(trace, explanation, rows: Sequence[LabelTrace], names, whole: Group)
         missing=0.0,
         scale=None,
         varies=True,
+        layers=_layers(tensors, names),
     )
+
+
+def _layers(tensors: Sequence[TensorSums], names: Sequence[str]) -> tuple[LabelTrace, ...]:
+    """A trace for each kind of layer."""
+    kinds: dict[str, list[TensorSums]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.tensor.kind, []).append(tensor)
+    found = []
+    for kind, members in kinds.items():
+        trace, _ = _explained(group(members), names, lambda sums, indices, _: Explanation(fit(sums, indices)))
+        found.append(replace(trace, kind=kind))
+    return tuple(found)
 
 
 def _dtype(tensors: Sequence[TensorSums]) -> str:

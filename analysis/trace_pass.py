@@ -11,15 +11,12 @@ import numpy as np
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned
-from .reduce import decode64, meet, reduce_aligned, same_bits
+from .reduce import BLOCK, Blocks, meet, reduce_aligned, same_bits
 from .regression import Sums
 from .rounding import finer, measure, own_rounding
 
 # What a merge averages; buffers and unknown keys are copied from somewhere and say little.
 TRACED = ("unet", "clip_l", "clip_h", "clip_g", "vae")
-# Float64 values of all rows of a block: enough for the matrix product, few enough for the cache.
-_BLOCK_VALUES = 1 << 19
-_LONGEST, _SHORTEST = 1 << 16, 1 << 12
 
 
 @dataclass
@@ -91,13 +88,12 @@ def _reduce(rows, available, tensors, threads, progress, cancel) -> list[TensorS
     found = [TensorSums(t, available, Sums.none(count), (0,) * (count + 1)) for t in tensors]
 
     def worker(length: int):
-        block = min(length, max(_SHORTEST, min(_LONGEST, _BLOCK_VALUES // (count + 1))))
-        workspace = _Workspace(count, block)
+        blocks, workspace = Blocks(count + 1, length), _Workspace(count, min(length, BLOCK))
 
         def reduction(tensor: Aligned, piece: Span, raws: Sequence[np.ndarray]):
             total, broken = Sums.none(count), 0
-            for start in range(0, piece.elements, block):
-                part, bad = workspace.sums(tensor, raws, start, min(block, piece.elements - start))
+            for values in blocks.split(tensor, raws):
+                part, bad = workspace.sums(tensor, values)
                 total, broken = total + part, broken + bad
             return total, same_bits(raws, [info.dtype.name for info in tensor.infos]), broken
 
@@ -118,17 +114,15 @@ class _Workspace:
     def __init__(self, count: int, block: int):
         self.count = count
         self.values = np.empty((count + 1, block))
-        self.scratch = np.empty(block, np.float32)
         self.size = np.empty(block)
         self.near = np.empty((count, block), np.float32)
 
-    def sums(self, tensor: Aligned, raws: Sequence[np.ndarray], start: int, n: int) -> tuple[Sums, int]:
-        """The sums of elements `start` to `start + n`, and how many of them are not finite somewhere."""
-        count, values, size = self.count, self.values[:, :n], self.size[:n]
+    def sums(self, tensor: Aligned, block: np.ndarray) -> tuple[Sums, int]:
+        """The sums of some elements, and how many of them are not finite somewhere; the merge is the first row."""
+        count, n = self.count, block.shape[1]
+        values, size = self.values[:, :n], self.size[:n]
         # The merge goes last: its row is the y / length of `Sums`.
-        for row, (info, raw) in enumerate(zip(tensor.infos, raws, strict=True)):
-            width = info.dtype.size
-            decode64(raw[start * width : (start + n) * width], info.dtype, values[row - 1], self.scratch)
+        values[:count], values[count] = block[1:], block[0]
         np.abs(values[count], out=size)
         largest = size.copy()
         for row in values[:count]:
@@ -141,6 +135,7 @@ class _Workspace:
         length, step = measure(values[count].astype(np.float32), largest.astype(np.float32), stored)
         active = self._rounded(tensor, values)
         values[:count] -= values[count]
+        equal = n - np.count_nonzero(values[:count], axis=1)
         near = self.near[:, :n]
         np.copyto(near, values[:count], casting="same_kind")
         plain = (near @ near.T).astype(np.float64)
@@ -148,7 +143,7 @@ class _Workspace:
         ratio = (step[active] / length[active]).astype(np.float64)
         expected = float(ratio @ ratio)
         own = np.array([own_rounding(stored, info.dtype) for info in tensor.infos[1:]]) * expected
-        return Sums(values @ values.T, expected, int(np.count_nonzero(active)), own, plain), bad
+        return Sums(values @ values.T, expected, int(np.count_nonzero(active)), own, equal, n, plain), bad
 
     def _rounded(self, tensor: Aligned, values: np.ndarray) -> np.ndarray:
         """Which elements a merge had to round: where candidates differ, or hold numbers that the merge's dtype has not."""

@@ -35,6 +35,7 @@ class LabelTrace:
         ambiguous: another choice of candidates fits as well, because some are merges of others.
         relations: those merges among the candidates: candidate -> shares of others.
         varies: layers inside this label have weights of their own; `shares` are their means and `errors` their spread.
+        layers: of a label that varies inside, one trace for each kind of layer.
         scale: the sum of the shares when they need not add up to one, where that explains the merge, else None.
     """
 
@@ -53,6 +54,7 @@ class LabelTrace:
     ambiguous: bool = False
     relations: dict[str, dict[str, float]] = field(default_factory=dict)
     varies: bool = False
+    layers: tuple[LabelTrace, ...] = ()
     scale: float | None = None
     key: str = ""
     kind: str = ""

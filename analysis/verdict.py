@@ -80,6 +80,8 @@ def _component(name: str, part: Sequence[LabelTrace], names: Sequence[str]) -> s
         shared = [n for n in names if all(n in _copied_from(t) for t in part)]
         if shared:
             dtype = _FORMATS.get(part[0].dtype, part[0].dtype)
+            if all(t.rho == 0 for t in part):
+                return f"{name}: has the values of {_and(shared)}, stored as {dtype}."
             return f"{name}: equal to {_and(shared)} up to rounding to {dtype}."
     if len(part) == 1:
         return f"{name}: {shares_in_words(part[0])}."
@@ -164,12 +166,14 @@ def _limits(labels: Sequence[LabelTrace], names: Sequence[str]) -> list[str]:
         )
     if rough := [t for t in labels if t.approximate]:
         out.append(
-            f"Approximate in {_list(t.label for t in rough)}: the candidates differ there by little more than rounding, and "
-            "the shares are less certain than their errors say."
+            f"Approximate in {_list(t.label for t in rough)}: the candidates differ there by little more than rounding, whose "
+            "pattern can shift the shares; their errors are estimates of how far."
         )
     if varied := [t for t in labels if t.varies]:
         out.append(f"Layers have weights of their own in {_list(t.label for t in varied)}: see the table by tensor.")
-    shared = {(n, *t.same[n]) for t in labels for n in t.same if t.shares.get(n) and not t.identical}
+    shared = {
+        (n, *t.same[n]) for t in labels for n in t.same if t.shares.get(n) and t.verdict not in ("identical", "equal")
+    }
     for group in sorted(shared, key=lambda g: [names.index(n) for n in g]):
         where = [t.label for t in labels if group[0] in t.same and (group[0], *t.same[group[0]]) == group]
         out.append(f"{_and(group)} are the same in {_list(where)}: their shares count together there.")
