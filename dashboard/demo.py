@@ -1,0 +1,34 @@
+"""The task that fills an empty models folder, so that every page has something to show."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.stream import Cancelled, Progress
+
+# What `demo_collection` writes; for the progress only.
+_FILES = 7
+
+
+def run_demo(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
+    """Write the demo checkpoints into `folder` (a path).
+
+    Returns:
+        `files`: their names.
+    """
+    from ..checkpoints.demo import demo_collection
+
+    begun = 0
+
+    def next_file(name: str) -> None:
+        nonlocal begun
+        if cancel.is_set():
+            raise Cancelled("cancelled")
+        progress(begun, _FILES, name)
+        begun += 1
+
+    made = demo_collection(Path(arguments["folder"]), progress=next_file)
+    progress(_FILES, _FILES, "")
+    return {"files": [path.name for path in made.values()]}

@@ -1,0 +1,60 @@
+"""Where the app keeps what it remembers: JSON files that are replaced whole, so that no reader meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+
+def state_folder() -> Path:
+    """Jobs and settings; `UNETSCOPE_STATE` or the user's folder for such things."""
+    from platformdirs import user_state_path
+
+    return Path(os.environ.get("UNETSCOPE_STATE") or user_state_path("unetscope"))
+
+
+def cache_folder() -> Path:
+    """What can be computed again: indexes, scans, comparisons; `UNETSCOPE_CACHE` or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope"))
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds, or None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace a file as a whole; its folder is made.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
+    try:
+        fresh.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        _replace(fresh, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    """Windows refuses to replace a file while somebody reads it; that lasts a moment."""
+    for _ in range(20):
+        try:
+            os.replace(fresh, path)
+            return
+        except PermissionError:
+            time.sleep(0.02)
+    os.replace(fresh, path)

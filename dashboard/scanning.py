@@ -1,0 +1,43 @@
+"""The task that reads the values of files in the background, for health and fingerprints."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.stream import Cancelled, Progress
+from .library import identity_of, keep_scan, scan_of
+
+
+def run_scan(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
+    """Scan `files` (paths) that have not been scanned since they changed. A file that cannot be read does not stop the others.
+
+    Returns:
+        `scanned`: how many; `failed`: file name -> why.
+    """
+    from ..checkpoints.scan import scan
+
+    waiting = [path for path in map(Path, arguments["files"]) if path.exists()]
+    weights = {path: max(path.stat().st_size, 1) for path in waiting}
+    total, before, scanned, failed = sum(weights.values()), 0, 0, {}
+    for path in waiting:
+        if cancel.is_set():
+            raise Cancelled("cancelled")
+        identity, weight = identity_of(path), weights[path]
+        if scan_of(identity) is None:
+
+            def moved(done: int, all_of_it: int, key: str, path=path, before=before, weight=weight) -> None:
+                progress(before + int(weight * done / max(all_of_it, 1)), total, path.name)
+
+            try:
+                keep_scan(identity, scan(path, progress=moved, cancel=cancel).to_plain())
+                scanned += 1
+            except Cancelled:
+                raise
+            except UnetscopeError as error:
+                failed[path.name] = str(error)
+        before += weight
+        progress(before, total, path.name)
+    return {"scanned": scanned, "failed": failed}
