@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="unetscope")
     except UnetscopeError as error:
-        print(f"unetscope: {error}", file=sys.stderr)
+        _complain(str(error))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("unetscope: stopped; nothing was left behind", file=sys.stderr)
@@ -26,3 +26,13 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output is gone (`| head`): not our mistake, nor anything to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:  # a disk or folder that fails where nothing of ours expects it
+        _complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        raise SystemExit(2) from None
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, whatever stands in the names that it quotes."""
+    from .screen import printable
+
+    print(f"unetscope: {printable(text).replace(chr(10), ' ')}", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import drawing, listing, looking, making, merging
+from . import converting, drawing, listing, looking, making, merging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,7 @@ app = typer.Typer(
     help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
 )
 app.command("inspect")(looking.inspect)
+app.command("convert")(converting.convert)
 app.command("methods")(listing.methods)
 app.command("presets")(listing.presets)
 app.command("diagram")(drawing.diagram)

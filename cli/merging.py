@@ -88,7 +88,7 @@ def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
 
     recipe = _with_options(recipe, options)
     if options.save_recipe:
-        save_recipe(recipe, options.save_recipe, options.overwrite)
+        _check_recipe_file(recipe, output, options)
     if options.dry_run:
         report = dry_run(recipe, output, threads=options.threads, overwrite=options.overwrite)
     else:
@@ -103,6 +103,8 @@ def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
                 reproducible=options.reproducible,
                 progress=moved,
             )
+    if options.save_recipe:
+        save_recipe(recipe, options.save_recipe)
     if options.json:
         show_json(report.to_plain())
         return
@@ -142,11 +144,22 @@ def _source(text: str, recipe: Recipe) -> str:
     return text if known else f"./{text}"
 
 
-def save_recipe(recipe: Recipe, path: Path, overwrite: bool) -> None:
-    """Write a recipe whose paths count from its own folder, where that is possible."""
+def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
+    """Refuse, before any work, a recipe file that cannot be written or that would replace a model."""
+    from ..checkpoints.errors import OutputError
     from ..checkpoints.output import check_target
 
-    check_target(path, overwrite=overwrite)
+    path = options.save_recipe
+    check_target(path, overwrite=options.overwrite)
+    files = [*recipe.models.values(), *(v for v in recipe.components.values() if recipe.is_file(v))]
+    if path.resolve() in {Path(file).resolve() for file in (*files, output)}:
+        raise OutputError(
+            f"{path}: --save-recipe names a model; choose another name for the recipe, such as recipe.yaml"
+        )
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe whose paths count from its own folder, where that is possible."""
 
     def seen_from_there(model: str) -> str:
         try:
@@ -155,9 +168,14 @@ def save_recipe(recipe: Recipe, path: Path, overwrite: bool) -> None:
             return str(Path(model).resolve())
 
     models = {name: seen_from_there(model) for name, model in recipe.models.items()}
-    components = {k: seen_from_there(v) if recipe.is_file(v) else v for k, v in recipe.components.items()}
+    # A slash tells a file from a name.
+    components = {k: _with_slash(seen_from_there(v)) if recipe.is_file(v) else v for k, v in recipe.components.items()}
     moved = recipe.model_copy(update={"models": models, "components": components})
     path.write_text(moved.to_yaml(), encoding="utf-8")
+
+
+def _with_slash(path: str) -> str:
+    return path if "/" in path else f"./{path}"
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -230,7 +248,8 @@ def _short_recipe(method: Method, given: dict[str, Any]) -> Recipe:
             step[p.name] = _plain_weights(value)
     if given.get("blocks") is not None:
         step["alpha"] = _blocks(given["blocks"], step.get("alpha"))
-    return Recipe.parse({"models": models, "steps": {"merge": step}, "result": "merge"}, "command line")
+    name = next(n for n in ("merge", *(f"merge{i}" for i in range(2, len(models) + 3))) if n not in models)
+    return Recipe.parse({"models": models, "steps": {name: step}, "result": name}, "command line")
 
 
 def _plain_weights(text: str) -> Any:
@@ -256,11 +275,11 @@ def _blocks(text: str, alpha: Any) -> Any:
 
 
 def _named(paths: list[Path]) -> dict[str, str]:
-    """A name for every file: its stem, with a number where stems are equal."""
+    """A name for every file: its stem, with a number where stems are equal (or `merge`, which is a word of recipes)."""
     names: dict[str, str] = {}
     for path in paths:
         name, n = path.stem, 2
-        while name in names:
+        while name in names or name == "merge":
             name, n = f"{path.stem}.{n}", n + 1
         names[name] = str(path)
     return names

@@ -89,7 +89,7 @@ def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -99,7 +99,7 @@ def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
         disable=not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
         yield lambda done, total, key: bar.update(task, completed=done, total=total or None)
 
 
