@@ -153,33 +153,69 @@ def gram_matrices(
         AnalysisError: the checkpoints share no tensor of floating point numbers, or one of them is a LoRA.
         Cancelled: `cancel` was set.
     """
+    tensors, left_out = measurable(checkpoints, keys)
+    matrices, same = sum_products(
+        checkpoints, tensors, range(len(tensors)), threads=threads, progress=progress, cancel=cancel
+    )
+    return GramTable(distinct_names(checkpoints), tensors, matrices, same, left_out)
+
+
+def measurable(
+    checkpoints: Sequence[Checkpoint], keys: Collection[str] | None = None
+) -> tuple[tuple[Aligned, ...], dict[str, str]]:
+    """The floating point tensors that all checkpoints share, and key -> why the others are left out.
+
+    Raises:
+        AnalysisError: there are none, or one of the files is a LoRA.
+    """
     alignment = align(checkpoints, keys)
     tensors = tuple(t for t in alignment.tensors if t.is_float and t.elements)
-    left_out = alignment.left_out | {
-        t.key: "empty" if not t.elements else f"not floating point: {t.dtypes}"
+    if not tensors:
+        raise AnalysisError("nothing to measure: the files share no tensor of floating point numbers")
+    others = {
+        t.key: f"not floating point: {t.dtypes}" if t.elements else "empty"
         for t in alignment.tensors
         if not (t.is_float and t.elements)
     }
-    if not tensors:
-        raise AnalysisError("nothing to measure: the files share no tensor of floating point numbers")
-    count = len(checkpoints)
-    matrices = np.zeros((len(tensors), count, count))
-    same = np.zeros((len(tensors), count), np.int32)
+    return tensors, alignment.left_out | others
+
+
+def sum_products(
+    checkpoints: Sequence[Checkpoint],
+    tensors: Sequence[Aligned],
+    groups: Sequence[int],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pass itself: inner products, added up within groups of tensors as they come.
+
+    Args:
+        checkpoints, tensors: as in `measurable`.
+        groups: for each tensor the number of its group, from 0.
+
+    Returns:
+        float64 (groups, N, N) inner products, and integers (groups, N): the first checkpoint with the same bits.
+    """
+    count, rows = len(checkpoints), max(groups) + 1
+    matrices, same = np.zeros((rows, count, count)), np.zeros((rows, count), np.int32)
 
     def worker(length: int):
         blocks = Blocks(count, length)
 
-        def reduction(tensor: Aligned, piece: Span, rows: Sequence[np.ndarray]):
+        def reduction(tensor: Aligned, piece: Span, raws: Sequence[np.ndarray]):
             total = np.zeros((count, count))
-            for values in blocks.split(tensor, rows):
+            for values in blocks.split(tensor, raws):
                 kernels().gram(values, values.shape[1], total)
-            return total, same_bits(rows, [info.dtype.name for info in tensor.infos])
+            return total, same_bits(raws, [info.dtype.name for info in tensor.infos])
 
         return reduction
 
     def take(index: int, part: tuple[np.ndarray, tuple[int, ...]]) -> None:
-        matrices[index] += part[0]
-        same[index] = meet(same[index], part[1])
+        row = groups[index]
+        matrices[row] += part[0]
+        same[row] = meet(same[row], part[1])
 
     reduce_aligned(checkpoints, tensors, worker, take, threads=threads, progress=progress, cancel=cancel)
-    return GramTable(distinct_names(checkpoints), tensors, matrices, same, left_out)
+    return matrices, same

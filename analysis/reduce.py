@@ -25,23 +25,22 @@ Reduction = Callable[[Aligned, Span, Sequence[np.ndarray]], object]
 
 
 class InOrder:
-    """Hands the parts of each tensor on in the order of their position; parts that are early wait."""
+    """Hands the parts of pieces on in the order of the pieces; parts that are early wait, a few at a time."""
 
-    def __init__(self, take: Callable[[int, object], None]):
+    def __init__(self, pieces: Iterator[Span], take: Callable[[int, object], None]):
+        self._pieces = pieces
         self._take = take
         self._lock = threading.Lock()
-        self._next: dict[int, int] = {}
-        self._waiting: dict[tuple[int, int], tuple[int, object]] = {}
+        self._waiting: dict[Span, object] = {}
+        self._next = next(pieces, None)
 
     def add(self, piece: Span, part: object) -> None:
         """A part that a piece yielded; `take(tensor index, part)` runs at once or when what stands before it is there."""
         with self._lock:
-            self._waiting[piece.index, piece.start] = (piece.stop, part)
-            at = self._next.get(piece.index, 0)
-            while (piece.index, at) in self._waiting:
-                at, part = self._waiting.pop((piece.index, at))
-                self._take(piece.index, part)
-            self._next[piece.index] = at
+            self._waiting[piece] = part
+            while self._next in self._waiting:
+                self._take(self._next.index, self._waiting.pop(self._next))
+                self._next = next(self._pieces, None)
 
 
 def reduce_aligned(
@@ -60,7 +59,7 @@ def reduce_aligned(
         checkpoints: N of them, in the order of each tensor's `infos`.
         tensors: from `align`. One with fewer `infos` than there are checkpoints is read from the first ones alone.
         worker: called once per thread with the largest number of elements of a piece; returns the reduction of a piece.
-        take: receives (index of the tensor, what the reduction returned), for each tensor in the order of its pieces.
+        take: receives (index of the tensor, what the reduction returned), in the order of tensors and pieces.
         threads: None for as many as there are cores, at most 8.
         progress: called with bytes done, bytes in all, and a key.
         cancel: stops the pass when it is set.
@@ -71,7 +70,8 @@ def reduce_aligned(
     """
     length = piece_length(len(checkpoints), 12)
     widest = max(info.dtype.size for tensor in tensors for info in tensor.infos)
-    in_order = InOrder(take)
+    sizes = [tensor.elements for tensor in tensors]
+    in_order = InOrder(spans(sizes, length), take)
 
     def start() -> Callable[[Span], None]:
         reduction = worker(length)
@@ -88,7 +88,7 @@ def reduce_aligned(
         return work
 
     Pass(threads, progress, cancel).run(
-        spans([tensor.elements for tensor in tensors], length),
+        spans(sizes, length),
         start,
         weight=lambda piece: tensors[piece.index].nbytes * piece.elements // tensors[piece.index].elements,
         total=sum(tensor.nbytes for tensor in tensors),

@@ -1,0 +1,119 @@
+"""Is a checkpoint sound? Findings in words, the worst first, from its statistics.
+
+What values alone tell (NaN, zeros, token positions, missing tensors) `checkpoints.health` judges; here are added the
+findings that need moments and extremes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.dtypes import DTYPES
+from ..checkpoints.health import Finding, TensorValues, findings, is_position_ids, look_at_position_ids
+from .grouping import is_weight
+from .statistics import Statistics
+
+_LEVELS = ("broken", "suspect", "note")
+
+# Trained weights of these models stay within a few tens; one this large is a run that diverged or a faulty merge.
+_HUGE = 1000.0
+# Shares from which a loss of digits is worth a line.
+_VANISHING = 0.01
+_SUBNORMAL = 0.10
+
+
+def health(checkpoint: Checkpoint, measured: Statistics) -> list[Finding]:
+    """What there is to say about a checkpoint's soundness, the worst first; empty when nothing is wrong.
+
+    Args:
+        checkpoint: the one that `measured` was made of; token positions are read from it.
+        measured: from `statistics`.
+    """
+    found = list(findings(checkpoint, _values(measured.terms), _position_ids(checkpoint)))
+    found += [finding for rule in _RULES for finding in rule(measured.terms)]
+    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
+
+
+def _values(terms: pd.DataFrame) -> dict[str, TensorValues]:
+    return {
+        row.key: TensorValues(row.nan, row.inf, int(row.beyond_fp16), row.counted == row.zeros == row.parameters > 0)
+        for row in terms[["key", "nan", "inf", "beyond_fp16", "counted", "zeros", "parameters"]].itertuples()
+    }
+
+
+def _position_ids(checkpoint: Checkpoint) -> dict:
+    found = {}
+    for key in filter(is_position_ids, checkpoint.tensors):
+        dtype = checkpoint[key].dtype
+        values = checkpoint.numpy(key).reshape(-1)
+        found[key] = look_at_position_ids(values if dtype.is_float else values.view(np.uint8), dtype)
+    return found
+
+
+def _constant(terms: pd.DataFrame) -> list[Finding]:
+    matrices = terms["shape"].str.contains("x") & is_weight(terms) & (terms["counted"] > 1)
+    rows = terms[matrices & (terms["min"] == terms["max"]) & (terms["zeros"] == 0)]
+    if rows.empty:
+        return []
+    return [
+        Finding("suspect", f"{_tensors(rows)} {'is' if len(rows) == 1 else 'are'} one constant throughout: not trained")
+    ]
+
+
+def _huge(terms: pd.DataFrame) -> list[Finding]:
+    size = np.maximum(terms["max"], -terms["min"])
+    rows = terms[is_weight(terms) & (size > _HUGE) & np.isfinite(size)]
+    if rows.empty:
+        return []
+    largest = size[rows.index].max()
+    text = f"values up to {largest:.3g} in {_tensors(rows)}: far beyond trained weights; training or a merge diverged"
+    return [Finding("suspect", text)]
+
+
+def _vanishing(terms: pd.DataFrame) -> list[Finding]:
+    found = []
+    for label, rows in terms[is_weight(terms)].groupby("label", sort=False):
+        share = rows["vanishing_fp16"].sum() / max(rows["counted"].sum(), 1)
+        if share > _VANISHING:
+            text = f"{label}: {share:.1%} of the values are too small for fp16 and would become 0"
+            found.append(Finding("note", text))
+    return found
+
+
+def _subnormal(terms: pd.DataFrame) -> list[Finding]:
+    found = []
+    for label, rows in terms[is_weight(terms)].groupby("label", sort=False):
+        share = rows["subnormal"].sum() / max(rows["counted"].sum(), 1)
+        if share > _SUBNORMAL:
+            text = f"{label}: {share:.0%} of the values are subnormal in {rows['dtypes'].iloc[0]}, stored with fewer digits"
+            found.append(Finding("note", text))
+    return found
+
+
+def _mixed(terms: pd.DataFrame) -> list[Finding]:
+    """A few tensors in another dtype than the rest of their component: harmless, but a sign of patching."""
+    found = []
+    floats = terms[is_weight(terms) & terms["dtypes"].map(lambda name: DTYPES[name].is_float)]
+    for component, rows in floats.groupby("component", sort=False):
+        counts = rows["dtypes"].value_counts()
+        if len(counts) > 1:
+            what = " and ".join(f"{n:,} of {name}" for name, n in counts.items())
+            found.append(Finding("note", f"{component}: dtypes are mixed: {what} tensors"))
+    return found
+
+
+_RULES: tuple[Callable[[pd.DataFrame], list[Finding]], ...] = (_constant, _huge, _vanishing, _subnormal, _mixed)
+
+
+def _tensors(rows: pd.DataFrame) -> str:
+    """`the tensor KEY` or `5 tensors (IN01, OUT03; first KEY)`."""
+    first = rows["key"].iloc[0]
+    if len(rows) == 1:
+        return f"the tensor {first}"
+    labels = list(dict.fromkeys(rows["label"]))
+    shown = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
+    return f"{len(rows)} tensors ({shown}; first {first})"
