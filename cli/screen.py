@@ -73,7 +73,7 @@ def size(count: float) -> str:
 
 def amount(count: int) -> str:
     """A number of parameters for people: `859.5 M`."""
-    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def tree(root: Any, line: Callable[[Any], str], children: Callable[[Any], Sequence[Any]], indent: str = "") -> None:
