@@ -260,9 +260,8 @@ def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to
     if to not in ("single-file", "diffusers"):
         raise OutputError(f"there is no layout {to!r}; use single-file or diffusers")
     for checkpoint in (c for c in (source, donor) if c is not None):
-        if checkpoint.path.resolve() == target.resolve() or (
-            to == "diffusers" and checkpoint.path.resolve().is_relative_to(target.resolve())
-        ):
+        inside = to == "diffusers" and checkpoint.path.resolve().is_relative_to(target.resolve())
+        if inside or (target.exists() and target.samefile(checkpoint.path)):
             raise OutputError(f"{target}: is read from; inputs are never written to, choose another name")
     if to == "diffusers":
         if target.suffix.lower() in (".safetensors", ".ckpt", ".pt"):

@@ -12,6 +12,7 @@ import numpy as np
 from .blocks import TEXT_LABELS, place
 from .checkpoint import Checkpoint
 from .dtypes import DType
+from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 
 Level = Literal["broken", "suspect", "note"]
@@ -104,10 +105,16 @@ def _counts(values: dict[str, TensorValues], name: str) -> dict[str, int]:
 def _missing(checkpoint: Checkpoint) -> list[Finding]:
     if checkpoint.architecture.what not in ("checkpoint", "component"):
         return []
-    out = [
-        Finding("broken", f"{component} lacks {_tensors(len(keys))} of its layout: {_listed(keys)}")
-        for component, keys in missing_weights(checkpoint).items()
-    ]
+    out = []
+    for component, keys in missing_weights(checkpoint).items():
+        needed = [key for key in keys if short_name(key) is not None]
+        unused = [key for key in keys if key not in needed]
+        if needed:
+            out.append(Finding("broken", f"{component} lacks {_tensors(len(needed))} of its layout: {_listed(needed)}"))
+        if unused:
+            out.append(
+                Finding("note", f"{component} lacks {_tensors(len(unused))} that nothing uses: {_listed(unused)}")
+            )
     if absent := absent_components(checkpoint):
         out.append(Finding("note", f"there is no {', no '.join(absent)} in it: programs will take another file's"))
     return out

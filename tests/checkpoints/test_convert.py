@@ -169,8 +169,10 @@ def test_targets_that_cannot_be_are_refused(make_checkpoint, tmp_path):
     other, _ = make_checkpoint("b")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "link.safetensors").hardlink_to(path)
     refused = [
         (path, {"overwrite": True}, "read from"),
+        (tmp_path / "link.safetensors", {"overwrite": True}, "read from"),
         (other, {}, "exists already"),
         (tmp_path / "x.ckpt", {}, "only .safetensors"),
         (tmp_path / "no" / "x.safetensors", {}, "does not exist"),

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -118,6 +119,21 @@ def test_missing_weights_are_broken_and_ballast_is_noted(make_checkpoint):
     assert "EMA" in health[1].text and "1 tensor, 0.0 MB" in health[2].text
 
 
+def test_an_sd2_without_the_layer_that_it_does_not_use_is_not_broken(make_checkpoint):
+    def change(tensors):
+        return {k: t for k, t in tensors.items() if "resblocks.23." not in k}
+
+    assert [f.level for f in scan(make_checkpoint("a", "sd2", change=change)[0]).health] == ["note"]
+
+
+def test_a_lora_is_scanned_without_being_taken_for_a_broken_checkpoint(saved):
+    tensors = {f"lora_unet_x_{i}.lora_{way}.weight": torch.ones(4, 4) for i in range(3) for way in ("down", "up")}
+    tensors["lora_unet_x_0.lora_up.weight"][0, 0] = torch.nan
+    found = scan(saved(tensors))
+    assert found.fingerprints == {} and [f.level for f in found.health] == ["note"]
+    assert len(found.sha256) == 64
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_sha256_is_that_of_the_whole_file_and_is_remembered(threads, make_checkpoint, monkeypatch):
     path, _ = make_checkpoint("a")
@@ -186,6 +202,22 @@ def test_fingerprints_do_not_depend_on_container_key_order_or_exact_dtype(family
     turned = {k: t.T.contiguous().T if t.ndim == 2 else t for k, t in tensors.items()}
     torch.save(turned, path.with_name("turned.pt"))
     assert scan(path.with_name("turned.pt")).fingerprints == expected
+
+
+def test_a_fingerprint_is_what_its_description_says(saved):
+    """Worked out by hand: fp32 blocks of 2^19 elements through XXH3-128, then a SHA-256 of the sorted tensors."""
+    weights = {
+        "decoder.conv_in.bias": torch.randn(7).half(),
+        "decoder.conv_in.weight": torch.randn(3, (1 << 18) + 5).bfloat16(),
+        "encoder.conv_in.weight": torch.randn(2, 3, 1, 1),
+    }
+    lines = []
+    for name in sorted(weights):
+        flat = weights[name].float().numpy().ravel()
+        blocks = [xxhash.xxh3_128_digest(flat[at : at + (1 << 19)].tobytes()) for at in range(0, flat.size, 1 << 19)]
+        lines.append(f"{name} float {list(weights[name].shape)} ".encode() + b"".join(blocks))
+    path = saved({f"first_stage_model.{name}": tensor for name, tensor in weights.items()})
+    assert scan(path).fingerprints == {"vae": hashlib.sha256(b"\n".join(lines)).hexdigest()[:32]}
 
 
 def test_fingerprints_do_not_depend_on_threads(make_checkpoint):
