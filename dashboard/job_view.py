@@ -22,7 +22,7 @@ def progress_line(job: Job) -> str:
         return "stopping at the next piece"
     if not job.total:
         return "starting"
-    if job.total < 1000:  # files, not bytes
+    if TASKS[job.kind].counts == "files":
         return f"{job.done} of {job.total} · {plain(job.doing)}"
     parts = [f"{size(job.done)} of {size(job.total)}"]
     if job.rate:

@@ -23,16 +23,18 @@ class Task:
         function: `module:name`, the module below the dashboard.
         lane: where it queues.
         verb: what it does, for people.
+        counts: what its progress counts.
     """
 
     function: str
     lane: Lane
     verb: str
+    counts: Literal["bytes", "files"] = "bytes"
 
 
 TASKS: dict[str, Task] = {
     "merge": Task("merging:run_merge", "merge", "Merge"),
-    "demo": Task("demo:run_demo", "background", "Make demo checkpoints"),
+    "demo": Task("demo:run_demo", "background", "Make demo checkpoints", counts="files"),
     "scan": Task("scanning:run_scan", "background", "Scan"),
     "gram": Task("prediction:run_gram", "analysis", "Measure distances"),
 }

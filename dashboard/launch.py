@@ -1,0 +1,60 @@
+"""Starts the app's server: what `unetscope app` calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .folders import MODELS_VARIABLE, OUTPUT_VARIABLE, Folders
+
+APP = Path(__file__).resolve().parent.parent / "app.py"
+# As in .streamlit/config.toml, which only `streamlit run` in the repository finds.
+SETTINGS = {
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "theme.light.primaryColor": "#2563c9",
+    "theme.dark.primaryColor": "#6ea8ff",
+    "theme.dark.backgroundColor": "#0d1117",
+    "theme.dark.secondaryBackgroundColor": "#151b23",
+}
+
+
+def launch(
+    models: Path | str | None = None,
+    output: Path | str | None = None,
+    *,
+    port: int = 8501,
+    address: str = "localhost",
+    browser: bool = True,
+) -> int:
+    """Serve the app until it is stopped; returns the server's exit code.
+
+    Args:
+        models: the models folder; None for the one of the environment or the one that was chosen before.
+        output: where merges are written; None for the models folder.
+        port: of the server.
+        address: other machines can reach the app under any address but `localhost`.
+        browser: open a browser window.
+
+    Raises:
+        FolderError: a folder that was given is none.
+    """
+    environment = dict(os.environ)
+    if models is not None:
+        folders = Folders.at(models, output)
+        environment |= {MODELS_VARIABLE: str(folders.models), OUTPUT_VARIABLE: str(folders.output)}
+    try:
+        return subprocess.call(command(port, address, browser), env=environment)
+    except KeyboardInterrupt:  # Ctrl-C reaches the server as well, which ends by itself
+        return 0
+
+
+def command(port: int, address: str, browser: bool) -> list[str]:
+    """The server's command line."""
+    settings = SETTINGS | {"server.address": address, "server.port": port, "server.headless": str(not browser).lower()}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "streamlit", "run", str(APP), *options]

@@ -1,0 +1,54 @@
+"""A merge's report on a page, of a run or of a dry run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from .wording import amount, duration, plain, size
+
+
+def show_report(report: dict[str, Any], key: str) -> None:
+    """A report (`Report.to_plain`): what was written, warnings, and what each label is made of."""
+    ran = report["seconds"] is not None
+    rate = (report["bytes_read"] + report["bytes_written"]) / max(report["seconds"] or 0, 1e-9)
+    if ran:
+        st.success(
+            f"Wrote {plain(report['output'])} ({plain(size(report['bytes_written']))}) in "
+            f"{plain(duration(report['seconds']))}, {plain(size(rate))}/s"
+        )
+    else:
+        st.info(
+            f"Would read {plain(size(report['bytes_read']))} and write {plain(size(report['bytes_written']))} to "
+            f"{plain(report['output'])}, with {report['threads']} threads and at most {plain(size(report['memory']))} of buffers. "
+            "Nothing was written."
+        )
+    for warning in report["warnings"]:
+        st.warning(plain(warning))
+    st.dataframe(
+        share_rows(report["labels"]),
+        hide_index=True,
+        key=f"report-{key}",
+        height=240,
+        alt="What each block label of the result is made of",
+    )
+
+
+def share_rows(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each label: tensors, parameters, the share of each model in percent."""
+    names = list(dict.fromkeys(name for row in labels for name in row["shares"]))
+    rows = []
+    for row in labels:
+        shares = {f"{name} (%)": round(100 * row["shares"].get(name, 0.0), 2) for name in names}
+        note = ", ".join([*row["methods"], *(["differs by layer"] if row["varies"] else [])])
+        rows.append(
+            {
+                "label": row["label"],
+                "tensors": row["tensors"],
+                "parameters": amount(row["parameters"]),
+                **shares,
+                "note": note,
+            }
+        )
+    return rows
