@@ -230,12 +230,17 @@ def _method_command(method: Method) -> Callable:
 
 def _short_recipe(method: Method, given: dict[str, Any]) -> Recipe:
     """The recipe that a short form stands for."""
-    from ..merge import Recipe
+    from ..merge import Recipe, RecipeError
 
     if method.inputs:
         models = {name: str(given[name]) for name in method.inputs}
     else:
         models = _named(expand(given["models"]))
+    for path in models.values():
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RecipeError(f"{path}: this name is not in UTF-8, as recipes are; rename the file") from None
     step: dict[str, Any] = {"method": method.name, "inputs": list(models)}
     for p in method.parameters.values():
         value = given[p.name]
@@ -312,6 +317,9 @@ def grid(
 
     made = grids.combinations(expand(unets), expand(text_encoders), output, vae=vae, dtype=dtype)
     reports = []
+    for combination in made if not dry_run else ():
+        # All of them, before the first is written.
+        grids.check(combination, threads=threads, overwrite=overwrite)
     for combination in made:
         if dry_run:
             report = grids.check(combination, threads=threads, overwrite=overwrite)

@@ -6,6 +6,7 @@ does not depend on how large the models are.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +75,9 @@ def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
     """
     output = Path(output)
     for checkpoint, name in zip(plan.checkpoints, plan.names, strict=True):
-        if output.exists() and checkpoint.path.exists() and output.samefile(checkpoint.path):
+        # A diffusers folder is many files.
+        files = {checkpoint.path, *(p.path for info in checkpoint.tensors.values() for p in info.stored.pieces)}
+        if os.path.exists(output) and any(os.path.exists(file) and output.samefile(file) for file in files):
             raise OutputError(f"{output}: is the input {name!r}; inputs are never written to, choose another name")
     check_target(output, size, overwrite)
 

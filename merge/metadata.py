@@ -49,14 +49,15 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
     """
     recipe = anonymous(plan.recipe)
     hashes = [None if reproducible else _hash(c, hash_inputs) for c in plan.checkpoints]
-    title = recipe.title or Path(output).stem
+    # A file that is to be the same under any name cannot be called by its name.
+    title = recipe.title or ("" if reproducible else _text(Path(output).stem))
     out = {
         "format": "pt",
         "unetscope.recipe": recipe.to_yaml(),
         "unetscope.version": __version__,
         "unetscope.inputs": json.dumps(
             [
-                {"name": name, "file": c.path.name, "size": c.size, "sha256": digest}
+                {"name": name, "file": _text(c.path.name), "size": c.size, "sha256": digest}
                 for name, c, digest in zip(plan.names, plan.checkpoints, hashes, strict=True)
             ]
         ),
@@ -67,13 +68,20 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
-        "modelspec.merged_from": ", ".join(c.path.name for c in plan.checkpoints),
+        "modelspec.merged_from": ", ".join(_text(c.path.name) for c in plan.checkpoints),
     }
+    if not title:
+        del out["modelspec.title"]
     if plan.prediction in ("v", "epsilon"):
         out["modelspec.prediction_type"] = plan.prediction
     if reproducible:
         out = {k: v for k, v in out.items() if k not in VARIABLE_FIELDS}
     return out
+
+
+def _text(name: str) -> str:
+    """A file's name as text: names in another encoding hold what UTF-8 cannot."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hash(checkpoint: Checkpoint, compute: bool) -> str | None:
@@ -86,7 +94,7 @@ def _hash(checkpoint: Checkpoint, compute: bool) -> str | None:
 def _sd_merge_recipe(plan: Plan, hashes: list[str | None], title: str) -> dict:
     """The recipe as the web UI writes it where its merger could have done it, else our own under type `unetscope`."""
     recipe, simple = plan.recipe, _webui_fields(plan, hashes)
-    common = {"custom_name": title, "save_as_half": recipe.output.dtype == "fp16"}
+    common = {"custom_name": title or None, "save_as_half": recipe.output.dtype == "fp16"}
     if simple:
         return {"type": "webui", **simple, **common, "config_source": 0, "discard_weights": "", "is_inpainting": False}
     models = [{"name": n, "sha256": h} for n, h in zip(plan.names, hashes, strict=True)]
@@ -123,7 +131,7 @@ def _sd_merge_models(plan: Plan, hashes: list[str | None]) -> dict:
         found |= _read_json(checkpoint.metadata.get("sd_merge_models"), dict) or {}
         if digest:
             found[digest] = {
-                "name": checkpoint.path.name,
+                "name": _text(checkpoint.path.name),
                 "legacy_hash": legacy_hash(checkpoint.path),
                 "sd_merge_recipe": _read_json(checkpoint.metadata.get("sd_merge_recipe"), dict),
             }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.blocks import in_order, place
-from ..checkpoints.stream import default_threads
+from ..checkpoints.stream import Pass
 from .forms import Form, Model
 from .plan import Plan
 
@@ -79,7 +79,7 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
         bytes_written=plan.bytes_written,
         passes=1,
         memory=plan.memory(threads),
-        threads=threads or default_threads(),
+        threads=Pass(threads).threads,
         labels=label_shares(plan),
         warnings=list(plan.warnings),
     )
