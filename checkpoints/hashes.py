@@ -52,10 +52,15 @@ def identity(path: Path) -> str:
     return f"{Path(path).resolve()}|{found.st_size}|{found.st_mtime_ns}"
 
 
-def _cache_file() -> Path:
+def cache_folder() -> Path:
+    """Where what can be worked out again is kept; `UNETSCOPE_CACHE` moves it."""
     from platformdirs import user_cache_path
 
-    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope")) / "sha256.json"
+    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope"))
+
+
+def _cache_file() -> Path:
+    return cache_folder() / "sha256.json"
 
 
 def _load() -> dict[str, str]:

@@ -1,5 +1,8 @@
 """The kernels against torch's own conversions and against plain numpy."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +110,30 @@ def test_not_finite_inputs_are_counted(kernel):
     out = np.empty(5, np.int16)
     pair = np.stack([source, source])
     assert kernel.linear(pair, np.float32([0.5, 0.5]), 0, out, codec.finite_limit(DTYPES["F16"])) == 3
+
+
+def machine_code(*code: str, cache) -> str:
+    """What a fresh process prints that keeps its machine code in `cache` alone."""
+    start = "from pathlib import Path; from unetscope.checkpoints import machine_code as m; import sys, numpy as np\n"
+    start += f"m._folders = lambda: [Path({str(cache)!r})]\n"
+    start += "loop = lambda: m.loop('count_bad', np.dtype(np.float32), np.dtype(np.float32))\n"
+    start += "x = np.float32([1, np.inf, 3]); count = lambda: loop()(x.ctypes.data, 3, 2.0)\n"
+    out = subprocess.run([sys.executable, "-c", start + "\n".join(code)], capture_output=True, text=True, check=True)
+    return out.stdout.strip()
+
+
+def test_compiled_code_is_kept_loaded_without_numba_and_made_anew_when_it_is_damaged(tmp_path):
+    count = "print(count(), 'numba' in sys.modules)"
+    assert machine_code(count, cache=tmp_path) == "2 True"
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    assert machine_code(count, cache=tmp_path) == "2 False"
+    kept.write_bytes(content[:-1])
+    assert machine_code(count, cache=tmp_path) == "2 True"
+    assert kept.read_bytes()[-1:] == content[-1:]
+    assert machine_code(count, cache="/dev/null/nowhere") == "2 True"
+
+
+def test_arrays_with_gaps_are_not_given_to_compiled_code():
+    with pytest.raises(ValueError, match="contiguous"):
+        kernel_numba.count_bad(np.ones(8, np.float32)[::2], np.float32(1))
