@@ -113,7 +113,7 @@ def _choose(sums: Sums, choices: list[list[int]], relations, related: set[int], 
             scored[used] = (score, whole)
     ranked = sorted(scored.values(), key=lambda pair: pair[0])
     best = ranked[0][1]
-    complete = best.rho <= bounds(best.shares, best.errors, dtype, sums.active)[1]
+    complete = best.rho <= bounds(best.shares, best.errors, dtype, sums.active, best.equal)[1]
     decisive = len(ranked) == 1 or (complete and ranked[1][0] - ranked[0][0] > 2 * _DECISIVE)
     return Explanation(best, relations, ambiguous=not decisive)
 

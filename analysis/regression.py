@@ -93,6 +93,7 @@ class Fit:
         shares: of each; they add up to one.
         covariance: of the shares, for residuals that are rounding and no smaller than it.
         systematic: what the pattern of rounding may add to each error, see `_pattern`.
+        equal: how often the merge has the value of an ingredient, of the one where that is rarest.
         squares: the weighted sum of squared residuals.
         rho: the same in units of what one rounding leaves.
     """
@@ -101,6 +102,7 @@ class Fit:
     shares: np.ndarray
     covariance: np.ndarray
     systematic: np.ndarray
+    equal: float
     squares: float
     rho: float
 
@@ -121,11 +123,11 @@ def fit(sums: Sums, indices: Sequence[int]) -> Fit:
     shares, spread, squares = _solve(sums.gram[np.ix_(indices, indices)])
     rho = sums.rho(squares, len(indices) - 1)
     variance = max(rho, 1.0) / 12 if np.isfinite(rho) else 1 / 12
-    systematic = _pattern(sums, indices, shares, np.sqrt(np.maximum(np.diagonal(spread), 0) / 12))
-    return Fit(indices, shares, variance * spread, systematic, squares, rho)
+    systematic, equal = _pattern(sums, indices, shares, np.sqrt(np.maximum(np.diagonal(spread), 0) / 12))
+    return Fit(indices, shares, variance * spread, systematic, equal, squares, rho)
 
 
-def _pattern(sums: Sums, indices: tuple[int, ...], shares: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def _pattern(sums: Sums, indices: tuple[int, ...], shares: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, float]:
     """How far the pattern of rounding may shift each share.
 
     Candidates lie on a grid, and where they differ by few steps of it, the rounding error follows from the steps alone: with
@@ -133,21 +135,21 @@ def _pattern(sums: Sums, indices: tuple[int, ...], shares: np.ndarray, errors: n
     adds up like a random walk over the multiples of the shares, as many as differences have places: 1 / p, with p the
     frequency of no difference, spread over as many axes as there are ingredients beside the first. The factors are those
     that simulations of fp16 and bf16 merges with differences from 1e-4 to 0.1 call for. Candidates that are no ingredients
-    take no part in the pattern.
+    take no part in the pattern. The second number is `Fit.equal`.
     """
     out = np.zeros(len(shares))
     if len(shares) < 2:
-        return out
+        return out, 0.0
     by_size = np.argsort(-np.abs(shares))
     used = sorted({n for n in range(len(shares)) if abs(shares[n]) > 4 * errors[n]} | set(by_size[:2].tolist()))
     at = [indices[n] for n in used]
     equal = float(np.min(sums.equal[at])) / max(sums.elements, 1)
     if equal == 0.0:  # candidates of a finer dtype than the merge's have no grid in common with it
-        return out
+        return out, 0.0
     axes = len(used) - 1
     _, spread, _ = _solve(sums.gram[np.ix_(at, at)])
     out[used] = _PATTERN[axes > 1] * equal ** (0.5 - 1 / axes) * sums.active * np.maximum(np.diagonal(spread), 0) / 12
-    return out
+    return out, equal
 
 
 def plain_fit(sums: Sums, indices: Sequence[int]) -> tuple[Fit, float]:
@@ -163,7 +165,7 @@ def plain_fit(sums: Sums, indices: Sequence[int]) -> tuple[Fit, float]:
     variance = squares / max(sums.active - len(indices) + 1, 1)
     rho = sums.rho(float(shares @ sums.gram[np.ix_(indices, indices)] @ shares), len(indices) - 1)
     nearest = max(float(np.min(np.diagonal(g))), 1e-300)
-    return Fit(indices, shares, variance * spread, np.zeros(len(indices)), squares, rho), float(
+    return Fit(indices, shares, variance * spread, np.zeros(len(indices)), 0.0, squares, rho), float(
         np.sqrt(squares / nearest)
     )
 

@@ -24,6 +24,8 @@ _SMALLEST_NORMAL = np.float32(2.0**-126)
 # An element that nearly cancels (|y| far below the |x| it was summed from) has a spacing of its own far below that of its
 # terms. Counted by that alone, such elements outweigh all others, and any arithmetic short of exact shows in them.
 _CANCELLED = np.float32(0.25)
+# What a merge whose every element is an ingredient's may hold beyond that.
+_FEW_STEPS = 0.7
 # Multiples of smaller fractions fall on so many places that rounding looks even.
 _LARGEST_DENOMINATOR = 16
 
@@ -60,22 +62,29 @@ def measure(values: np.ndarray, largest: np.ndarray, dtype: DType) -> tuple[np.n
     return np.maximum(step, spacing(largest, dtype) * _CANCELLED), step
 
 
-def bounds(shares: np.ndarray, errors: np.ndarray, dtype: str, active: float) -> tuple[float, float]:
+def bounds(
+    shares: np.ndarray, errors: np.ndarray, dtype: str, active: float, equal: float = 0.0
+) -> tuple[float, float]:
     """Between which values of rho a linear merge with these shares, rounded once, lies: below, rounding is too regular.
 
     Candidates are numbers of a grid themselves. With shares that are multiples of 1 / q, sums fall on q places between two
-    grid points: with halves, every second sum is a tie, and rounding leaves half as much again as usual.
+    grid points: with halves, every second sum is a tie, and rounding leaves half as much again as usual. Where candidates
+    differ by few steps of the grid, shares near a half do the same, and all shares a little of it.
 
     Args:
         shares, errors: of the fit.
         dtype: of the merge.
         active: elements; few of them make rho uncertain.
+        equal: how often the merge has the value of an ingredient: the inverse of how many steps they differ by.
     """
     even, odd = 0.0, 0.0
-    if q := denominator(shares, errors):
+    used = shares[np.abs(shares) > 4 * errors]
+    if len(used) == 2 and abs(used[0] - 0.5) <= 0.5 * np.sqrt(equal):
+        even = 0.5
+    elif q := denominator(shares, errors):
         even, odd = (2 / q**2, 0.0) if q % 2 == 0 else (0.0, 1 / q**2)
     spread = 4 * noise(active)
-    return TOO_REGULAR * (1 - odd) - spread, allowance(dtype) * (1 + even) + spread
+    return TOO_REGULAR * (1 - odd) - spread, allowance(dtype) * (1 + even) + _FEW_STEPS * equal + spread
 
 
 def denominator(shares: np.ndarray, errors: np.ndarray) -> int:

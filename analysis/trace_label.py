@@ -124,7 +124,7 @@ def _copied(trace, verdict: Verdict, own, leaders, leader: int, identical: tuple
 
 def _fitted(trace: LabelTrace, sums: Sums, explanation: Explanation, own: Sequence[str]) -> LabelTrace:
     best = explanation.fit
-    regular, limit = bounds(best.shares, best.errors, trace.dtype, sums.active)
+    regular, limit = bounds(best.shares, best.errors, trace.dtype, sums.active, best.equal)
     nearest = min(float(sums.gram[i, i]) for i in range(len(own)))
     single = sums.rho(nearest)
     if single <= bounds(np.ones(1), np.zeros(1), trace.dtype, sums.active)[1]:
