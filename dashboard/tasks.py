@@ -37,4 +37,8 @@ TASKS: dict[str, Task] = {
     "demo": Task("demo:run_demo", "background", "Make demo checkpoints", counts="files"),
     "scan": Task("scanning:run_scan", "background", "Scan"),
     "gram": Task("prediction:run_gram", "analysis", "Measure distances"),
+    "statistics": Task("measuring:run_statistics", "analysis", "Measure statistics"),
+    "difference": Task("measuring:run_difference", "analysis", "Compare two files"),
+    "comparison": Task("measuring:run_comparison", "analysis", "Compare a collection"),
+    "trace": Task("measuring:run_trace", "analysis", "Trace a merge"),
 }

@@ -25,11 +25,22 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain data in YAML text; `where` names it in errors.
+
+    Raises:
+        RecipeError: it is too large, is no YAML, or names a key twice.
+    """
+    if len(text) > _MOST_BYTES:
+        raise RecipeError(f"{where}: has more than {_MOST_BYTES:,} characters: this is no recipe")
     try:
         return yaml.load(text, _UniqueKeys)
     # PyYAML lets errors of many types through when a value is not what its tag promises.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise RecipeError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+        raise RecipeError(f"{where}: is not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -101,7 +101,7 @@ def _reading(shelf: Shelf) -> None:
 
 def _filtered(shelf: Shelf) -> list[Entry]:
     left, right = st.columns([2, 1])
-    words = left.text_input("Search", placeholder="name or architecture", key="library search", bind="query-params")
+    words = left.text_input("Search", placeholder="name or architecture", key="search", bind="query-params")
     kinds = sorted({entry.architecture or "unreadable" for entry in shelf.entries})
     kind = right.selectbox("Architecture", ["all", *kinds], key="library kind")
     wanted = (words or "").lower().split()

@@ -1,0 +1,221 @@
+"""What the controls of the Merge page say, as a recipe and back. Models are named by their path below the models folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.architecture import Family
+from ..checkpoints.errors import UnetscopeError
+from .folders import Folders
+from .weights_editing import Weights, to_lines, weighted_labels
+
+if TYPE_CHECKING:
+    from ..merge import Recipe
+
+# Components that a merge can take from elsewhere, as the page offers them.
+COMPONENTS = {"unet": "UNET", "text_encoders": "Text encoders", "vae": "VAE"}
+_RESULT = "mix"
+
+
+class FormError(UnetscopeError):
+    """A recipe that the controls cannot show, or controls that make no recipe."""
+
+
+@dataclass(frozen=True)
+class MergeForm:
+    """The controls.
+
+    Attributes:
+        method: name in the registry.
+        models: names in the library, in the method's order.
+        parameters: name -> a number, block weights, a list of numbers (one a model), or a switch.
+        components: `unet`, `text_encoders`, `vae` -> `merge`, or a name in the library; missing: as the method has it.
+        output: fields of `recipe.Output` that differ from its defaults.
+        title: kept in the result's metadata.
+    """
+
+    method: str
+    models: tuple[str, ...]
+    parameters: Mapping[str, float | Weights | list[float] | bool] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
+    output: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+    def recipe(self) -> Recipe:
+        """The recipe that the controls say, its paths below the models folder.
+
+        Raises:
+            FormError: models are missing. RecipeError: whatever else a recipe cannot say.
+        """
+        from ..merge import Recipe
+        from ..merge.methods import method_named
+
+        method = method_named(self.method)
+        if not self.models or not all(self.models):
+            wanted = " and ".join(name.upper() for name in method.inputs) or "at least one"
+            raise FormError(f"choose the models first: {self.method} takes {wanted}")
+        names = list(method.inputs) if method.inputs else model_names(self.models)
+        step: dict[str, Any] = {"method": self.method, "inputs": names}
+        step |= {name: _parameter(value) for name, value in self.parameters.items()}
+        by_path = dict(zip(self.models, names, strict=True))
+        data: dict[str, Any] = {
+            "models": {name: path for path, name in zip(self.models, names, strict=True)},
+            "steps": {_RESULT: step},
+            "result": _RESULT,
+        }
+        if components := {c: by_path.get(s, _source(s)) for c, s in self.components.items() if s}:
+            data["components"] = components
+        if self.output:
+            data["output"] = dict(self.output)
+        if self.title:
+            data["title"] = self.title
+        return Recipe.parse(data, "the controls")
+
+
+def from_recipe(
+    recipe: Recipe, find: Callable[[str], str | None], family_of: Callable[[str], Family | None]
+) -> MergeForm:
+    """The controls that say this recipe.
+
+    Args:
+        recipe: any.
+        find: a path or base name in a recipe -> the library's name for it, or None.
+        family_of: the architecture of a file of the library, to spread its block weights over labels.
+
+    Raises:
+        FormError: files are missing, or the recipe says more than the controls can: several steps, weights by layer or key.
+    """
+    if recipe.result not in recipe.steps:
+        raise FormError("this recipe takes one model as it is; choose the method copy to do that")
+    if len(recipe.order(recipe.result)) > 1:
+        raise FormError(
+            f"this recipe has {len(recipe.order(recipe.result))} steps and the controls have one; run it as text"
+        )
+    step = recipe.steps[recipe.result]
+    if extra := set(recipe.components) - set(COMPONENTS):
+        raise FormError(
+            f"this recipe takes {', '.join(sorted(extra))} from another model, for which there is no control; run it as text"
+        )
+    if foreign := [s for s in recipe.components.values() if s in recipe.steps]:
+        raise FormError(
+            f"this recipe takes a component from the step {foreign[0]!r}, for which there is no control; run it as text"
+        )
+    used = {name: recipe.models[name] for name in step.inputs}
+    files = {s: s for s in recipe.components.values() if recipe.is_file(s)}
+    files |= {s: recipe.models[s] for s in recipe.components.values() if s in recipe.models}
+    paths = {name: find(path) for name, path in (used | files).items()}
+    if missing := [path for name, path in (used | files).items() if paths[name] is None]:
+        raise FormError(
+            f"not in the models folder: {', '.join(dict.fromkeys(missing))}; copy them there and load the recipe again"
+        )
+    models = tuple(paths[name] for name in step.inputs)
+    return MergeForm(
+        method=step.kind.name,
+        models=models,
+        parameters=_parameters(recipe, family_of(models[0])),
+        components={c: source if source == "merge" else paths[source] for c, source in recipe.components.items()},
+        output=recipe.output.model_dump(exclude_defaults=True),
+        title=recipe.title,
+    )
+
+
+def _parameters(recipe: Recipe, family: Family | None) -> dict[str, Any]:
+    step = recipe.steps[recipe.result]
+    found: dict[str, Any] = {}
+    for name, value in step.weights(recipe.convention).items():
+        if isinstance(value, bool):
+            found[name] = value
+        elif isinstance(value, list):
+            found[name] = [_one_number(name, weights, family) for weights in value]
+        else:
+            found[name] = _number_or_weights(name, value, family)
+    return found
+
+
+def _number_or_weights(name: str, weights: Any, family: Family | None) -> float | Weights:
+    if isinstance(weights.start, float) and not weights.lines:
+        return weights.start
+    if family is None:
+        raise FormError(f"{name}: block weights need models of a known architecture; run the recipe as text")
+    resolved = weights.resolve(family)
+    if resolved.changed_inside() or resolved.vae is not None:
+        raise FormError(
+            f"{name}: weighs single layers, keys or the VAE, for which the diagram has no handle; run it as text"
+        )
+    by_label = resolved.by_label()
+    if resolved.is_uniform:
+        return next(iter(by_label.values()))
+    return {label: by_label[label] for label in weighted_labels(family)}
+
+
+def _one_number(name: str, weights: Any, family: Family | None) -> float:
+    value = _number_or_weights(name, weights, family)
+    if not isinstance(value, float):
+        raise FormError(
+            f"{name}: has block weights for single models, for which there is no control; run the recipe as text"
+        )
+    return value
+
+
+def model_names(models: tuple[str, ...]) -> list[str]:
+    """A name in the recipe for every file: its stem, with a number where stems are equal."""
+    names: list[str] = []
+    for model in models:
+        stem = PurePosixPath(model).stem
+        name, n = ("model" if stem in ("merge", _RESULT) else stem), 2
+        while name in names:
+            name, n = f"{stem}.{n}", n + 1
+        names.append(name)
+    return names
+
+
+def runnable(recipe: Recipe, folders: Folders) -> dict[str, Any]:
+    """The recipe as plain data with whole paths, for the merge's job; every path is held against the models folder.
+
+    Raises:
+        FolderError: a path leads out of the models folder or to nothing in it.
+    """
+    models = {name: str(folders.find(path)) for name, path in recipe.models.items()}
+    components = {c: str(folders.find(s)) if recipe.is_file(s) else s for c, s in recipe.components.items()}
+    return recipe.model_copy(update={"models": models, "components": components}).to_plain()
+
+
+def in_library(recipe: Recipe, find: Callable[[str], str | None]) -> Recipe:
+    """The recipe with the library's names in place of the paths of the machine that it comes from; unknown ones stay."""
+
+    def named(path: str) -> str:
+        return find(path) or path
+
+    models = {name: named(path) for name, path in recipe.models.items()}
+    components = {c: named(s) if recipe.is_file(s) else s for c, s in recipe.components.items()}
+    return recipe.model_copy(update={"models": models, "components": components})
+
+
+def finder(names: tuple[str, ...]) -> Callable[[str], str | None]:
+    """Finds a recipe's path among the library's names: the same path, else a file of the same base name, if there is one."""
+    by_base: dict[str, list[str]] = {}
+    for name in names:
+        by_base.setdefault(PurePosixPath(name).name, []).append(name)
+
+    def find(path: str) -> str | None:
+        posix = path.replace("\\", "/").removeprefix("./")
+        if posix in names:
+            return posix
+        same = by_base.get(posix.rstrip("/").rpartition("/")[2], [])
+        return same[0] if len(same) == 1 else None
+
+    return find
+
+
+def _parameter(value: Any) -> Any:
+    return to_lines(value) if isinstance(value, Mapping) else value
+
+
+def _source(source: str) -> str:
+    """A component's source: a folder without suffix must look like a path, or it would be taken for a model's name."""
+    if source == "merge":
+        return source
+    return source if "/" in source or source.lower().endswith((".safetensors", ".ckpt", ".pt")) else f"./{source}"
