@@ -1,0 +1,73 @@
+"""What the diagram needs to predict a merge's distances while a weight moves, and the job that measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from ..checkpoints.errors import UnetscopeError
+from ..merge.methods import Method
+from . import jobs
+from .diagram import Gram
+from .job_view import show_job
+from .library import Entry
+from .prediction import gram_identity, kept_gram
+from .wording import size
+
+# Below this, reading the models takes less time than finding the button.
+_AT_ONCE_BYTES = 200e6
+
+
+def shares_along(
+    method: Method, values: Mapping[str, Any], parameter: str, count: int
+) -> tuple[list[float], list[float]] | None:
+    """The shares of `count` models at weight 0, and what one more of the weight adds; None where they do not follow a line.
+
+    That is so for elementwise methods, and where another parameter differs by block.
+    """
+    others = {name: value for name, value in values.items() if name != parameter}
+    if method.kind != "linear" or any(isinstance(value, Mapping) for value in others.values()):
+        return None
+    try:
+        zero, half, one = (method.shares(count, others | {parameter: weight}) for weight in (0.0, 0.5, 1.0))
+    except (UnetscopeError, TypeError):
+        return None
+    if any(abs((a + c) / 2 - b) > 1e-9 for a, b, c in zip(zero, half, one, strict=True)):
+        return None
+    return list(zero), [b - a for a, b in zip(zero, one, strict=True)]
+
+
+def gram_for(method: Method, values: Mapping[str, Any], parameter: str, models: tuple[Entry, ...]) -> Gram | None:
+    """The inner products of the models if they have been measured; else offers to, and None."""
+    if len(models) != len(method.inputs) or len({entry.identity for entry in models}) < 2:
+        return None
+    line = shares_along(method, values, parameter, len(models))
+    if line is None:
+        st.caption("Distances cannot be predicted for this method or combination of block weights.")
+        return None
+    identity = gram_identity([entry.identity for entry in models])
+    kept = kept_gram(identity)
+    if kept is None:
+        _offer(identity, models)
+        return None
+    return Gram(labels=kept["labels"], models=kept["names"], at_zero=line[0], per_weight=line[1], target=0)
+
+
+def _offer(identity: str, models: tuple[Entry, ...]) -> None:
+    job = jobs.newest("gram", identity)
+    if job and (not job.ended or job.status == "failed"):
+        show_job(job.id, key="gram")
+        return
+    total = sum(entry.size for entry in models)
+    wanted = total < _AT_ONCE_BYTES and not (job and job.status == "cancelled")
+    if not wanted:
+        wanted = st.button(
+            f"Predict distances (reads {size(total)} once)", icon=":material/straighten:",
+            help="Colours each block by how far the result will be from a model, while you move its weight.",
+        )  # fmt: skip
+    if wanted:
+        names = " and ".join(entry.name for entry in models)
+        job = jobs.submit("gram", f"Measure {names}", {"files": [entry.path for entry in models]}, identity=identity)
+        show_job(job.id, key="gram")

@@ -1,0 +1,107 @@
+"""The lower part of the Merge page: the output, a dry run, the job, the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from ..checkpoints.errors import UnetscopeError
+from . import jobs
+from .folders import FolderError, Folders
+from .job_view import show_ended, show_job
+from .merge_controls import KEEP
+from .merge_form import runnable
+from .report_view import show_report
+from .wording import plain
+
+if TYPE_CHECKING:
+    from ..merge import Recipe
+
+
+def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
+    """Name, dry run and start; `complaint` says why there is no recipe."""
+    name = st.text_input(
+        "Name of the result", key="m.name", placeholder="my-merge", help=f"Written to {folders.output}", **KEEP
+    )
+    try:
+        target = folders.target(name) if name else None
+    except FolderError as error:
+        st.error(plain(error))
+        target = None
+    overwrite = False
+    if target and target.exists():
+        st.warning(f"{plain(target.name)} exists already.")
+        overwrite = st.checkbox("Replace it", key="m.overwrite")
+    if complaint:
+        st.error(plain(complaint))
+    missing = "Type a name for the result first." if not target else complaint
+    blocked = recipe is None or target is None or (target.exists() and not overwrite)
+    with st.container(horizontal=True):
+        dry = st.button(
+            "Dry run", disabled=blocked, icon=":material/fact_check:", help=missing or "Reads headers, writes nothing."
+        )
+        run = st.button(
+            "Merge", disabled=blocked, type="primary", icon=":material/merge:", help=missing or "Start the merge."
+        )
+    if not blocked and (dry or run):
+        _start(recipe, target, folders, overwrite, dry)
+
+
+def _start(recipe: Recipe, target: Path, folders: Folders, overwrite: bool, dry: bool) -> None:
+    """A dry run comes first in any case: what it refuses never becomes a job."""
+    from ..merge import Recipe, dry_run
+
+    st.session_state.pop("m.dry", None)
+    st.session_state.pop("m.refused", None)
+    try:
+        data = runnable(recipe, folders)
+        report = dry_run(Recipe.parse(data), target, overwrite=overwrite)
+    except UnetscopeError as error:
+        st.session_state["m.refused"] = str(error)
+        return
+    if dry:
+        st.session_state["m.dry"] = (recipe.to_yaml(), report.to_plain())
+        return
+    arguments = {"recipe": data, "output": str(target), "overwrite": overwrite}
+    job = jobs.submit("merge", f"Merge {folders_name(target, folders)}", arguments)
+    st.session_state["m.shown"] = job.id
+
+
+def folders_name(target: Path, folders: Folders) -> str:
+    """The output's name below its folder."""
+    return target.relative_to(folders.output).as_posix()
+
+
+def outcome(recipe: Recipe | None) -> None:
+    """What came of it: the refusal, the dry run, the merges that run or wait, and the last one that ended."""
+    if refused := st.session_state.get("m.refused"):
+        st.error(plain(refused))
+    if kept := st.session_state.get("m.dry"):
+        text, report = kept
+        if recipe is None or text != recipe.to_yaml():
+            st.caption("The dry run below is of the controls before the last change.")
+        show_report(report, key="dry")
+    merges = jobs.listed("merge")
+    for job in reversed([job for job in merges if not job.ended]):
+        show_job(job.id, key="merge")
+    if ended := next((job for job in merges if job.ended), None):
+        st.subheader("Last merge", anchor=False)
+        show_ended(ended, lambda job: show_report(job.result, key=job.id))
+
+
+def show_recipe(recipe: Recipe | None) -> None:
+    """The recipe as text, to copy or keep."""
+    if recipe is None:
+        return
+    with st.expander("Recipe", icon=":material/description:"):
+        text = recipe.to_yaml()
+        st.code(text, language="yaml")
+        st.download_button(
+            "Download the recipe",
+            text,
+            file_name=f"{st.session_state.get('m.name') or 'recipe'}.yaml",
+            mime="text/yaml",
+        )
+        st.caption("Paths are below the models folder. `unetscope merge run` takes this file, laid into that folder.")

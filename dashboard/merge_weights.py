@@ -1,0 +1,203 @@
+"""The right side of the Merge page: block weights in the diagram, and the tools around it.
+
+The weights of a parameter live in session state with the way back (`Undo`); the diagram, the tools and the table all change
+them there, so they never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from ..checkpoints.architecture import Family
+from ..checkpoints.conventions import CONVENTIONS
+from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.presets import preset_names
+from . import weights_editing as editing
+from .diagram import Gram, unet_diagram
+from .merge_controls import KEEP
+from .weights_editing import Undo, Weights
+from .wording import plain
+
+_START = 0.5
+_HEIGHT = 620
+_DIGITS = 4  # finer than anybody drags
+
+
+def keep_weights(parameter: str, weights: Weights) -> None:
+    """Set a parameter's weights, as a change that can be undone."""
+    st.session_state[_key(parameter)] = _undo(parameter).changed(dict(weights))
+
+
+def weights_of(parameter: str, family: Family) -> Weights:
+    """A parameter's weights for an architecture; what another architecture had and this one has is taken over."""
+    now = _undo(parameter).now or {}
+    labels = editing.weighted_labels(family)
+    if tuple(now) != labels:
+        now = {label: now.get(label, _START) for label in labels}
+        st.session_state[_key(parameter)] = Undo(now=now)
+    return now
+
+
+def edit_weights(parameter: str, family: Family, gram: Gram | None) -> Weights:
+    """Tools, diagram and table for one parameter; returns its weights."""
+    weights = weights_of(parameter, family)
+    _tools(parameter, family, weights)
+    low, high = st.session_state.get("m.limits", (0.0, 1.0))
+    limits = (min(low, *weights.values()), max(high, *weights.values()))
+    state = unet_diagram(
+        _drawing(family),
+        weights=weights,
+        editable=True,
+        limits=limits,
+        selected=st.session_state.get("m.selected", ()),
+        gram=gram,
+        height=_HEIGHT,
+        key=f"merge-{parameter}-{family}",
+    )
+    moved = {label: round(state.weights.get(label, value), _DIGITS) for label, value in weights.items()}
+    selected = tuple(name for name in state.selected if name in weights)
+    if state.changed and (moved != weights or selected != st.session_state.get("m.selected", ())):
+        st.session_state["m.selected"] = selected
+        if moved != weights:
+            keep_weights(parameter, moved)
+        # The tools above know the new weights and selection in the next run only.
+        st.rerun()
+    _table(parameter, weights)
+    return weights
+
+
+def _key(parameter: str) -> str:
+    return f"m.weights.{parameter}"
+
+
+def _undo(parameter: str) -> Undo:
+    return st.session_state.get(_key(parameter), Undo())
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _drawing(family: Family) -> str:
+    """The block diagram of an architecture with room for handles."""
+    from ..diagrams import draw
+
+    return draw(family, badges=dict.fromkeys(editing.weighted_labels(family), 0.0), theme="light").svg
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+def _tools(parameter: str, family: Family, weights: Weights) -> None:
+    chosen = [label for label in st.session_state.get("m.selected", ()) if label in weights]
+    labels = chosen or list(weights)
+    where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
+
+    def change(make: Callable[[], Weights]) -> Callable[[], None]:
+        def act() -> None:
+            try:
+                keep_weights(parameter, make())
+            except UnetscopeError as error:
+                st.session_state["m.complaint"] = str(error)
+
+        return act
+
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        _history_buttons(parameter)
+        with st.popover("Set", icon=":material/edit:"):
+            value = st.number_input(f"Weight of {where}", value=_START, step=0.05, format="%.4g", key="m.set", **KEEP)
+            st.button("Set it", on_click=change(lambda: editing.with_value(weights, labels, value)), type="primary")
+        with st.popover("Preset", icon=":material/bookmarks:"):
+            name = st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
+            st.button("Use it", on_click=change(lambda: editing.from_text(name, "supermerger", family)), type="primary")
+        with st.popover("Paste", icon=":material/content_paste:"):
+            _paste(change, family)
+        with st.popover("Gradient", icon=":material/gradient:"):
+            first = st.number_input("From", value=0.0, step=0.05, format="%.4g", key="m.gradient.first", **KEEP)
+            last = st.number_input("To", value=1.0, step=0.05, format="%.4g", key="m.gradient.last", **KEEP)
+            curve = st.segmented_control(
+                "Curve", ("linear", "cosine"), default="linear", key="m.gradient.curve", required=True
+            )
+            st.caption(f"Over {where}, in network order.")
+            st.button(
+                "Apply",
+                on_click=change(lambda: editing.gradient(weights, labels, first, last, curve, family)),
+                type="primary",
+            )
+        with st.popover("Random", icon=":material/casino:"):
+            low, high = st.slider("Between", -1.0, 2.0, (0.0, 1.0), 0.05, key="m.random.range", **KEEP)
+            seed = st.number_input(
+                "Seed", value=1, step=1, key="m.random.seed", help="The same seed, the same weights.", **KEEP
+            )
+            make = change(lambda: editing.randomised(weights, labels, low, high, int(seed), family))
+            st.button(f"Randomise {where}", on_click=make, type="primary")
+        st.button(
+            "Mirror", icon=":material/flip:", on_click=change(lambda: editing.mirrored(weights, family)),
+            help="Each OUT block takes the weight of the IN block whose skip connection it receives.",
+        )  # fmt: skip
+        with st.popover("Range", icon=":material/height:"):
+            st.slider("Weights in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
+        with st.popover("Copy", icon=":material/content_copy:"):
+            _copy(weights, family)
+    if complaint := st.session_state.pop("m.complaint", ""):
+        st.error(plain(complaint))
+
+
+def _history_buttons(parameter: str) -> None:
+    undo = _undo(parameter)
+
+    def set_to(other: Undo) -> Callable[[], None]:
+        return lambda: st.session_state.update({_key(parameter): other})
+
+    st.button("Undo", icon=":material/undo:", on_click=set_to(undo.back()), disabled=not undo.past)
+    st.button("Redo", icon=":material/redo:", on_click=set_to(undo.forward()), disabled=not undo.future)
+
+
+def _paste(change: Callable, family: Family) -> None:
+    text = st.text_area(
+        "Weights", key="m.paste", height=120, placeholder="0,0.1,0.2,... or GRAD_V or IN04-IN08: 0.7; OUT*: 0.3", **KEEP
+    )
+    convention = st.selectbox(
+        "Convention",
+        list(CONVENTIONS),
+        key="m.convention",
+        format_func=lambda n: f"{n}: {CONVENTIONS[n].about}",
+        **KEEP,
+    )
+    st.button("Use them", on_click=change(lambda: editing.from_text(text, convention, family)), type="primary")
+
+
+def _copy(weights: Weights, family: Family) -> None:
+    convention = st.selectbox("As a vector for", list(CONVENTIONS), key="m.copy.convention", **KEEP)
+    try:
+        vector, wrong = editing.vector_of(weights, convention, family)
+    except UnetscopeError as error:
+        st.info(plain(error))
+        return
+    st.code(",".join(f"{x:.6g}" for x in vector), language=None, wrap_lines=True)
+    if wrong:
+        st.warning(
+            f"This vector has no place for the weights of {plain(', '.join(wrong))}; there it says something else."
+        )
+
+
+def _table(parameter: str, weights: Weights) -> None:
+    """The same weights as a table that can be edited: for the keyboard, and for those who cannot see the diagram."""
+    with st.expander("Weights as a table", icon=":material/table:"):
+        # Another name for other weights: what was typed into the old table is in them already.
+        name = f"m.table.{parameter}.{hash(tuple(weights.values()))}"
+        rows = [{"label": label, "weight": value} for label, value in weights.items()]
+        config = {"weight": st.column_config.NumberColumn(step=0.01, format="%.4g", required=True)}
+        edited: Any = st.data_editor(
+            rows,
+            key=name,
+            hide_index=True,
+            disabled=["label"],
+            column_config=config,
+            height=300,
+            alt="Weight of each block",
+        )
+        changed = {row["label"]: float(row["weight"]) for row in edited}
+        if changed != weights:
+            keep_weights(parameter, changed)
+            st.rerun()

@@ -1,0 +1,94 @@
+"""Merge: method, models and components at the left, block weights in the diagram at the right, the run below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from ...checkpoints.architecture import Family
+from ...checkpoints.errors import UnetscopeError
+from ...merge.methods import Method
+from ..library import Entry, Shelf, read_library
+from ..merge_controls import choose_components, choose_method, choose_models, choose_output, choose_parameters
+from ..merge_form import MergeForm
+from ..merge_load import TEXT, choose_mode, load_panel, recipe_text
+from ..merge_predict import gram_for
+from ..merge_run import outcome, run_panel, show_recipe
+from ..merge_weights import edit_weights, weights_of
+from ..shell import link_to, require_folders
+from ..weights_editing import Weights
+
+_READ_SECONDS = 2.0
+
+
+def show() -> None:
+    """Draw the page."""
+    st.title("Merge")
+    folders = require_folders()
+    shelf = read_library(folders.models, _READ_SECONDS)
+    if not shelf.models:
+        st.info(
+            "There is no checkpoint to merge yet. The page Library makes demo checkpoints, or says why files cannot be used."
+        )
+        link_to("library", "Go to Library")
+        return
+    load_panel(shelf)
+    if choose_mode() == TEXT:
+        recipe, complaint = recipe_text(shelf)
+        run_panel(recipe, complaint, folders)
+    else:
+        recipe = _with_controls(shelf, folders)
+    show_recipe(recipe)
+    outcome(recipe)
+
+
+def _with_controls(shelf: Shelf, folders) -> Any:
+    left, right = st.columns([1, 2.2], gap="medium")
+    with left:
+        method = choose_method()
+        models = choose_models(method, shelf)
+        values = choose_parameters(method, models)
+        family = models[0].family if models else None
+        components = choose_components(shelf, family)
+        output = choose_output()
+        panel = st.container()
+    with right:
+        values = _block_weights(method, values, models, family)
+    form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output)
+    complete = len(models) == len(method.inputs) if method.inputs else bool(models)
+    recipe, complaint = None, ""
+    try:
+        if complete:
+            recipe = form.recipe()
+        else:
+            complaint = f"choose the models first: {method.name} takes {', '.join(method.inputs) or 'one or more'}"
+    except UnetscopeError as error:
+        complaint = str(error)
+    with panel:
+        run_panel(recipe, complaint, folders)
+    return recipe
+
+
+def _block_weights(
+    method: Method, values: dict[str, Any], models: tuple[Entry, ...], family: Family | None
+) -> dict[str, float | Weights | list[float] | bool]:
+    """The parameters with their block weights; the diagram edits one of those that have any."""
+    by_block = [name for name, value in values.items() if value is None]
+    if not by_block:
+        st.info("This merge has no block weights: turn on *block by block* beside a parameter to set them in the diagram."
+                if any(p.kind == "number" for p in method.parameters.values())
+                else "This method has no block weights: every block is merged alike.")  # fmt: skip
+        return values
+    if family is None:
+        st.info("Choose a first model of a known architecture; its blocks appear here with a weight each.")
+        return {name: 0.5 if value is None else value for name, value in values.items()}
+    shown = by_block[0]
+    if len(by_block) > 1:
+        shown = (
+            st.segmented_control("The diagram sets", by_block, default=by_block[0], key="m.diagram", required=True)
+            or shown
+        )
+    whole = {name: weights_of(name, family) if value is None else value for name, value in values.items()}
+    gram = gram_for(method, whole, shown, models)
+    return whole | {shown: edit_weights(shown, family, gram)}

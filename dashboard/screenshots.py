@@ -1,0 +1,175 @@
+"""Pictures of every page, in light and dark: `python -m unetscope.dashboard.screenshots FOLDER`.
+
+Serves the app on a models folder of its own with the demo checkpoints, and looks at it with headless Chromium through Playwright
+(`pip install playwright`, and a Chromium: the system's, or `playwright install chromium`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .launch import command
+
+WIDTH, HEIGHT = 1280, 800
+_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def find_browser() -> str | None:
+    """The system's Chromium; None when there is none."""
+    return next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def served(folder: Path, models: Path | None = None) -> Iterator[str]:
+    """The app, serving `models` (made below `folder` when not given) with its state and cache below `folder`; yields the address."""
+    models = models or folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "UNETSCOPE_MODELS": str(models),
+        "UNETSCOPE_STATE": str(folder / "state"),
+        "UNETSCOPE_CACHE": str(folder / "cache"),
+    }
+    port = _free_port()
+    with open(folder / "server.log", "wb") as log:
+        server = subprocess.Popen(command(port, "localhost", browser=False), env=environment, stdout=log, stderr=log)
+    address = f"http://localhost:{port}"
+    try:
+        _wait(f"{address}/_stcore/health", server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@contextlib.contextmanager
+def browser_page(dark: bool = False, browser: str | None = None) -> Iterator[Any]:
+    """A Playwright page of 1280x800 in headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        window = playwright.chromium.launch(executable_path=browser or find_browser(), args=_ARGUMENTS)
+        scheme = "dark" if dark else "light"
+        context = window.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        try:
+            yield context.new_page()
+        finally:
+            window.close()
+
+
+def settle(page: Any, seconds: float = 60) -> None:
+    """Wait until the page has been drawn and nothing runs."""
+    page.locator("[data-testid=stMain]").wait_for(timeout=seconds * 1000)
+    deadline, quiet = time.monotonic() + seconds, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        running = page.locator("[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]").count()
+        quiet = 0 if running else quiet + 1
+        page.wait_for_timeout(120)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def _wait(address: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the app did not answer at {address}")
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------------
+
+
+def prepare(models: Path) -> None:
+    """Demo checkpoints and a merge of them."""
+    from ..checkpoints.demo import demo_collection
+    from ..merge import Recipe, merge
+
+    made = demo_collection(models)
+    recipe = {
+        "models": {"a": str(made["sd1-photo"]), "b": str(made["sd1-anime"])},
+        "steps": {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"preset": "GRAD_V"}}},
+    }
+    merge(Recipe.parse(recipe), models / "merged-mbw.safetensors", overwrite=True)
+
+
+def take(page: Any, address: str, folder: Path, suffix: str) -> list[Path]:
+    """One picture of each page, as people see it after the usual first clicks."""
+    taken = []
+    for name, (path, act) in SCENES.items():
+        page.goto(f"{address}/{path}")
+        settle(page)
+        act(page)
+        settle(page)
+        target = folder / f"{name}_{suffix}.png"
+        page.screenshot(path=target)
+        taken.append(target)
+    return taken
+
+
+def _as_it_is(page: Any) -> None:
+    page.wait_for_timeout(800)
+
+
+def _start(name: str):
+    def act(page: Any) -> None:
+        button = page.get_by_role("button", name=name).first
+        if button.count() and button.is_enabled():
+            button.click()
+            page.wait_for_timeout(5000)
+
+    return act
+
+
+# Picture -> address and what to do there.
+SCENES = {
+    "library": ("library?file=merged-mbw.safetensors", _start("Scan 8 files")),
+    "merge": ("merge", _as_it_is),
+    "explore": ("explore", _as_it_is),
+    "compare": ("compare", _start("Compare")),
+    "collection": ("collection", _as_it_is),
+    "jobs": ("jobs", _as_it_is),
+    "settings": ("settings", _as_it_is),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the pictures are written")
+    parser.add_argument("--only", nargs="*", choices=list(SCENES), help="only these pages")
+    given = parser.parse_args()
+    for name in [name for name in SCENES if given.only and name not in given.only]:
+        del SCENES[name]
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepare(Path(scratch) / "models")
+        with served(Path(scratch)) as address:
+            for suffix in ("light", "dark"):
+                with browser_page(dark=suffix == "dark") as page:
+                    for path in take(page, address, given.folder, suffix):
+                        print(path)
+
+
+if __name__ == "__main__":
+    main()
