@@ -19,11 +19,20 @@ PAGES: dict[str, tuple[str, str]] = {
     "jobs": ("Jobs", ":material/pending_actions:"),
     "settings": ("Settings", ":material/settings:"),
 }
+# Pixels; and margins that leave the diagrams room on a screen of 1280 by 800.
+_SIDEBAR = 200
+_ROOM = """<style>
+.stMainBlockContainer { padding: 2.2rem 1.6rem 2rem; }
+.stMainBlockContainer h1 { font-size: 1.7rem; padding: 0; }
+</style>"""
 
 
 def main() -> None:
     """Draw the page that was asked for."""
-    st.set_page_config(page_title="Unetscope", page_icon=":material/account_tree:", layout="wide")
+    st.set_page_config(
+        page_title="Unetscope", page_icon=":material/account_tree:", layout="wide", initial_sidebar_state=_SIDEBAR
+    )
+    st.html(_ROOM)
     jobs.tend()
     pages = {name: _page(name) for name in PAGES}
     st.session_state["pages"] = pages
