@@ -1,0 +1,194 @@
+"""What a diagram page looks at: a published architecture, or a file of the library. Drawings and tables of it are kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, UNET_LABELS, place
+from .library import Entry
+
+# Names of architectures as the pages list them; a file is never called so, for it has a suffix.
+ARCHITECTURES: dict[str, str] = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "SDXL",
+    "sdxl_refiner": "SDXL refiner",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An architecture, or a file.
+
+    Attributes:
+        name: of the architecture (`sd1`), or of the file below the models folder.
+        family: the architecture that it is of; None for a file that is of none.
+        path: of a file; empty for an architecture.
+        identity: changes when the file does.
+    """
+
+    name: str
+    family: str | None
+    path: str = ""
+    identity: str = ""
+
+    @classmethod
+    def of_entry(cls, entry: Entry) -> Subject:
+        """A file of the library."""
+        return cls(entry.name, entry.family, entry.path, entry.identity)
+
+    @property
+    def title(self) -> str:
+        return Path(self.name).name if self.path else ARCHITECTURES[self.name]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of its blocks, UNET first."""
+        around = (*TEXT_ENCODERS[self.family], "VAE") if self.family else ()
+        return (*UNET_LABELS.get(self.family, ()), *around)
+
+    def drawn_as(self):
+        """What `diagrams.draw` takes: a name, or the opened checkpoint."""
+        return opened(self.path, self.identity) if self.path else self.name
+
+
+@lru_cache(maxsize=8)
+def opened(path: str, identity: str):
+    """A checkpoint whose headers were read; kept while the file does not change."""
+    from ..checkpoints import open_checkpoint
+
+    return open_checkpoint(Path(path))
+
+
+def draw_subject(
+    subject: Subject,
+    level: str,
+    block: str | None = None,
+    *,
+    values: Mapping[str, float | None] | None = None,
+    badges: Sequence[str] = (),
+    units: str = "",
+    scale: str = "log",
+    theme: str = "light",
+    title: str | None = None,
+):
+    """A drawing, made once for the same arguments.
+
+    Args:
+        badges: labels that get room for a bar.
+
+    Others, and errors, as in `diagrams.draw`.
+    """
+    given = tuple(values.items()) if values is not None else None
+    return _drawn(subject, level, block, given, tuple(badges), units, scale, theme, title)
+
+
+@lru_cache(maxsize=64)
+def _drawn(subject, level, block, values, badges, units, scale, theme, title):
+    from ..diagrams import draw
+
+    return draw(
+        subject.drawn_as(),
+        level,
+        block=block,
+        values=None if values is None else dict(values),
+        badges=dict.fromkeys(badges, 0.0) or None,
+        units=units,
+        scale=scale,
+        theme=theme,
+        title=title,
+    )
+
+
+@lru_cache(maxsize=64)
+def svg_of(drawing) -> str:
+    """The SVG text of a drawing, written once."""
+    return drawing.svg
+
+
+def picture(drawing, suffix: str) -> bytes:
+    """A drawing as the bytes of a file: `.png` or `.svg`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return drawing.save(Path(folder) / f"diagram{suffix}").read_bytes()
+
+
+@lru_cache(maxsize=8)
+def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
+    """A row for each tensor: key, module (diffusers' path, of the UNET alone), label, kind, shape, params, dtype."""
+    from ..checkpoints.layers import layer_kind
+
+    modules = _modules(subject)
+    if subject.path:
+        tensors = opened(subject.path, subject.identity).tensors
+        shapes = {key: (tuple(info.shape), info.dtype.name) for key, info in tensors.items()}
+    else:
+        from ..checkpoints.layouts import layout
+
+        shapes = {key: (tuple(spec.shape), "") for key, spec in layout(subject.family).items()}
+    rows = [
+        {
+            "key": key,
+            "module": modules.get(key, ""),
+            "label": place(key).label,
+            "kind": layer_kind(key),
+            "shape": "×".join(map(str, shape)) or "scalar",
+            "params": prod(shape),
+            "dtype": dtype,
+        }
+        for key, (shape, dtype) in shapes.items()
+    ]
+    rank = {label: n for n, label in enumerate(ALL_LABELS)}
+    return tuple(sorted(rows, key=lambda row: rank.get(row["label"], len(rank))))
+
+
+def _modules(subject: Subject) -> dict[str, str]:
+    from ..diagrams import DrawingError, layers
+
+    try:
+        return {row["key"]: row["module"] for row in layers(subject.drawn_as())}
+    except DrawingError:
+        return {}
+
+
+def rows_of(subject: Subject, selected: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows inside the selected boxes: labels, module paths, or keys; all rows for an empty selection."""
+    rows = tensor_rows(subject)
+    if not selected:
+        return list(rows)
+    chosen = set(selected)
+
+    def inside(row: dict[str, Any]) -> bool:
+        if row["label"] in chosen or row["key"] in chosen:
+            return True
+        module = row["module"]
+        return bool(module) and any(module == name or module.startswith(f"{name}.") for name in chosen)
+
+    return [row for row in rows if inside(row)]
+
+
+def label_of(subject: Subject, name: str) -> str | None:
+    """The block that a box belongs to."""
+    if name in subject.labels:
+        return name
+    return next((row["label"] for row in rows_of(subject, [name])), None)
+
+
+def rows_as(rows: Sequence[Mapping[str, Any]], form: Literal["csv", "json"]) -> str:
+    """Rows as the text of a file."""
+    if form == "json":
+        return json.dumps([dict(row) for row in rows], ensure_ascii=False, indent=1)
+    import csv
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
