@@ -8,15 +8,63 @@ This room uses `checkpoints` and nothing above it.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .collection import Comparison, compare
+    from .difference import Difference, diff
     from .errors import AnalysisError
     from .gram import GramTable, gram_matrices
+    from .grouping import values_by_label
+    from .health import examine
+    from .metrics import BASE_METRICS, PAIR_METRICS
+    from .plots.clusters import draw_clusters
+    from .plots.heatmap import draw_heatmap
+    from .plots.histograms import draw_histograms
+    from .plots.map import draw_map
+    from .plots.style import save
+    from .statistics import Statistics, measure
+    from .wording import sentences
 
-__all__ = ["AnalysisError", "GramTable", "gram_matrices"]
+__all__ = [
+    "BASE_METRICS",
+    "PAIR_METRICS",
+    "AnalysisError",
+    "Comparison",
+    "Difference",
+    "GramTable",
+    "Statistics",
+    "compare",
+    "diff",
+    "draw_clusters",
+    "draw_heatmap",
+    "draw_histograms",
+    "draw_map",
+    "examine",
+    "gram_matrices",
+    "measure",
+    "save",
+    "sentences",
+    "values_by_label",
+]
 
 _HOME = {
     "AnalysisError": "errors",
+    "BASE_METRICS": "metrics",
+    "Comparison": "collection",
+    "Difference": "difference",
     "GramTable": "gram",
+    "PAIR_METRICS": "metrics",
+    "Statistics": "statistics",
+    "compare": "collection",
+    "diff": "difference",
+    "draw_clusters": "plots.clusters",
+    "draw_heatmap": "plots.heatmap",
+    "draw_histograms": "plots.histograms",
+    "draw_map": "plots.map",
+    "examine": "health",
     "gram_matrices": "gram",
+    "measure": "statistics",
+    "save": "plots.style",
+    "sentences": "wording",
+    "values_by_label": "grouping",
 }
 
 

@@ -1,6 +1,6 @@
 """Two checkpoints, element by element: how far apart they are, where, and whether they would merge well.
 
-`difference(a, b, base)` reads each file once and keeps the terms of every metric per tensor; a table by layer, label or
+`diff(a, b, base)` reads each file once and keeps the terms of every metric per tensor; a table by layer, label or
 component adds terms up before it divides.
 """
 
@@ -84,7 +84,7 @@ class Difference:
         return whole.table("component").iloc[0].drop("component")
 
 
-def difference(
+def diff(
     a: Checkpoint,
     b: Checkpoint,
     base: Checkpoint | None = None,

@@ -26,12 +26,12 @@ _VANISHING = 0.01
 _SUBNORMAL = 0.10
 
 
-def health(checkpoint: Checkpoint, measured: Statistics) -> list[Finding]:
+def examine(checkpoint: Checkpoint, measured: Statistics) -> list[Finding]:
     """What there is to say about a checkpoint's soundness, the worst first; empty when nothing is wrong.
 
     Args:
         checkpoint: the one that `measured` was made of; token positions are read from it.
-        measured: from `statistics`.
+        measured: from `measure`.
     """
     found = list(findings(checkpoint, _values(measured.terms), _position_ids(checkpoint)))
     found += [finding for rule in _RULES for finding in rule(measured.terms)]

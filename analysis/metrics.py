@@ -21,34 +21,37 @@ class Metric:
         title: for a table's head or a colour bar.
         meaning: one line.
         log: whether a colour scale of it is logarithmic.
+        percent: whether it is shown in percent.
     """
 
     title: str
     meaning: str
     log: bool = True
+    percent: bool = False
 
 
 PAIR_METRICS: dict[str, Metric] = {
     "relative_l2": Metric(
-        "relative L2", "size of the change over the size of the weights: sqrt(sum d^2) / sqrt(sum a^2)"
+        "relative L2", "size of the change over the size of the weights, sqrt(sum d²) / sqrt(sum a²)", percent=True
     ),
     "cosine_distance": Metric("cosine distance", "1 - cosine of the angle between a and b"),
-    "distance": Metric("L2 distance", "sqrt(sum d^2)"),
+    "distance": Metric("L2 distance", "sqrt(sum d²)"),
     "rms": Metric("RMS", "root mean square of d"),
     "mean_abs": Metric("mean |d|", "mean size of d"),
     "max_abs": Metric("max |d|", "largest size of d"),
-    "changed": Metric("changed share", "share of elements that differ", log=False),
-    "sign_flip": Metric("sign flips", "share of elements whose sign differs"),
+    "changed": Metric("changed share", "share of elements that differ", log=False, percent=True),
+    "sign_flip": Metric("sign flips", "share of elements whose sign differs", percent=True),
 }
 BASE_METRICS: dict[str, Metric] = {
     "task_cosine": Metric("task-vector cosine", "cosine of a - c and b - c: 1 same direction, 0 unrelated", log=False),
     "sign_conflict": Metric(
         "sign conflict",
-        "share of change that both models make, in opposite directions: weighted by min(|a-c|, |b-c|)",
+        "share of the change common to both that has opposite signs, weighted by min(|a-c|, |b-c|)",
         log=False,
+        percent=True,
     ),
-    "moved_a": Metric("a moved", "relative L2 of a - c"),
-    "moved_b": Metric("b moved", "relative L2 of b - c"),
+    "moved_a": Metric("a moved", "relative L2 of a - c", percent=True),
+    "moved_b": Metric("b moved", "relative L2 of b - c", percent=True),
 }
 
 

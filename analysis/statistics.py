@@ -120,7 +120,7 @@ def edges() -> np.ndarray:
     return np.concatenate([-positive[:0:-1], positive])
 
 
-def statistics(
+def measure(
     checkpoint: Checkpoint,
     *,
     keys: Collection[str] | None = None,
