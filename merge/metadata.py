@@ -31,6 +31,8 @@ def anonymous(recipe: Recipe) -> Recipe:
     """The recipe with base names in place of paths."""
     models = {name: _base(path) for name, path in recipe.models.items()}
     components = {k: _base(v) if recipe.is_file(v) else v for k, v in recipe.components.items()}
+    # A slash tells a file from a name where the name alone does not.
+    components = {k: v if v == recipe.components[k] or recipe.is_file(v) else f"./{v}" for k, v in components.items()}
     return recipe.model_copy(update={"models": models, "components": components})
 
 
@@ -105,7 +107,7 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
     """Primary, secondary and tertiary model, method and multiplier; None when the recipe is more than that."""
     recipe = plan.recipe
     step = recipe.steps.get(recipe.result)
-    if step is None or recipe.components or step.method not in _WEBUI_METHODS:
+    if step is None or recipe.components or step.kind.name not in _WEBUI_METHODS:
         return None
     weight = step.given.get("alpha", step.kind.parameters["alpha"].default if step.kind.parameters else 0.0)
     if not isinstance(weight, int | float) or any(source not in recipe.models for source in step.inputs):
@@ -118,7 +120,7 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
         "primary_model_hash": models[0],
         "secondary_model_hash": models[1],
         "tertiary_model_hash": models[2],
-        "interp_method": _WEBUI_METHODS[step.method],
+        "interp_method": _WEBUI_METHODS[step.kind.name],
         "multiplier": float(weight),
         "bake_in_vae": False,
     }

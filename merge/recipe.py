@@ -179,7 +179,7 @@ class Recipe(_Strict):
     def relative_to(self, folder: Path) -> Recipe:
         """The same recipe with every relative path taken from `folder`."""
         models = {name: str(_joined(folder, path)) for name, path in self.models.items()}
-        components = {k: str(_joined(folder, v)) if self.is_file(v) else v for k, v in self.components.items()}
+        components = {k: _with_slash(_joined(folder, v)) if self.is_file(v) else v for k, v in self.components.items()}
         return self.model_copy(update={"models": models, "components": components})
 
     def to_plain(self) -> dict:
@@ -303,6 +303,11 @@ class Recipe(_Strict):
             step.weights(self.convention)
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}") from None
+
+
+def _with_slash(path: Path) -> str:
+    """A path that stays one for `Recipe.is_file`: a folder beside the recipe may have a name like any model."""
+    return str(path) if path.parent != Path() else f"./{path}"
 
 
 def _joined(folder: Path, path: str) -> Path:
