@@ -6,6 +6,7 @@ each thread gets a handle of its own and seeks. `UNETSCOPE_PORTABLE_IO=1` forces
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -91,12 +92,16 @@ class FileReader(_Handles):
 
 
 class FileWriter(_Handles):
-    """Writes byte ranges of one new file of known size, from any thread."""
+    """Writes byte ranges of a file that was just made and has no size yet, from any thread."""
 
     def __init__(self, path: Path, size: int):
-        with open(path, "xb") as fresh:
-            _allocate(fresh, size)
         super().__init__(path, "r+b")
+        try:
+            with open(path, "r+b") as fresh:
+                _allocate(fresh, size)
+        except OSError:
+            self.close()
+            raise
 
     def write_at(self, offset: int, buffer) -> None:
         """Write the whole buffer from byte `offset` on."""
@@ -122,6 +127,10 @@ class FileWriter(_Handles):
 def _allocate(handle, size: int) -> None:
     """Give the file its size; with real blocks where the system can, so that a full disk shows now and not later."""
     if size and not portable_io() and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle.fileno(), 0, size)
-    else:
-        handle.truncate(size)
+        try:
+            os.posix_fallocate(handle.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise  # the disk is full; the two above say that this file system cannot allocate
+    handle.truncate(size)

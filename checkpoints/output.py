@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import secrets
 import shutil
+import time
 from pathlib import Path
 
 from .errors import OutputError
+from .file_system import largest_file
 from .files import FileWriter
+from .partial_file import PARTIAL, create_partial, partial_name, remove_leftovers
 
-# What a file under construction is called: target name + this + a number of its own, so that what a killed run left behind
-# is in nobody's way.
-PARTIAL = ".unetscope-partial-"
+__all__ = ["PARTIAL", "OutputFile", "check_target"]
 
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}")
+# Seconds to wait before trying again to put a file in place that another program holds: a virus scanner lets go soon.
+_WAITS = (0.1, 0.2, 0.5, 1.0)
 
 
 def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
@@ -32,6 +32,9 @@ def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
         _check_name(target, folder, overwrite)
     except (OSError, ValueError) as error:  # a name that is too long, or that holds a null character
         raise OutputError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    most = largest_file(folder)
+    if most is not None and size > most:
+        raise OutputError(f"{target}: {_too_large(size)}")
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OutputError(
@@ -44,9 +47,9 @@ def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{target}: the folder {folder} does not exist; make it first")
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; name a file to write")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise OutputError(f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)")
-    probe = _partial(target)
+    probe = partial_name(target)
     try:
         with open(probe, "xb"):
             pass
@@ -55,22 +58,40 @@ def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{target}: the folder {folder} cannot be written ({error.strerror or error})") from None
 
 
+def _too_large(size: int) -> str:
+    return (
+        f"would have {size / 1e9:.2f} GB, and this disk's file system takes no file that large (FAT32 ends at 4.29 GB); "
+        "write to a disk formatted with NTFS, exFAT, ext4 or APFS"
+    )
+
+
 class OutputFile:
     """A file of known size under construction, beside its target.
 
-    Use it as a context manager: leaving it without `commit()` removes what was written and leaves the target as it was.
+    Use it as a context manager: leaving it without `commit()` removes what was written and leaves the target as it was. What
+    killed runs to the same target left behind is removed first. Several runs to one target do not disturb each other: the
+    first to finish gets the name, the others replace it if they may and else are refused.
+
+    Raises:
+        OutputError: the target cannot be written, or the disk has no room for `size` bytes.
     """
 
     def __init__(self, target: Path, size: int, *, overwrite: bool = False, fsync: bool = True):
+        remove_leftovers(Path(target))
         check_target(target, size, overwrite)
         self.target = Path(target)
-        self.partial = _partial(self.target)
         self._overwrite, self._fsync = overwrite, fsync
+        try:
+            self._lock = create_partial(self.target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+        self.partial = Path(self._lock.name)
         try:
             self._writer = FileWriter(self.partial, size)
         except OSError as error:
             self.discard()
-            raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+            said = _too_large(size) if error.errno == errno.EFBIG else f"cannot be written ({error.strerror or error})"
+            raise OutputError(f"{target}: {said}") from None
 
     def write_at(self, offset: int, buffer) -> None:
         """Write bytes at an offset; safe from several threads.
@@ -89,22 +110,35 @@ class OutputFile:
         Raises:
             OutputError: it cannot be put there, or another file has taken the name meanwhile and may not be replaced.
         """
-        if self.target.exists() and not self._overwrite:
-            raise OutputError(f"{self.target}: another file of this name was made meanwhile; choose another name")
         try:
             if self._fsync:
                 self._writer.sync()
             self._writer.close()
-            os.replace(self.partial, self.target)
+            if os.name == "nt":
+                self._lock.close()  # an open file cannot be renamed there
+            _put(self.partial, self.target, self._overwrite)
+        except FileExistsError:
+            raise OutputError(
+                f"{self.target}: another file of this name was made meanwhile; choose another name"
+            ) from None
+        except PermissionError as error:
+            raise OutputError(
+                f"{self.target}: cannot be put in place ({error.strerror}): another program may have it open; close what "
+                "uses the model (image generators, virus scanners) and merge again, or choose another name"
+            ) from None
         except OSError as error:
             raise OutputError(f"{self.target}: cannot be put in place ({error.strerror or error})") from None
         if self._fsync:
             _sync_folder(self.target.parent)
 
-    def discard(self) -> None:
-        """Remove what was written; nothing to do after `commit()`."""
+    def _close(self) -> None:
         if hasattr(self, "_writer"):
             self._writer.close()
+        self._lock.close()
+
+    def discard(self) -> None:
+        """Remove what was written; nothing to do after `commit()`."""
+        self._close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.partial)
 
@@ -113,6 +147,40 @@ class OutputFile:
 
     def __exit__(self, *exc) -> None:
         self.discard()
+
+
+def _put(partial: Path, target: Path, overwrite: bool) -> None:
+    """Give a finished file its name, in one step; wait a little while another program holds the target.
+
+    Raises:
+        FileExistsError: there is a file of that name, and it may not be replaced.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            return _rename(partial, target, overwrite)
+        except PermissionError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def _rename(partial: Path, target: Path, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(partial, target)
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(target)
+    if os.name == "nt":
+        os.rename(partial, target)  # never replaces there
+        return
+    try:
+        # Unlike a rename, a link never replaces a file that came into being since the look above.
+        os.link(partial, target)
+        os.unlink(partial)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, FAT for one
+        os.rename(partial, target)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints import codec
-from ..checkpoints.errors import OutputError
+from ..checkpoints.errors import CheckpointError, OutputError
+from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
 from ..checkpoints.safetensors_file import plan_header, read_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
@@ -57,11 +58,12 @@ def write(
     began = time.perf_counter()
     header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], metadata)
     check_output(plan, output, size, overwrite)
-    faults = Faults(plan)
+    faults, inputs = Faults(plan), _identities(plan)
     with OutputFile(output, size, overwrite=overwrite, fsync=fsync) as out:
         out.write_at(0, header)
         _run(plan, out, offsets, faults, Pass(threads, progress, cancel))
         faults.refuse()
+        _check_inputs(inputs)
         _check_header(out.partial, plan)
         out.commit()
     return Written(Path(output), size, time.perf_counter() - began, faults.repairs())
@@ -80,6 +82,19 @@ def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
         if os.path.exists(output) and any(os.path.exists(file) and output.samefile(file) for file in files):
             raise OutputError(f"{output}: is the input {name!r}; inputs are never written to, choose another name")
     check_target(output, size, overwrite)
+
+
+def _identities(plan: Plan) -> dict[Path, str]:
+    """Every file that is read, and what tells whether it has changed."""
+    pieces = (piece for t in plan.tensors for info in t.inputs.values() for piece in info.stored.pieces)
+    return {path: identity(path) for path in {piece.path for piece in pieces}}
+
+
+def _check_inputs(before: dict[Path, str]) -> None:
+    """Refuse a result whose inputs were written to while they were read: it would be a mixture of old and new."""
+    for path, known in before.items():
+        if not path.exists() or identity(path) != known:
+            raise CheckpointError(f"{path}: was changed while it was read; nothing was written, merge again")
 
 
 def _check_header(path: Path, plan: Plan) -> None:
