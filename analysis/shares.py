@@ -13,7 +13,10 @@ from .trace_report import LabelTrace
 _LEAST = 1e-4
 # How far a share may be from a number and still be it: standard errors, and a little for what is not linear in detail.
 _SIGMAS, _SLACK, _APPROXIMATE = 4.0, 2e-6, 2e-3
-_DIGITS = 6
+_DIGITS = 8
+# Denominators that averages of a few models have, and how well a share has to be known for one to be believed.
+_FRACTIONS = (3, 6, 7, 8, 9, 11, 12)
+_FINE = 5e-4
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,12 @@ class Share:
 
     @property
     def short(self) -> float:
-        """The number with the fewest decimals within the tolerance."""
-        for digits in range(_DIGITS):
-            if self.near(round(self.value, digits)):
-                return round(self.value, digits) + 0.0
+        """The number that a person or a formula would have put there: few decimals, or a simple fraction, if one is near."""
+        decimals = (round(self.value, digits) + 0.0 for digits in (0, 1, 2))
+        fractions = (round(self.value * q) / q for q in _FRACTIONS) if self.tolerance < _FINE else ()
+        for number in (*decimals, *fractions, round(self.value, 3) + 0.0):
+            if self.near(number):
+                return number
         return round(self.value, _DIGITS) + 0.0
 
 
