@@ -54,7 +54,7 @@ def choose_models(method: Method, shelf: Shelf) -> tuple[Entry, ...]:
         fitting = [n for n, e in by_name.items() if not found or e.family == found[0].family]
         key = f"m.model.{name}"
         _drop_unknown(key, fitting)
-        usual = min(position, len(fitting) - 1) if fitting else None
+        usual = _usual(position, fitting, by_name)
         chosen = st.selectbox(
             f"Model {name.upper()}", fitting, index=usual, key=key, placeholder="choose a file", **KEEP
         )
@@ -62,6 +62,12 @@ def choose_models(method: Method, shelf: Shelf) -> tuple[Entry, ...]:
             return tuple(found)
         found.append(by_name[chosen])
     return tuple(found)
+
+
+def _usual(position: int, names: list[str], by_name: dict[str, Entry]) -> int | None:
+    """The first choice for the model at this position: files that are no merges themselves, each another one."""
+    order = sorted(range(len(names)), key=lambda i: by_name[names[i]].merged)
+    return order[min(position, len(order) - 1)] if order else None
 
 
 def choose_parameters(method: Method, models: tuple[Entry, ...]) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def choose_parameters(method: Method, models: tuple[Entry, ...]) -> dict[str, An
 def _number(name: str, default: float) -> float | None:
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     by_block = right.toggle(
-        "block by block",
+        "by block",
         value=name == "alpha",
         key=f"m.by_block.{name}",
         help=f"Set {name} for each block in the diagram.",

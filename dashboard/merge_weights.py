@@ -149,8 +149,8 @@ def _history_buttons(parameter: str) -> None:
     def set_to(other: Undo) -> Callable[[], None]:
         return lambda: st.session_state.update({_key(parameter): other})
 
-    st.button("Undo", icon=":material/undo:", on_click=set_to(undo.back()), disabled=not undo.past)
-    st.button("Redo", icon=":material/redo:", on_click=set_to(undo.forward()), disabled=not undo.future)
+    st.button(":material/undo:", help="Undo", on_click=set_to(undo.back()), disabled=not undo.past)
+    st.button(":material/redo:", help="Redo", on_click=set_to(undo.forward()), disabled=not undo.future)
 
 
 def _paste(change: Callable, family: Family) -> None:

@@ -26,6 +26,8 @@ _ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# What is on a page that is not finished.
+_BUSY = "[data-testid=stApp][data-test-script-state=running], [data-testid=stSkeleton], [data-stale=true]"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -36,7 +38,7 @@ def find_browser() -> str | None:
 
 @contextlib.contextmanager
 def served(folder: Path, models: Path | None = None) -> Iterator[str]:
-    """The app, serving `models` (made below `folder` when not given) with its state and cache below `folder`; yields the address."""
+    """The app on `models` (`folder/models` when not given), its state and cache below `folder`; yields the address."""
     models = models or folder / "models"
     models.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
@@ -77,7 +79,7 @@ def settle(page: Any, seconds: float = 60) -> None:
     page.locator("[data-testid=stMain]").wait_for(timeout=seconds * 1000)
     deadline, quiet = time.monotonic() + seconds, 0
     while quiet < 3 and time.monotonic() < deadline:
-        running = page.locator("[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]").count()
+        running = page.locator(_BUSY).count()
         quiet = 0 if running else quiet + 1
         page.wait_for_timeout(120)
 
@@ -143,7 +145,7 @@ def _start(name: str):
 
 # Picture -> address and what to do there.
 SCENES = {
-    "library": ("library?file=merged-mbw.safetensors", _start("Scan 8 files")),
+    "library": ("?file=merged-mbw.safetensors", _start("Scan 8 files")),
     "merge": ("merge", _as_it_is),
     "explore": ("explore", _as_it_is),
     "compare": ("compare", _start("Compare")),

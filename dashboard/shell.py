@@ -19,25 +19,24 @@ PAGES: dict[str, tuple[str, str]] = {
     "jobs": ("Jobs", ":material/pending_actions:"),
     "settings": ("Settings", ":material/settings:"),
 }
-# Pixels; and margins that leave the diagrams room on a screen of 1280 by 800.
-_SIDEBAR = 200
-_ROOM = """<style>
-.stMainBlockContainer { padding: 2.2rem 1.6rem 2rem; }
-.stMainBlockContainer h1 { font-size: 1.7rem; padding: 0; }
+# Streamlit leaves much air at the top and around titles; a diagram needs it.
+_STYLE = """<style>
+[data-testid=stMainBlockContainer] { padding: 3.6rem 2rem 2rem; max-width: 1800px; }
+h1 { font-size: 1.7rem !important; padding: 0.2rem 0 !important; }
+h2, h3 { font-size: 1.25rem !important; }
 </style>"""
 
 
 def main() -> None:
     """Draw the page that was asked for."""
-    st.set_page_config(
-        page_title="Unetscope", page_icon=":material/account_tree:", layout="wide", initial_sidebar_state=_SIDEBAR
-    )
-    st.html(_ROOM)
+    st.set_page_config(page_title="Unetscope", page_icon=":material/account_tree:", layout="wide")
+    st.html(_STYLE)
     jobs.tend()
     pages = {name: _page(name) for name in PAGES}
     st.session_state["pages"] = pages
-    chosen = st.navigation(list(pages.values()))
-    _sidebar(pages)
+    # At the top, so that diagrams have the whole width.
+    chosen = st.navigation(list(pages.values()), position="top")
+    _running()
     chosen.run()
 
 
@@ -84,17 +83,14 @@ def _offer_folder() -> None:
     choose_here()
 
 
-def _sidebar(pages: dict[str, st.Page]) -> None:
-    with st.sidebar:
-        _running()
-
-
 @st.fragment(run_every=2.0)
 def _running() -> None:
-    """The jobs that run, on every page."""
+    """One line on the jobs that run, on every page."""
     from .job_view import progress_line
     from .wording import plain
 
-    for job in [job for job in jobs.listed() if not job.ended]:
-        st.caption(plain(job.title))
-        st.progress(job.share, text=progress_line(job))
+    active = [job for job in jobs.listed() if not job.ended]
+    if active:
+        job = next((job for job in reversed(active) if job.status == "running"), active[-1])
+        more = f" · and {len(active) - 1} more, see Jobs" if len(active) > 1 else ""
+        st.caption(f":material/pending_actions: {plain(job.title)}: {progress_line(job)}{more}")

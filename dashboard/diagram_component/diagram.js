@@ -51,7 +51,7 @@ class Diagram {
   }
 
   load(text, data) {
-    this.view.show(text);
+    this.view.show(text, data.editable ? 0.7 : 0.3); // handles must be large enough to be grasped
     [this.shown, this.text, this.editable] = [data.svg, text, data.editable];
     this.items = new Items(this.view.svg);
     this.weights.build(this.items, data.editable ? data.weights : {}, data.limits);

@@ -40,7 +40,8 @@ class View {
     new ResizeObserver(() => this.resized()).observe(stage);
   }
 
-  show(text) {
+  /** Show a picture; the first time all of it, or its whole width from the top if it would be smaller than `legible`. */
+  show(text, legible = 0.3) {
     const svg = parsed(text);
     this.stage.replaceChildren(svg);
     this.svg = svg;
@@ -48,7 +49,9 @@ class View {
     this.size = { w, h };
     svg.setAttribute("preserveAspectRatio", "xMidYMid meet");
     const kept = views.get(this.name);
+    const scale = Math.min(this.stage.clientWidth / w, this.stage.clientHeight / h);
     if (kept && kept.size.w === w && kept.size.h === h) this.set(kept.box);
+    else if (scale && scale < legible) this.wide();
     else this.fit();
   }
 

@@ -76,7 +76,7 @@ def _block_weights(
     """The parameters with their block weights; the diagram edits one of those that have any."""
     by_block = [name for name, value in values.items() if value is None]
     if not by_block:
-        st.info("This merge has no block weights: turn on *block by block* beside a parameter to set them in the diagram."
+        st.info("This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
                 if any(p.kind == "number" for p in method.parameters.values())
                 else "This method has no block weights: every block is merged alike.")  # fmt: skip
         return values
