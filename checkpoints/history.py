@@ -123,7 +123,8 @@ class _Reader:
         """A model by hash or name, with what it was merged from; `above` are the hashes that lead here."""
         digest = said if said in self.models else self._by_name.get(said, "")
         entry = self.models.get(digest)
-        known = digest or (said if _HASH.fullmatch(said) else None)
+        # An entry may stand under a name, where no hash was known.
+        known = next((d for d in (digest, said) if _HASH.fullmatch(d)), None)
         shown = _text((entry.get("name") if isinstance(entry, dict) else None) or name or (_UNKNOWN if known else said))
         node = HistoryNode(shown, _text(known) if known else None)
         self._left -= 1

@@ -127,16 +127,18 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
 
 
 def _sd_merge_models(plan: Plan, hashes: list[str | None]) -> dict:
-    """Every input whose hash is known, each with its own merge recipe, and all that the inputs say of theirs."""
+    """Every input whose hash is known or that is a merge itself, and all that the inputs say of theirs.
+
+    The web UI keys entries by SHA-256. A merge whose hash is not known is filed under its name: better than losing its history.
+    """
     found: dict = {}
     for checkpoint, digest in zip(plan.checkpoints, hashes, strict=True):
         found |= _read_json(checkpoint.metadata.get("sd_merge_models"), dict) or {}
-        if digest:
-            found[digest] = {
-                "name": _text(checkpoint.path.name),
-                "legacy_hash": legacy_hash(checkpoint.path),
-                "sd_merge_recipe": _read_json(checkpoint.metadata.get("sd_merge_recipe"), dict),
-            }
+        history = _read_json(checkpoint.metadata.get("sd_merge_recipe"), dict)
+        if digest or history:
+            name = _text(checkpoint.path.name)
+            short = legacy_hash(checkpoint.path) if checkpoint.path.is_file() else None
+            found[digest or name] = {"name": name, "legacy_hash": short, "sd_merge_recipe": history}
     return found
 
 

@@ -127,6 +127,16 @@ def test_the_history_of_the_inputs_is_kept_over_generations(pair, make_checkpoin
     assert models[sha256(third)]["sd_merge_recipe"] is None
 
 
+def test_the_history_of_an_input_is_kept_when_its_hash_is_not_known(pair, make_checkpoint, tmp_path):
+    from unetscope.checkpoints.inspection import inspect
+
+    first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
+    run(pair, "uniform", out=first)
+    run([first, pair[0]], "uniform", out=last)
+    found = [(child.name, child.method, child.hash, len(child.children)) for child in inspect(last).history.children]
+    assert found == [("first.safetensors", "uniform", None, 2), ("a.safetensors", "", None, 0)]
+
+
 def test_histories_that_are_no_json_are_left_out(make_checkpoint, tmp_path):
     spoilt = {"format": "pt", "sd_merge_models": "[" * 50_000, "sd_merge_recipe": "nonsense"}
     odd = {"format": "pt", "sd_merge_models": "[1]", "sd_merge_recipe": '"text"'}
