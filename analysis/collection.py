@@ -80,7 +80,7 @@ class Comparison:
         if relative:
             squares = np.diagonal(matrix)
             size = np.sqrt((squares[:, None] + squares[None, :]) / 2)
-            out = np.divide(out, size, out=np.zeros_like(out), where=size > 0)
+            out = np.divide(out, size, out=np.zeros_like(out), where=size != 0)
         out[self._equal(group)] = 0.0
         return self._frame(out)
 

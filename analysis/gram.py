@@ -110,7 +110,8 @@ def _chosen(tensor: Aligned, labels: Collection[str] | None) -> bool:
 def distances(matrix: np.ndarray) -> np.ndarray:
     """Euclidean distances of all pairs, N x N, from a Gram matrix; not negative, 0 on the diagonal.
 
-    Equal models may come out a rounding away from 0: identity is a matter of bits, never of a distance.
+    Distances down to about 1e-8 of the models' size are told from 0. Equal models may come out a rounding away from it:
+    identity is a matter of bits, never of a distance.
     """
     squares = np.diagonal(matrix, axis1=-2, axis2=-1)
     squared = squares[..., :, None] + squares[..., None, :] - 2 * matrix

@@ -102,4 +102,6 @@ def _cosine_distance(aa: np.ndarray, bb: np.ndarray, dd: np.ndarray) -> np.ndarr
     """From d, so that near-equal models keep their digits: (dd - (|a| - |b|)^2) / (2 |a| |b|)."""
     a, b = np.sqrt(aa), np.sqrt(bb)
     longer = np.divide(aa - bb, a + b, out=np.zeros_like(a), where=a + b > 0)
-    return np.clip(_ratio(np.maximum(dd - longer**2, 0), 2 * a * b), 0, 2)
+    # Beside a vector of zeros there is no angle, unless both are.
+    out = np.where(dd == 0, 0.0, np.nan)
+    return np.clip(np.divide(np.maximum(dd - longer**2, 0), 2 * a * b, out=out, where=a * b > 0), 0, 2)
