@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import converting, drawing, listing, looking, making, merging
+from . import analysing, converting, drawing, listing, looking, making, merging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,9 @@ app = typer.Typer(
     help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
 )
 app.command("inspect")(looking.inspect)
+app.command("stats")(analysing.stats)
+app.command("diff")(analysing.diff)
+app.command("compare")(analysing.compare)
 app.command("convert")(converting.convert)
 app.command("methods")(listing.methods)
 app.command("presets")(listing.presets)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN_MODELS = 5
 
@@ -42,6 +46,36 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console().print(table)
+
+
+def show_frame(title: str, frame: pd.DataFrame) -> None:
+    """Print a DataFrame: four significant digits, nothing for what is undefined."""
+    show_table(
+        title, [str(c) for c in frame.columns], [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else ""
+    if isinstance(value, tuple | list):
+        return "x".join(map(str, value))
+    return f"{value:,}" if type(value).__name__ in ("int", "int64") else "" if value is None else str(value)
+
+
+def frame_json(frame: pd.DataFrame) -> list[dict]:
+    """A DataFrame as rows for JSON; what is undefined is null."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+def bar(value: float, largest: float, width: int = 16) -> str:
+    """A bar of blocks, on a log scale over four decades: differences are seldom of one size."""
+    if not value > 0 or not largest > 0:
+        return ""
+    share = 1 + math.log10(value / largest) / 4
+    return "\u2588" * max(1, round(width * share))
 
 
 def say(text: str = "") -> None:
