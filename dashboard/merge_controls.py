@@ -112,7 +112,9 @@ def _number(name: str, default: float) -> float | None:
 def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
     """Components that come from elsewhere: component -> library name or `merge`."""
     found: dict[str, str] = {}
-    with st.expander("Components", icon=":material/extension:"):
+    with st.popover(
+        "Components", icon=":material/extension:", help="Take the UNET, text encoders or VAE from another model."
+    ):
         for component, title in COMPONENTS.items():
             part = "unet" if component == "unet" else "vae" if component == "vae" else "clip"
             files = [
@@ -135,10 +137,9 @@ def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
 def choose_output() -> dict[str, Any]:
     """Fields of `recipe.Output` that differ from the defaults."""
     usual = {"position_ids": "keep", "nan": "error", "overflow": "error"}
-    found = {
-        "dtype": st.selectbox("Stored as", _DTYPES, key="m.output.dtype", help="Dtype of the merged weights.", **KEEP)
-    }
-    with st.expander("More", icon=":material/tune:"):
+    with st.popover("Output", icon=":material/tune:", help="Dtype, and what to do with values that do not fit."):
+        about = "Dtype of the merged weights."
+        found = {"dtype": st.selectbox("Stored as", _DTYPES, key="m.output.dtype", help=about, **KEEP)}
         choices = {
             "position_ids": ("keep", "restore"),
             "nan": ("error", "zero", "copy"),

@@ -21,22 +21,29 @@ _MOST_MB = 1
 
 def choose_mode() -> str:
     """Whether the page shows controls or a recipe's text."""
-    return st.segmented_control("Make it with", (CONTROLS, TEXT), default=CONTROLS, key="m.mode", required=True, **KEEP)
+    return st.segmented_control(
+        "Make it with",
+        (CONTROLS, TEXT),
+        default=CONTROLS,
+        key="m.mode",
+        required=True,
+        label_visibility="collapsed",
+        **KEEP,
+    )
 
 
 def load_panel(shelf: Shelf) -> None:
     """Pick a recipe file or a merged checkpoint and load it."""
-    with st.expander("Load a recipe, or repeat a merge", icon=":material/upload_file:"):
-        left, right = st.columns(2)
-        with left:
-            given = st.file_uploader("Recipe (YAML)", type=["yaml", "yml"], key="m.file", max_upload_size=_MOST_MB)
-            st.button("Load the recipe", disabled=given is None, on_click=_load_file, args=(shelf,))
-        with right:
-            merged = [entry.name for entry in shelf.entries if entry.merged]
-            name = st.selectbox(
-                "Merged file of the library", merged, index=None, key="m.repeat", placeholder="choose one"
-            )
-            st.button("Load its recipe", disabled=name is None, on_click=_load_metadata, args=(shelf, name))
+    with st.popover("Load a recipe, or repeat a merge", icon=":material/upload_file:"):
+        given = st.file_uploader("Recipe (YAML)", type=["yaml", "yml"], key="m.file", max_upload_size=_MOST_MB)
+        st.button("Load the recipe", disabled=given is None, on_click=_load_file, args=(shelf,))
+        merged = [entry.name for entry in shelf.entries if entry.merged]
+        name = st.selectbox("Merged file of the library", merged, index=None, key="m.repeat", placeholder="choose one")
+        st.button("Load its recipe", disabled=name is None, on_click=_load_metadata, args=(shelf, name))
+
+
+def say_loaded() -> None:
+    """What came of loading."""
     for kind, text in st.session_state.pop("m.loaded", ()):
         (st.success if kind == "good" else st.warning)(plain(text))
 

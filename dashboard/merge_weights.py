@@ -107,11 +107,13 @@ def _tools(parameter: str, family: Family, weights: Weights) -> None:
         with st.popover("Set", icon=":material/edit:"):
             value = st.number_input(f"Weight of {where}", value=_START, step=0.05, format="%.4g", key="m.set", **KEEP)
             st.button("Set it", on_click=change(lambda: editing.with_value(weights, labels, value)), type="primary")
+            st.slider("Handles in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
         with st.popover("Preset", icon=":material/bookmarks:"):
             name = st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
             st.button("Use it", on_click=change(lambda: editing.from_text(name, "supermerger", family)), type="primary")
-        with st.popover("Paste", icon=":material/content_paste:"):
+        with st.popover("Vector", icon=":material/data_array:"):
             _paste(change, family)
+            _copy(weights, family)
         with st.popover("Gradient", icon=":material/gradient:"):
             first = st.number_input("From", value=0.0, step=0.05, format="%.4g", key="m.gradient.first", **KEEP)
             last = st.number_input("To", value=1.0, step=0.05, format="%.4g", key="m.gradient.last", **KEEP)
@@ -135,10 +137,6 @@ def _tools(parameter: str, family: Family, weights: Weights) -> None:
             "Mirror", icon=":material/flip:", on_click=change(lambda: editing.mirrored(weights, family)),
             help="Each OUT block takes the weight of the IN block whose skip connection it receives.",
         )  # fmt: skip
-        with st.popover("Range", icon=":material/height:"):
-            st.slider("Weights in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
-        with st.popover("Copy", icon=":material/content_copy:"):
-            _copy(weights, family)
     if complaint := st.session_state.pop("m.complaint", ""):
         st.error(plain(complaint))
 
@@ -155,7 +153,11 @@ def _history_buttons(parameter: str) -> None:
 
 def _paste(change: Callable, family: Family) -> None:
     text = st.text_area(
-        "Weights", key="m.paste", height=120, placeholder="0,0.1,0.2,... or GRAD_V or IN04-IN08: 0.7; OUT*: 0.3", **KEEP
+        "Paste weights",
+        key="m.paste",
+        height=120,
+        placeholder="0,0.1,0.2,... or GRAD_V or IN04-IN08: 0.7; OUT*: 0.3",
+        **KEEP,
     )
     convention = st.selectbox(
         "Convention",
@@ -168,7 +170,7 @@ def _paste(change: Callable, family: Family) -> None:
 
 
 def _copy(weights: Weights, family: Family) -> None:
-    convention = st.selectbox("As a vector for", list(CONVENTIONS), key="m.copy.convention", **KEEP)
+    convention = st.selectbox("Copy them as a vector for", list(CONVENTIONS), key="m.copy.convention", **KEEP)
     try:
         vector, wrong = editing.vector_of(weights, convention, family)
     except UnetscopeError as error:

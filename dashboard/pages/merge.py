@@ -12,7 +12,7 @@ from ...merge.methods import Method
 from ..library import Entry, Shelf, read_library
 from ..merge_controls import choose_components, choose_method, choose_models, choose_output, choose_parameters
 from ..merge_form import MergeForm
-from ..merge_load import TEXT, choose_mode, load_panel, recipe_text
+from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
 from ..merge_predict import gram_for
 from ..merge_run import outcome, run_panel, show_recipe
 from ..merge_weights import edit_weights, weights_of
@@ -33,8 +33,11 @@ def show() -> None:
         )
         link_to("library", "Go to Library")
         return
-    load_panel(shelf)
-    if choose_mode() == TEXT:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        mode = choose_mode()
+        load_panel(shelf)
+    say_loaded()
+    if mode == TEXT:
         recipe, complaint = recipe_text(shelf)
         run_panel(recipe, complaint, folders)
     else:
@@ -50,8 +53,9 @@ def _with_controls(shelf: Shelf, folders) -> Any:
         models = choose_models(method, shelf)
         values = choose_parameters(method, models)
         family = models[0].family if models else None
-        components = choose_components(shelf, family)
-        output = choose_output()
+        with st.container(horizontal=True, gap="small"):
+            components = choose_components(shelf, family)
+            output = choose_output()
         panel = st.container()
     with right:
         values = _block_weights(method, values, models, family)
