@@ -39,7 +39,9 @@ def _reach(bounds: np.ndarray, total: np.ndarray) -> float:
 def sample_histogram(values: Mapping[str, np.ndarray]) -> alt.Chart:
     """Values by name, each a flat array, as lines over the same evenly spaced bins."""
     finite = {name: found[np.isfinite(found)] for name, found in values.items()}
-    reach = max((float(np.quantile(np.abs(found), 1 - 2 * _TAIL)) for found in finite.values() if found.size), default=1.0)
+    reach = max(
+        (float(np.quantile(np.abs(found), 1 - 2 * _TAIL)) for found in finite.values() if found.size), default=1.0
+    )
     even = np.linspace(-(reach or 1.0), reach or 1.0, _BINS + 1)
     parts = [_part(name, even, np.histogram(found, even)[0] / max(found.size, 1)) for name, found in finite.items()]
     return _lines(parts, "of")
@@ -58,8 +60,14 @@ def _lines(parts: list[pd.DataFrame], title: str) -> alt.Chart:
         .encode(
             x=alt.X("value:Q", title="value of a weight"),
             y=alt.Y("share:Q", title="share of the weights", axis=alt.Axis(format="%")),
-            color=alt.Color("of:N", title=title, sort=order, legend=alt.Legend(orient="bottom")),
-            tooltip=[alt.Tooltip("of:N", title=title), alt.Tooltip("value:Q", format=".4g"), alt.Tooltip("share:Q", format=".2%")],
+            color=alt.Color(
+                "of:N", title=None, sort=order, legend=alt.Legend(orient="top") if len(order) > 1 else None
+            ),
+            tooltip=[
+                alt.Tooltip("of:N", title=title),
+                alt.Tooltip("value:Q", format=".4g"),
+                alt.Tooltip("share:Q", format=".2%"),
+            ],
         )
-        .properties(height=210)
+        .properties(height=230)
     )

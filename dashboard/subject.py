@@ -77,6 +77,7 @@ def draw_subject(
     badges: Sequence[str] = (),
     units: str = "",
     scale: str = "log",
+    value_range: tuple[float, float] | None = None,
     theme: str = "light",
     title: str | None = None,
 ):
@@ -88,11 +89,11 @@ def draw_subject(
     Others, and errors, as in `diagrams.draw`.
     """
     given = tuple(values.items()) if values is not None else None
-    return _drawn(subject, level, block, given, tuple(badges), units, scale, theme, title)
+    return _drawn(subject, level, block, given, tuple(badges), units, scale, value_range, theme, title)
 
 
 @lru_cache(maxsize=64)
-def _drawn(subject, level, block, values, badges, units, scale, theme, title):
+def _drawn(subject, level, block, values, badges, units, scale, value_range, theme, title):
     from ..diagrams import draw
 
     return draw(
@@ -103,6 +104,7 @@ def _drawn(subject, level, block, values, badges, units, scale, theme, title):
         badges=dict.fromkeys(badges, 0.0) or None,
         units=units,
         scale=scale,
+        value_range=value_range,
         theme=theme,
         title=title,
     )
@@ -122,7 +124,8 @@ def picture(drawing, suffix: str) -> bytes:
 
 @lru_cache(maxsize=8)
 def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
-    """A row for each tensor: key, module (diffusers' path, of the UNET alone), label, kind, shape, params, dtype."""
+    """A row for each tensor in network order: key, module (diffusers' path, of the UNET alone), label, kind, shape, params,
+    dtype (empty for an architecture)."""
     from ..checkpoints.layers import layer_kind
 
     modules = _modules(subject)
@@ -146,10 +149,12 @@ def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
         for key, (shape, dtype) in shapes.items()
     ]
     rank = {label: n for n, label in enumerate(ALL_LABELS)}
-    return tuple(sorted(rows, key=lambda row: rank.get(row["label"], len(rank))))
+    flow = {key: n for n, key in enumerate(modules)}
+    return tuple(sorted(rows, key=lambda row: (rank.get(row["label"], len(rank)), flow.get(row["key"], 0))))
 
 
 def _modules(subject: Subject) -> dict[str, str]:
+    """Key -> module of the UNET's tensors, in the order in which they are used."""
     from ..diagrams import DrawingError, layers
 
     try:

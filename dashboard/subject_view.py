@@ -16,7 +16,7 @@ from .wording import plain
 _READ_SECONDS = 0.8
 # Level as people call it -> as `diagrams` does.
 LEVELS = {"Blocks": "block", "Modules": "module", "Layers": "layer"}
-HEIGHT = 600
+HEIGHT = 570
 
 
 def shelf_or_none() -> Shelf:

@@ -56,9 +56,11 @@ def _choose_block(subject: Subject, level: str, where) -> str | None:
     wanted = st.session_state.get("block", st.session_state.get("explore block"))
     if wanted not in labels:
         wanted = "IN05" if "IN05" in labels else labels[0]
-    if st.session_state.get("block") not in labels and "block" in st.session_state:
+    # Until the widget was there once, what the page's address says comes first.
+    start = {} if "block" in st.session_state else {"index": labels.index(wanted)}
+    if not start:
         st.session_state["block"] = wanted
-    return where.selectbox("Layers of", labels, index=labels.index(wanted), key="block", bind="query-params")
+    return where.selectbox("Layers of", labels, key="block", bind="query-params", **start)
 
 
 def _diagram(subject: Subject, level: str, drawing) -> tuple[str, ...]:
@@ -83,10 +85,18 @@ def _downloads(subject: Subject, level: str, block: str | None, drawing) -> None
     whole = draw_subject(subject, LEVELS[level], block, theme="auto")
     with st.popover("Download", width="stretch"):
         st.download_button("Diagram, SVG", lambda: svg_of(whole), f"{name}.svg", "image/svg+xml", on_click="ignore")
-        st.download_button("Diagram, PNG", lambda: picture(drawing, ".png"), f"{name}.png", "image/png", on_click="ignore")
-        st.download_button(f"{len(rows):,} layers, CSV", lambda: rows_as(rows, "csv"), f"{name}.csv", "text/csv", on_click="ignore")
         st.download_button(
-            f"{len(rows):,} layers, JSON", lambda: rows_as(rows, "json"), f"{name}.json", "application/json", on_click="ignore"
+            "Diagram, PNG", lambda: picture(drawing, ".png"), f"{name}.png", "image/png", on_click="ignore"
+        )
+        st.download_button(
+            f"{len(rows):,} layers, CSV", lambda: rows_as(rows, "csv"), f"{name}.csv", "text/csv", on_click="ignore"
+        )
+        st.download_button(
+            f"{len(rows):,} layers, JSON",
+            lambda: rows_as(rows, "json"),
+            f"{name}.json",
+            "application/json",
+            on_click="ignore",
         )
 
 
@@ -106,7 +116,10 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
             [_row(row) for row in rows],
             hide_index=True,
             height=min(HEIGHT - 160, 38 + 35 * len(rows)),
-            column_config={"parameters": st.column_config.NumberColumn(format="localized")},
+            column_config={
+                "key": st.column_config.TextColumn(width=230),
+                "parameters": st.column_config.NumberColumn(format="localized"),
+            },
             key="explore tensors",
             alt="The tensors of the selected boxes",
         )
@@ -124,11 +137,10 @@ def _headline(subject: Subject, level: str, block: str | None, selected: list[st
     """What the panel is about, how much it is, and the way down and back."""
     names = selected or ([block] if block else [])
     title = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    st.markdown(f"**{plain(title or subject.title)}**")
-    if len(names) == 1 and names[0] in subject.labels:
-        st.caption(plain(describe_label(names[0])))
+    what = f"{describe_label(names[0])} · " if len(names) == 1 and names[0] in subject.labels else ""
     total = sum(row["params"] for row in rows)
-    st.caption(f"{plain(amount(total))} parameters in {len(rows):,} tensors")
+    st.markdown(f"**{plain(title or subject.title)}**")
+    st.caption(plain(f"{what}{amount(total)} parameters in {len(rows):,} tensors"))
     label = label_of(subject, selected[0]) if selected else None
     down, up = st.columns(2)
     if level != "Layers" and label in subject.labels:
@@ -136,7 +148,9 @@ def _headline(subject: Subject, level: str, block: str | None, selected: list[st
             f"Layers of {label}", icon=":material/zoom_in:", on_click=_open, args=("Layers", label), width="stretch"
         )
     if level != "Blocks":
-        up.button("All blocks", icon=":material/arrow_back:", on_click=_open, args=("Blocks", label or block), width="stretch")
+        up.button(
+            "All blocks", icon=":material/arrow_back:", on_click=_open, args=("Blocks", label or block), width="stretch"
+        )
 
 
 def _open(level: str, label: str | None) -> None:
@@ -180,16 +194,23 @@ def _statistics(subject: Subject, names: Sequence[str], rows: list[dict[str, Any
         return
     found = kept_statistics(subject.identity)
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    st.altair_chart(value_histogram({x: found.histograms[x] for x in labels[:6] if x in found.histograms}), width="stretch")
+    st.altair_chart(
+        value_histogram({x: found.histograms[x] for x in labels[:6] if x in found.histograms}), width="stretch"
+    )
     whole = all(name in subject.labels for name in names)
-    st.caption(f"Histogram of all values of {', '.join(labels[:6])}" + ("" if whole else ", the blocks around the selection") + ".")
+    st.caption(
+        f"Histogram of all values of {', '.join(labels[:6])}"
+        + ("" if whole else ", the blocks around the selection")
+        + "."
+    )
     table = found.table("tensor")
     table = table[table["key"].isin([row["key"] for row in rows])]
     table = table.assign(key=table["key"].str.removeprefix("model.diffusion_model."))
     st.dataframe(
         table[["key", *_SHOWN]],
         hide_index=True,
-        column_config={name: st.column_config.NumberColumn(format="percent") for name in _SHARES}
+        column_config={"key": st.column_config.TextColumn(width=200)}
+        | {name: st.column_config.NumberColumn(format="percent") for name in _SHARES}
         | {name: st.column_config.NumberColumn(format="%.4g") for name in ("mean", "std", "min", "max")},
         key="explore statistics",
         alt="Statistics of the selected tensors",

@@ -1,0 +1,254 @@
+"""Compare: what one checkpoint changed against another, on the diagram, as a heatmap and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from ...checkpoints.errors import UnetscopeError
+from ..diagram import unet_diagram
+from ..heatmap import clicked, colour_range, heatmap
+from ..histogram import sample_histogram
+from ..library import Entry, read_library
+from ..measure_view import offer
+from ..measuring import identity_for, kept, kept_difference
+from ..shell import link_to, require_folders
+from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
+from ..subject_view import LEVELS, choose_entry, say
+from ..wording import plain, size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...analysis.difference import Difference
+
+_READ_SECONDS = 0.8
+_HEIGHT = 560
+# A histogram of more values than this looks no different.
+_SAMPLE = 1_000_000
+
+
+def show() -> None:
+    """Draw the page."""
+    st.title("Compare")
+    folders = require_folders()
+    models = read_library(folders.models, _READ_SECONDS).models
+    if len(models) < 2:
+        st.info(
+            "Comparing takes two checkpoints, and the models folder has fewer. Add some, or make the demo checkpoints."
+        )
+        link_to("library", "To the library")
+        return
+    *where, last = st.columns(4)
+    a, b, base = _choose(models, where)
+    if a is None or b is None:
+        return
+    if a.name == b.name:
+        st.info("A and B are the same file. Choose another one for B.")
+        return
+    identity = identity_for("difference", [a.identity, b.identity, base.identity if base else None])
+    reads = sum(entry.size for entry in (a, b, base) if entry)
+    arguments = {"a": a.path, "b": b.path, "base": base.path if base else None}
+    title = f"Compare {Path(b.name).name} with {Path(a.name).name}"
+    if offer("difference", identity, title, arguments, f"Compare (reads {size(reads)})"):
+        _result(a, b, identity, last)
+
+
+def _choose(models: tuple[Entry, ...], where) -> tuple[Entry | None, Entry | None, Entry | None]:
+    one, two, three = where
+    a = choose_entry("A: compared with", models, "a", where=one)
+    alike = [entry for entry in models if a and entry.family == a.family]
+    alike = alike if len(alike) > 1 else list(models)
+    b = choose_entry(
+        "B: what changed", alike, "b", where=two, index=next((i for i, e in enumerate(alike) if e != a), 0)
+    )
+    base = choose_entry(
+        "C: common base", alike, "c", where=three, optional="none",
+        help="What A and B were both tuned from. With it you learn whether they pull the same way and merge well.",
+    )  # fmt: skip
+    return a, b, base
+
+
+def _result(a: Entry, b: Entry, identity: str, where) -> None:
+    from ...analysis.metrics import BASE_METRICS, PAIR_METRICS
+
+    found = kept_difference(identity)
+    metrics = {name: (PAIR_METRICS | BASE_METRICS)[name] for name in found.metrics}
+    metric = where.selectbox(
+        "Colour by", list(metrics), format_func=lambda name: metrics[name].title, key="metric", bind="query-params"
+    )
+    _sentences(identity)
+    subject = Subject.of_entry(a)
+    one, two, three = st.columns([3, 2, 1.2], vertical_alignment="center")
+    one.caption(f"{plain(metrics[metric].title)}: {plain(metrics[metric].meaning)}.")
+    level = two.radio("Level", list(LEVELS), key="compare level", horizontal=True, label_visibility="collapsed")
+    block = _block(subject, level, three)
+    kinds = found.table("kind")
+    ends = colour_range(kinds, metric, metrics[metric].log)
+    left, right = st.columns([1, 1], gap="small")
+    with left:
+        _diagram(subject, found, metric, metrics[metric], ends, level, block)
+    selected, kind = st.session_state.get("compare selected", ()), st.session_state.get("compare kind")
+    with right:
+        chart = heatmap(
+            kinds, metric, metrics[metric].title, log=metrics[metric].log, ends=ends,
+            labels=_labels(subject, selected), kind=kind, height=_HEIGHT,
+        )  # fmt: skip
+        st.altair_chart(
+            chart, width="stretch", on_select=_cell_clicked, key="compare cells", alt="Heatmap of the differences"
+        )
+        st.caption("A row for each kind of layer, a column for each block; grey where there is no such layer.")
+    _table(a, b, subject, found, metric, selected, kind)
+
+
+def _sentences(identity: str) -> None:
+    said = (kept("difference", identity) or {}).get("sentences") or ["Nothing differs."]
+    order = sorted(said, key=lambda sentence: sentence.startswith("Bit-identical"))
+    with st.expander(plain(order[0]), expanded=False, icon=":material/notes:"):
+        for sentence in order[1:] or ["There is no more to say."]:
+            st.markdown(plain(sentence))
+
+
+def _block(subject: Subject, level: str, where) -> str | None:
+    """The block whose layers are shown at the layer level: the selected one."""
+    if level != "Layers" or not subject.labels:
+        return None
+    chosen = next(iter(_labels(subject, st.session_state.get("compare selected", ()))), None)
+    labels = list(subject.labels)
+    if chosen in labels or st.session_state.get("compare block") not in labels:
+        st.session_state["compare block"] = chosen if chosen in labels else labels[0]
+    return where.selectbox("Layers of", labels, key="compare block", label_visibility="collapsed")
+
+
+def _labels(subject: Subject, selected: tuple[str, ...]) -> list[str]:
+    """The blocks of the selected boxes."""
+    if not selected or all(name in subject.labels for name in selected):
+        return list(selected)
+    return list(dict.fromkeys(row["label"] for row in rows_of(subject, selected)))
+
+
+def _diagram(subject: Subject, found: Difference, metric: str, shown, ends, level: str, block: str | None) -> None:
+    """The diagram in the metric's colours; a click on it selects, and forgets the kind of layer chosen in the heatmap."""
+    if subject.family is None:
+        st.info("There is no diagram for this kind of file; the heatmap and the table say the same.")
+        return
+    values = values_at(found, metric, level, subject)
+    try:
+        drawing = draw_subject(
+            subject, LEVELS[level], block, values=values, units=shown.title, title=f"{found.b} against {found.a}",
+            scale="log" if shown.log else "linear", value_range=ends,
+        )  # fmt: skip
+    except UnetscopeError as error:
+        say(error)
+        return
+    before = st.session_state.get("compare selected", ())
+    state = unet_diagram(svg_of(drawing), selected=before, height=_HEIGHT, key=f"compare-{level.lower()}")
+    if state.changed:
+        st.session_state["compare selected"], st.session_state["compare kind"] = state.selected, None
+
+
+def values_at(found: Difference, metric: str, level: str, subject: Subject) -> dict[str, float | None]:
+    """What colours each box of a level; None where the files have it in different shapes or one lacks it."""
+    if level == "Layers":
+        table, name, lost = found.table("tensor"), "key", found.left_out["key"]
+    elif level == "Modules":
+        modules = {row["key"]: row["module"] or row["label"] for row in tensor_rows(subject)}
+        # Sums are taken over a module's tensors and divided then, as everywhere: a module stands where labels do.
+        terms = found.terms.assign(label=found.terms["key"].map(lambda key: _unit(modules.get(key, ""))))
+        table, name, lost = replace(found, terms=terms).table("label"), "label", []
+    else:
+        table, name = found.table("label"), "label"
+        lost = [label for label in found.left_out["label"] if label not in set(table["label"])]
+    values = {
+        row[name]: float(row[metric]) for row in table[[name, metric]].to_dict("records") if np.isfinite(row[metric])
+    }
+    return values | dict.fromkeys(lost)
+
+
+def _unit(module: str) -> str:
+    """The ResNet, transformer... that a module is part of, or the module itself at the top of the network."""
+    parts = module.split(".")
+    deep = {"down_blocks": 4, "up_blocks": 4, "mid_block": 3}.get(parts[0], 1)
+    return ".".join(parts[:deep])
+
+
+def _cell_clicked() -> None:
+    """A click in the heatmap selects its block, and its kind of layer in the table."""
+    cell = clicked(st.session_state.get("compare cells"))
+    st.session_state["compare selected"] = (cell[0],) if cell else ()
+    st.session_state["compare kind"] = cell[1] if cell else None
+
+
+def _table(
+    a: Entry, b: Entry, subject: Subject, found: Difference, metric: str, selected: tuple[str, ...], kind: str | None
+) -> None:
+    """The tensors of the selection; choosing one shows its values."""
+    table = tensors_of(found, metric, subject, selected, kind)
+    what = ", ".join(selected[:4]) + (f" and {len(selected) - 4} more" if len(selected) > 4 else "")
+    head, clear, save = st.columns([4, 1, 1], vertical_alignment="bottom")
+    words = f"Tensors of {plain(what)}" if selected else "All tensors, the most different first"
+    head.subheader(words + (f", {plain(kind)} only" if kind else ""))
+    if selected:
+        clear.button("Show all", on_click=_clear, width="stretch")
+    save.download_button(
+        "CSV", lambda: table.to_csv(index=False), "difference.csv", "text/csv", icon=":material/download:",
+        on_click="ignore", width="stretch", disabled=table.empty,
+    )  # fmt: skip
+    if table.empty:
+        st.info("Both files have no tensor in common here. The notes above say what one of them lacks.")
+        return
+    shown = table.assign(key=table["key"].str.removeprefix("model.diffusion_model."))
+    event = st.dataframe(
+        shown, hide_index=True, height=min(420, 38 + 35 * len(shown)), on_select="rerun", selection_mode="single-row",
+        key=f"compare tensors {hash((selected, kind, metric))}",
+        column_config={name: st.column_config.NumberColumn(format="%.3e") for name in found.metrics},
+        alt="The tensors of the selection with every metric",
+    )  # fmt: skip
+    rows = event.selection.rows
+    if rows and rows[0] < len(table):
+        _histograms(a, b, table.iloc[rows[0]]["key"])
+    else:
+        st.caption(
+            "Choose a row (the box at its left) to see the histogram of its values in A, in B, and of the difference."
+        )
+
+
+def tensors_of(
+    found: Difference, metric: str, subject: Subject, selected: tuple[str, ...], kind: str | None
+) -> pd.DataFrame:
+    """The rows of a selection, the metric first, the most different at the top."""
+    table = found.table("tensor", sort=metric)
+    if selected:
+        keys = {row["key"] for row in rows_of(subject, selected)} if subject.labels else set()
+        table = table[table["key"].isin(keys) | table["label"].isin(selected)]
+    if kind:
+        table = table[table["kind"] == kind]
+    front = ["key", metric, "label", "kind", "shape", "parameters", "dtypes"]
+    return table[[*front, *(c for c in table.columns if c not in front and c != "component")]]
+
+
+def _clear() -> None:
+    st.session_state["compare selected"], st.session_state["compare kind"] = (), None
+
+
+def _histograms(a: Entry, b: Entry, key: str) -> None:
+    st.markdown(f"**{plain(key)}**")
+    values = _sampled(a.path, a.identity, b.path, b.identity, key)
+    one, two = st.columns(2)
+    one.altair_chart(sample_histogram({"A": values[0], "B": values[1]}), width="stretch")
+    two.altair_chart(sample_histogram({"B − A": values[1] - values[0]}), width="stretch")
+    if values[0].size == _SAMPLE:
+        st.caption(f"From {_SAMPLE:,} values, evenly spread over the tensor.")
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the tensor")
+def _sampled(a: str, a_identity: str, b: str, b_identity: str, key: str) -> np.ndarray:
+    """The same values of a tensor in both files: 2 x n, float32."""
+    both = [opened(path, identity).numpy(key).reshape(-1) for path, identity in ((a, a_identity), (b, b_identity))]
+    size = both[0].size
+    at = slice(None) if size <= _SAMPLE else np.linspace(0, size - 1, _SAMPLE).astype(np.int64)
+    return np.stack([np.asarray(values[at], np.float32) for values in both])
