@@ -20,7 +20,7 @@ from ..diagrams.theme import stylesheet
 
 _FOLDER = Path(__file__).parent / "diagram_component"
 # The parts of the component's script, in the order in which they are joined into one module.
-_SCRIPT = ("view.js", "items.js", "weights.js", "prediction.js", "diagram.js")
+_SCRIPT = ("view.js", "items.js", "weights.js", "shares.js", "prediction.js", "diagram.js")
 
 
 class Gram(TypedDict, total=False):
@@ -69,6 +69,8 @@ def unet_diagram(
     limits: tuple[float, float] = (0.0, 1.0),
     selected: Sequence[str] = (),
     gram: Gram | None = None,
+    shares: Mapping[str, Sequence[tuple[float, str]]] | None = None,
+    legend: Sequence[tuple[str, str]] = (),
     height: int = 700,
     key: str,
 ) -> DiagramState:
@@ -87,6 +89,9 @@ def unet_diagram(
         limits: the least and largest weight.
         selected: names of boxes to select.
         gram: what live prediction needs; see `Gram`.
+        shares: label -> what it is made of, as (share, `#rrggbb`), drawn as a stacked bar in its box (which needs the room of
+            a badge); shares below 0 are drawn pale.
+        legend: (`#rrggbb`, words) for the colours of `fills` and `shares`.
         height: pixels.
         key: unique name in the app; zoom is remembered under it.
     """
@@ -103,6 +108,8 @@ def unet_diagram(
         "selected": list(state["selected"]),
         "turn": state["turn"],
         "gram": _plain(gram),
+        "shares": {label: [[float(n), colour] for n, colour in parts] for label, parts in (shares or {}).items()},
+        "legend": [list(entry) for entry in legend],
         "height": height,
     }
     with st.container(gap=None):

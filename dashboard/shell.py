@@ -16,6 +16,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "compare": ("Compare", ":material/compare:"),
     "merge": ("Merge", ":material/merge:"),
     "collection": ("Collection", ":material/scatter_plot:"),
+    "where_from": ("Where from", ":material/history_edu:"),
     "jobs": ("Jobs", ":material/pending_actions:"),
     "settings": ("Settings", ":material/settings:"),
 }

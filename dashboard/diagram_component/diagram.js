@@ -45,6 +45,7 @@ class Diagram {
       this.weights.adopt(data.weights, data.limits);
     }
     this.prediction.adopt(data.gram);
+    drawLegend(this.root.querySelector(".legend"), data.legend);
     this.view.theme();
     this.mark();
     this.recolour();
@@ -64,6 +65,7 @@ class Diagram {
   recolour() {
     if (!this.items) return;
     this.items.recolour(this.data.fills, this.data.printed);
+    drawShares(this.items, this.data.shares);
     if (this.prediction.gram) this.prediction.show(this.items, this.weights.handles.size ? this.weights.values() : this.data.weights);
   }
 
