@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .plots.histograms import draw_histograms
     from .plots.map import draw_map
     from .plots.style import save
+    from .plots.traced import draw_shares
     from .statistics import Statistics, measure
     from .wording import sentences
 
@@ -37,6 +38,7 @@ __all__ = [
     "draw_heatmap",
     "draw_histograms",
     "draw_map",
+    "draw_shares",
     "examine",
     "gram_matrices",
     "measure",
@@ -59,6 +61,7 @@ _HOME = {
     "draw_heatmap": "plots.heatmap",
     "draw_histograms": "plots.histograms",
     "draw_map": "plots.map",
+    "draw_shares": "plots.traced",
     "examine": "health",
     "gram_matrices": "gram",
     "measure": "statistics",

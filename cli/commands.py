@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import analysing, converting, drawing, listing, looking, making, merging
+from . import analysing, converting, drawing, listing, looking, making, merging, tracing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app.command("inspect")(looking.inspect)
 app.command("stats")(analysing.stats)
 app.command("diff")(analysing.diff)
 app.command("compare")(analysing.compare)
+tracing.register(app)
 app.command("convert")(converting.convert)
 app.command("methods")(listing.methods)
 app.command("presets")(listing.presets)
