@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .difference import Difference, diff
     from .errors import AnalysisError
     from .gram import GramTable, gram_matrices
-    from .grouping import values_by_label
+    from .grouping import records, values_by_label
     from .health import examine
     from .metrics import BASE_METRICS, PAIR_METRICS
     from .plots.clusters import draw_clusters
@@ -42,6 +42,7 @@ __all__ = [
     "examine",
     "gram_matrices",
     "measure",
+    "records",
     "save",
     "sentences",
     "values_by_label",
@@ -65,6 +66,7 @@ _HOME = {
     "examine": "health",
     "gram_matrices": "gram",
     "measure": "statistics",
+    "records": "grouping",
     "save": "plots.style",
     "sentences": "wording",
     "values_by_label": "grouping",

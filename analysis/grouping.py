@@ -116,3 +116,8 @@ def values_by_label(frame: pd.DataFrame, metric: str) -> dict[str, float]:
         raise AnalysisError("values per label need a table by label")
     known = frame[["label", metric]].dropna()
     return {label: float(value) for label, value in known.itertuples(index=False)}
+
+
+def records(frame: pd.DataFrame) -> list[dict]:
+    """The rows of a table as dictionaries of plain Python values, ready for JSON: what is undefined is None."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

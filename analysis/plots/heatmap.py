@@ -62,8 +62,9 @@ def draw_heatmap(
     label = f"{about.title}{' (%)' if about.percent else ''}: {about.meaning}"
     colour_bar(figure, norm, label, look, ax=[top, bottom], fraction=0.05, aspect=60, pad=0.03, shrink=0.6)
     unit = " in percent" if about.percent else ""
-    text = title or f"{difference.b} against {difference.a}: {about.title}{unit}"
-    figure.suptitle(text, color=look.ink, fontsize=12)
+    seen_from = f"{difference.a} and {difference.b}, seen from {difference.base}"
+    subject = seen_from if metric in BASE_METRICS else f"{difference.b} against {difference.a}"
+    figure.suptitle(title or f"{subject}: {about.title}{unit}", color=look.ink, fontsize=12)
     return figure
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unetscope.analysis import AnalysisError, diff, sentences, values_by_label
+from unetscope.analysis import AnalysisError, diff, records, sentences, values_by_label
 from unetscope.analysis.metrics import BASE_METRICS, PAIR_METRICS
 from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.stream import Cancelled
@@ -230,7 +230,8 @@ def test_distance_is_symmetric_and_blind_to_key_order(tmp_path_factory, seed, sc
 def test_tables_are_plain_data_for_json_and_csv(write_model, random_model):
     (a, _), (b, _), (c, _) = three(write_model, random_model)
     table = diff(a, b, c).table("label", sort="relative_l2")
-    rows = json.loads(table.to_json(orient="records"))
+    rows = json.loads(json.dumps(records(table), allow_nan=False))
+    assert rows[0]["cosine_distance"] == table["cosine_distance"][0] and rows[0]["identical"] is False
     assert set(PAIR_METRICS) | set(BASE_METRICS) <= set(rows[0])
     assert table["relative_l2"].dropna().is_monotonic_decreasing
     values = values_by_label(table, "relative_l2")
