@@ -161,7 +161,7 @@ class _Reader:
         steps = steps if isinstance(steps, dict) else {}
 
         def node(source: Any, way: tuple[str, ...]) -> HistoryNode:
-            source = str(source)
+            source = source if isinstance(source, str) else _text(source)  # lists may multiply by YAML aliases
             step = steps.get(source)
             if not isinstance(step, dict):
                 file = models.get(source)
@@ -185,7 +185,7 @@ class _Reader:
         top = node(result, ())
         parts = _detail(recipe, ("components",))
         detail = "; ".join(part for part in (top.detail, parts) if part)
-        if str(result) not in steps:
+        if not isinstance(result, str) or result not in steps:
             return HistoryNode(_text(name), None, "copy", parts, (top,))
         return replace(top, name=_text(name), detail=detail)
 

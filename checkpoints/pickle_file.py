@@ -7,10 +7,12 @@ out as the byte range of the zip that holds it.
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 from math import prod
 from pathlib import Path
+from reprlib import repr
 
 from .dtypes import DType
 from .errors import CheckpointError
@@ -23,6 +25,9 @@ MAX_PICKLE_BYTES = 64 << 20
 # A tensor may repeat the elements of a smaller storage (torch's `expand`), up to this many.
 MAX_REPEATED_ELEMENTS = 1 << 20
 MAX_AXES = 32
+# The list of a zip's entries: a checkpoint has some thousands of them, of about a hundred bytes.
+MAX_DIRECTORY_BYTES = 8 << 20
+_MAX_MESSAGE = 1000
 _RESAVE = "load it once with torch.load(FILE, weights_only=True) and save it with safetensors.torch.save_file"
 
 
@@ -52,7 +57,7 @@ def read_pickle(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     try:
         if not looks_like_zip(path):
             raise CheckpointError(f"{path}: {_what_else(path)}")
-        with zipfile.ZipFile(path) as archive:
+        with _Frugal(path) as content, zipfile.ZipFile(content) as archive:
             entries = {info.filename: info for info in archive.infolist()}
             if len(entries) != len(archive.infolist()):
                 raise CheckpointError(f"{path}: names an entry of its zip twice; download it again from its source")
@@ -78,6 +83,15 @@ def _what_else(path: Path) -> str:
     return "is no zip pickle as torch.save makes it; a .safetensors file under another name, or not a checkpoint"
 
 
+class _Frugal(io.FileIO):
+    """A file for `zipfile`, which reads the whole list of entries at once and makes an object of each."""
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES:
+            raise CheckpointError(f"{self.name}: lists more entries in its zip than any checkpoint has")
+        return super().read(size)
+
+
 class _Zip:
     """The entries of one torch archive and where their bytes are."""
 
@@ -96,7 +110,7 @@ class _Zip:
             raise self._error("is a TorchScript program, not a checkpoint; save its state_dict() instead")
 
     def _error(self, text: str) -> CheckpointError:
-        return CheckpointError(f"{self._path}: {text}")
+        return CheckpointError(f"{self._path}: {text if len(text) < _MAX_MESSAGE else text[:_MAX_MESSAGE] + '...'}")
 
     def state(self) -> tuple[dict, dict[str, str]]:
         """The state dict that the pickle describes, and the plain values around it."""
@@ -165,7 +179,7 @@ class _Zip:
         """Offset, shape and strides in elements, checked against a storage of `there` elements."""
         offset, shape, strides = described.offset, described.shape, described.strides
         if not (_are_sizes((offset,)) and _are_sizes(shape) and _are_sizes(strides) and len(shape) == len(strides)):
-            raise self._error(f"{name} has no sensible shape: {str(shape)[:80]} with strides {str(strides)[:80]}")
+            raise self._error(f"{name} has no sensible shape: {repr(shape)[:80]} with strides {repr(strides)[:80]}")
         elements = prod(shape)
         if elements == 0:
             return 0, tuple(shape), tuple(strides)

@@ -18,6 +18,8 @@ from .tensors import Shape, StoredTensor
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
 HEADER_LIMIT = 100_000_000
 _METADATA = "__metadata__"
+# numpy's limit. The product of thousands of sizes would take hours, and be too long to print.
+MAX_AXES = 64
 
 
 def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredTensor], dict[str, str]]:
@@ -106,7 +108,11 @@ def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
     """Check one tensor's header entry: (first byte, last byte + 1, dtype name, shape)."""
 
     def whole(values) -> bool:
-        return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+        return (
+            isinstance(values, list)
+            and len(values) <= MAX_AXES
+            and all(type(v) is int and 0 <= v < 2**62 for v in values)
+        )
 
     if not isinstance(entry, dict) or not whole(entry.get("shape")) or not whole(entry.get("data_offsets")):
         raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")

@@ -249,8 +249,8 @@ class _Planner:
         if lacking:
             for i in lacking:
                 self.missing[(self.names[i], place(key).component, self.names[owner])] += 1
-        if lacking or not all(info.dtype.is_float for info in found.values() if info):
-            # Integers are never averaged; prefer the model that really holds integers over one with a float copy.
+        if lacking or not all(info.dtype.is_float for info in (first, *found.values()) if info):
+            # Integers are never averaged: they are the first model's, even where another one's share is 1.
             form, found = Form.of(Model(owner)), {owner: first}
         positions = key.endswith("position_ids") and (
             first.dtype.is_float or self.recipe.output.position_ids == "restore"

@@ -290,7 +290,7 @@ class Recipe(_Strict):
                 takes = ", ".join(method.parameters) or "no parameters"
                 raise RecipeError(f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}")
             if method.parameters[name].kind == "switch" and not isinstance(value, bool):
-                raise RecipeError(f"{where}.{name}: must be true or false, not {value!r}")
+                raise RecipeError(f"{where}.{name}: must be true or false, not {_SHORT.repr(value)}")
         for name, parameter in method.parameters.items():
             if parameter.kind == "numbers":
                 given = step.given.get(name)

@@ -237,3 +237,11 @@ def test_no_record_of_any_shape_is_an_error(recipe, models):
     for each in (recipe, ours):
         root = merge_history(written(each, models), "mix")
         assert root is None or json.dumps(root.to_plain())
+
+
+def test_a_recipe_whose_yaml_aliases_multiply_is_shown_in_a_moment():
+    lists = ["k0: &d0 [x]", *(f"k{i}: &d{i} [{', '.join([f'*d{i - 1}'] * 9)}]" for i in range(1, 20))]
+    steps = ["models: {a: x}", "steps: {m: {method: uniform, inputs: [a, *d19], alpha: *d19}}", "result: m"]
+    found = merge_history({"unetscope.recipe": "\n".join([*lists, *steps])}, "x")
+    assert [child.name for child in found.children] == ["x", "..."]
+    assert merge_history({"unetscope.recipe": "\n".join([*lists, *steps[:2], "result: *d19"])}, "x")

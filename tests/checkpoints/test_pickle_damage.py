@@ -252,3 +252,11 @@ def test_any_bytes_as_a_pickle_give_our_own_error_or_a_reading(tmp_path, data, s
         read_pickle(zipped(tmp_path / "a.ckpt", whole[:start] + data + whole[start:], storages=[SIXTEEN]))
     except CheckpointError:
         return
+
+
+def test_a_shape_of_tuples_that_multiply_is_refused_before_it_fills_the_memory(tmp_path):
+    doubled = b"K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(11, 61))  # (x, x) of (x, x) of ..., 50 deep
+    pickled = described(shape=()).replace(b"(t(", doubled + b"(", 1)
+    path = zipped(tmp_path / "x.ckpt", pickled, storages=[SIXTEEN])
+    with pytest.raises(CheckpointError, match="no sensible shape"):
+        read_pickle(path)

@@ -139,6 +139,7 @@ HEADERS = {
     "fractional shape": ({"a": entry() | {"shape": [2.0]}}, "lacks a valid shape"),
     "true as a size": ({"a": entry(offsets=(0, 4)) | {"shape": [True]}}, "lacks a valid shape"),
     "huge number": ({"a": entry(shape=(1 << 70,))}, "lacks a valid shape"),
+    "thousands of axes": ({"a": entry(offsets=(0, 4)) | {"shape": [1 << 61] * 5000}}, "lacks a valid shape"),
     "unknown dtype": ({"a": entry("F33")}, "dtype 'F33'; known are F64"),
     "dtype is a list": ({"a": entry() | {"dtype": ["F32"]}}, "has dtype"),
     "offsets backwards": ({"a": entry(offsets=(8, 0))}, "takes 8 bytes"),

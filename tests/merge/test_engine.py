@@ -248,6 +248,8 @@ def test_integers_are_never_averaged_and_float_position_ids_are_restored(make_ch
     assert load(tmp_path / "restored.safetensors")[key].tolist() == [list(range(77))]
     assert load(tmp_path / "kept.safetensors")[key].tolist() == [list(range(1, 78))]
     assert load(tmp_path / "asked.safetensors")[key].tolist() == [list(range(77))]
+    merge(recipe(paths[::-1], "weighted_sum", alpha=1), tmp_path / "all_of_b.safetensors")
+    assert load(tmp_path / "all_of_b.safetensors")[key].tolist() == [list(range(1, 78))]
 
 
 BROKEN = "model.diffusion_model.middle_block.1.proj_in.weight"

@@ -137,6 +137,13 @@ def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path)
     (tmp_path / "r.yaml").write_text("\n".join([*lists, "title: *d11"]))
     with pytest.raises(RecipeError, match=r"recipe|r\.yaml"):
         Recipe.load(tmp_path / "r.yaml")
+    switch = "&d0 [x]"
+    for i in range(1, 12):
+        switch = f"&d{i} [{switch}{f', *d{i - 1}' * 8}]"
+    step = f"steps: {{m: {{method: weighted_average, inputs: [a], weights: [1], normalise: {switch}}}}}"
+    (tmp_path / "r.yaml").write_text(f"models: {{a: x.safetensors}}\n{step}\n")
+    with pytest.raises(RecipeError, match="true or false"):
+        Recipe.load(tmp_path / "r.yaml")
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
