@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from .errors import CheckpointError
 
 # A pickle of the largest training checkpoints has a few hundred thousand instructions; each costs some tens of bytes.
-MAX_INSTRUCTIONS = 5_000_000
+MAX_INSTRUCTIONS = 2_000_000
+MAX_ARGUMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class _Machine:
         self.stack: list = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
+        self._copied = 0
         self._build = build
         self._persistent = persistent
 
@@ -208,6 +210,10 @@ class _Machine:
     def _call(self, function, arguments) -> None:
         if not isinstance(arguments, tuple):
             raise TypeError("arguments are no tuple")
+        # What is built may copy its arguments, and a long list that is written once can be given a million times.
+        self._copied += sum(len(a) for a in arguments[:MAX_ARGUMENTS] if isinstance(a, (tuple, list, dict, str, bytes)))
+        if len(arguments) > MAX_ARGUMENTS or self._copied > MAX_INSTRUCTIONS:
+            raise CheckpointError("its pickle builds more out of less than any checkpoint does")
         made = self._build(function, arguments) if isinstance(function, Global) else Inert("object")
         self.stack.append(made)
 

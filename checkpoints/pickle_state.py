@@ -9,6 +9,8 @@ from .errors import CheckpointError
 from .pickle_machine import Global, Inert, evaluate, plain_items
 
 MAX_METADATA_CHARACTERS = 4096
+# The functions that rebuild tensors take at most eight arguments.
+_MAX_REBUILT = 8
 _STORAGES = {
     "DoubleStorage": "F64",
     "FloatStorage": "F32",
@@ -69,7 +71,9 @@ def _build(function: Global, arguments: tuple) -> object:
             return arguments[0]
         case "torch._tensor", "_rebuild_from_type_v2":
             inner, _, inner_arguments, *_ = arguments
-            return _build(inner, inner_arguments) if isinstance(inner, Global) else Inert(str(function))
+            if isinstance(inner, Global) and inner.module == "torch._utils" and isinstance(inner_arguments, tuple):
+                return _build(inner, inner_arguments[:_MAX_REBUILT])
+            return Inert(str(function))
         case "torch.nn.parameter", "Parameter":
             return arguments[0] if arguments else Inert(str(function))
         case "torch", "Size":
