@@ -47,7 +47,7 @@ def map_chart(found: Comparison, group: str) -> alt.LayerChart:
             alt.Tooltip("y:Q", format=".4g"),
         ],
     )
-    points = base.mark_circle(size=140, opacity=0.9, color=PALETTE[6])
+    points = base.mark_circle(size=140, opacity=0.9, color=PALETTE[9])
     words = base.mark_text(dy=-13, fontSize=12, color="#808a98").encode(text="name:N")
     return (points + words).properties(height=430).interactive()
 
@@ -126,7 +126,7 @@ def tree_chart(found: Comparison, group: str) -> alt.Chart:
     )  # fmt: skip
     return (
         alt.Chart(pd.DataFrame(rows))
-        .mark_line(strokeWidth=2, color=PALETTE[7])
+        .mark_line(strokeWidth=2, color=PALETTE[9])
         .encode(
             x=alt.X(
                 "distance:Q", title="relative L2 distance between groups", axis=alt.Axis(format=".2~%", tickCount=8)

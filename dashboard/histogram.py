@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 _BINS = 81
+_COLOURS = ["#3f8fd9", "#f28e2b", "#4aa564", "#d65f8a", "#9a7fd1", "#8d8d8d"]
 # What is cut off at each end, so that a single outlier does not hide the rest.
 _TAIL = 0.0005
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ..collection_charts import map_chart, matrix_chart, tree_chart
 from ..library import Entry, read_library
 from ..measure_view import offer
 from ..measuring import comparison_identity, kept_comparison
@@ -67,6 +66,8 @@ def _choose(models: tuple[Entry, ...]) -> tuple[list[Entry], Entry | None]:
 
 
 def _result(found: Comparison) -> None:
+    from ..collection_charts import map_chart, tree_chart
+
     groups = {"All weights": "model"}
     groups |= {f"Component {_PARTS.get(name, name)}": name for name in found.groups("component")}
     groups |= {f"Block {name}": name for name in found.groups("label")}
@@ -105,6 +106,8 @@ def _result(found: Comparison) -> None:
 
 
 def _matrix(found: Comparison, group: str) -> None:
+    from ..collection_charts import matrix_chart
+
     cosine = "cosine of the changes" if found.reference is not None else "cosine of the weights"
     what = st.radio(
         "Shown", ["distance", cosine], horizontal=True, key="collection matrix of", label_visibility="collapsed"

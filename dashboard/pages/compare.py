@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
-from ..heatmap import clicked, colour_range, heatmap
-from ..histogram import sample_histogram
 from ..library import Entry, read_library
 from ..measure_view import offer
 from ..measuring import identity_for, kept, kept_difference
@@ -74,9 +73,11 @@ def _choose(models: tuple[Entry, ...], where) -> tuple[Entry | None, Entry | Non
 
 
 def _result(a: Entry, b: Entry, identity: str, where) -> None:
+    # What draws charts takes long to import, and a page that has none to draw need not wait for it.
     from ...analysis.metrics import BASE_METRICS, PAIR_METRICS
+    from ..heatmap import colour_range, heatmap
 
-    found = kept_difference(identity)
+    found = _found(identity)
     metrics = {name: (PAIR_METRICS | BASE_METRICS)[name] for name in found.metrics}
     metric = where.selectbox(
         "Colour by", list(metrics), format_func=lambda name: metrics[name].title, key="metric", bind="query-params"
@@ -87,11 +88,11 @@ def _result(a: Entry, b: Entry, identity: str, where) -> None:
     one.caption(f"{plain(metrics[metric].title)}: {plain(metrics[metric].meaning)}.")
     level = two.radio("Level", list(LEVELS), key="compare level", horizontal=True, label_visibility="collapsed")
     block = _block(subject, level, three)
-    kinds = found.table("kind")
+    kinds = _by_kind(identity)
     ends = colour_range(kinds, metric, metrics[metric].log)
     left, right = st.columns([1, 1], gap="small")
     with left:
-        _diagram(subject, found, metric, metrics[metric], ends, level, block)
+        _diagram(subject, identity, metric, metrics[metric], ends, level, block)
     selected, kind = st.session_state.get("compare selected", ()), st.session_state.get("compare kind")
     with right:
         chart = heatmap(
@@ -103,6 +104,24 @@ def _result(a: Entry, b: Entry, identity: str, where) -> None:
         )
         st.caption("A row for each kind of layer, a column for each block; grey where there is no such layer.")
     _table(a, b, subject, found, metric, selected, kind)
+
+
+# What was measured under an identity never changes, and a click should not wait for it to be read and summed again.
+
+
+@lru_cache(maxsize=4)
+def _found(identity: str) -> Difference:
+    return kept_difference(identity)
+
+
+@lru_cache(maxsize=4)
+def _by_kind(identity: str) -> pd.DataFrame:
+    return _found(identity).table("kind")
+
+
+@lru_cache(maxsize=32)
+def _values(identity: str, metric: str, level: str, subject: Subject) -> dict[str, float | None]:
+    return values_at(_found(identity), metric, level, subject)
 
 
 def _sentences(identity: str) -> None:
@@ -131,12 +150,12 @@ def _labels(subject: Subject, selected: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(row["label"] for row in rows_of(subject, selected)))
 
 
-def _diagram(subject: Subject, found: Difference, metric: str, shown, ends, level: str, block: str | None) -> None:
+def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: str, block: str | None) -> None:
     """The diagram in the metric's colours; a click on it selects, and forgets the kind of layer chosen in the heatmap."""
     if subject.family is None:
         st.info("There is no diagram for this kind of file; the heatmap and the table say the same.")
         return
-    values = values_at(found, metric, level, subject)
+    values, found = _values(identity, metric, level, subject), _found(identity)
     try:
         drawing = draw_subject(
             subject, LEVELS[level], block, values=values, units=shown.title, title=f"{found.b} against {found.a}",
@@ -178,6 +197,8 @@ def _unit(module: str) -> str:
 
 def _cell_clicked() -> None:
     """A click in the heatmap selects its block, and its kind of layer in the table."""
+    from ..heatmap import clicked
+
     cell = clicked(st.session_state.get("compare cells"))
     st.session_state["compare selected"] = (cell[0],) if cell else ()
     st.session_state["compare kind"] = cell[1] if cell else None
@@ -236,6 +257,8 @@ def _clear() -> None:
 
 
 def _histograms(a: Entry, b: Entry, key: str) -> None:
+    from ..histogram import sample_histogram
+
     st.markdown(f"**{plain(key)}**")
     values = _sampled(a.path, a.identity, b.path, b.identity, key)
     one, two = st.columns(2)

@@ -10,7 +10,6 @@ import streamlit as st
 from ...checkpoints.blocks import describe_label
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
-from ..histogram import value_histogram
 from ..measure_view import offer
 from ..measuring import identity_for, kept_statistics
 from ..subject import Subject, draw_subject, label_of, picture, rows_as, rows_of, svg_of
@@ -192,6 +191,8 @@ def _statistics(subject: Subject, names: Sequence[str], rows: list[dict[str, Any
     help = "Reads the file once, in the background, and remembers the result until the file changes."
     if not offer("statistics", identity, title, {"file": subject.path}, "Measure all values of this file", help=help):
         return
+    from ..histogram import value_histogram
+
     found = kept_statistics(subject.identity)
     labels = list(dict.fromkeys(row["label"] for row in rows))
     st.altair_chart(
