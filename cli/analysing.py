@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .arguments import Overwrite, Threads, expand
-from .screen import bar, frame_json, progress, say, show_frame, show_json, show_table, size
+from .screen import bar, frame_json, note, progress, say, show_frame, show_json, show_table, size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def write_csv(table: pd.DataFrame, path: Path, overwrite: bool) -> None:
 
     check_target(path, overwrite=overwrite)
     table.to_csv(path, index=False)
-    say(f"wrote {path} ({len(table):,} rows)")
+    note(f"wrote {path} ({len(table):,} rows)")
 
 
 def stats(
@@ -86,7 +86,7 @@ def stats(
         write_csv(table, csv, overwrite)
     if histograms:
         save(draw_histograms(measured, dark=dark), histograms)
-        say(f"wrote {histograms}")
+        note(f"wrote {histograms}")
 
 
 def diff(
@@ -146,10 +146,10 @@ def diff(
         write_csv(table, csv, overwrite)
     if heatmap:
         save(draw_heatmap(found, metric, dark=dark), heatmap)
-        say(f"wrote {heatmap}")
+        note(f"wrote {heatmap}")
     if diagram:
         _draw_difference(found, first, metric, diagram, dark)
-        say(f"wrote {diagram}")
+        note(f"wrote {diagram}")
 
 
 def _show_difference(found: Difference, table: pd.DataFrame, metric: str, by: str) -> None:
@@ -247,4 +247,4 @@ def _plot(found: Comparison, by: str, folder: Path, dark: bool) -> None:
         for name, drawn in (("clusters", draw_clusters), ("map", draw_map)):
             target = folder / f"{group}_{name}.png"
             save(drawn(found, group, dark=dark), target)
-            say(f"wrote {target} ({size(target.stat().st_size)})")
+            note(f"wrote {target} ({size(target.stat().st_size)})")

@@ -83,6 +83,11 @@ def say(text: str = "") -> None:
     print(printable(text))
 
 
+def note(text: str) -> None:
+    """Print a line on stderr: what happened beside the result."""
+    print(printable(text), file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     print(f"warning: {printable(text)}", file=sys.stderr)

@@ -10,7 +10,7 @@ import typer
 
 from .analysing import opened, write_csv
 from .arguments import ListCommand, Overwrite, Threads, expand
-from .screen import frame_json, progress, say, show_frame, show_json, show_table, warn
+from .screen import frame_json, note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
     from ..analysis.trace_report import TraceReport
@@ -54,13 +54,13 @@ def trace(
         write_csv(found.by_label(), csv, overwrite)
     if plot:
         save(draw_shares(found, dark=dark), plot)
-        say(f"wrote {plot}")
+        note(f"wrote {plot}")
     if save_recipe:
         if found.recipe is None:
             warn("there is no recipe to save: the shares could not be found")
         else:
             save_recipe.write_text(found.recipe_yaml(), encoding="utf-8")
-            say(f"wrote {save_recipe}")
+            note(f"wrote {save_recipe}")
 
 
 def _show(found: TraceReport) -> None:

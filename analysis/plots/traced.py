@@ -14,9 +14,9 @@ from .style import Theme, clipped, dress, ink_on, new_figure, short, theme
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _REST = "#8a8c96"
 _COLUMN, _HEIGHT = 0.42, 4.2
-# Shares smaller than this have no room for their number.
-_PRINTED = 0.09
-_LEAST = 1e-6
+# Shares smaller than this part of the axis have no room for their number, and those smaller than the next are not drawn.
+_PRINTED = 0.07
+_LEAST = 2e-3
 _INCOMPLETE = ("incomplete", "unknown")
 
 
@@ -41,8 +41,10 @@ def draw_shares(report: TraceReport, *, dark: bool = False, title: str | None = 
     colours = {name: _COLOURS[i] if i < len(_COLOURS) else _REST for i, name in enumerate(used)}
     figure = new_figure(3.2 + _COLUMN * len(report.labels), _HEIGHT, look)
     axes = figure.subplots()
+    high = max(sum(s for s in t.shares.values() if s > 0) for t in report.labels)
+    low = min(sum(s for s in t.shares.values() if s < 0) for t in report.labels)
     for at, label in enumerate(report.labels):
-        _stack(axes, at, label, colours, look)
+        _stack(axes, at, label, colours, look, _PRINTED * max(high - low, 1.0))
     axes.axhline(0, color=look.ink, linewidth=0.8)
     axes.axhline(1, color=look.faint, linewidth=0.8, linestyle="--")
     names = [t.label.replace("_", "\n") for t in report.labels]
@@ -55,7 +57,7 @@ def draw_shares(report: TraceReport, *, dark: bool = False, title: str | None = 
     return figure
 
 
-def _stack(axes, at: int, label: LabelTrace, colours: dict[str, str], look: Theme) -> None:
+def _stack(axes, at: int, label: LabelTrace, colours: dict[str, str], look: Theme, room: float) -> None:
     """One label's shares, the largest candidates of the whole merge nearest to the line."""
     above = below = 0.0
     hatch = "///" if label.verdict in _INCOMPLETE else None
@@ -65,9 +67,12 @@ def _stack(axes, at: int, label: LabelTrace, colours: dict[str, str], look: Them
             continue
         bottom = above if share > 0 else below
         axes.bar(at, share, 0.82, bottom=bottom, color=colour, edgecolor=look.background, linewidth=0.6, hatch=hatch)
-        if abs(share) >= _PRINTED:
+        if abs(share) >= room:
+            spot = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}  # keeps the hatching off the number
             ink = ink_on(to_rgb(colour))
-            axes.text(at, bottom + share / 2, short(share), ha="center", va="center", fontsize=6.5, color=ink)
+            axes.text(
+                at, bottom + share / 2, short(share), ha="center", va="center", fontsize=6.5, color=ink, bbox=spot
+            )
         above, below = (above + share, below) if share > 0 else (above, below + share)
 
 
