@@ -21,7 +21,7 @@ from .errors import AnalysisError
 from .grouping import By, describe, group, is_weight
 from .kernels import BASE_TERMS, PAIR_TERMS, kernels
 from .metrics import BASE_METRICS, PAIR_METRICS, base_metrics, pair_metrics
-from .reduce import Blocks, count_not_finite, reduce_aligned
+from .reduce import Blocks, count_not_finite, reduce_aligned, same_bits
 
 # How many elements the sums are over; how many were dropped; whether every bit is the same; whether it is, or would be
 # if the wider side were rounded to the dtype of the narrower one.
@@ -159,7 +159,7 @@ def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) ->
 def _reduction(blocks: Blocks):
     def reduction(tensor: Aligned, piece: Span, rows: Sequence[np.ndarray]) -> np.ndarray:
         out = np.zeros(len(_COLUMNS))
-        identical = tensor.infos[0].dtype == tensor.infos[1].dtype and np.array_equal(rows[0], rows[1])
+        identical = same_bits(rows[:2], [info.dtype.name for info in tensor.infos[:2]]) == (0, 0)
         if not tensor.is_float:
             out[-2:] = identical
             return out
