@@ -21,7 +21,7 @@ _DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp32", "F8_E4M3
 # Names that mean something else in a recipe.
 _TAKEN = ("merge",)
 _STEP = "merged"
-# The share of a merge that may be unexplained while the rest is still worth a recipe.
+# The share of a component that may be unexplained while the rest is still worth a recipe.
 _MOST_MISSING = 0.5
 
 
@@ -53,9 +53,8 @@ def suggest(
     weights = [t for t in labels if t.label != "VAE"]
     order = [*(n for n in paths if n == base), *(n for n in paths if n != base)]
     used = ingredients(weights, order)
-    missing = sum(t.parameters for t in weights if t.verdict in ("incomplete", "unknown"))
     # Shares that go with something unlisted make no recipe.
-    if not used or family is None or missing > _MOST_MISSING * sum(t.parameters for t in weights):
+    if not used or family is None or _mostly_missing(weights):
         return Suggestion(ingredients=tuple(used))
     found = vectors(weights, used)
     varied = _varied(weights, tensors, found, used)
@@ -66,6 +65,17 @@ def suggest(
     recipe |= _vae(labels, inputs, paths, recipe)
     recipe["output"] = {"dtype": _output(labels)}
     return Suggestion(method, words, recipe, tuple(used))
+
+
+def _mostly_missing(labels: Sequence[LabelTrace]) -> bool:
+    """Whether the UNET or a text encoder is, for the most part, not explained."""
+    total: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    for t in labels:
+        total[t.component] = total.get(t.component, 0) + t.parameters
+        if t.verdict in ("incomplete", "unknown"):
+            missing[t.component] = missing.get(t.component, 0) + t.parameters
+    return any(count > _MOST_MISSING * total[component] for component, count in missing.items())
 
 
 def _recipe_name(name: str) -> str:

@@ -16,6 +16,8 @@ _COMPONENTS = {
     "clip_g": "text encoder CLIP-G",
     "vae": "VAE",
 }
+# Errors that are estimates are worth a word when shares are uncertain in the third decimal.
+_ROUGH = 5e-4
 _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 
 
@@ -164,7 +166,7 @@ def _limits(labels: Sequence[LabelTrace], names: Sequence[str]) -> list[str]:
             f"In {_list(t.label for t in unclear)} another choice among these fits as well: any part of such a candidate's "
             "share can be exchanged for its own ingredients in those proportions."
         )
-    if rough := [t for t in labels if t.approximate]:
+    if rough := [t for t in labels if t.approximate and max(t.errors.values(), default=0.0) > _ROUGH]:
         out.append(
             f"Approximate in {_list(t.label for t in rough)}: the candidates differ there by little more than rounding, whose "
             "pattern can shift the shares; their errors are estimates of how far."
