@@ -107,6 +107,7 @@ def _below(root: Path, name: str) -> Path:
         raise FolderError(f"{name or 'an empty name'!r}: name a file below {root}, without `..` and without a drive")
     try:
         path = (root / name).resolve()
+        path.exists()  # a name that is too long shows here
     except (OSError, ValueError, RuntimeError) as error:
         raise FolderError(f"{name}: cannot be followed ({error})") from None
     if not path.is_relative_to(root) or path == root:

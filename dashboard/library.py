@@ -246,7 +246,8 @@ def _read_headers(path: Path) -> dict[str, Any]:
         "what": found.architecture.what,
         "prediction": found.prediction,
         "dtypes": list(found.dtypes),
-        "components": list(found.components),
+        # Two counters of EMA weights are no EMA weights.
+        "components": [c for c in found.components if c != "ema" or found.ema.tensors > 2],
         "parameters": found.total.parameters,
         "merged": found.history is not None,
         "truncated": found.truncation is not None,

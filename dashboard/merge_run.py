@@ -25,36 +25,35 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
     name = st.text_input(
         "Name of the result", key="m.name", placeholder="my-merge", help=f"Written to {folders.output}", **KEEP
     )
+    target, problem = None, complaint
     try:
-        target = folders.target(name) if name else None
+        target = folders.target(name)
     except FolderError as error:
-        st.error(plain(error))
-        target = None
+        problem = problem or str(error)
+        if name:
+            st.error(plain(error))
     overwrite = False
     if target and target.exists():
         st.warning(f"{plain(target.name)} exists already.")
         overwrite = st.checkbox("Replace it", key="m.overwrite")
+        if not overwrite:
+            problem = problem or f"{target.name} exists already: tick Replace it, or choose another name"
     if complaint:
         st.error(plain(complaint))
-    missing = "Type a name for the result first." if not target else complaint
-    blocked = recipe is None or target is None or (target.exists() and not overwrite)
     with st.container(horizontal=True):
-        dry = st.button(
-            "Dry run", disabled=blocked, icon=":material/fact_check:", help=missing or "Reads headers, writes nothing."
-        )
-        run = st.button(
-            "Merge", disabled=blocked, type="primary", icon=":material/merge:", help=missing or "Start the merge."
-        )
-    if not blocked and (dry or run):
-        _start(recipe, target, folders, overwrite, dry)
+        dry = st.button("Dry run", icon=":material/fact_check:", help="Says what would be done; writes nothing.")
+        run = st.button("Merge", icon=":material/merge:", type="primary", help="Starts the merge.")
+    if dry or run:
+        st.session_state.pop("m.dry", None)
+        st.session_state["m.refused"] = problem
+        if not problem:
+            _start(recipe, target, folders, overwrite, dry)
 
 
 def _start(recipe: Recipe, target: Path, folders: Folders, overwrite: bool, dry: bool) -> None:
     """A dry run comes first in any case: what it refuses never becomes a job."""
     from ..merge import Recipe, dry_run
 
-    st.session_state.pop("m.dry", None)
-    st.session_state.pop("m.refused", None)
     try:
         data = runnable(recipe, folders)
         report = dry_run(Recipe.parse(data), target, overwrite=overwrite)

@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from ..checkpoints.architecture import Family
-from ..checkpoints.conventions import CONVENTIONS
+from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.presets import preset_names
 from . import weights_editing as editing
@@ -89,84 +89,88 @@ def _drawing(family: Family) -> str:
 
 
 def _tools(parameter: str, family: Family, weights: Weights) -> None:
-    chosen = [label for label in st.session_state.get("m.selected", ()) if label in weights]
-    labels = chosen or list(weights)
+    chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
+    state = st.session_state
 
-    def change(make: Callable[[], Weights]) -> Callable[[], None]:
+    def change(make: Callable[[Weights, list[str]], Weights]) -> Callable[[], None]:
+        """A button's action. It looks at the controls when it acts: what was typed just before a click counts."""
+
         def act() -> None:
+            now = weights_of(parameter, family)
             try:
-                keep_weights(parameter, make())
+                keep_weights(parameter, make(now, _selected(now) or list(now)))
             except UnetscopeError as error:
-                st.session_state["m.complaint"] = str(error)
+                state["m.complaint"] = str(error)
 
         return act
+
+    def gradient(now: Weights, labels: list[str]) -> Weights:
+        first, last, curve = (state[f"m.gradient.{name}"] for name in ("first", "last", "curve"))
+        return editing.gradient(now, labels, first, last, curve, family)
+
+    def random(now: Weights, labels: list[str]) -> Weights:
+        return editing.randomised(now, labels, *state["m.random.range"], int(state["m.random.seed"]), family)
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         _history_buttons(parameter)
         with st.popover("Set", icon=":material/edit:"):
-            value = st.number_input(f"Weight of {where}", value=_START, step=0.05, format="%.4g", key="m.set", **KEEP)
-            st.button("Set it", on_click=change(lambda: editing.with_value(weights, labels, value)), type="primary")
+            _number(f"Weight of {where}", _START, "m.set")
+            set_it = change(lambda now, labels: editing.with_value(now, labels, state["m.set"]))
+            st.button("Set it", on_click=set_it, type="primary")
             st.slider("Handles in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
         with st.popover("Preset", icon=":material/bookmarks:"):
-            name = st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
-            st.button("Use it", on_click=change(lambda: editing.from_text(name, "supermerger", family)), type="primary")
+            st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
+            use = change(lambda now, labels: editing.from_text(state["m.preset"], DEFAULT_CONVENTION, family))
+            st.button("Use it", on_click=use, type="primary")
         with st.popover("Vector", icon=":material/data_array:"):
-            _paste(change, family)
+            _paste_fields()
+            paste = change(lambda now, labels: editing.from_text(state["m.paste"], state["m.convention"], family))
+            st.button("Use them", on_click=paste, type="primary")
             _copy(weights, family)
         with st.popover("Gradient", icon=":material/gradient:"):
-            first = st.number_input("From", value=0.0, step=0.05, format="%.4g", key="m.gradient.first", **KEEP)
-            last = st.number_input("To", value=1.0, step=0.05, format="%.4g", key="m.gradient.last", **KEEP)
-            curve = st.segmented_control(
-                "Curve", ("linear", "cosine"), default="linear", key="m.gradient.curve", required=True
-            )
+            _number("From", 0.0, "m.gradient.first")
+            _number("To", 1.0, "m.gradient.last")
+            st.selectbox("Curve", ("linear", "cosine"), key="m.gradient.curve", **KEEP)
             st.caption(f"Over {where}, in network order.")
-            st.button(
-                "Apply",
-                on_click=change(lambda: editing.gradient(weights, labels, first, last, curve, family)),
-                type="primary",
-            )
+            st.button("Apply", on_click=change(gradient), type="primary")
         with st.popover("Random", icon=":material/casino:"):
-            low, high = st.slider("Between", -1.0, 2.0, (0.0, 1.0), 0.05, key="m.random.range", **KEEP)
-            seed = st.number_input(
+            st.slider("Between", -1.0, 2.0, (0.0, 1.0), 0.05, key="m.random.range", **KEEP)
+            st.number_input(
                 "Seed", value=1, step=1, key="m.random.seed", help="The same seed, the same weights.", **KEEP
             )
-            make = change(lambda: editing.randomised(weights, labels, low, high, int(seed), family))
-            st.button(f"Randomise {where}", on_click=make, type="primary")
+            st.button(f"Randomise {where}", on_click=change(random), type="primary")
         st.button(
-            "Mirror", icon=":material/flip:", on_click=change(lambda: editing.mirrored(weights, family)),
+            "Mirror", icon=":material/flip:", on_click=change(lambda now, labels: editing.mirrored(now, family)),
             help="Each OUT block takes the weight of the IN block whose skip connection it receives.",
         )  # fmt: skip
-    if complaint := st.session_state.pop("m.complaint", ""):
+    if complaint := state.pop("m.complaint", ""):
         st.error(plain(complaint))
+
+
+def _selected(weights: Weights) -> list[str]:
+    return [label for label in st.session_state.get("m.selected", ()) if label in weights]
+
+
+def _number(label: str, value: float, key: str) -> None:
+    st.number_input(label, value=value, step=0.05, format="%.4g", key=key, **KEEP)
 
 
 def _history_buttons(parameter: str) -> None:
     undo = _undo(parameter)
 
-    def set_to(other: Undo) -> Callable[[], None]:
-        return lambda: st.session_state.update({_key(parameter): other})
+    def go(step: Callable[[Undo], Undo]) -> Callable[[], None]:
+        return lambda: st.session_state.update({_key(parameter): step(_undo(parameter))})
 
-    st.button(":material/undo:", help="Undo", on_click=set_to(undo.back()), disabled=not undo.past)
-    st.button(":material/redo:", help="Redo", on_click=set_to(undo.forward()), disabled=not undo.future)
+    st.button(":material/undo:", help="Undo", on_click=go(Undo.back), disabled=not undo.past)
+    st.button(":material/redo:", help="Redo", on_click=go(Undo.forward), disabled=not undo.future)
 
 
-def _paste(change: Callable, family: Family) -> None:
-    text = st.text_area(
-        "Paste weights",
-        key="m.paste",
-        height=120,
-        placeholder="0,0.1,0.2,... or GRAD_V or IN04-IN08: 0.7; OUT*: 0.3",
-        **KEEP,
-    )
-    convention = st.selectbox(
-        "Convention",
-        list(CONVENTIONS),
-        key="m.convention",
-        format_func=lambda n: f"{n}: {CONVENTIONS[n].about}",
-        **KEEP,
-    )
-    st.button("Use them", on_click=change(lambda: editing.from_text(text, convention, family)), type="primary")
+def _paste_fields() -> None:
+    example = "0,0.1,0.2,... or GRAD_V or IN04-IN08: 0.7; OUT*: 0.3"
+    st.text_area("Paste weights", key="m.paste", height=120, placeholder=example, **KEEP)
+    about = {name: f"{name}: {convention.about}" for name, convention in CONVENTIONS.items()}
+    st.selectbox("Convention", list(CONVENTIONS), key="m.convention", format_func=about.get, **KEEP)
 
 
 def _copy(weights: Weights, family: Family) -> None:

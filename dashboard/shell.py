@@ -52,11 +52,11 @@ def _page(name: str) -> st.Page:
     return st.Page(show, title=title, icon=icon, url_path=name, default=name == "library")
 
 
-def link_to(name: str, label: str) -> None:
-    """A link to another page; plain text where pages run alone, as in tests."""
+def link_to(name: str, label: str, **parameters: str) -> None:
+    """A link to another page, with parameters of its address; plain text where pages run alone, as in tests."""
     page = st.session_state.get("pages", {}).get(name)
     if page:
-        st.page_link(page, label=label, icon=PAGES[name][1])
+        st.page_link(page, label=label, icon=PAGES[name][1], query_params=parameters or None)
     else:
         st.text(label)
 

@@ -201,11 +201,11 @@ def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
 def _actions(entry: Entry, scan: dict[str, Any] | None) -> None:
     columns = st.columns(4)
     with columns[0]:
-        link_to("explore", "Explore its blocks")
+        link_to("explore", "Explore its blocks", of=entry.name)
     with columns[1]:
-        link_to("compare", "Compare it")
+        link_to("compare", "Compare it", a=entry.name)
     with columns[2]:
-        link_to("merge", "Merge it")
+        link_to("merge", "Merge it", a=entry.name)
     if scan is None and columns[3].button("Scan this file", icon=":material/health_and_safety:", width="stretch"):
         scan_files([entry])
         st.rerun()

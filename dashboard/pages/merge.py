@@ -33,6 +33,9 @@ def show() -> None:
         )
         link_to("library", "Go to Library")
         return
+    if named := shelf.named(st.query_params.get("a")):  # a link of the library
+        st.session_state["m.model.a"] = named.name
+        del st.query_params["a"]
     with st.container(horizontal=True, vertical_alignment="center"):
         mode = choose_mode()
         load_panel(shelf)

@@ -1,0 +1,63 @@
+"""A models folder with demo checkpoints, and an app that remembers nothing of the user's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from unetscope.checkpoints.demo import write_demo
+from unetscope.merge import Recipe, merge
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path, monkeypatch):
+    """No test sees or changes the user's settings and jobs."""
+    monkeypatch.setenv("UNETSCOPE_STATE", str(tmp_path / "state"))
+    for name in ("UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def demo_files(tmp_path_factory) -> Path:
+    """Two SD1 checkpoints, one SDXL checkpoint, and a merge of the first two. Not to be changed."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder / "base.safetensors", "sd1", seed=1)
+    write_demo(folder / "tuned.safetensors", "sd1", seed=2, finetune_of=folder / "base.safetensors")
+    write_demo(folder / "wide.safetensors", "sdxl", seed=3)
+    recipe = {
+        "models": {"a": str(folder / "base.safetensors"), "b": str(folder / "tuned.safetensors")},
+        "steps": {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"preset": "GRAD_V", "BASE": 0.25}}},
+    }
+    merge(Recipe.parse(recipe), folder / "merged.safetensors")
+    return folder
+
+
+@pytest.fixture
+def models(demo_files, tmp_path, monkeypatch) -> Path:
+    """A models folder of the test's own with these files, which the app is started with."""
+    folder = tmp_path / "models"
+    shutil.copytree(demo_files, folder)
+    monkeypatch.setenv("UNETSCOPE_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def no_workers(monkeypatch) -> None:
+    """Jobs are queued, and nothing runs them."""
+    monkeypatch.setattr("unetscope.dashboard.jobs.start_worker", lambda lane, force=False: None)
+
+
+@pytest.fixture
+def open_page():
+    """Opens a page: `open_page("library", file="base.safetensors")`; keywords are the address's parameters."""
+
+    def open_it(name: str, **parameters: str) -> AppTest:
+        at = AppTest.from_string(f"from unetscope.dashboard.pages import {name}\n{name}.show()", default_timeout=60)
+        for key, value in parameters.items():
+            at.query_params[key] = value
+        return at.run()
+
+    return open_it

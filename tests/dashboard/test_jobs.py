@@ -1,0 +1,202 @@
+"""Jobs are found on disk by whoever looks, one runs at a time, and each ends in a way that can be told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from tiny import leftovers, load, raw
+
+from unetscope.checkpoints.errors import UnetscopeError
+from unetscope.checkpoints.stream import Cancelled
+from unetscope.dashboard import jobs, scanning, worker
+from unetscope.merge import Recipe, merge
+
+
+def wait_for(own: str, seconds: float = 60) -> jobs.Job:
+    deadline = time.monotonic() + seconds
+    while not jobs.get(own).ended:
+        assert time.monotonic() < deadline, jobs.get(own)
+        time.sleep(0.05)
+    return jobs.get(own)
+
+
+@pytest.fixture
+def task(monkeypatch, no_workers):
+    """Lets a test say what jobs of the kind `scan` do; `worker.work` runs them in this process."""
+    return lambda function: monkeypatch.setattr(scanning, "run_scan", function)
+
+
+def test_a_merge_runs_in_another_process_and_gives_the_engines_bytes(models, tmp_path):
+    recipe = {
+        "models": {"a": str(models / "base.safetensors"), "b": str(models / "tuned.safetensors")},
+        "steps": {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.3}},
+    }
+    job = jobs.submit(
+        "merge", "Merge x", {"recipe": recipe, "output": str(models / "x.safetensors"), "overwrite": False}
+    )
+    job = wait_for(job.id)
+    assert (job.status, job.error) == ("done", "")
+    assert job.share == 1 and job.done == job.total >= job.result["bytes_written"]
+    merge(Recipe.parse(recipe), tmp_path / "same.safetensors")
+    made, same = load(models / "x.safetensors"), load(tmp_path / "same.safetensors")
+    assert {k: raw(t) for k, t in made.items()} == {k: raw(t) for k, t in same.items()}
+    again = wait_for(jobs.submit("merge", "Again", job.arguments).id)
+    assert again.status == "failed" and "exists already" in again.error
+
+
+def test_jobs_run_in_order_one_at_a_time(task):
+    order, running = [], []
+
+    def run(arguments, progress, cancel):
+        running.append(1)
+        assert len(running) == 1
+        order.append(arguments["n"])
+        running.pop()
+        return {"n": arguments["n"]}
+
+    task(run)
+    made = [jobs.submit("scan", f"job {n}", {"n": n}) for n in range(4)]
+    assert [job.status for job in jobs.listed()] == ["queued"] * 4
+    threads = [threading.Thread(target=worker.work, args=("background",)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3]
+    assert [jobs.get(job.id).result for job in made] == [{"n": n} for n in range(4)]
+    assert [job.title for job in jobs.listed()] == ["job 3", "job 2", "job 1", "job 0"]
+
+
+def test_lanes_do_not_wait_for_each_other(task):
+    task(lambda arguments, progress, cancel: {})
+    scan = jobs.submit("scan", "scan", {})
+    other = jobs.submit("gram", "gram", {"files": []})
+    worker.work("background")
+    assert (jobs.get(scan.id).status, jobs.get(other.id).status) == ("done", "queued")
+
+
+def test_progress_is_on_disk_with_rate_and_time_left(task):
+    seen = []
+
+    def run(arguments, progress, cancel):
+        progress(0, 1000, "first")
+        time.sleep(0.5)
+        progress(400, 1000, "second")
+        seen.append(jobs.listed()[0])
+        return {}
+
+    task(run)
+    jobs.submit("scan", "scan", {})
+    worker.work("background")
+    (job,) = seen
+    assert (job.status, job.done, job.total, job.doing, job.share) == ("running", 400, 1000, "second", 0.4)
+    assert job.left == pytest.approx(600 / job.rate)
+
+
+def test_a_running_job_stops_when_asked_and_a_waiting_one_never_starts(task):
+    started = threading.Event()
+
+    def run(arguments, progress, cancel):
+        started.set()
+        assert cancel.wait(10)
+        raise Cancelled("cancelled")
+
+    task(run)
+    first, second = jobs.submit("scan", "first", {}), jobs.submit("scan", "second", {})
+    thread = threading.Thread(target=worker.work, args=("background",))
+    thread.start()
+    assert started.wait(10)
+    jobs.cancel(second.id)
+    assert jobs.get(second.id).status == "cancelled"
+    jobs.cancel(first.id)
+    assert jobs.get(first.id).stopping or jobs.get(first.id).ended
+    thread.join(10)
+    assert jobs.get(first.id).status == jobs.get(second.id).status == "cancelled"
+
+
+def test_failures_are_sentences_and_faults_of_the_program_keep_their_traceback(task):
+    def mistake(arguments, progress, cancel):
+        raise UnetscopeError("x.safetensors: is no checkpoint; choose another")
+
+    def fault(arguments, progress, cancel):
+        raise ZeroDivisionError("oops")
+
+    task(mistake)
+    first = jobs.submit("scan", "first", {})
+    worker.work("background")
+    task(fault)
+    second = jobs.submit("scan", "second", {})
+    worker.work("background")
+    assert jobs.get(first.id).error == "x.safetensors: is no checkpoint; choose another"
+    assert "ZeroDivisionError: oops" in jobs.get(second.id).error
+    assert "Traceback" in (jobs.get(second.id).folder / "log.txt").read_text()
+
+
+def test_a_job_whose_process_was_killed_is_marked_and_the_next_one_runs(task, monkeypatch):
+    job = jobs.submit("scan", "dies", {})
+    waits = jobs.submit("scan", "waits", {})
+    code = (
+        "import time\n"
+        "from unetscope.dashboard import jobs, worker\n"
+        f"lock = jobs.lane_lock('background'); assert lock.acquire()\n"
+        f"jobs.record_state(jobs.get({job.id!r}).folder, status='running', started=time.time())\n"
+        "print('ready', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    jobs.tend()
+    assert jobs.get(job.id).status == "running"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    started = []
+    monkeypatch.setattr(jobs, "start_worker", lambda lane, force=False: started.append(lane))
+    jobs.tend()
+    assert jobs.get(job.id).status == "failed" and jobs.get(job.id).error == jobs.DIED
+    assert started == ["background"]
+    task(lambda arguments, progress, cancel: {})
+    worker.work("background")
+    assert jobs.get(waits.id).status == "done"
+
+
+def test_the_same_work_is_not_queued_twice(no_workers):
+    first = jobs.submit("gram", "measure", {"files": []}, identity="x")
+    assert jobs.submit("gram", "measure", {"files": []}, identity="x").id == first.id
+    jobs.cancel(first.id)
+    assert jobs.submit("gram", "measure", {"files": []}, identity="x").id != first.id
+
+
+def test_records_of_others_and_damaged_ones_are_passed_over(no_workers, tmp_path):
+    job = jobs.submit("scan", "scan", {})
+    (jobs.jobs_folder() / "notes").mkdir()
+    damaged = jobs.jobs_folder() / "20200101-000000-abcdef123"
+    damaged.mkdir()
+    (damaged / "job.json").write_text('{"kind": "sc')
+    (job.folder / "state.json").write_text("[]")
+    assert [one.id for one in jobs.listed()] == [job.id]
+    assert jobs.get("../../etc") is None and jobs.get("") is None
+    jobs.forget(job.id)
+    assert jobs.get(job.id).status == "queued"
+    jobs.cancel(job.id)
+    jobs.forget(job.id)
+    assert jobs.listed() == []
+
+
+def test_a_cancelled_merge_leaves_nothing_behind(models, no_workers):
+    recipe = {
+        "models": {"a": str(models / "base.safetensors"), "b": str(models / "tuned.safetensors")},
+        "steps": {"mix": {"method": "weighted_sum", "inputs": ["a", "b"]}},
+    }
+    before = sorted(path.name for path in models.iterdir())
+    job = jobs.submit("merge", "Merge x", {"recipe": recipe, "output": str(models / "x.safetensors")})
+    jobs.record_state(job.folder, status="running")
+    jobs.cancel(job.id)
+    worker.run(jobs.get(job.id))
+    assert jobs.get(job.id).status in ("cancelled", "done")
+    if jobs.get(job.id).status == "cancelled":
+        assert sorted(path.name for path in models.iterdir()) == before
+    assert leftovers(models) == []

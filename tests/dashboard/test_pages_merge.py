@@ -1,0 +1,202 @@
+"""The Merge page: controls to recipe to job, and back. Clicks in the diagram itself are tested in a browser."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from tiny import load, raw
+
+from unetscope.checkpoints import open_checkpoint, place
+from unetscope.dashboard import jobs, worker
+from unetscope.dashboard.weights_editing import even
+from unetscope.merge import Recipe, merge
+
+SD1 = even("sd1", 0.5)
+
+
+def texts(at) -> str:
+    said = (
+        str(e.value) for kind in ("markdown", "caption", "info", "warning", "error", "success") for e in at.get(kind)
+    )
+    return "\n".join(said).replace("\\", "")
+
+
+def recipe_of(at) -> dict:
+    """The recipe that the page shows."""
+    return yaml.safe_load(next(code.value for code in at.code if code.value.startswith("models:")))
+
+
+def button(at, label: str):
+    return next(b for b in at.button if b.label == label)
+
+
+@pytest.fixture
+def page(models, no_workers, open_page):
+    """The page with base as A and tuned as B, and a name for the result."""
+    at = open_page("merge")
+    assert not at.exception
+    at.selectbox(key="m.model.b").set_value("tuned.safetensors")
+    at.text_input(key="m.name").set_value("out")
+    return at.run()
+
+
+def test_two_models_and_even_weights_are_a_recipe_at_once(page):
+    assert recipe_of(page) == {
+        "models": {"a": "base.safetensors", "b": "tuned.safetensors"},
+        "steps": {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.5}},
+        "result": "mix",
+    }
+
+
+def test_models_of_another_architecture_are_not_offered_for_b(page):
+    assert "wide.safetensors" in page.selectbox(key="m.model.a").options
+    assert "wide.safetensors" not in page.selectbox(key="m.model.b").options
+    page.selectbox(key="m.model.a").set_value("wide.safetensors").run()
+    assert page.selectbox(key="m.model.b").options == ["wide.safetensors"]
+    assert not page.exception
+
+
+def test_tools_change_the_weights_and_undo_takes_them_back(page):
+    page.selectbox(key="m.preset").set_value("GRAD_V")
+    button(page, "Use it").click().run()
+    alpha = recipe_of(page)["steps"]["mix"]["alpha"]
+    assert (alpha["IN00"], alpha["M00"], alpha["OUT11"]) == (1.0, 0.0, 1.0)
+    button(page, "Mirror").click().run()
+    assert recipe_of(page)["steps"]["mix"]["alpha"]["OUT00"] == alpha["IN11"]
+    page.text_area(key="m.paste").set_value("IN05: 0.9")
+    button(page, "Use them").click().run()
+    assert recipe_of(page)["steps"]["mix"]["alpha"]["IN05"] == 0.9
+    for _ in range(3):
+        button(page, ":material/undo:").click().run()
+    assert recipe_of(page)["steps"]["mix"]["alpha"] == 0.5
+    assert button(page, ":material/undo:").disabled
+    button(page, ":material/redo:").click().run()
+    assert recipe_of(page)["steps"]["mix"]["alpha"]["IN00"] == 1.0
+    assert not page.exception
+
+
+def test_wrong_weights_are_a_sentence_and_change_nothing(page):
+    page.text_area(key="m.paste").set_value("1,2,3")
+    button(page, "Use them").click().run()
+    assert "3 values" in texts(page)
+    assert recipe_of(page)["steps"]["mix"]["alpha"] == 0.5
+
+
+def test_a_dry_run_writes_nothing_and_tells_what_would_happen(page, models):
+    before = sorted(models.iterdir())
+    button(page, "Dry run").click().run()
+    assert "Nothing was written" in texts(page)
+    shares = next(d.value for d in page.dataframe if "base (%)" in d.value.columns or "a (%)" in d.value.columns)
+    assert set(shares["label"]) >= {"CLIP_L", "IN05", "OUT", "VAE"}
+    assert sorted(models.iterdir()) == before and jobs.listed("merge") == []
+
+
+def test_the_merge_becomes_a_job_whose_file_is_the_engines(page, models, tmp_path):
+    button(page, "Merge").click().run()
+    (job,) = jobs.listed("merge")
+    worker.work("merge")
+    page.run()
+    assert "Wrote" in texts(page)
+    recipe = Recipe.parse(recipe_of(page)).relative_to(models)
+    merge(recipe, tmp_path / "same.safetensors")
+    made, same = load(models / "out.safetensors"), load(tmp_path / "same.safetensors")
+    assert {k: raw(t) for k, t in made.items()} == {k: raw(t) for k, t in same.items()}
+    assert jobs.get(job.id).result["models"] == {"a": "base.safetensors", "b": "tuned.safetensors"}
+
+
+def test_one_blocks_weight_changes_that_blocks_tensors_and_nothing_else(page, models):
+    button(page, "Merge").click().run()
+    page.text_area(key="m.paste").set_value("default: 0.5; IN05: 0.9; OUT: 0.5; TIME_EMBED: 0.5")
+    button(page, "Use them").click().run()
+    page.text_input(key="m.name").set_value("other").run()
+    button(page, "Merge").click().run()
+    worker.work("merge")
+    first, second = load(models / "out.safetensors"), load(models / "other.safetensors")
+    changed = {key for key in first if raw(first[key]) != raw(second[key])}
+    assert changed and {place(key).label for key in changed} == {"IN05"}
+
+
+def test_an_existing_file_is_replaced_only_when_that_is_said(page, models):
+    page.text_input(key="m.name").set_value("merged").run()
+    assert "exists already" in texts(page)
+    button(page, "Merge").click().run()
+    assert "tick Replace it" in texts(page) and jobs.listed("merge") == []
+    page.checkbox(key="m.overwrite").check().run()
+    button(page, "Merge").click().run()
+    (job,) = jobs.listed("merge")
+    assert job.arguments["overwrite"] is True
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "C:\\out", "no/such/folder/out", "a:b"])
+def test_names_that_leave_the_output_folder_are_refused(page, name):
+    page.text_input(key="m.name").set_value(name).run()
+    button(page, "Merge").click().run()
+    assert page.error and not page.exception and jobs.listed("merge") == []
+
+
+def test_the_recipe_of_an_existing_merge_comes_back_into_the_controls(page, models):
+    page.selectbox(key="m.repeat").set_value("merged.safetensors").run()
+    button(page, "Load its recipe").click().run()
+    assert not page.exception and "loaded into the controls" in texts(page)
+    alpha = recipe_of(page)["steps"]["mix"]["alpha"]
+    assert (alpha["IN00"], alpha["M00"], alpha["CLIP_L"]) == (1.0, 0.0, 0.25)
+    assert page.selectbox(key="m.model.b").value == "tuned.safetensors"
+
+
+def test_a_recipe_with_several_steps_is_loaded_as_text_and_runs(page, models, tmp_path):
+    recipe = {
+        "models": {"a": "base.safetensors", "b": "tuned.safetensors"},
+        "steps": {
+            "x": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.2},
+            "y": {"method": "weighted_sum", "inputs": ["x", "b"], "alpha": 0.3},
+        },
+    }
+    page.segmented_control(key="m.mode").set_value("Recipe as text").run()
+    page.text_area(key="m.text").set_value(yaml.safe_dump(recipe)).run()
+    button(page, "Merge").click().run()
+    worker.work("merge")
+    with open_checkpoint(models / "out.safetensors") as made:
+        assert yaml.safe_load(made.metadata["unetscope.recipe"])["steps"].keys() == {"x", "y"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "models: {a: /etc/passwd}\nsteps: {m: {method: copy, inputs: [a]}}", "- 1"]
+)
+def test_recipes_that_cannot_run_are_a_sentence(page, text):
+    page.segmented_control(key="m.mode").set_value("Recipe as text").run()
+    page.text_area(key="m.text").set_value(text)
+    button(page, "Merge").click().run()
+    assert page.error and not page.exception and jobs.listed("merge") == []
+
+
+def test_every_method_of_the_registry_has_controls(models, no_workers, open_page):
+    at = open_page("merge")
+    names = at.selectbox(key="m.method").options
+    assert len(names) >= 8
+    for name in names:
+        at.selectbox(key="m.method").set_value(name.replace(" ", "_")).run()
+        assert not at.exception, name
+        if any(widget.key == "m.models" for widget in at.multiselect):
+            at.multiselect(key="m.models").set_value(["base.safetensors", "tuned.safetensors"]).run()
+        assert recipe_of(at)["steps"]["mix"]["method"] == name.replace(" ", "_")
+
+
+def test_distances_are_measured_by_a_job_and_then_predicted(page, models, monkeypatch):
+    (job,) = jobs.listed("gram")
+    worker.work("analysis")
+    assert jobs.get(job.id).status == "done"
+    seen = {}
+    from unetscope.dashboard import merge_weights
+
+    real = merge_weights.unet_diagram
+    monkeypatch.setattr(
+        merge_weights, "unet_diagram", lambda svg, **options: seen.update(options) or real(svg, **options)
+    )
+    page.run()
+    assert set(seen["gram"]["labels"]) >= set(SD1)
+    assert (seen["gram"]["at_zero"], seen["gram"]["per_weight"]) == ([1.0, 0.0], [-1.0, 1.0])
+
+
+def test_an_empty_library_leads_to_the_demo_checkpoints(tmp_path, monkeypatch, no_workers, open_page):
+    monkeypatch.setenv("UNETSCOPE_MODELS", str(tmp_path))
+    assert "Library makes demo checkpoints" in texts(open_page("merge"))
