@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Merge checkpoints: by a recipe, or
 
 _BLOCKS_HELP = (
     "Alpha block by block: a vector (0,0.1,...), a preset (GRAD_V), @file, or lines ('IN04-IN08: 0.7; OUT*: 0.3'). "
-    "What it leaves open has --alpha."
+    "What it leaves open has --alpha: a preset's text encoders, labels that no line names."
 )
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")]
@@ -264,7 +264,8 @@ def _plain_weights(text: str) -> Any:
 
 
 def _blocks(text: str, alpha: Any) -> Any:
-    """Block weights, with --alpha for what they leave open: the text encoders of a vector, unnamed labels of lines."""
+    """Block weights, with --alpha for what they leave open: the text encoders of a preset or vector, labels that no line names."""
+    from ..checkpoints.conventions import MBW_20, MBW_26
     from ..merge import RecipeError
 
     blocks = _plain_weights(text)
@@ -276,6 +277,10 @@ def _blocks(text: str, alpha: Any) -> Any:
         return {"default": alpha, **blocks} if not {"preset", "vector"} & set(blocks) else {"base": alpha, **blocks}
     if isinstance(blocks, int | float):
         raise RecipeError("--alpha and --blocks are both numbers; give one of them")
+    if isinstance(blocks, list) and len(blocks) in (len(MBW_26), len(MBW_20), len(MBW_20) + 1):
+        raise RecipeError(
+            f"--alpha and --blocks: the vector of {len(blocks)} values begins with BASE; leave --alpha out"
+        )
     return {"vector" if isinstance(blocks, list) else "preset": blocks, "base": alpha}
 
 

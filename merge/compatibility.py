@@ -9,7 +9,7 @@ from ..checkpoints.tensors import Shape
 from .errors import MergeError
 
 # Where the number of input channels shows: the only tensor in which an inpainting UNET differs in shape.
-_FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
@@ -42,7 +42,9 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
 def check_predictions(
     checkpoints: Sequence[Checkpoint], names: Sequence[str], mix: bool
 ) -> tuple[str | None, list[str]]:
-    """What the result predicts (that of the first model that says so), and what to warn of.
+    """What the result predicts, and what to warn of, from the models that its UNET is made of.
+
+    That is what the first of them says; an SD2 file that says nothing follows the others when they agree.
 
     SD1 and SDXL files without a mark predict epsilon; an SD2 file without one may be either.
 
@@ -65,7 +67,10 @@ def check_predictions(
     notes = [f"the models predict differently ({told})"] if len(kinds) > 1 else []
     if unmarked and kinds:
         notes.append(f"nothing says what {', '.join(unmarked)} predicts; the others: {told}")
-    return next((c.prediction for c in checkpoints if c.prediction), None), notes
+    first = next((c for c in checkpoints if "unet" in c.components), None)
+    if first is not None and first.prediction is None and first.architecture.family == "sd2" and len(kinds) == 1:
+        return next(iter(kinds)), notes
+    return first.prediction if first is not None else None, notes
 
 
 def common_shape(key: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
@@ -80,9 +85,9 @@ def common_shape(key: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, 
         if shape == first:
             continue
         same_but_channels = len(shape) == len(first) == 4 and (shape[0], *shape[2:]) == (first[0], *first[2:])
-        if key == _FIRST_CONV and same_but_channels and shape[1] < first[1]:
+        if key == FIRST_CONV and same_but_channels and shape[1] < first[1]:
             widened = True
-        elif key == _FIRST_CONV and same_but_channels:
+        elif key == FIRST_CONV and same_but_channels:
             raise MergeError(
                 f"{other} takes {shape[1]} input channels and {name} takes {first[1]}: make {other} the first model of the "
                 "merge; its extra channels are kept"

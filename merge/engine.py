@@ -155,7 +155,7 @@ def _result(plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faul
     if tensor.copied:
         ((index, info),) = tensor.inputs.items()
         plan.checkpoints[index].read_raw(info, piece.start, piece.stop, out)
-        if tensor.dtype.is_float:
+        if tensor.dtype.is_float and not tensor.buffer:
             _check_copy(tensor, index, out, faults)
         return out
     models, dtypes = tensor.form.linear_models(), {i.dtype for i in tensor.inputs.values()}

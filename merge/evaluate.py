@@ -115,7 +115,10 @@ class Faults:
 
     def repairs(self) -> list[str]:
         """What was repaired, in sentences, for the report."""
-        how = {"zero": "counted as 0", "copy": "replaced by the first finite input"}.get(self._nan, "")
+        how = {
+            "zero": "counted as 0",
+            "copy": "replaced by the first input that is finite there and has a share (0 where none is)",
+        }.get(self._nan, "")
         said = [f"{name}: NaN or infinite values {how}: {_listed(found)}" for name, found in self._inputs.items()]
         if self._results:
             said.append(f"results too large for the output, clamped: {_listed(self._results)}")

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints.architecture import FAMILY_NAMES
 from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS, place
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.stream import default_threads, piece_length
 from ..checkpoints.tensors import Shape
 from .collapse import Collapse
-from .compatibility import check_architectures, check_predictions, common_shape
+from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
 from .errors import MergeError
 from .forms import Form, Model
 from .recipe import MERGED, Recipe
@@ -68,7 +69,13 @@ class TensorPlan:
     def copied(self) -> bool:
         """Whether the stored bytes of one model are the result as they are."""
         source = self.form.single
-        return source is not None and not self.positions and self.inputs[source.index].dtype == self.dtype
+        plain = source is not None and not self.positions and not self.widened
+        return plain and self.inputs[source.index].dtype == self.dtype
+
+    @property
+    def buffer(self) -> bool:
+        """Whether it is a schedule buffer, marker or unknown key: copied as it is, infinities and all."""
+        return place(self.key).component in _BUFFERS
 
 
 @dataclass
@@ -188,11 +195,12 @@ class _Planner:
     # -- the plan -------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        main = self.models_of(self.recipe.result)
+        unets = self.models_of(self.source("unet")[0])
+        main = list(dict.fromkeys([*self.models_of(self.recipe.result), *unets]))
         family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
         self.family = family
         prediction, notes = check_predictions(
-            [self.checkpoints[i] for i in main], [self.names[i] for i in main], self.recipe.output.mix_predictions
+            [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
         )
         self.warnings += notes
         self.collapse = Collapse(self.recipe, family, self.index)
@@ -208,6 +216,11 @@ class _Planner:
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)
         models = self.models_of(source)
+        foreign = component.upper() in TEXT_LABELS and component.upper() not in TEXT_ENCODERS[self.family]
+        if foreign and component in self.recipe.components:
+            raise MergeError(f"components.{component}: {FAMILY_NAMES[self.family]} has no such text encoder")
+        if foreign and asked:  # `text_encoders` of another architecture: those that this one has
+            return
         keys: dict[str, None] = {}
         for i in models:
             for key, info in self.checkpoints[i].tensors.items():
@@ -218,8 +231,13 @@ class _Planner:
         ):
             held = ", ".join(self.names[i] for i in models)
             raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
+        if foreign and keys:
+            self.warnings.append(f"{component} is left out: {FAMILY_NAMES[self.family]} has no such text encoder")
+            return
+        # Of files that hold nothing else, the VAE is what is meant.
+        alone = all(self.checkpoints[i].components == {"vae"} for i in models)
         for key in keys:
-            form = self.collapse.form(source, key, merge_vae=asked)
+            form = self.collapse.form(source, key, merge_vae=asked or alone)
             yield self._tensor(key, form, models, dtype_named_or_none(self.recipe.output.dtype))
 
     def _renamed(self, key: str, component: str) -> str:
@@ -257,6 +275,9 @@ class _Planner:
         )
         if positions:
             return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, positions=True)
+        if key == FIRST_CONV and any(info.shape != first.shape for info in found.values()):
+            # The first model's extra input channels are kept even where its share is 0.
+            found = {owner: first, **found}
         shape, widened = common_shape(key, [(self.names[i], info.shape) for i, info in found.items()])
         # `keep` and tensors that are no floats keep the dtype of the first model that has them.
         out = dtype if dtype is not None and first.dtype.is_float else first.dtype

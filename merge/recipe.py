@@ -54,7 +54,7 @@ class Output(_Strict):
         dtype: of the merged weights; `keep` takes each tensor's dtype from the first model that has it. Buffers keep theirs.
         position_ids: `restore` writes them as integers 0..76; `keep` does so only where they are floats.
         nan: a NaN or infinity in an input is refused (`error`), counted as 0 (`zero`), or replaced by the value of the first
-            input that is finite there (`copy`).
+            input with a share in the tensor that is finite there, 0 where none is (`copy`). Schedule buffers are exempt.
         overflow: a result beyond the range of `dtype` is refused (`error`) or becomes its largest value (`clamp`).
         mix_predictions: allow inputs that predict differently (epsilon and v).
     """

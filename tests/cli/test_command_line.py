@@ -270,3 +270,35 @@ def test_names_in_another_encoding_are_written_and_refused_as_models_in_a_senten
     assert "not in UTF-8" in err
     code, _, err = run("merge", "copy", "a.safetensors", "-o", os.fsdecode(b"\xe9.safetensors"))
     assert code == 0, err
+
+
+def test_alpha_beside_a_vector_with_a_base_of_its_own_is_refused(here, run):
+    vector = ",".join(["0.9"] + ["0"] * 25)
+    code, _, err = run(
+        "merge",
+        "weighted-sum",
+        "a.safetensors",
+        "b.safetensors",
+        "-o",
+        "x.safetensors",
+        "--blocks",
+        vector,
+        "--alpha",
+        0.5,
+    )
+    assert code == 2 and "begins with BASE" in err
+    _, out, _ = run(
+        "merge",
+        "weighted-sum",
+        "a.safetensors",
+        "b.safetensors",
+        "-o",
+        "x.safetensors",
+        "--blocks",
+        vector,
+        "--dry-run",
+        "--json",
+    )
+    assert next(row for row in json.loads(out)["labels"] if row["label"] == "CLIP_L")["shares"]["b"] == pytest.approx(
+        0.9
+    )
