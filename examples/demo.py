@@ -17,6 +17,10 @@ FOLDER = Path("demo")
 STEPS = [
     ("What is in a file?", "inspect demo/sd1-photo.safetensors"),
     (
+        "The UNET with its block labels, and the weights of a preset",
+        "diagram sdxl --weights GRAD_V -o demo/sdxl.svg --overwrite",
+    ),
+    (
         "The mean of three fine-tunes, each with the same weight",
         "merge uniform demo/sd1-ink.safetensors demo/sd1-photo.safetensors demo/sd1-anime.safetensors"
         " -o demo/merged-uniform.safetensors --overwrite",
@@ -27,6 +31,27 @@ STEPS = [
         " -o demo/merged-mbw.safetensors --overwrite --save-recipe demo/merged-mbw.yaml",
     ),
     ("The same from a recipe", "merge run examples/recipes/mbw.yaml -o demo/merged-recipe.safetensors --overwrite"),
+    ("A recipe as a picture", "diagram examples/recipes/one_more_thing.yaml -o demo/recipe.svg --overwrite"),
+    (
+        "What did a fine-tune change, block by block?",
+        "diff demo/sd1-base.safetensors demo/sd1-photo.safetensors"
+        " --heatmap demo/changed.png --diagram demo/changed.svg --overwrite",
+    ),
+    (
+        "Will these two merge well?",
+        "diff demo/sd1-ink.safetensors demo/sd1-photo.safetensors --base demo/sd1-base.safetensors --by component",
+    ),
+    (
+        "How do many models lie to each other?",
+        "compare demo/sd1-base.safetensors demo/sd1-ink.safetensors demo/sd1-photo.safetensors demo/sd1-anime.safetensors"
+        " demo/sd1-old.ckpt --plot demo/compared",
+    ),
+    (
+        "Where does a merge come from? Its recipe is recovered from the weights alone",
+        "trace demo/merged-mbw.safetensors"
+        " --among demo/sd1-ink.safetensors demo/sd1-photo.safetensors demo/sd1-anime.safetensors"
+        " --plot demo/traced.png --overwrite",
+    ),
     (
         "An old .ckpt in fp32, opened without running its pickle, as fp16",
         "convert demo/sd1-old.ckpt demo/sd1-old-fp16.safetensors --dtype fp16 --prune --overwrite",
@@ -46,8 +71,8 @@ def main() -> None:
         print(f"\n--- {title}\n$ unetscope {command}", flush=True)
         subprocess.run([sys.executable, "-m", "unetscope", *shlex.split(command)], check=True)
     print(f"\nDone in {time.perf_counter() - began:.0f} s. In {FOLDER.resolve()}:")
-    for path in sorted(FOLDER.iterdir()):
-        print(f"  {path.name:32} {path.stat().st_size / 1e6:8.2f} MB")
+    for path in sorted(p for p in FOLDER.rglob("*") if p.is_file()):
+        print(f"  {path.relative_to(FOLDER).as_posix():32} {path.stat().st_size / 1e6:8.2f} MB")
 
 
 if __name__ == "__main__":
