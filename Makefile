@@ -4,10 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format diagrams notebooks wheel bench clean
+.PHONY: demo app test lint format diagrams notebooks wheel bench clean
 
 demo: $(VENV)/.core
 	$(PY) examples/demo.py
+
+app: $(VENV)/.app
+	$(VENV)/bin/unetscope app
 
 test: $(VENV)/.test
 	$(PY) -m pytest -n auto
@@ -36,6 +39,11 @@ clean:
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.app: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[app]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt

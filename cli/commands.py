@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from . import analysing, converting, drawing, listing, looking, making, merging, tracing
+from . import app as dashboard
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,7 @@ app.command("methods")(listing.methods)
 app.command("presets")(listing.presets)
 app.command("diagram")(drawing.diagram)
 app.command("layers")(drawing.layers)
+app.command("app")(dashboard.app)
 app.command("demo-checkpoint")(making.demo_checkpoint)
 app.add_typer(merging.app, name="merge")
 
