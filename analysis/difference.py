@@ -21,7 +21,7 @@ from .errors import AnalysisError
 from .grouping import By, describe, group, is_weight
 from .kernels import BASE_TERMS, PAIR_TERMS, kernels
 from .metrics import BASE_METRICS, PAIR_METRICS, base_metrics, pair_metrics
-from .reduce import Blocks, count_not_finite, reduce_aligned, same_bits
+from .reduce import Blocks, reduce_aligned, same_bits
 
 # How many elements the sums are over; how many were dropped; whether every bit is the same; whether it is, or would be
 # if the wider side were rounded to the dtype of the narrower one.
@@ -163,23 +163,32 @@ def _reduction(blocks: Blocks):
         if not tensor.is_float:
             out[-2:] = identical
             return out
-        pair, base = out[: len(PAIR_TERMS)], out[len(PAIR_TERMS) : -len(_REST)]
-        finite = not any(count_not_finite(row, info.dtype) for row, info in zip(rows, tensor.infos, strict=True))
         equal, at = identical or _dtypes_differ(tensor), 0
         for values in blocks.split(tensor, rows):
             if equal and not identical:
                 equal = _equal_rounded(tensor, values, rows, at)
             at += values.shape[1]
-            if not finite:
+            sums = _sums(values)
+            if not np.isfinite(sums).all():
                 values = np.ascontiguousarray(values[:, np.isfinite(values).all(axis=0)])
+                sums = _sums(values)
+            largest = max(out[_MAX], sums[_MAX])
+            out[: sums.size] += sums
+            out[_MAX] = largest
             out[-4] += values.shape[1]
-            kernels().pair_sums(values[0], values[1], pair)
-            if len(values) == 3:
-                kernels().base_sums(values[0], values[1], values[2], base)
         out[-3:] = piece.elements - out[-4], identical, equal
         return out
 
     return reduction
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """The terms of a block: of the pair, and of the pair and its base when there are three rows."""
+    sums, pairs = np.zeros(len(PAIR_TERMS) + len(BASE_TERMS)), len(PAIR_TERMS)
+    kernels().pair_sums(values[0], values[1], sums[:pairs])
+    if len(values) == 3:
+        kernels().base_sums(values[0], values[1], values[2], sums[pairs:])
+    return sums
 
 
 def _dtypes_differ(tensor: Aligned) -> bool:

@@ -1,7 +1,7 @@
-"""The compiled sums: one walk over values that are still in cache. Inputs are finite, 1-D, float32 or float64.
+"""The compiled sums: one walk over values that are still in cache. Inputs are 1-D, float32 or float64.
 
-Sums run in as many lanes as the processor has (`fastmath`), so their last digits may differ from machine to machine; on one
-machine they are always the same. `kernels_numpy` says the same in numpy.
+Sums run in as many lanes as the processor has (reassociation is allowed), so their last digits may differ from machine to
+machine; on one machine they are always the same. `kernels_numpy` says the same in numpy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from numba import njit
 from .kernels_numpy import BINS, SHIFT
 
 _TILE = 512
+# Additions may change their order; NaN and infinities keep their meaning, so that sums tell of them.
+_SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
 def pair_sums(a, b, out):
     """Add to `out` what `PAIR_TERMS` names."""
     aa = bb = ab = dd = total = 0.0
@@ -46,7 +48,7 @@ def pair_sums(a, b, out):
     out[7] += flipped
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
 def base_sums(a, b, c, out):
     """Add to `out` what `BASE_TERMS` names."""
     cc = pp = qq = pq = conflict = common = 0.0
@@ -69,7 +71,7 @@ def base_sums(a, b, c, out):
     out[5] += common
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
 def value_sums(x, normal, fp16_limit, out):
     """Add to `out` what `VALUE_TERMS` names."""
     total = squares = sizes = 0.0
@@ -118,7 +120,7 @@ def histogram(x, counts):
         counts[j] += other[j]
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
 def gram(values, size, out):
     """Add to `out` (N, N) the inner products of the first `size` columns of `values` (N, L)."""
     count = values.shape[0]

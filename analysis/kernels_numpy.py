@@ -1,6 +1,7 @@
 """The sums of a piece in numpy: what they are, and how they are worked out where the compiled ones do not run.
 
-Inputs are finite, 1-D, float32 or float64; arithmetic is float64.
+Inputs are 1-D, float32 or float64; arithmetic is float64. Where an input is not finite, sums of squares are not either, and
+the other terms mean nothing.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ BINS = 1 << (32 - SHIFT)
 def pair_sums(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """Add to `out` what `PAIR_TERMS` names."""
     x, y = a.astype(np.float64), b.astype(np.float64)
-    d = y - x
-    size = np.abs(d)
-    out[:5] += x @ x, y @ y, x @ y, d @ d, size.sum()
-    out[5] = max(out[5], size.max(initial=0.0))
-    out[6] += np.count_nonzero(d)
-    out[7] += np.count_nonzero(x * y < 0)
+    with np.errstate(invalid="ignore"):
+        d = y - x
+        size = np.abs(d)
+        out[:5] += x @ x, y @ y, x @ y, d @ d, size.sum()
+        out[5] = max(out[5], size.max(initial=0.0))
+        out[6] += np.count_nonzero(d)
+        out[7] += np.count_nonzero(x * y < 0)
 
 
 def base_sums(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
     """Add to `out` what `BASE_TERMS` names."""
     z = c.astype(np.float64)
-    p, q = a - z, b - z
-    small = np.minimum(np.abs(p), np.abs(q))
-    out += z @ z, p @ p, q @ q, p @ q, small[p * q < 0].sum(), small.sum()
+    with np.errstate(invalid="ignore"):
+        p, q = a - z, b - z
+        small = np.minimum(np.abs(p), np.abs(q))
+        out += z @ z, p @ p, q @ q, p @ q, small[p * q < 0].sum(), small.sum()
 
 
 def value_sums(x: np.ndarray, normal: float, fp16_limit: float, out: np.ndarray) -> None:

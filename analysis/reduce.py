@@ -145,15 +145,6 @@ def decode64(raw: np.ndarray, dtype: DType, out: np.ndarray, scratch: np.ndarray
     out[:] = scratch[: out.size]
 
 
-def count_not_finite(raw: np.ndarray, dtype: DType) -> int:
-    """How many values of a piece are NaN or infinite."""
-    if not dtype.is_float:
-        return 0
-    if dtype.name == "F64":
-        return int(np.count_nonzero(~np.isfinite(raw.view(np.float64))))
-    return int(codec.kernel().count_bad(codec.stored(raw, dtype), np.finfo(np.float32).max))
-
-
 def same_bits(rows: Sequence[np.ndarray], dtypes: Sequence[str]) -> tuple[int, ...]:
     """For each row the first row that holds the same bytes in the same dtype: (0, 0, 2) when the third one differs."""
     first: list[int] = []

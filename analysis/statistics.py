@@ -185,10 +185,21 @@ def _reduction(blocks: Blocks):
 
 
 def _add(values: np.ndarray, dtype: DType, out: np.ndarray, histogram: np.ndarray) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
+    sums = _sums(values, dtype)
+    if not np.isfinite(sums[1]):
         out[-2:] += np.count_nonzero(np.isnan(values)), np.count_nonzero(np.isinf(values))
-        values = values[finite]
+        values = values[np.isfinite(values)]
+        sums = _sums(values, dtype)
+    low, high = min(out[_MIN], sums[_MIN]), max(out[_MAX], sums[_MAX])
+    out[: sums.size] += sums
+    out[_EXTREMES] = low, high
     out[-3] += values.size
-    kernels().value_sums(values, _NORMAL[dtype.name], _FP16_LIMIT, out[: len(VALUE_TERMS)])
     kernels().histogram(values.astype(np.float32, copy=False), histogram)
+
+
+def _sums(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """The terms of a block."""
+    sums = np.zeros(len(VALUE_TERMS))
+    sums[_EXTREMES] = np.inf, -np.inf
+    kernels().value_sums(values, _NORMAL[dtype.name], _FP16_LIMIT, sums)
+    return sums
