@@ -14,6 +14,7 @@ _LEAST = 1e-4
 # How far a share may be from a number and still be it: standard errors, and a little for what is not linear in detail.
 _SIGMAS, _SLACK, _APPROXIMATE = 4.0, 2e-6, 2e-3
 _DIGITS = 8
+_UNKNOWN = 0.05
 # Denominators that averages of a few models have, and how well a share has to be known for one to be believed.
 _FRACTIONS = (3, 6, 7, 8, 9, 11, 12)
 _FINE = 5e-4
@@ -79,6 +80,9 @@ def usual_shares(labels: Sequence[LabelTrace], used: Sequence[str]) -> dict[str,
 def vector(trace: LabelTrace, used: Sequence[str], usual: Mapping[str, float]) -> Vector:
     """The shares of one label."""
     out = {name: Share(0.0, 0.0) for name in used}
+    if not any(significant(trace, name) for name in trace.shares):
+        # Nothing can be told here: whatever the rest of the model has is as good as anything, and recipes stay short.
+        return {name: Share(usual.get(name, trace.shares.get(name, 0.0)), _UNKNOWN) for name in used}
     for name, value in trace.shares.items():
         members = [n for n in (name, *trace.same.get(name, ())) if n in out]
         if not members or not (significant(trace, name) or len(members) > 1):

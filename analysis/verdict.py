@@ -117,6 +117,8 @@ def shares_in_words(trace: LabelTrace) -> str:
         if significant(trace, name):
             who = " or ".join((name, *trace.same.get(name, ())))
             parts.append(f"{_number(share, 1.96 * trace.errors.get(name, 0.0))} {who}")
+    if not parts:
+        return "the listed files differ by too little here for their shares to be told"
     tail = {"incomplete": ", and something else", "nearly": ", nearly"}.get(trace.verdict, "")
     if trace.varies:
         tail = " on average, by layer"

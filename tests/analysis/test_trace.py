@@ -272,6 +272,16 @@ def test_a_merge_stored_as_fp32_is_exact_up_to_its_arithmetic(pool, values, tmp_
     assert less.verdict == "incomplete"
 
 
+def test_a_merge_stored_as_fp8_is_traced_as_far_as_it_goes(pool, values, tmp_path):
+    path = saved(tmp_path, mixed(values, lambda key: {"t0": 0.7, "t1": 0.3}, "fp8_e4m3"))
+    report = traced(path, among(pool, "t0", "t1", "t2"))
+    assert report.complete
+    for label in (t for t in report.labels if t.verdict == "exact"):
+        for name, share in {"t0": 0.7, "t1": 0.3, "t2": 0.0}.items():
+            assert abs(label.shares[name] - share) < 4 * label.errors[name]
+    assert not any(s.endswith(": .") for s in report.sentences)
+
+
 def test_twenty_candidates(pool, values, tmp_path):
     paths = dict(pool)
     for i in range(11):
