@@ -16,12 +16,16 @@ from unetscope.checkpoints.demo import write_demo
 from unetscope.merge import Recipe, merge
 
 NAMES = ("a", "b", "c", "base")
+SOME = (".layers.0.", ".layers.3.", "first_stage_model.decoder.conv_")
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pool")
     base = write_demo(folder / "base.safetensors", "sd1", seed=1)
+    # All of the UNET's blocks, and a few layers of the rest.
+    tensors = load_file(base)
+    save_file({k: v for k, v in tensors.items() if place(k).component == "unet" or any(x in k for x in SOME)}, base)
     paths = {n: write_demo(folder / f"{n}.safetensors", "sd1", seed=ord(n), finetune_of=base) for n in "abc"}
     # A VAE of its own, so that it matters whose is taken.
     tensors = load_file(paths["b"])
@@ -134,6 +138,10 @@ def test_models_with_awkward_names_still_make_a_recipe(pool, tmp_path):
 
 def test_the_sdxl_layout_is_traced_too(tmp_path):
     base = write_demo(tmp_path / "base.safetensors", "sdxl", seed=2)
+    shallow = {
+        k: v for k, v in load_file(base).items() if "transformer_blocks" not in k or "transformer_blocks.0." in k
+    }
+    save_file({k: v for k, v in shallow.items() if ".layers." not in k and ".resblocks." not in k}, base)
     paths = {n: write_demo(tmp_path / f"{n}.safetensors", "sdxl", seed=ord(n), finetune_of=base) for n in "ab"}
     step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": "GRAD_V"}
     path = made(paths, tmp_path, step)
