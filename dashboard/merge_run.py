@@ -41,8 +41,10 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
     if complaint:
         st.error(plain(complaint))
     with st.container(horizontal=True):
-        dry = st.button("Dry run", icon=":material/fact_check:", help="Says what would be done; writes nothing.")
-        run = st.button("Merge", icon=":material/merge:", type="primary", help="Starts the merge.")
+        dry = st.button(
+            "Dry run", key="m.dry run", icon=":material/fact_check:", help="Says what would be done; writes nothing."
+        )
+        run = st.button("Merge", key="m.run", icon=":material/merge:", type="primary", help="Starts the merge.")
     if dry or run:
         st.session_state.pop("m.dry", None)
         st.session_state["m.refused"] = problem

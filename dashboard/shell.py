@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from importlib import import_module
 
 import streamlit as st
@@ -20,6 +22,13 @@ PAGES: dict[str, tuple[str, str]] = {
     "jobs": ("Jobs", ":material/pending_actions:"),
     "settings": ("Settings", ":material/settings:"),
 }
+# The first page's own requests come before.
+_WARM_UP_SECONDS = 0.5
+# A UNET in sixteen pixels. Streamlit would fetch an icon of a name from the internet; nothing here leaves the machine.
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#2563c9"/>'
+    '<path d="M4 3v7a4 4 0 0 0 8 0V3" fill="none" stroke="#fff" stroke-width="2"/><path d="M4 6h8" stroke="#9cf"/></svg>'
+)
 # Streamlit leaves much air at the top and around titles; a diagram needs it.
 _STYLE = """<style>
 [data-testid=stMainBlockContainer] { padding: 3.6rem 2rem 2rem; max-width: 1800px; }
@@ -30,7 +39,7 @@ h2, h3 { font-size: 1.25rem !important; }
 
 def main() -> None:
     """Draw the page that was asked for."""
-    st.set_page_config(page_title="Unetscope", page_icon=":material/account_tree:", layout="wide")
+    st.set_page_config(page_title="Unetscope", page_icon=_ICON, layout="wide")
     st.html(_STYLE)
     jobs.tend()
     pages = {name: _page(name) for name in PAGES}
@@ -39,6 +48,7 @@ def main() -> None:
     chosen = st.navigation(list(pages.values()), position="top")
     _running()
     chosen.run()
+    _warm_up()
 
 
 def _page(name: str) -> st.Page:
@@ -50,6 +60,18 @@ def _page(name: str) -> st.Page:
 
     show.__name__ = name
     return st.Page(show, title=title, icon=icon, url_path=name, default=name == "library")
+
+
+@st.cache_resource(show_spinner=False)
+def _warm_up() -> None:
+    """Import the other pages after the first one was drawn, so that switching to them does not wait for it."""
+
+    def load() -> None:
+        time.sleep(_WARM_UP_SECONDS)
+        for name in PAGES:
+            import_module(f".pages.{name}", __package__)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def link_to(name: str, label: str, **parameters: str) -> None:
