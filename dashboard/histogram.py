@@ -62,7 +62,10 @@ def _lines(parts: list[pd.DataFrame], title: str) -> alt.Chart:
             x=alt.X("value:Q", title="value of a weight"),
             y=alt.Y("share:Q", title="share of the weights", axis=alt.Axis(format="%")),
             color=alt.Color(
-                "of:N", title=None, sort=order, legend=alt.Legend(orient="top") if len(order) > 1 else None
+                "of:N",
+                title=None,
+                scale=alt.Scale(domain=order, range=_COLOURS[: len(order)]),
+                legend=alt.Legend(orient="top") if len(order) > 1 else None,
             ),
             tooltip=[
                 alt.Tooltip("of:N", title=title),

@@ -17,7 +17,7 @@ class Diagram {
     find(".zoom-in").addEventListener("click", () => this.view.zoom(0.75));
     find(".zoom-out").addEventListener("click", () => this.view.zoom(1 / 0.75));
     find(".fit").addEventListener("click", () => this.view.fit());
-    find(".wide").addEventListener("click", () => this.view.svg && this.view.wide());
+    find(".wide").addEventListener("click", () => this.view.wide());
     find(".clear").addEventListener("click", () => this.select(null));
     this.stage.addEventListener("click", (event) => this.click(event));
     this.stage.addEventListener("pointerdown", (event) => this.down(event), { capture: true });

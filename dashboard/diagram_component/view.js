@@ -33,6 +33,8 @@ class View {
     this.name = name;
     this.svg = null;
     this.box = null;
+    this.fitted = null; // "fit" or "wide" as long as nobody panned or zoomed: then a new size of the stage fits it anew
+    this.usual = "fit";
     this.moved = false;
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     stage.addEventListener("pointerdown", (event) => this.down(event));
@@ -74,20 +76,25 @@ class View {
   fit() {
     if (!this.svg) return;
     const { clientWidth: w, clientHeight: h } = this.stage;
-    const scale = Math.min(w / this.size.w, h / this.size.h);
-    if (w && scale < 0.3) return this.wide();
-    this.fitted = true;
-    this.set({ x: 0, y: 0, w: this.size.w, h: this.size.h });
+    this.fitted = "fit";
+    if (w && Math.min(w / this.size.w, h / this.size.h) < 0.3) this.top();
+    else this.set({ x: 0, y: 0, w: this.size.w, h: this.size.h });
   }
 
+  /** Its whole width, from the top. */
   wide() {
+    if (!this.svg) return;
+    this.fitted = "wide";
+    this.top();
+  }
+
+  top() {
     const { clientWidth: w, clientHeight: h } = this.stage;
-    this.fitted = false;
-    this.set({ x: 0, y: 0, w: this.size.w, h: (this.size.w * h) / Math.max(w, 1) });
+    this.set({ x: 0, y: 0, w: this.size.w, h: w ? (this.size.w * h) / w : this.size.h });
   }
 
   resized() {
-    if (this.svg && this.box && this.fitted) this.fit();
+    if (this.svg && this.box && this.fitted) this[this.fitted]();
   }
 
   /** A pointer's place in the picture. */
@@ -100,7 +107,7 @@ class View {
     const { x, y, w, h } = this.box;
     const scale = Math.min(Math.max(w * factor, this.size.w / 60), this.size.w * 3) / w;
     const [px, py] = at ? [at.x, at.y] : [x + w / 2, y + h / 2];
-    this.fitted = false;
+    this.fitted = null;
     this.set({ x: px - (px - x) * scale, y: py - (py - y) * scale, w: w * scale, h: h * scale });
   }
 
@@ -120,7 +127,7 @@ class View {
       const dx = moving.clientX - start.x, dy = moving.clientY - start.y;
       if (!this.moved && Math.hypot(dx, dy) <= CLICK) return;
       this.moved = true;
-      this.fitted = false;
+      this.fitted = null;
       this.stage.classList.add("panning");
       this.set({ ...start.box, x: start.box.x - dx * unit, y: start.box.y - dy * unit });
     };
@@ -141,7 +148,7 @@ class View {
     if (at.left >= seen.left && at.right <= seen.right && at.top >= seen.top && at.bottom <= seen.bottom) return;
     const unit = 1 / this.svg.getScreenCTM().a;
     const dx = (at.left + at.right - seen.left - seen.right) / 2, dy = (at.top + at.bottom - seen.top - seen.bottom) / 2;
-    this.fitted = false;
+    this.fitted = null;
     this.set({ ...this.box, x: this.box.x + dx * unit, y: this.box.y + dy * unit });
   }
 }
