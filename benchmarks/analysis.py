@@ -68,14 +68,14 @@ compare(list(map(open_checkpoint, sys.argv[1:])), threads=2).pairs("label")
 """
 
 
-def run(code: str, paths: list[Path]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of one process."""
+def run(code: str, paths: list[Path]) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak memory in MB of one process."""
     outer = (
         "import json, resource, subprocess, sys, time\n"
         "began = time.perf_counter()\n"
         "subprocess.run([sys.executable, '-c', *sys.argv[1:]], check=True)\n"
-        "used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024\n"
-        "print(json.dumps([time.perf_counter() - began, used]))"
+        "seconds, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))"
     )
     command = [sys.executable, "-c", outer, code, *map(str, paths)]
     return tuple(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
@@ -115,16 +115,18 @@ def main() -> None:
     if not arguments.without_plain:
         candidates["load both, torch loop"] = (PLAIN, paths[:2])
     run(READ, paths)
-    results: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
+    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
     for _ in range(arguments.runs):
         for name, (code, inputs) in candidates.items():
             results[name].append(run(code, inputs))
-    floor = statistics.median(seconds for seconds, _ in results["read both files"])
+    medians = {name: [statistics.median(c) for c in zip(*runs, strict=True)] for name, runs in results.items()}
+    floor = medians["read both files"]
     print(f"\n{arguments.family}, {os.path.getsize(paths[0]) / 1e9:.2f} GB a file, median of {arguments.runs}\n")
-    print("| job | seconds | of reading both | peak memory |\n|---|---|---|---|")
-    for name, runs in results.items():
-        seconds, memory = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(f"| {name} | {seconds:.2f} | {seconds / floor:.1f} x | {memory:.0f} MB |")
+    print("| job | seconds | of reading both | processor seconds | of reading both | peak memory |")
+    print("|---|---|---|---|---|---|")
+    for name, (seconds, cpu, memory) in medians.items():
+        times, work = f"{seconds / floor[0]:.1f} x", f"{cpu / floor[1]:.1f} x"
+        print(f"| {name} | {seconds:.2f} | {times} | {cpu:.2f} | {work} | {memory:.0f} MB |")
     if not arguments.keep:
         for path in paths:
             path.unlink()
