@@ -34,7 +34,6 @@ class View {
     this.svg = null;
     this.box = null;
     this.fitted = null; // "fit" or "wide" as long as nobody panned or zoomed: then a new size of the stage fits it anew
-    this.usual = "fit";
     this.moved = false;
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     stage.addEventListener("pointerdown", (event) => this.down(event));

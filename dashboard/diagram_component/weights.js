@@ -22,8 +22,8 @@ class Handle {
     this.group = made("g", { class: "weight" }, item.element);
     made("rect", { class: "bar track", x: this.x, y: this.y, width: this.width, height: 6, rx: 3 }, this.group);
     this.bar = made("rect", { class: "bar", x: this.x, y: this.y, width: 0, height: 6, rx: 3 }, this.group);
-    made("rect", { class: "grip", x: this.x - 8, y: this.y - 6, width: this.width + 16, height: 18 }, this.group);
-    this.knob = made("circle", { class: "knob", cx: this.x, cy: this.y + 3, r: 7 }, this.group);
+    made("rect", { class: "grip", x: this.x - 8, y: this.y - 9, width: this.width + 16, height: 22 }, this.group);
+    this.knob = made("circle", { class: "knob", cx: this.x, cy: this.y + 3, r: 8 }, this.group);
     this.amount = made("text", { class: "sb amount", x: left, y: this.y + 7 }, this.group);
     this.show(weight, limits);
   }
