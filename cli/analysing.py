@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .arguments import Overwrite, Threads, expand
-from .screen import bar, frame_json, note, progress, say, show_frame, show_json, show_table, size
+from .screen import bar, note, progress, say, show_frame, show_json, show_table, size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def stats(
     json: _JSON = False,
 ) -> None:
     """Measure one checkpoint: mean, deviation, norms, extremes, zeros, NaN; its health in words, the worst first."""
-    from ..analysis import draw_histograms, examine, measure, save
+    from ..analysis import draw_histograms, examine, measure, records, save
     from ..checkpoints.output import check_target
 
     for target in (csv, histograms):
@@ -72,7 +72,7 @@ def stats(
     table = measured.table(by, sort)
     if json:
         found = [{"level": f.level, "text": f.text} for f in health]
-        show_json({"file": file.name, "by": by, "rows": frame_json(table), "health": found})
+        show_json({"file": file.name, "by": by, "rows": records(table), "health": found})
     else:
         front = [c for c in (by, "key", "label", "component", "kind", "shape") if c in table]
         show_frame(
@@ -107,7 +107,7 @@ def diff(
     json: _JSON = False,
 ) -> None:
     """Measure what B changed against A, block by block: what is equal, what differs, and how much."""
-    from ..analysis import AnalysisError, draw_heatmap, save, sentences
+    from ..analysis import AnalysisError, draw_heatmap, records, save, sentences
     from ..analysis import diff as difference
     from ..checkpoints.errors import nearest
     from ..checkpoints.output import check_target
@@ -132,9 +132,9 @@ def diff(
                 "b": found.b,
                 "base": found.base,
                 "by": by,
-                "overall": frame_json(found.overall().to_frame().T)[0],
-                "rows": frame_json(table),
-                "left_out": frame_json(found.left_out),
+                "overall": records(found.overall().to_frame().T)[0],
+                "rows": records(table),
+                "left_out": records(found.left_out),
                 "sentences": sentences(found),
             }
         )
@@ -197,6 +197,7 @@ def compare(
 ) -> None:
     """Compare many checkpoints with each other, each read once: distances, neighbours, shared parts, clusters, a map."""
     from ..analysis import compare as compared
+    from ..analysis import records
     from ..checkpoints.output import check_target
 
     if csv:
@@ -207,10 +208,8 @@ def compare(
         found = compared(models, reference=origin, component=component, threads=threads, progress=moved)
     pairs = found.pairs(by)
     if json:
-        shared = frame_json(found.shared_parts())
-        show_json(
-            {"models": list(found.names), "pairs": frame_json(pairs), "shared": shared, "left_out": found.left_out}
-        )
+        shared = records(found.shared_parts())
+        show_json({"models": list(found.names), "pairs": records(pairs), "shared": shared, "left_out": found.left_out})
     else:
         _show_comparison(found, pairs)
     if csv:

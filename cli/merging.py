@@ -145,16 +145,17 @@ def _source(text: str, recipe: Recipe) -> str:
 
 
 def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
-    """Refuse, before any work, a recipe file that cannot be written or that would replace a model."""
+    """Refuse, before any work, a recipe file that cannot be written or that would replace a model or a part of one."""
     from ..checkpoints.errors import OutputError
     from ..checkpoints.output import check_target
+    from ..checkpoints.targets import refuse_inputs
 
     path = options.save_recipe
+    refuse_inputs(path, [*recipe.models.values(), *(v for v in recipe.components.values() if recipe.is_file(v))])
     check_target(path, overwrite=options.overwrite)
-    files = [*recipe.models.values(), *(v for v in recipe.components.values() if recipe.is_file(v))]
-    if path.resolve() in {Path(file).resolve() for file in (*files, output)}:
+    if path.resolve() == output.resolve():
         raise OutputError(
-            f"{path}: --save-recipe names a model; choose another name for the recipe, such as recipe.yaml"
+            f"{path}: --save-recipe and --output are one file; choose another name for the recipe, such as recipe.yaml"
         )
 
 

@@ -65,11 +65,6 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if type(value).__name__ in ("int", "int64") else "" if value is None else str(value)
 
 
-def frame_json(frame: pd.DataFrame) -> list[dict]:
-    """A DataFrame as rows for JSON; what is undefined is null."""
-    return json.loads(frame.to_json(orient="records", double_precision=15))
-
-
 def bar(value: float, largest: float, width: int = 16) -> str:
     """A bar of blocks, on a log scale over four decades: differences are seldom of one size."""
     if not value > 0 or not largest > 0:

@@ -10,7 +10,7 @@ import typer
 
 from .analysing import opened, write_csv
 from .arguments import ListCommand, Overwrite, Threads, expand
-from .screen import frame_json, note, progress, say, show_frame, show_json, show_table, warn
+from .screen import note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
     from ..analysis.trace_report import TraceReport
@@ -96,13 +96,14 @@ def predict(
     json: _JSON = False,
 ) -> None:
     """Say how far the result of a recipe will be from each of its models, without merging."""
+    from ..analysis import records
     from ..merge import Recipe
     from ..merge.predict import predict as predicted
 
     with progress("measuring") as moved:
         table = predicted(Recipe.load(recipe), by, threads=threads, progress=moved)
     if json:
-        show_json(frame_json(table))
+        show_json(records(table))
     else:
         show_frame(f"Distance of the result of {recipe.name} to its models", table)
     if csv:
@@ -119,12 +120,13 @@ def spectrum(
     json: _JSON = False,
 ) -> None:
     """Tell a LoRA baked in from a full fine-tune: singular values of the difference, layer by layer. Takes minutes."""
+    from ..analysis import records
     from ..analysis.spectrum import spectrum as spectra
 
     with ExitStack() as files, progress("decomposing") as moved:
         table = spectra(opened(files, a), opened(files, b), by, seed=seed, progress=moved)
     if json:
-        show_json(frame_json(table))
+        show_json(records(table))
     else:
         show_frame(f"{b.name} - {a.name} by {by}", table)
     if csv:
