@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from tiny import tensors_of
+
+# A busy machine is no failure.
+settings.register_profile("unetscope", deadline=None)
+settings.load_profile("unetscope")
 
 
 @pytest.fixture(autouse=True)
