@@ -21,7 +21,8 @@ from .dtypes import DType, carrier
 from .errors import CheckpointError, nearest
 from .files import FileReader
 from .layers import layer_kind
-from .tensors import Shape, StoredTensor, row_major
+from .strided import Strided
+from .tensors import Shape, StoredTensor
 
 Format = Literal["safetensors", "ckpt", "diffusers"]
 
@@ -94,7 +95,10 @@ class Checkpoint:
     size: int = 0
     _readers: dict[Path, FileReader] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _layout: tuple | None = field(default=None, repr=False)
+    _strided: Strided = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._strided = Strided(self._reader)
 
     def __getitem__(self, key: str) -> TensorInfo:
         try:
@@ -121,8 +125,7 @@ class Checkpoint:
         """
         size, first, filled = info.dtype.size, 0, 0
         if not info.stored.contiguous:
-            flat = self._gather(info.stored)
-            out[:] = flat[start:stop].view(np.uint8)
+            self._strided.read(info.stored, start, stop, out)
             return
         for piece in info.stored.pieces:
             lo, hi = max(start - first, 0), min(stop - first, piece.elements)
@@ -131,23 +134,6 @@ class Checkpoint:
                 self._reader(piece.path).read_into(piece.offset + lo * size, part)
                 filled += (hi - lo) * size
             first += piece.elements
-
-    def _gather(self, stored: StoredTensor) -> np.ndarray:
-        """The raw elements of a tensor that is not contiguous, as one flat array; the last one is kept."""
-        with self._lock:
-            if self._layout is not None and self._layout[0] is stored:
-                return self._layout[1]
-        size, parts = stored.dtype.size, []
-        for piece in stored.pieces:
-            window = np.frombuffer(
-                self._reader(piece.path).read(piece.offset, piece.span * size), carrier(stored.dtype)
-            )
-            strides = tuple(s * size for s in piece.strides or row_major(piece.shape))
-            parts.append(np.lib.stride_tricks.as_strided(window, piece.shape, strides, writeable=False).ravel())
-        flat = np.concatenate(parts)
-        with self._lock:
-            self._layout = (stored, flat)
-        return flat
 
     def raw(self, key: str) -> np.ndarray:
         """A whole tensor as its raw bits, shaped, in the numpy type that carries its dtype (fp16 as uint16)."""
@@ -191,7 +177,7 @@ class Checkpoint:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
-            self._layout = None
+        self._strided.clear()
 
     def __enter__(self) -> Checkpoint:
         return self
