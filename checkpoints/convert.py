@@ -21,6 +21,7 @@ from .opening import open_checkpoint
 from .output import check_target
 from .output_folder import OutputFolder
 from .stream import Pass, Progress
+from .targets import refuse_holders, refuse_inputs, require_suffix
 from .tensors import StoredTensor
 from .transfer import Converter, Outgoing, copied, counting, write_tensors
 
@@ -259,18 +260,16 @@ def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to
     """Refuse a target that is, or holds, what is read, or whose name says something else than what is written."""
     if to not in ("single-file", "diffusers"):
         raise OutputError(f"there is no layout {to!r}; use single-file or diffusers")
-    for checkpoint in (c for c in (source, donor) if c is not None):
-        inside = to == "diffusers" and checkpoint.path.resolve().is_relative_to(target.resolve())
-        if inside or (target.exists() and target.samefile(checkpoint.path)):
-            raise OutputError(f"{target}: is read from; inputs are never written to, choose another name")
+    inputs = [checkpoint.path for checkpoint in (source, donor) if checkpoint is not None]
+    refuse_inputs(target, inputs)
     if to == "diffusers":
         if target.suffix.lower() in (".safetensors", ".ckpt", ".pt"):
             raise OutputError(
                 f"{target}: is the name of a file, and a diffusers folder is to be written; name a folder"
             )
+        refuse_holders(target, inputs)
         return
-    if target.suffix.lower() != ".safetensors":
-        raise OutputError(f"{target}: only .safetensors files are written; end the name in .safetensors")
+    require_suffix(target)
     check_target(target, 0, overwrite)
 
 

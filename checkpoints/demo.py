@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from .dtypes import DTYPES, DType, dtype_named
 from .errors import CheckpointError
 from .layouts import layout
 from .opening import open_checkpoint
-from .output import OutputFile
-from .safetensors_file import plan_header
-from .stream import Pass, Progress, Span, spans
+from .stream import Pass, Progress
+from .targets import refuse_inputs, require_suffix
 from .tensors import Shape
+from .transfer import Fill, Outgoing, write_tensors
 
 _MODELSPEC = {
     "sd1": "stable-diffusion-v1",
@@ -49,10 +48,6 @@ class _Tensor:
     dtype: DType
     shape: Shape
     values: Callable[[int, int], np.ndarray]
-
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
 
 
 def write_demo(
@@ -90,8 +85,10 @@ def write_demo(
 
     Raises:
         CheckpointError: the base is of another family, or an argument is none of the above.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is the base or lies inside it.
     """
+    require_suffix(path)
+    refuse_inputs(path, [finetune_of] if finetune_of is not None else [])
     weights = dtype_named(dtype)
     if not weights.is_float:
         raise CheckpointError(f"demo weights cannot be stored as {weights}; use fp32, fp16, bf16 or fp8_e4m3")
@@ -193,34 +190,22 @@ def _perturbed(base: Checkpoint, key: str, seed: int, theme: int, weights: DType
 
 
 def _write(path: Path, tensors: list[_Tensor], metadata: dict[str, str], overwrite: bool, run: Pass) -> None:
-    """Write the tensors piece by piece, sorted as the safetensors library sorts: by dtype, wide ones first, then by name."""
-    tensors = sorted(tensors, key=lambda t: (-t.dtype.size, not t.dtype.is_float, t.key))
-    header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in tensors], metadata)
-    with OutputFile(Path(path), size, overwrite=overwrite) as out:
-        out.write_at(0, header)
-
-        def work(piece: Span) -> None:
-            tensor = tensors[piece.index]
-            data = _stored(tensor, tensor.values(piece.start, piece.stop))
-            out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, data)
-
-        run.run(
-            spans([t.elements for t in tensors], PIECE),
-            lambda: work,
-            weight=lambda piece: piece.elements * tensors[piece.index].dtype.size,
-            total=size - len(header),
-            key=lambda piece: tensors[piece.index].key,
-        )
-        out.commit()
+    """Write the tensors, in the pieces that the random streams are keyed by."""
+    outgoing = [Outgoing(t.key, t.dtype, t.shape, _stored(t)) for t in tensors]
+    write_tensors(Path(path), outgoing, metadata, run, overwrite=overwrite, piece=PIECE)
 
 
-def _stored(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
+def _stored(tensor: _Tensor) -> Fill:
     """Numbers as the bytes of the tensor's dtype."""
-    if not tensor.dtype.is_float:
-        return np.ascontiguousarray(values).view(np.uint8)
-    data = np.empty(values.size * tensor.dtype.size, np.uint8)
-    encode(np.ascontiguousarray(values), tensor.dtype, data)
-    return data
+
+    def fill(start: int, stop: int, out: np.ndarray) -> None:
+        values = np.ascontiguousarray(tensor.values(start, stop))
+        if tensor.dtype.is_float:
+            encode(values, tensor.dtype, out)
+        else:
+            out[:] = values.view(np.uint8)
+
+    return fill
 
 
 def write_demo_ckpt(path: Path, family: Family, **options) -> Path:

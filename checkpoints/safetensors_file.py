@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 
 from .dtypes import DTYPES, DType
-from .errors import CheckpointError
+from .errors import CheckpointError, OutputError
 from .tensors import Shape, StoredTensor
 
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
@@ -134,7 +134,14 @@ def plan_header(
 
     Wider dtypes come first, each dtype in the order given, so that every tensor starts at a multiple of its item size:
     readers that map the file need that.
+
+    Raises:
+        CheckpointError: a tensor has the name that the header keeps for the metadata.
     """
+    if any(key == _METADATA for key, _, _ in entries):
+        raise CheckpointError(
+            f"a tensor is called {_METADATA}, the name that .safetensors files keep for their metadata; it cannot be written"
+        )
     ordered = sorted(entries, key=lambda e: -e[1].size)
     header: dict[str, object] = {_METADATA: metadata} if metadata else {}
     relative, at = {}, 0
@@ -146,3 +153,20 @@ def plan_header(
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {k: start + o for k, o in relative.items()}, start + at
+
+
+def check_written(path: Path, entries: Sequence[tuple[str, DType, Shape]]) -> None:
+    """Read back what was written: the header must describe exactly these tensors.
+
+    Raises:
+        OutputError: it does not.
+    """
+    try:
+        tensors, _ = read_header(path)
+        same = {(t.name, t.dtype, t.shape) for t in tensors} == set(entries)
+    except CheckpointError:
+        same = False
+    if not same:
+        raise OutputError(
+            f"{path}: the header does not read back as it was written; the disk or its driver is at fault"
+        )

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, TensorInfo
 from .codec import decode, encode, finite_limit
 from .dtypes import I64, DType
 from .output import OutputFile
-from .safetensors_file import plan_header
+from .safetensors_file import check_written, plan_header
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
 
@@ -66,37 +66,40 @@ def in_file_order(tensors: Sequence[Outgoing]) -> list[Outgoing]:
 
 def write_tensors(
     target: Path, tensors: Sequence[Outgoing], metadata: dict[str, str], run: Pass, *, overwrite: bool = False,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None, piece: int = PIECE,
 ) -> int:  # fmt: skip
     """Write a file of these tensors; it appears complete or not at all. Returns its size.
 
     Args:
         check: called when everything is written, before the file gets its name; what it raises leaves no file behind.
+        piece: elements that `fill` is asked for at a time.
     """
     tensors = in_file_order(tensors)
-    header, offsets, size = plan_header([(t.name, t.dtype, t.shape) for t in tensors], metadata)
+    entries = [(t.name, t.dtype, t.shape) for t in tensors]
+    header, offsets, size = plan_header(entries, metadata)
     with OutputFile(target, size, overwrite=overwrite) as out:
         out.write_at(0, header)
 
         def worker() -> Callable[[Span], None]:
-            buffer = np.empty(PIECE * 8, np.uint8)
+            buffer = np.empty(piece * 8, np.uint8)
 
-            def work(piece: Span) -> None:
-                tensor = tensors[piece.index]
-                data = buffer[: piece.elements * tensor.dtype.size]
-                tensor.fill(piece.start, piece.stop, data)
-                out.write_at(offsets[tensor.name] + piece.start * tensor.dtype.size, data)
+            def work(span: Span) -> None:
+                tensor = tensors[span.index]
+                data = buffer[: span.elements * tensor.dtype.size]
+                tensor.fill(span.start, span.stop, data)
+                out.write_at(offsets[tensor.name] + span.start * tensor.dtype.size, data)
 
             return work
 
         run.run(
-            spans([t.elements for t in tensors], PIECE),
+            spans([t.elements for t in tensors], piece),
             worker,
-            weight=lambda piece: piece.elements * tensors[piece.index].dtype.size,
+            weight=lambda span: span.elements * tensors[span.index].dtype.size,
             total=sum(t.nbytes for t in tensors),
-            key=lambda piece: tensors[piece.index].name,
+            key=lambda span: tensors[span.index].name,
         )
         check()
+        check_written(out.partial, entries)
         out.commit()
     return size
 

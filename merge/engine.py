@@ -6,7 +6,6 @@ does not depend on how large the models are.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints import codec
-from ..checkpoints.errors import CheckpointError, OutputError
+from ..checkpoints.errors import CheckpointError
 from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
-from ..checkpoints.safetensors_file import plan_header, read_header
+from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
+from ..checkpoints.targets import refuse_inputs, require_suffix
 from .evaluate import Faults
 from .forms import Form
 from .plan import Plan, TensorPlan
@@ -56,7 +56,8 @@ def write(
         Cancelled: `cancel` was set.
     """
     began = time.perf_counter()
-    header, offsets, size = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], metadata)
+    entries = [(t.key, t.dtype, t.shape) for t in plan.tensors]
+    header, offsets, size = plan_header(entries, metadata)
     check_output(plan, output, size, overwrite)
     faults, inputs = Faults(plan), _identities(plan)
     with OutputFile(output, size, overwrite=overwrite, fsync=fsync) as out:
@@ -64,23 +65,19 @@ def write(
         _run(plan, out, offsets, faults, Pass(threads, progress, cancel))
         faults.refuse()
         _check_inputs(inputs)
-        _check_header(out.partial, plan)
+        check_written(out.partial, entries)
         out.commit()
     return Written(Path(output), size, time.perf_counter() - began, faults.repairs())
 
 
 def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
-    """Refuse an output that is an input, or that cannot be written.
+    """Refuse an output that is an input or inside one, that is no .safetensors file, or that cannot be written.
 
     Raises:
         OutputError: with the reason.
     """
-    output = Path(output)
-    for checkpoint, name in zip(plan.checkpoints, plan.names, strict=True):
-        # A diffusers folder is many files.
-        files = {checkpoint.path, *(p.path for info in checkpoint.tensors.values() for p in info.stored.pieces)}
-        if os.path.exists(output) and any(os.path.exists(file) and output.samefile(file) for file in files):
-            raise OutputError(f"{output}: is the input {name!r}; inputs are never written to, choose another name")
+    require_suffix(output)
+    refuse_inputs(output, [checkpoint.path for checkpoint in plan.checkpoints])
     check_target(output, size, overwrite)
 
 
@@ -95,15 +92,6 @@ def _check_inputs(before: dict[Path, str]) -> None:
     for path, known in before.items():
         if not path.exists() or identity(path) != known:
             raise CheckpointError(f"{path}: was changed while it was read; nothing was written, merge again")
-
-
-def _check_header(path: Path, plan: Plan) -> None:
-    """Read back what was written: the header must describe exactly the tensors of the plan."""
-    tensors, _ = read_header(path)
-    if {(t.name, t.dtype, t.shape) for t in tensors} != {(t.key, t.dtype, t.shape) for t in plan.tensors}:
-        raise OutputError(
-            f"{path}: the header does not read back as it was written; the disk or its driver is at fault"
-        )
 
 
 def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass) -> None:

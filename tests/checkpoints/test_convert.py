@@ -171,15 +171,15 @@ def test_targets_that_cannot_be_are_refused(make_checkpoint, tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "link.safetensors").hardlink_to(path)
     refused = [
-        (path, {"overwrite": True}, "read from"),
-        (tmp_path / "link.safetensors", {"overwrite": True}, "read from"),
+        (path, {"overwrite": True}, "is the input"),
+        (tmp_path / "link.safetensors", {"overwrite": True}, "is the input"),
         (other, {}, "exists already"),
         (tmp_path / "x.ckpt", {}, "only .safetensors"),
         (tmp_path / "no" / "x.safetensors", {}, "does not exist"),
         (tmp_path / "x.safetensors", {"to": "diffusers"}, "name of a file"),
         (tmp_path / "mine", {"to": "diffusers"}, "exists already"),
         (tmp_path / "mine", {"to": "diffusers", "overwrite": True}, "letter.txt"),
-        (tmp_path, {"to": "diffusers", "overwrite": True}, "read from"),
+        (tmp_path, {"to": "diffusers", "overwrite": True}, "holds the input"),
         (tmp_path / "x.safetensors", {"to": "onnx"}, "no layout 'onnx'"),
     ]
     before = sorted(p.name for p in tmp_path.rglob("*"))

@@ -120,13 +120,13 @@ def test_bad_recipes_get_one_sentence_and_leave_nothing_behind(name, here, run):
 
 def test_outputs_that_cannot_be_are_refused_before_the_work(here, run, monkeypatch):
     Path("there.safetensors").write_text("precious")
-    Path("folder").mkdir()
+    Path("folder.safetensors").mkdir()
     cases = {
         "none/x.safetensors": "folder none does not exist; make it first",
         "there.safetensors/x.safetensors": "does not exist",
-        "folder": "is a folder",
+        "folder.safetensors": "is a folder",
         "there.safetensors": "exists already; .*--overwrite",
-        "x" * 300: "cannot be written .File name too long",
+        "x" * 300 + ".safetensors": "cannot be written .File name too long",
     }
     before = everything(here)
     for target, said in cases.items():
@@ -169,7 +169,7 @@ def test_an_input_is_never_written_to_whatever_names_it(here, run):
     code, _, err = run(*AB, "--unet", "unet.safetensors", "-o", "unet.safetensors", "--overwrite")
     assert code == 2 and "is the input" in err
     code, _, err = run(*AB, "-o", "x.safetensors", "--save-recipe", "a.safetensors", "--overwrite")
-    assert code == 2 and "--save-recipe names a model" in err
+    assert code == 2 and "is the input" in err
     assert everything(here) == before
 
 
@@ -178,10 +178,39 @@ def test_no_file_inside_a_folder_that_is_an_input_is_written_to(here, run):
     from unetscope.checkpoints.layouts import unet_config
 
     diffusers.UNet2DConditionModel(**unet_config("sd1", "narrow")).half().save_pretrained(here / "pipe" / "unet")
-    before = everything(here)
     target = "pipe/unet/diffusion_pytorch_model.safetensors"
-    code, _, err = run("merge", "weighted-sum", "pipe", "a.safetensors", "-o", target, "--overwrite")
-    assert code == 2 and "is the input" in err
+    os.link(here / "pipe" / "unet" / "config.json", "linked.yaml")
+    os.link(here / target, "linked.safetensors")
+    before = everything(here)
+    merge = ["merge", "weighted-sum", "pipe", "a.safetensors", "--unet", "pipe", "--overwrite", "-o"]
+    demo = ["demo-checkpoint", "sd1", "--overwrite", "--finetune-of"]
+    for wanted, said in {
+        (*merge, target): "lies inside the input pipe",
+        (*merge, "pipe/unet/new.safetensors"): "lies inside the input pipe",
+        (*merge, "linked.safetensors"): "is unet/diffusion_pytorch_model.safetensors of the input pipe",
+        (*merge, "x.safetensors", "--save-recipe", "pipe/unet/config.json"): "lies inside the input pipe",
+        (*merge, "x.safetensors", "--save-recipe", "linked.yaml"): "is unet/config.json of the input pipe",
+        ("convert", "pipe", target, "--overwrite"): "lies inside the input pipe",
+        ("convert", "pipe", "linked.safetensors", "--overwrite"): "of the input pipe",
+        ("convert", "pipe", "pipe/new", "--to", "diffusers", "--overwrite"): "lies inside the input pipe",
+        ("convert", target, "pipe", "--to", "diffusers", "--overwrite"): f"holds the input {target}",
+        ("convert", "a.safetensors", target, "--donor", "pipe", "--overwrite"): "lies inside the input pipe",
+        (*demo, "pipe", "-o", target): "lies inside the input pipe",
+        (*demo, "a.safetensors", "-o", "a.safetensors"): "is the input a.safetensors",
+    }.items():
+        code, out, err = run(*wanted)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), wanted
+        assert said in err, (wanted, err)
+    assert everything(here) == before
+
+
+@pytest.mark.parametrize("name", ["x.ckpt", "x", "x.safetensors.bak", "x.pt"])
+def test_only_names_of_safetensors_files_are_written(name, here, run):
+    before = everything(here)
+    for wanted in (AB, [*AB, "--dry-run"], ["demo-checkpoint", "sd1"]):
+        code, out, err = run(*wanted, "-o", name)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert err.endswith("only .safetensors files are written; end the name in .safetensors\n")
     assert everything(here) == before
 
 
