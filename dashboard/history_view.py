@@ -50,6 +50,6 @@ def history_lines(node: HistoryNode, depth: int = 0) -> list[str]:
 def _tree(node: HistoryNode) -> TreeNode:
     from ..diagrams import TreeNode
 
-    said = ", ".join(part for part in (node.detail, f"sha256 {node.hash[:10]}" if node.hash else "") if part)
-    name = f"{node.name} · {node.method}" if node.method and node.children else node.name
-    return TreeNode(name, said, children=[_tree(child) for child in node.children])
+    digest = f"sha256 {node.hash[:10]}" if node.hash else ""
+    said = ", ".join(part for part in (node.method, node.detail, digest) if part)
+    return TreeNode(node.name, said, children=[_tree(child) for child in node.children])

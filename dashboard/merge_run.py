@@ -34,7 +34,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
             st.error(plain(error))
     overwrite = False
     if target and target.exists():
-        st.warning(f"{plain(target.name)} exists already.")
+        st.caption(f"{plain(target.name)} exists already; choose another name, or:")
         overwrite = st.checkbox("Replace it", key="m.overwrite")
         if not overwrite:
             problem = problem or f"{target.name} exists already: tick Replace it, or choose another name"
@@ -50,6 +50,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
         st.session_state["m.refused"] = problem
         if not problem:
             _start(recipe, target, folders, overwrite, dry)
+    progress_panel()
 
 
 def _start(recipe: Recipe, target: Path, folders: Folders, overwrite: bool, dry: bool) -> None:
@@ -75,19 +76,27 @@ def folders_name(target: Path, folders: Folders) -> str:
     return target.relative_to(folders.output).as_posix()
 
 
-def outcome(recipe: Recipe | None) -> None:
-    """What came of it: the refusal, the dry run, the merges that run or wait, and the last one that ended."""
+def progress_panel() -> None:
+    """What came of the last click: the refusal, the merges that run or wait, how the last one ended."""
     if refused := st.session_state.get("m.refused"):
         st.error(plain(refused))
+    merges = jobs.listed("merge")
+    for job in reversed([job for job in merges if not job.ended]):
+        show_job(job.id, key="merge")
+    if st.session_state.get("m.dry"):
+        st.info("The dry run's report is below; nothing was written.")
+    elif merges and merges[0].ended and merges[0].id == st.session_state.get("m.shown"):
+        show_ended(merges[0])
+
+
+def outcome(recipe: Recipe | None) -> None:
+    """The reports: of the dry run, and of the last merge that ended."""
     if kept := st.session_state.get("m.dry"):
         text, report = kept
         if recipe is None or text != recipe.to_yaml():
             st.caption("The dry run below is of the controls before the last change.")
         show_report(report, key="dry")
-    merges = jobs.listed("merge")
-    for job in reversed([job for job in merges if not job.ended]):
-        show_job(job.id, key="merge")
-    if ended := next((job for job in merges if job.ended), None):
+    if ended := next((job for job in jobs.listed("merge") if job.ended), None):
         st.subheader("Last merge", anchor=False)
         show_ended(ended, lambda job: show_report(job.result, key=job.id))
 

@@ -50,9 +50,17 @@ class View {
     this.size = { w, h };
     svg.setAttribute("preserveAspectRatio", "xMidYMid meet");
     const kept = views.get(this.name);
-    const scale = Math.min(this.stage.clientWidth / w, this.stage.clientHeight / h);
+    this.legible = legible;
+    this.waiting = false;
     if (kept && kept.size.w === w && kept.size.h === h) this.set(kept.box);
-    else if (scale && scale < legible) this.wide();
+    else this.start();
+  }
+
+  /** The first look, taken again when the stage has no size yet. */
+  start() {
+    const scale = Math.min(this.stage.clientWidth / this.size.w, this.stage.clientHeight / this.size.h);
+    this.waiting = !scale;
+    if (scale && scale < this.legible) this.wide();
     else this.fit();
   }
 
@@ -93,7 +101,9 @@ class View {
   }
 
   resized() {
-    if (this.svg && this.box && this.fitted) this[this.fitted]();
+    if (!this.svg || !this.box) return;
+    if (this.waiting) this.start();
+    else if (this.fitted) this[this.fitted]();
   }
 
   /** A pointer's place in the picture. */
