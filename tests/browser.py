@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from unetscope.dashboard.screenshots import find_browser
+
 REQUIRED = os.environ.get("UNETSCOPE_REQUIRE_BROWSER") == "1"
 _ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
-# What the browser says about Streamlit's own files, not about ours: its first questions below a page's path, and icons
-# that it would fetch from the web.
-_NOT_OURS = ("status of 404", "net::ERR_")
+# On every page but the first, Streamlit looks for its server below the page's own address before it looks at the root.
+_NOT_OURS = ("_stcore/health", "_stcore/host-config")
 
 
 def _missing(reason: str) -> None:
@@ -38,7 +38,7 @@ def chromium() -> Iterator:
         from playwright.sync_api import sync_playwright
     except ImportError:
         _missing("playwright is not installed")
-    path = os.environ.get("UNETSCOPE_BROWSER") or shutil.which("chromium")
+    path = find_browser()
     if not path:
         _missing("there is no chromium on the PATH")
     with sync_playwright() as playwright:
@@ -85,7 +85,7 @@ def complaints_of(page) -> list[str]:
     said: list[str] = []
 
     def heard(message) -> None:
-        if message.type == "error" and not any(part in message.text for part in _NOT_OURS):
+        if message.type == "error" and not message.location["url"].endswith(_NOT_OURS):
             said.append(message.text)
 
     page.on("console", heard)

@@ -156,6 +156,9 @@ def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: s
         st.info("There is no diagram for this kind of file; the heatmap and the table say the same.")
         return
     values, found = _values(identity, metric, level, subject), _found(identity)
+    if block:  # where a metric is undefined throughout, boxes are grey
+        inside = {row["key"] for row in rows_of(subject, [block])}
+        values = {name: value for name, value in values.items() if name in inside}
     try:
         drawing = draw_subject(
             subject, LEVELS[level], block, values=values, units=shown.title, title=f"{found.b} against {found.a}",

@@ -80,7 +80,7 @@ def _result(merged: Entry, report: dict[str, Any]) -> None:
             st.markdown(f"- {sentence}")
         _recipe(report)
     rows = [row for row in share_rows(report) if not selected or row["block"] in selected]
-    st.subheader(f"Shares of {', '.join(selected)}" if selected else "Shares")
+    st.subheader(f"Shares of {plain(', '.join(selected))}" if selected else "Shares")
     st.dataframe(
         rows, hide_index=True, key="trace shares", alt="The share of each candidate in each block",
         column_config={f"{name} ±": st.column_config.NumberColumn(format="%.1e", help="95 % interval") for name in report["among"]}

@@ -91,6 +91,15 @@ def test_every_level_can_be_coloured_by_every_kind_of_metric(models, compared, o
     assert not at.error
 
 
+def test_a_block_that_did_not_change_is_grey_where_a_metric_is_undefined(models, open_page):
+    finished.difference(models / "base.safetensors", models / "tuned.safetensors", models / "merged.safetensors")
+    at = open_page("compare", a="base.safetensors", b="tuned.safetensors", c="merged.safetensors", metric="task_cosine")
+    at.session_state["compare selected"] = ("VAE",)
+    at.radio(key="compare level").set_value("Layers").run()
+    assert not at.exception
+    assert not at.error
+
+
 def test_a_module_has_the_metric_of_its_summed_tensors(models, compared):
     identity, subject = compared
     values = values_at(kept_difference(identity), "relative_l2", "Modules", subject)
