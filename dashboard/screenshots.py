@@ -147,9 +147,10 @@ def _start(name: str):
 SCENES = {
     "library": ("?file=merged-mbw.safetensors", _start("Scan 8 files")),
     "merge": ("merge", _as_it_is),
-    "explore": ("explore", _as_it_is),
-    "compare": ("compare", _start("Compare")),
-    "collection": ("collection", _as_it_is),
+    "explore": ("explore?of=sd1-photo.safetensors&selected=IN05", _as_it_is),
+    "compare": ("compare?a=sd1-base.safetensors&b=sd1-photo.safetensors", _start("Compare")),
+    "collection": ("collection", _start("Compare")),
+    "where_from": ("where_from", _start("Trace")),
     "jobs": ("jobs", _as_it_is),
     "settings": ("settings", _as_it_is),
 }

@@ -75,7 +75,7 @@ class View {
 
   set(box) {
     this.box = box;
-    views.set(this.name, { size: this.size, box, fitted: this.fitted });
+    if (!this.waiting) views.set(this.name, { size: this.size, box, fitted: this.fitted });
     this.svg.setAttribute("viewBox", [box.x, box.y, box.w, box.h].map((n) => n.toFixed(2)).join(" "));
   }
 
