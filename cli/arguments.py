@@ -13,6 +13,7 @@ Threads = Annotated[
     int | None, typer.Option(help="Number of threads; the result does not depend on it.", show_default="cores")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+WrittenDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3"]
 DType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
 
@@ -39,26 +40,42 @@ def expand(paths: list[str]) -> list[Path]:
     """Files as typed: `*` and `?` are expanded (Windows' shells leave them), `@list.txt` holds one path a line.
 
     Raises:
-        CheckpointError: a pattern fits no file, or the list cannot be read.
+        CheckpointError: a pattern fits no file, or a list cannot be read or names another list.
     """
+    out: list[Path] = []
+    for path in paths:
+        out += _listed(path[1:]) if path.startswith("@") else _fitting(path)
+    return out
+
+
+def _listed(name: str) -> list[Path]:
+    """The files that a list names; blank lines and lines that begin with # are left out."""
+    from ..checkpoints.errors import CheckpointError
+
+    try:
+        # Windows' editors begin a file with a mark that is no part of the first name.
+        lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{name}: the list of files cannot be read ({reason})") from None
+    out: list[Path] = []
+    for line in (line.strip() for line in lines):
+        if line.startswith("@"):
+            raise CheckpointError(f"{name}: names the list {line}; lists do not hold other lists, write its files here")
+        if line and not line.startswith("#"):
+            out += _fitting(line)
+    return out
+
+
+def _fitting(path: str) -> list[Path]:
+    """The files that a pattern fits; [ and ] are characters like others, as names of models are full of them."""
     import glob
 
     from ..checkpoints.errors import CheckpointError
 
-    out: list[Path] = []
-    for path in paths:
-        if path.startswith("@"):
-            try:
-                lines = Path(path[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise CheckpointError(f"{path[1:]}: the list of files cannot be read ({reason})") from None
-            out += expand([line.strip() for line in lines if line.strip() and not line.startswith("#")])
-        elif any(c in path for c in "*?") and not Path(path).exists():
-            found = sorted(glob.glob(path))
-            if not found:
-                raise CheckpointError(f"{path}: no file fits this pattern")
-            out += map(Path, found)
-        else:
-            out.append(Path(path))
-    return out
+    if not any(c in path for c in "*?") or Path(path).exists():
+        return [Path(path)]
+    found = sorted(glob.glob(path.replace("[", "[[]")))
+    if not found:
+        raise CheckpointError(f"{path}: no file fits this pattern")
+    return [Path(name) for name in found]

@@ -9,8 +9,10 @@ import typer
 from .. import __version__
 from . import analysing, converting, drawing, listing, looking, making, merging, tracing
 from . import app as dashboard
+from .endings import Commands
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from .arguments import Json, Overwrite, Threads
+from .arguments import Json, Overwrite, Threads, WrittenDType
 from .screen import progress, say, show_json, size
 
 _DTYPE = Annotated[
-    Literal["fp16", "bf16", "fp32", "fp8_e4m3"] | None,
+    WrittenDType | None,
     typer.Option(help="Dtype of the weights.", show_default="each tensor's own"),
 ]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .arguments import DType, Json, Overwrite, Threads
+from .arguments import Json, Overwrite, Threads, WrittenDType
 from .screen import progress, say, show_json, size
 
 Family = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
@@ -24,7 +24,7 @@ def demo_checkpoint(
     full_size: Annotated[
         bool, typer.Option("--full-size", help="True shapes (GBs) instead of narrow channels.")
     ] = False,
-    dtype: Annotated[DType, typer.Option(help="Dtype of the weights.")] = "fp16",
+    dtype: Annotated[WrittenDType, typer.Option(help="Dtype of the weights.")] = "fp16",
     prediction: Annotated[Literal["epsilon", "v", "edm"] | None, typer.Option(help="Mark how it predicts.")] = None,
     in_channels: Annotated[int, typer.Option(help="Input channels: 9 inpainting, 8 instruct-pix2pix, 5 depth.")] = 4,
     threads: Threads = None,

@@ -24,8 +24,9 @@ def console(stderr: bool = False):
 
 
 def show_json(data: Any) -> None:
-    """Print plain data as JSON."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """Print plain data as JSON, in ASCII where the output's encoding lacks characters."""
+    ascii_only = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    print(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=str))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

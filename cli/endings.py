@@ -1,0 +1,72 @@
+"""How a command ends: a user's mistake, a stop, or a reader that is gone, each in its own way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+STOPPED = 130
+
+
+class Commands(TyperGroup):
+    """The commands of `unetscope`. What they raise is told here, because typer would end some of it without a word."""
+
+    def make_context(self, *args: Any, **named: Any) -> Any:
+        with _told():
+            return super().make_context(*args, **named)
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        with _told():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    from ..checkpoints.errors import UnetscopeError
+
+    try:
+        yield
+    except UnetscopeError as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        complain("stopped; nothing was left behind")
+        raise typer.Exit(STOPPED) from None
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): not our mistake, nor anything to report.
+        drop_output()
+        raise typer.Exit(0) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # so rich ends the program
+            drop_output()
+            raise typer.Exit(0) from None
+        raise
+    except OSError as error:  # a disk or folder that fails where nothing of ours expects it
+        complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        raise typer.Exit(2) from None
+
+
+def complain(text: str) -> None:
+    """One line on stderr, whatever stands in the names that it quotes."""
+    from .screen import printable
+
+    print(f"unetscope: {printable(text).replace(chr(10), ' ')}", file=sys.stderr)
+
+
+def drop_output() -> None:
+    """Let what is still to be printed go nowhere: Python would complain at its end that it cannot be."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def accept_any_text() -> None:
+    """Let every character be printed: one that the encoding of a terminal or file lacks becomes its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

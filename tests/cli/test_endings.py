@@ -1,0 +1,67 @@
+"""How the program ends, and what it can print where."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+COMMAND = [sys.executable, "-c", "from unetscope.cli import main; main()"]
+
+
+def replaced(monkeypatch, error):
+    def raises(*given, **named):
+        raise error
+
+    monkeypatch.setattr("unetscope.checkpoints.inspection.inspect", raises)
+
+
+def test_a_stop_is_one_line_and_130(here, run, monkeypatch):
+    replaced(monkeypatch, KeyboardInterrupt())
+    assert run("inspect", "a.safetensors") == (130, "", "unetscope: stopped; nothing was left behind\n")
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_the_exit_code_that_a_command_asks_for_is_kept(code, here, run, monkeypatch):
+    replaced(monkeypatch, typer.Exit(code))
+    assert run("inspect", "a.safetensors") == (code, "", "")
+
+
+def test_a_disk_that_fails_is_one_line_and_2(here, run, monkeypatch):
+    replaced(monkeypatch, OSError(5, "Input/output error", "a.safetensors"))
+    assert run("inspect", "a.safetensors") == (2, "", "unetscope: a.safetensors: Input/output error\n")
+
+
+def test_wrong_usage_is_explained_and_2(here, run):
+    for wrong, said in ((["inspect", "--nope"], "--nope"), (["nope"], "nope"), (["inspect"], "Missing argument")):
+        code, out, err = run(*wrong)
+        assert (code, out) == (2, "") and said in err and "Usage" in err
+
+
+def test_a_reader_that_is_gone_is_no_error(here):
+    for arguments in (["presets"], ["merge", "--help"], ["inspect", "a.safetensors", "--json"]):
+        started = subprocess.Popen(
+            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, text=True
+        )
+        started.stdout.close()
+        assert (started.stderr.read(), started.wait()) == ("", 0), arguments
+        started.stderr.close()
+
+
+def test_names_that_the_outputs_encoding_lacks_are_printed_as_numbers(here):
+    os.rename("a.safetensors", "日本.safetensors")
+    settings = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+
+    def output(*arguments):
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, cwd=here, env=settings)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode("cp1252")
+
+    assert output("inspect", "日本.safetensors").startswith("\\u65e5\\u672c.safetensors: SD1 checkpoint")
+    found = output("inspect", "日本.safetensors", "--json")
+    assert found.isascii() and Path(json.loads(found)["path"]).name == "日本.safetensors"
