@@ -101,7 +101,7 @@ class View {
   }
 
   resized() {
-    if (!this.svg || !this.box) return;
+    if (!this.svg || !this.box || !this.stage.clientWidth) return; // a stage that is taken off the page has no size
     if (this.waiting) this.start();
     else if (this.fitted) this[this.fitted]();
   }
