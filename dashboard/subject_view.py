@@ -34,6 +34,9 @@ def choose_subject(shelf: Shelf, where=st) -> Subject:
     drawable = [entry for entry in shelf.entries if entry.family and not entry.error]
     subjects = {name: Subject(name, name) for name in ARCHITECTURES}
     subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
+    if (short := st.query_params.get("of")) in ARCHITECTURES:  # an address may say sdxl; the widget knows titles
+        st.session_state["of"] = short
+        del st.query_params["of"]
     chosen = where.selectbox(
         "Architecture or file",
         list(subjects),
@@ -42,6 +45,8 @@ def choose_subject(shelf: Shelf, where=st) -> Subject:
         bind="query-params",
         help="Four published architectures, and every file of the library that is one of them.",
     )
+    if short in ARCHITECTURES:
+        st.query_params["of"] = ARCHITECTURES[short]
     return subjects[chosen]
 
 

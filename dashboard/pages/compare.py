@@ -229,7 +229,7 @@ def _table(
     event = st.dataframe(
         shown, hide_index=True, height=min(420, 38 + 35 * len(shown)), on_select="rerun", selection_mode="single-row",
         key=f"compare tensors {hash((selected, kind, metric))}",
-        column_config={name: st.column_config.NumberColumn(format="%.3e") for name in found.metrics},
+        column_config=_columns(found),
         alt="The tensors of the selection with every metric",
     )  # fmt: skip
     rows = event.selection.rows
@@ -239,6 +239,17 @@ def _table(
         st.caption(
             "Choose a row (the box at its left) to see the histogram of its values in A, in B, and of the difference."
         )
+
+
+def _columns(found: Difference) -> dict[str, object]:
+    """Titles and meanings of the metrics, as the table's heads."""
+    from ...analysis.metrics import BASE_METRICS, PAIR_METRICS
+
+    metrics = PAIR_METRICS | BASE_METRICS
+    return {
+        name: st.column_config.NumberColumn(metrics[name].title, help=plain(metrics[name].meaning), format="%.3e")
+        for name in found.metrics
+    }
 
 
 def tensors_of(

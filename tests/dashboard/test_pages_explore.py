@@ -36,10 +36,16 @@ def test_an_address_with_names_of_nothing_shows_the_whole_network(models, open_p
     assert at.session_state["explore selected"] == ()
 
 
+@pytest.mark.parametrize("name", ["sd2", "sdxl_refiner", "SDXL"])
+def test_an_address_may_name_an_architecture(open_page, name):
+    at = open_page("explore", of=name)
+    assert at.selectbox(key="of").value == name.casefold()
+
+
 def test_the_layer_level_shows_one_block_and_leads_back(open_page):
     at = open_page("explore", of="sdxl", level="Layers", block="IN07")
     assert not at.exception
-    assert at.selectbox(key="block").value == "IN07"
+    assert (at.selectbox(key="of").value, at.selectbox(key="block").value) == ("sdxl", "IN07")
     assert set(at.dataframe[0].value["label"]) == {"IN07"}
     next(b for b in at.button if b.label == "All blocks").click().run()
     assert at.radio(key="level").value == "Blocks"
