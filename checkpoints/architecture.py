@@ -18,6 +18,13 @@ from .tensors import Shape
 What = Literal["checkpoint", "component", "lora", "controlnet", "other"]
 
 FAMILY_NAMES: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl_refiner": "SDXL refiner"}
+# The modelspec's names. SD2's tells how it predicts.
+_MODELSPEC: dict[Family, str] = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
+}
 # Input channels of the first convolution: the latent image has 4, the rest is what the variant sees beside it.
 VARIANTS = {4: "base", 9: "inpainting", 8: "instruct-pix2pix", 5: "depth"}
 # Width of the text features in models of real size.
@@ -195,3 +202,8 @@ def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> Family
 
 def _family_name(family: Family | None) -> str:
     return FAMILY_NAMES[family] if family else "an architecture that its names do not tell"
+
+
+def modelspec_architecture(family: Family, prediction: str | None = None) -> str:
+    """What the header's field `modelspec.architecture` says of a model that predicts so."""
+    return "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else _MODELSPEC[family]

@@ -20,13 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .architecture import Family
+from .architecture import FAMILY_NAMES, Family
 from .blocks import TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS
 from .errors import LabelError, nearest
 
 Slots = tuple[str, ...]
 
-FAMILY_NAMES = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl_refiner": "the SDXL refiner"}
 LAST = "last OUTnn"
 
 IN_9, IN_12 = tuple(f"IN{i:02d}" for i in range(9)), tuple(f"IN{i:02d}" for i in range(12))

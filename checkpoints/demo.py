@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .architecture import FAMILY_NAMES, Family
+from .architecture import FAMILY_NAMES, Family, modelspec_architecture
 from .checkpoint import Checkpoint
 from .codec import decode, encode
 from .demo_weights import PIECE, change, change_size, constant, start_values
@@ -23,12 +23,6 @@ from .targets import refuse_inputs, require_suffix
 from .tensors import Shape
 from .transfer import Fill, Outgoing, write_tensors
 
-_MODELSPEC = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-768-v",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
-}
 # Keys that say how a model predicts, as community files carry them; plain noise prediction has none.
 _MARKERS: dict[str | None, tuple[str, ...]] = {
     None: (),
@@ -113,7 +107,7 @@ def _metadata(family: Family, seed: int, base: Path | None, prediction: str | No
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _MODELSPEC[family],
+        "modelspec.architecture": modelspec_architecture(family, prediction or ("v" if family == "sd2" else None)),
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title or f"Demo {FAMILY_NAMES[family]}, {kind}",
         "modelspec.description": "Random weights in the layout of a real checkpoint. Makes no pictures.",

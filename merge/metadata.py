@@ -11,16 +11,11 @@ from pathlib import Path
 
 from .. import __version__
 from ..checkpoints import Checkpoint
+from ..checkpoints.architecture import modelspec_architecture
 from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
 from .plan import Plan
 from .recipe import Recipe
 
-_ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
-}
 # The web UI's names for what its own merger can do.
 _WEBUI_METHODS = {"weighted_sum": "Weighted sum", "add_difference": "Add difference", "copy": "No interpolation"}
 # The header's fields that differ from run to run of one merge; `--reproducible` leaves them out.
@@ -66,7 +61,7 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
         "sd_merge_recipe": json.dumps(_sd_merge_recipe(plan, hashes, title)),
         "sd_merge_models": json.dumps(_sd_merge_models(plan, hashes)),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES[plan.family],
+        "modelspec.architecture": modelspec_architecture(plan.family, plan.prediction),
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -104,7 +99,10 @@ def _sd_merge_recipe(plan: Plan, hashes: list[str | None], title: str) -> dict:
 
 
 def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
-    """Primary, secondary and tertiary model, method and multiplier; None when the recipe is more than that."""
+    """Primary, secondary and tertiary model, method and multiplier.
+
+    None when the recipe is more than that, or a hash is not known.
+    """
     recipe = plan.recipe
     step = recipe.steps.get(recipe.result)
     if step is None or recipe.components or step.kind.name not in _WEBUI_METHODS:
@@ -115,7 +113,10 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
     index = {name: i for i, name in enumerate(plan.names)}
     if not all(source in index for source in step.inputs):
         return None
-    models = [hashes[index[s]] for s in step.inputs] + [None] * (3 - len(step.inputs))
+    known = [hashes[index[s]] for s in step.inputs]
+    if None in known:  # this form has no place for names: the history would end here
+        return None
+    models = known + [None] * (3 - len(known))
     return {
         "primary_model_hash": models[0],
         "secondary_model_hash": models[1],

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fnmatch import translate as glob_to_regex
 
-from ..checkpoints.architecture import Family
+from ..checkpoints.architecture import FAMILY_NAMES, Family
 from ..checkpoints.blocks import BUFFER_LABELS, TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS
-from ..checkpoints.conventions import FAMILY_NAMES
 from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.layers import GROUPS, KINDS, in_group
 

@@ -143,7 +143,7 @@ def test_the_refiner_reads_sd1_vectors_and_has_label_emb():
     assert reading.weights["LABEL_EMB"] == reading.weights["IN00"] == 0.06
     assert reading.weights["OUT11"] == reading.weights["OUT"] == 0.78
     assert next(iter(reading.weights)) == "CLIP_G"
-    with pytest.raises(LabelError, match="no weight vector for the SDXL refiner"):
+    with pytest.raises(LabelError, match="no weight vector for SDXL refiner"):
         CONVENTIONS["automb"].slots("sdxl_refiner", 27)
 
 

@@ -83,7 +83,7 @@ def test_a_merge_that_the_web_ui_could_have_made_is_written_in_its_words(pair, m
     recipe = json.loads(found["sd_merge_recipe"])
     assert (recipe["interp_method"], recipe["multiplier"]) == ("Add difference", 1.0)
     assert recipe["tertiary_model_hash"] == sha256(third)
-    dashed = run(pair, "weighted-sum", out=tmp_path / "dash.safetensors", alpha=0.3)
+    dashed = run(pair, "weighted-sum", out=tmp_path / "dash.safetensors", alpha=0.3, hash_files=True)
     assert json.loads(dashed["sd_merge_recipe"])["type"] == "webui"
 
 
@@ -127,6 +127,19 @@ def test_the_history_of_the_inputs_is_kept_over_generations(pair, make_checkpoin
     assert models[sha256(third)]["sd_merge_recipe"] is None
 
 
+def test_the_names_of_a_simple_merge_are_kept_over_generations_when_no_hash_is_known(pair, tmp_path):
+    from unetscope.checkpoints.inspection import inspect
+
+    first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
+    found = run(pair, out=first, alpha=0.3)
+    assert json.loads(found["sd_merge_recipe"])["type"] == "unetscope"
+    run([first, pair[0]], out=last, alpha=0.5)
+    merged, plain = inspect(last).history.children
+    assert (merged.name, merged.method) == ("first.safetensors", "weighted_sum")
+    assert [child.name for child in merged.children] == ["a.safetensors", "b.safetensors"]
+    assert plain.name == "a.safetensors"
+
+
 def test_the_history_of_an_input_is_kept_when_its_hash_is_not_known(pair, make_checkpoint, tmp_path):
     from unetscope.checkpoints.inspection import inspect
 
@@ -146,7 +159,12 @@ def test_histories_that_are_no_json_are_left_out(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "architecture"), [("sd1", "stable-diffusion-v1"), ("sdxl", "stable-diffusion-xl-v1-base")]
+    ("family", "architecture"),
+    [
+        ("sd1", "stable-diffusion-v1"),
+        ("sd2", "stable-diffusion-v2-512"),
+        ("sdxl", "stable-diffusion-xl-v1-base"),
+    ],
 )
 def test_the_modelspec_says_what_it_is(family, architecture, make_checkpoint, tmp_path):
     paths = [make_checkpoint(n, family, seed=i)[0] for i, n in enumerate("ab")]
