@@ -15,11 +15,11 @@ from .checkpoint import Checkpoint, TensorInfo
 from .diffusers_output import FolderPlan, plan_folder
 from .dtypes import I64, DType, dtype_named
 from .errors import CheckpointError, OutputError
-from .health import is_position_ids
 from .layouts import layout
 from .opening import open_checkpoint
 from .output import check_target
 from .output_folder import OutputFolder
+from .position_ids import can_be_counted, is_position_ids
 from .stream import Pass, Progress
 from .targets import refuse_holders, refuse_inputs, require_suffix
 from .tensors import StoredTensor
@@ -230,7 +230,7 @@ class _Conversion:
         # A stored tensor knows its file, so one checkpoint reads the donor's tensors as well.
         info = TensorInfo(f"{component}: {name}" if component else name, stored)
         positions = name.endswith("embeddings.position_ids") if component else is_position_ids(name)
-        if positions and self._fix:
+        if positions and self._fix and can_be_counted(stored.shape):
             self._dtypes[_change(stored.dtype, I64)] += 1
             return Outgoing(name, I64, stored.shape, counting(stored.shape))
         keeps = not stored.dtype.is_float or positions or not stored.shape

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from .blocks import TEXT_LABELS, place
+from .blocks import place
 from .checkpoint import Checkpoint
 from .dtypes import DType
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
+from .position_ids import is_position_ids
 
 Level = Literal["broken", "suspect", "note"]
 _SHOWN = 4
@@ -52,11 +53,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.level}: {self.text}"
-
-
-def is_position_ids(key: str) -> bool:
-    """Whether a key holds the positions of a text encoder's tokens."""
-    return key.endswith(".position_ids") and place(key).label in TEXT_LABELS
 
 
 def look_at_position_ids(values: np.ndarray, dtype: DType) -> PositionIds:

@@ -18,8 +18,9 @@ from .dtypes import F16
 from .files import FileReader
 from .fingerprint import BLOCK, Fingerprints, canonical, short_name
 from .hashes import autov2, identity, known_sha256, remember, sha256
-from .health import Finding, PositionIds, TensorValues, findings, is_position_ids, look_at_position_ids
+from .health import Finding, PositionIds, TensorValues, findings, look_at_position_ids
 from .opening import open_checkpoint
+from .position_ids import is_position_ids
 from .stream import Pass, Progress, Span, spans
 
 

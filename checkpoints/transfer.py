@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, TensorInfo
 from .codec import decode, encode, finite_limit
 from .dtypes import I64, DType
 from .output import OutputFile
+from .position_ids import positions
 from .safetensors_file import check_written, plan_header
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
@@ -113,7 +114,7 @@ def counting(shape: Shape) -> Fill:
     """Position ids: 0, 1, 2... along the last axis, as 64-bit integers."""
 
     def fill(start: int, stop: int, out: np.ndarray) -> None:
-        out.view(I64.bits)[:] = np.arange(start, stop) % shape[-1]
+        out.view(I64.bits)[:] = positions(shape, start, stop)
 
     return fill
 

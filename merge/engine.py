@@ -18,6 +18,7 @@ from ..checkpoints import codec
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
+from ..checkpoints.position_ids import positions
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
@@ -138,7 +139,7 @@ def _result(plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faul
     """The raw bytes of a piece of the output."""
     out = buffers.output[: piece.elements * tensor.dtype.size]
     if tensor.positions:
-        out.view(np.int64)[:] = np.resize(np.arange(tensor.shape[-1]), piece.elements)
+        out.view(np.int64)[:] = positions(tensor.shape, piece.start, piece.stop)
         return out
     if tensor.copied:
         ((index, info),) = tensor.inputs.items()
