@@ -53,6 +53,8 @@ __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights
 
 OPTIONS = ("preset", "vector", "convention", "scale", "default")
 CURVES = ("linear", "cosine")
+# Of fp32, in which coefficients are applied.
+_LARGEST = (2 - 2**-23) * 2.0**127
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -289,6 +291,10 @@ def _number(value: Any, what: str) -> float:
         raise LabelError(f"{what} has to be a number, found {_shown(value)}.") from None
     if not math.isfinite(number):
         raise LabelError(f"{what} has to be a finite number, found {_shown(value)}.")
+    if abs(number) > _LARGEST:
+        raise LabelError(
+            f"{what} has to be at most {_LARGEST:.1e}, for merges are worked out in fp32; found {number:g}."
+        )
     return number
 
 

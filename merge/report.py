@@ -70,10 +70,11 @@ class Report:
 
 def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     """The report of a plan that has not run yet."""
+    names = distinct_names(plan)
     return Report(
         output=str(output),
         family=plan.family,
-        models={name: c.path.name for name, c in zip(plan.names, plan.checkpoints, strict=True)},
+        models={name: c.path.name for name, c in zip(names, plan.checkpoints, strict=True)},
         tensors=len(plan.tensors),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
@@ -85,8 +86,20 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     )
 
 
+def distinct_names(plan: Plan) -> list[str]:
+    """The models' names by index; files of components have none of their own and may be called alike, so some get a number."""
+    names: list[str] = []
+    for name in plan.names:
+        number = 1 + sum(other == name for other in plan.names[: len(names)])
+        while (shown := name if number == 1 else f"{name} ({number})") in names:
+            number += 1
+        names.append(shown)
+    return names
+
+
 def label_shares(plan: Plan) -> list[LabelShares]:
     """What every label of the result is made of, in network order."""
+    names = distinct_names(plan)
     found: dict[str, LabelShares] = {}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     forms: dict[str, set[Form]] = defaultdict(set)
@@ -102,7 +115,7 @@ def label_shares(plan: Plan) -> list[LabelShares]:
         forms[label].add(tensor.form)
         for term, coefficient in zip(tensor.form.terms, tensor.form.coefficients, strict=True):
             if isinstance(term, Model):
-                sums[label][plan.names[term.index]] += coefficient * tensor.elements
+                sums[label][names[term.index]] += coefficient * tensor.elements
             else:
                 row.methods += [n for n in term.methods if n not in row.methods]
     for label, row in found.items():

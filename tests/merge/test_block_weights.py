@@ -425,3 +425,16 @@ def test_nothing_but_label_errors_comes_out_of_nonsense(value, convention):
             parsed.resolve(family).by_label()
     except LabelError as error:
         assert len(str(error)) > 10
+
+
+@pytest.mark.parametrize(
+    "given_weights", [3.5e38, -1e39, {"IN04": 1e300}, {"IN00-OUT11": {"gradient": [0, 1e39]}}, "1e39"]
+)
+def test_a_weight_beyond_fp32_is_refused(given_weights):
+    with pytest.raises(LabelError, match=r"at most 3\.4e\+38"):
+        BlockWeights.parse(given_weights)
+
+
+def test_the_largest_weight_of_fp32_is_a_weight():
+    largest = 3.4028234663852886e38
+    assert weights(largest).weight(IN04 + ATTN1_Q) == largest
