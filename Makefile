@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo app test lint format diagrams notebooks wheel bench clean
+.PHONY: demo app test lint format diagrams screenshots wheel bench clean
 
 demo: $(VENV)/.core
 	$(PY) examples/demo.py
@@ -13,7 +13,7 @@ app: $(VENV)/.app
 	$(VENV)/bin/unetscope app
 
 test: $(VENV)/.test
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -26,6 +26,9 @@ format: $(VENV)/.test
 diagrams: $(VENV)/.test
 	$(PY) -m unetscope.diagrams.trace
 	$(PY) -m unetscope.diagrams.gallery
+
+screenshots: $(VENV)/.test
+	$(PY) -m unetscope.dashboard.screenshots docs/pictures/dashboard
 
 wheel: $(VENV)/.test
 	$(PY) tests/wheel.py
