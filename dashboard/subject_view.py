@@ -34,19 +34,18 @@ def choose_subject(shelf: Shelf, where=st) -> Subject:
     drawable = [entry for entry in shelf.entries if entry.family and not entry.error]
     subjects = {name: Subject(name, name) for name in ARCHITECTURES}
     subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
-    if (short := st.query_params.get("of")) in ARCHITECTURES:  # an address may say sdxl; the widget knows titles
-        st.session_state["of"] = short
-        del st.query_params["of"]
+    # Not bound to the address by the widget, which would write titles there: a link says sdxl, not "SDXL".
+    names = list(subjects)
+    wanted = st.query_params.get("of", st.session_state.get("kept of"))
     chosen = where.selectbox(
         "Architecture or file",
-        list(subjects),
+        names,
+        index=names.index(wanted) if wanted in names else 0,
         format_func=lambda name: ARCHITECTURES.get(name, name),
         key="of",
-        bind="query-params",
         help="Four published architectures, and every file of the library that is one of them.",
     )
-    if short in ARCHITECTURES:
-        st.query_params["of"] = ARCHITECTURES[short]
+    st.session_state["kept of"] = st.query_params["of"] = chosen
     return subjects[chosen]
 
 

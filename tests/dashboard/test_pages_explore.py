@@ -36,10 +36,12 @@ def test_an_address_with_names_of_nothing_shows_the_whole_network(models, open_p
     assert at.session_state["explore selected"] == ()
 
 
-@pytest.mark.parametrize("name", ["sd2", "sdxl_refiner", "SDXL"])
+@pytest.mark.parametrize("name", ["sd2", "sdxl_refiner", "sdxl"])
 def test_an_address_may_name_an_architecture(open_page, name):
     at = open_page("explore", of=name)
-    assert at.selectbox(key="of").value == name.casefold()
+    assert at.selectbox(key="of").value == name
+    at.selectbox(key="of").set_value("sd1").run()
+    assert (at.selectbox(key="of").value, at.query_params["of"]) == ("sd1", "sd1")
 
 
 def test_the_layer_level_shows_one_block_and_leads_back(open_page):
