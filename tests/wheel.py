@@ -53,13 +53,25 @@ def main() -> None:
         python = place / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         constraints = ROOT / "constraints.txt"
         subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints), str(wheel)],
+            [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+                "-c",
+                str(constraints),
+                str(wheel),
+            ],
             check=True,
         )
         imports = "; ".join(f"import {name}" for name in project["packages"])
         subprocess.run([str(python), "-c", imports], check=True, cwd=folder)
         subprocess.run([str(python.with_name("unetscope")), "--version"], check=True, cwd=folder)
-    print(f"{wheel.name}: {len(held)} files as expected; {len(project['packages'])} packages import in an empty environment")
+    print(
+        f"{wheel.name}: {len(held)} files as expected; {len(project['packages'])} packages import in an empty environment"
+    )
 
 
 if __name__ == "__main__":
