@@ -7,9 +7,10 @@ to a narrower dtype changes values, and so the fingerprint. F64 counts as rounde
 Left out is what carries no weight of its own (`position_ids`, `logit_scale`) and what not every layout holds: the last layer
 and the projection of CLIP-H, which SD2 does not use, and tensors that no published layout has. The EMA copy is left out too.
 
-A tensor is hashed as fp32 in blocks of fixed size, so that threads can share it and no tensor has to fit into memory. Blocks
-go through XXH3-128, which is about ten times as fast as SHA-256 and twice as fast as BLAKE3: fingerprints tell weights
-apart, they are no protection against somebody who builds two models with the same one. For that, and for model sites, there is SHA-256.
+A tensor is hashed as fp32 in blocks of fixed size, so that threads can share it and no tensor has to fit into memory.
+Blocks go through XXH3-128, which is about ten times as fast as SHA-256 and twice as fast as BLAKE3: fingerprints tell
+weights apart, they are no protection against somebody who builds two models with the same one. For that, and for model
+sites, there is SHA-256.
 """
 
 from __future__ import annotations
