@@ -26,6 +26,7 @@ _BY = Annotated[By, typer.Option(help="What a row is.")]
 _DARK = Annotated[bool, typer.Option("--dark", help="Plots for a dark background.")]
 
 
+TABLES, PICTURES, RECIPES = (".csv",), (".png", ".svg", ".pdf"), (".yaml", ".yml")
 # What fits a screen; the rest is in CSV and JSON.
 _SHOWN_STATISTICS = ("parameters", "dtypes", "mean", "std", "l2", "min", "max", "zeros", "nan", "inf")
 _SHOWN_METRICS = ("relative_l2", "rms", "max_abs", "changed", "sign_flip", "task_cosine", "sign_conflict")
@@ -38,11 +39,25 @@ def opened(files: ExitStack, path: Path) -> Checkpoint:
     return files.enter_context(open_checkpoint(path))
 
 
-def write_csv(table: pd.DataFrame, path: Path, overwrite: bool) -> None:
-    """Write a table, and say so."""
+def check_results(overwrite: bool, *results: tuple[Path | None, tuple[str, ...]]) -> None:
+    """Refuse files to write that cannot be, or whose ending says that they are something else: a checkpoint, say.
+
+    Raises:
+        OutputError: before any work is done.
+    """
+    from ..checkpoints.errors import OutputError
     from ..checkpoints.output import check_target
 
-    check_target(path, overwrite=overwrite)
+    for path, suffixes in results:
+        if path is None:
+            continue
+        if path.suffix.lower() not in suffixes:
+            raise OutputError(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
+        check_target(path, overwrite=overwrite)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table, and say so."""
     table.to_csv(path, index=False)
     note(f"wrote {path} ({len(table):,} rows)")
 
@@ -60,11 +75,8 @@ def stats(
 ) -> None:
     """Measure one checkpoint: mean, deviation, norms, extremes, zeros, NaN; its health in words, the worst first."""
     from ..analysis import draw_histograms, examine, measure, records, save
-    from ..checkpoints.output import check_target
 
-    for target in (csv, histograms):
-        if target:
-            check_target(target, overwrite=overwrite)
+    check_results(overwrite, (csv, TABLES), (histograms, PICTURES))
     with ExitStack() as files, progress("measuring") as moved:
         checkpoint = opened(files, file)
         measured = measure(checkpoint, threads=threads, progress=moved)
@@ -83,7 +95,7 @@ def stats(
         if not health:
             say("nothing broken, empty or suspicious")
     if csv:
-        write_csv(table, csv, overwrite)
+        write_csv(table, csv)
     if histograms:
         save(draw_histograms(measured, dark=dark), histograms)
         note(f"wrote {histograms}")
@@ -110,11 +122,8 @@ def diff(
     from ..analysis import AnalysisError, draw_heatmap, records, save, sentences
     from ..analysis import diff as difference
     from ..checkpoints.errors import nearest
-    from ..checkpoints.output import check_target
 
-    for target in (csv, heatmap, diagram):
-        if target:
-            check_target(target, overwrite=overwrite)
+    check_results(overwrite, (csv, TABLES), (heatmap, PICTURES), (diagram, PICTURES))
     with ExitStack() as files, progress("comparing") as moved:
         first = opened(files, a)
         second = opened(files, b)
@@ -143,7 +152,7 @@ def diff(
         for sentence in sentences(found):
             say(sentence)
     if csv:
-        write_csv(table, csv, overwrite)
+        write_csv(table, csv)
     if heatmap:
         save(draw_heatmap(found, metric, dark=dark), heatmap)
         note(f"wrote {heatmap}")
@@ -198,10 +207,8 @@ def compare(
     """Compare many checkpoints with each other, each read once: distances, neighbours, shared parts, clusters, a map."""
     from ..analysis import compare as compared
     from ..analysis import records
-    from ..checkpoints.output import check_target
 
-    if csv:
-        check_target(csv, overwrite=overwrite)
+    check_results(overwrite, (csv, TABLES))
     with ExitStack() as stack, progress("comparing") as moved:
         models = [opened(stack, path) for path in expand(files)]
         origin = opened(stack, reference) if reference else None
@@ -213,7 +220,7 @@ def compare(
     else:
         _show_comparison(found, pairs)
     if csv:
-        write_csv(pairs, csv, overwrite)
+        write_csv(pairs, csv)
     if plot:
         _plot(found, by, plot, dark)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .analysing import opened, write_csv
+from .analysing import PICTURES, RECIPES, TABLES, check_results, opened, write_csv
 from .arguments import ListCommand, Overwrite, Threads, expand
 from .screen import note, progress, say, show_frame, show_json, show_table, warn
 
@@ -36,11 +36,8 @@ def trace(
     """Recover the recipe of a merge: the share of every candidate in every label, how sure it is, and what is missing."""
     from ..analysis import draw_shares, save
     from ..analysis.trace import trace as traced
-    from ..checkpoints.output import check_target
 
-    for target in (save_recipe, plot, csv):
-        if target:
-            check_target(target, overwrite=overwrite)
+    check_results(overwrite, (save_recipe, RECIPES), (plot, PICTURES), (csv, TABLES))
     with ExitStack() as files, progress("tracing") as moved:
         whole = opened(files, merged)
         candidates = [opened(files, path) for path in expand(among)]
@@ -51,7 +48,7 @@ def trace(
     else:
         _show(found)
     if csv:
-        write_csv(found.by_label(), csv, overwrite)
+        write_csv(found.by_label(), csv)
     if plot:
         save(draw_shares(found, dark=dark), plot)
         note(f"wrote {plot}")
@@ -100,6 +97,7 @@ def predict(
     from ..merge import Recipe
     from ..merge.predict import predict as predicted
 
+    check_results(overwrite, (csv, TABLES))
     with progress("measuring") as moved:
         table = predicted(Recipe.load(recipe), by, threads=threads, progress=moved)
     if json:
@@ -107,7 +105,7 @@ def predict(
     else:
         show_frame(f"Distance of the result of {recipe.name} to its models", table)
     if csv:
-        write_csv(table, csv, overwrite)
+        write_csv(table, csv)
 
 
 def spectrum(
@@ -123,6 +121,7 @@ def spectrum(
     from ..analysis import records
     from ..analysis.spectrum import spectrum as spectra
 
+    check_results(overwrite, (csv, TABLES))
     with ExitStack() as files, progress("decomposing") as moved:
         table = spectra(opened(files, a), opened(files, b), by, seed=seed, progress=moved)
     if json:
@@ -130,7 +129,7 @@ def spectrum(
     else:
         show_frame(f"{b.name} - {a.name} by {by}", table)
     if csv:
-        write_csv(table, csv, overwrite)
+        write_csv(table, csv)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from ..checkpoints.architecture import FAMILY_NAMES
 from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS, place
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
+from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.stream import default_threads, piece_length
 from ..checkpoints.tensors import Shape
 from .collapse import Collapse
@@ -171,7 +172,7 @@ class _Planner:
             if resolved not in by_path:
                 by_path[resolved] = len(self.checkpoints)
                 self.checkpoints.append(open_checkpoint(Path(path)))
-                self.names.append(Path(name).name if name in files else name)
+                self.names.append(_distinct(Path(name).name if name in files else name, self.names))
             self.index[name] = by_path[resolved]
         for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
             self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
@@ -270,9 +271,8 @@ class _Planner:
         if lacking or not all(info.dtype.is_float for info in (first, *found.values()) if info):
             # Integers are never averaged: they are the first model's, even where another one's share is 1.
             form, found = Form.of(Model(owner)), {owner: first}
-        positions = key.endswith("position_ids") and (
-            first.dtype.is_float or self.recipe.output.position_ids == "restore"
-        )
+        wanted = first.dtype.is_float or self.recipe.output.position_ids == "restore"
+        positions = wanted and is_position_ids(key) and can_be_counted(first.shape)
         if positions:
             return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, positions=True)
         if key == FIRST_CONV and any(info.shape != first.shape for info in found.values()):
@@ -312,6 +312,14 @@ _TEXT_PREFIX = {
     "sdxl": {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."},
     "sdxl_refiner": {"clip_g": "conditioner.embedders.0.model."},
 }
+
+
+def _distinct(name: str, taken: list[str]) -> str:
+    """The name, or one with a number: files of components have no names of their own and may be called alike."""
+    shown, number = name, 2
+    while shown in taken:
+        shown, number = f"{name} ({number})", number + 1
+    return shown
 
 
 def dtype_named_or_none(name: str) -> DType | None:

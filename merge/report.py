@@ -70,7 +70,7 @@ class Report:
 
 def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     """The report of a plan that has not run yet."""
-    names = distinct_names(plan)
+    names = plan.names
     return Report(
         output=str(output),
         family=plan.family,
@@ -86,20 +86,9 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     )
 
 
-def distinct_names(plan: Plan) -> list[str]:
-    """The models' names by index; files of components have none of their own and may be called alike, so some get a number."""
-    names: list[str] = []
-    for name in plan.names:
-        number = 1 + sum(other == name for other in plan.names[: len(names)])
-        while (shown := name if number == 1 else f"{name} ({number})") in names:
-            number += 1
-        names.append(shown)
-    return names
-
-
 def label_shares(plan: Plan) -> list[LabelShares]:
     """What every label of the result is made of, in network order."""
-    names = distinct_names(plan)
+    names = plan.names
     found: dict[str, LabelShares] = {}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     forms: dict[str, set[Form]] = defaultdict(set)

@@ -139,3 +139,14 @@ def test_mistakes_get_one_sentence(arguments, said, here, run):
     code, _, err = run(*arguments)
     assert code == 2 and said in err and "Traceback" not in err
     assert err.count("\n") == 1
+
+
+def test_no_result_replaces_a_checkpoint(here, run):
+    before = (here / "b.safetensors").read_bytes()
+    for option in ("--csv", "--heatmap", "--diagram"):
+        code, _, err = run("diff", "a.safetensors", "c.safetensors", option, "b.safetensors", "--overwrite")
+        assert code == 2 and "expected a name that ends in" in err
+    code, _, _ = run(
+        "trace", "a.safetensors", "--among", "c.safetensors", "--save-recipe", "b.safetensors", "--overwrite"
+    )
+    assert code == 2 and (here / "b.safetensors").read_bytes() == before
