@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "analysis": {"checkpoints"},
     "diagrams": {"checkpoints"},
     "merge": {"checkpoints", "analysis"},
-    "dashboard": {"checkpoints", "analysis", "diagrams", "merge", "cli"},
+    "dashboard": {"checkpoints", "analysis", "diagrams", "merge"},
     "cli": {"checkpoints", "analysis", "diagrams", "merge", "dashboard"},
 }
 
