@@ -13,6 +13,7 @@ APP = Path(__file__).resolve().parent.parent / "app.py"
 # As in .streamlit/config.toml, which only `streamlit run` in the repository finds.
 SETTINGS = {
     "server.fileWatcherType": "none",
+    "server.showEmailPrompt": "false",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
