@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from .dtypes import DType
+from .dtypes import CARRIERS, DType
 from .errors import UnetscopeError
 
 # The largest fp32 value that still rounds to a finite one: half a step below the next power of two for formats that
@@ -62,7 +62,7 @@ def finite_limit(dtype: DType) -> np.float32:
 
 def stored(raw: np.ndarray, dtype: DType) -> np.ndarray:
     """Bytes (uint8, last axis) as elements in the numpy type that the kernel knows this format by."""
-    return raw.view(kernel().CARRIERS[dtype.name])
+    return raw.view(CARRIERS[dtype.name])
 
 
 def decode(raw: np.ndarray, dtype: DType, out: np.ndarray) -> None:

@@ -49,6 +49,16 @@ _TABLE = [
 ]
 DTYPES: dict[str, DType] = {d.name: d for d in _TABLE}
 
+# The numpy types in which floats travel to the kernels: one for each format, since fp16 and bf16 would both be uint16.
+CARRIERS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.int16,
+    "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+    "F8_E5M2": np.int8,
+}
+
 F64, F32, F16, BF16 = (DTYPES[n] for n in ("F64", "F32", "F16", "BF16"))
 F8_E4M3, F8_E5M2, I64 = (DTYPES[n] for n in ("F8_E4M3", "F8_E5M2", "I64"))
 

@@ -1,7 +1,7 @@
 """The compiled kernel: decode, combine and encode weights without a copy in between, and without torch.
 
 The loops themselves are in `kernel_loops`; here they are called, from numpy arrays. Each stored format travels in a numpy
-type of its own, the `CARRIERS` below, since fp16 and bf16 would both be uint16. Arrays are contiguous.
+type of its own, `dtypes.CARRIERS`. Arrays are contiguous.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ import numpy as np
 
 from .machine_code import loop
 
-CARRIERS = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.int16,
-    "BF16": np.uint16,
-    "F8_E4M3": np.uint8,
-    "F8_E5M2": np.int8,
-}
 # Elements that are worked on at a time: three fp32 tiles of this size stay in a 32 KB first-level cache.
 TILE = 2048
 _F32 = np.dtype(np.float32)

@@ -8,14 +8,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-CARRIERS = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.int16,
-    "BF16": np.uint16,
-    "F8_E4M3": np.uint8,
-    "F8_E5M2": np.int8,
-}
 _FORMATS = {
     np.dtype(np.float64): torch.float64,
     np.dtype(np.float32): torch.float32,

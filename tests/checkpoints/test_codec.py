@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetscope.checkpoints import codec, kernel_numba, kernel_torch
-from unetscope.checkpoints.dtypes import DTYPES
+from unetscope.checkpoints.dtypes import CARRIERS, DTYPES
 
 FLOATS = ["F16", "BF16", "F8_E4M3", "F8_E5M2", "F32"]
 KERNELS = [kernel_numba, kernel_torch]
@@ -22,7 +22,7 @@ def torch_dtype(name):
 
 def every_value(name) -> np.ndarray:
     """All bit patterns of a format (a sample of fp32's), as its carrier."""
-    carrier = kernel_numba.CARRIERS[name]
+    carrier = CARRIERS[name]
     size = np.dtype(carrier).itemsize
     if size == 4:
         bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
@@ -58,7 +58,7 @@ def test_decoding_every_bit_pattern_equals_torch(kernel, name):
 @pytest.mark.parametrize("name", FLOATS)
 def test_encoding_rounds_as_torch_does_and_counts_what_is_not_finite(kernel, name):
     values = hard_values()
-    out = np.empty(values.size, kernel_numba.CARRIERS[name])
+    out = np.empty(values.size, CARRIERS[name])
     bad = kernel.encode(values, out, codec.finite_limit(DTYPES[name]))
     largest = 448 if name == "F8_E4M3" else np.inf  # E4M3 has no infinity: 464 and more would be 480
     expected = torch.from_numpy(values).clamp(-largest, largest).to(torch_dtype(name)).float()
@@ -77,7 +77,7 @@ def test_both_kernels_combine_to_the_same_bytes(name, anchor, inputs, size, seed
     values = (rng.standard_normal((inputs, size)) * 10.0 ** rng.integers(-6, 2)).astype(np.float32)
     values[:, ::7] = values[0, ::7]
     values[:, ::11] *= -0.0
-    sources = np.empty(values.shape, kernel_numba.CARRIERS[name])
+    sources = np.empty(values.shape, CARRIERS[name])
     for row, source in zip(values, sources, strict=True):
         kernel_torch.encode(row, source, np.float32(np.inf))
     coefficients = rng.standard_normal(inputs).astype(np.float32)
