@@ -6,7 +6,7 @@ findings that need moments and extremes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -75,24 +75,29 @@ def _huge(terms: pd.DataFrame) -> list[Finding]:
     return [Finding("suspect", text)]
 
 
-def _vanishing(terms: pd.DataFrame) -> list[Finding]:
-    found = []
+def _shares(terms: pd.DataFrame, column: str) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Label, the share of its values that `column` counts, and its rows."""
     for label, rows in terms[is_weight(terms)].groupby("label", sort=False):
-        share = rows["vanishing_fp16"].sum() / max(rows["counted"].sum(), 1)
-        if share > _VANISHING:
-            text = f"{label}: {share:.1%} of the values are too small for fp16 and would become 0"
-            found.append(Finding("note", text))
-    return found
+        yield label, rows[column].sum() / max(rows["counted"].sum(), 1), rows
+
+
+def _vanishing(terms: pd.DataFrame) -> list[Finding]:
+    return [
+        Finding("note", f"{label}: {share:.1%} of the values are too small for fp16 and would become 0")
+        for label, share, _ in _shares(terms, "vanishing_fp16")
+        if share > _VANISHING
+    ]
 
 
 def _subnormal(terms: pd.DataFrame) -> list[Finding]:
-    found = []
-    for label, rows in terms[is_weight(terms)].groupby("label", sort=False):
-        share = rows["subnormal"].sum() / max(rows["counted"].sum(), 1)
-        if share > _SUBNORMAL:
-            text = f"{label}: {share:.0%} of the values are subnormal in {rows['dtypes'].iloc[0]}, stored with fewer digits"
-            found.append(Finding("note", text))
-    return found
+    return [
+        Finding(
+            "note",
+            f"{label}: {share:.0%} of the values are subnormal in {rows['dtypes'].iloc[0]}, stored with fewer digits",
+        )
+        for label, share, rows in _shares(terms, "subnormal")
+        if share > _SUBNORMAL
+    ]
 
 
 def _mixed(terms: pd.DataFrame) -> list[Finding]:
