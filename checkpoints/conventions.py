@@ -31,9 +31,13 @@ LAST = "last OUTnn"
 IN_9, IN_12 = tuple(f"IN{i:02d}" for i in range(9)), tuple(f"IN{i:02d}" for i in range(12))
 OUT_9, OUT_12 = tuple(f"OUT{i:02d}" for i in range(9)), tuple(f"OUT{i:02d}" for i in range(12))
 MIDDLE_3 = ("M00.0", "M00.1", "M00.2")
+_NUMBERED = (*IN_12, "M00", *OUT_12)
 
 MBW_26 = ("BASE", *IN_12, "M00", *OUT_12)
 MBW_20 = ("BASE", *IN_9, "M00", *OUT_9)
+# LoRA block weight vectors: the labels that a LoRA (attention only) trains; a LoCon (convolutions too) has those above.
+LBW_17 = ("BASE", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_12[3:])
+LBW_12 = ("BASE", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_9[:6])
 _SD1_MBW = (MBW_26, MBW_26[1:])
 _XL_MBW = (MBW_20, MBW_20[1:], (*MBW_20, "VAE"))
 _XL_AUTOMB = ((*IN_9, "LABEL_EMB", "M00", "OUT", *OUT_9, "TIME_EMBED"),)
@@ -48,6 +52,7 @@ LAYOUTS: dict[str, dict[str, tuple[Slots, ...]]] = {
     "automb": {"sd1": _AUTOMB_LOG, "sd2": _AUTOMB_LOG, "sdxl": _XL_AUTOMB},
     "automb-recipe": {"sd1": _AUTOMB_RECIPE, "sd2": _AUTOMB_RECIPE, "sdxl": _XL_AUTOMB},
     "comfyui": {"sd1": _COMFY_SD1, "sd2": _COMFY_SD1, "sdxl": _COMFY_XL},
+    "lbw": {"sd1": (LBW_17, MBW_26), "sd2": (LBW_17, MBW_26), "sdxl": (LBW_12, MBW_20)},
 }
 
 
@@ -86,6 +91,8 @@ class Convention:
         sd: where slotless labels go in SD1 and SD2.
         xl: where slotless labels go in SDXL and its refiner.
         inverted: its numbers are shares of A, not of B.
+        missing: for strengths of LoRAs: the weight of numbered blocks that a shorter vector leaves out. What is no
+            block of such vectors (TIME_EMBED, LABEL_EMB, OUT, VAE) then has 1: these tools apply the LoRA there as it is.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Convention:
     sd: Follows
     xl: Follows
     inverted: bool = False
+    missing: float | None = None
 
     def lengths(self, family: Family) -> tuple[int, ...]:
         """Lengths of the vectors that fit an architecture, the usual one first; empty when the tool knows none."""
@@ -159,7 +167,9 @@ class Convention:
             values["M00"] = _middle(values)
 
         def weight(label: str) -> float | None:
-            return values[label] if label in values else values.get(self.follows(label, family))
+            if label in values or self.missing is None or label in TEXT_LABELS:
+                return values[label] if label in values else values.get(self.follows(label, family))
+            return scale * (self.missing if label in _NUMBERED else 1.0)
 
         labels = (*TEXT_ENCODERS[family], *UNET_LABELS[family])
         return Reading({label: weight(label) for label in labels}, weight("VAE"))
@@ -214,6 +224,8 @@ CONVENTIONS: dict[str, Convention] = {
         Convention("automb", "AutoMBW, order of its log and CSV", "automb", _OWN, _OWN),
         Convention("automb-recipe", "AutoMBW, order of its recipe line", "automb-recipe", _OWN, _OWN),
         Convention("comfyui", "ComfyUI's model merge nodes; 1 is all of A", "comfyui", _OWN, _OWN, inverted=True),
+        Convention("lbw", "LoRA block weight; blocks without a number have 0", "lbw", _OWN, _OWN, missing=0.0),
+        Convention("lbw-kohya", "the same as kohya reads it: they have 1", "lbw", _OWN, _OWN, missing=1.0),
     )
 }
 
@@ -228,9 +240,7 @@ def convention_named(name: str) -> Convention:
         ) from None
 
 
-# LoRA block weight vectors: the labels that a LoRA (attention only) or a LoCon (convolutions too) trains.
-LBW_17 = ("BASE", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_12[3:])
-LBW_12 = ("BASE", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_9[:6])
+# The vectors of the LoRA block weight conventions by what they are meant for.
 LBW_SLOTS: dict[str, dict[str, Slots]] = {
     "lora": {"sd1": LBW_17, "sd2": LBW_17, "sdxl": LBW_12},
     "locon": {"sd1": MBW_26, "sd2": MBW_26, "sdxl": MBW_20},

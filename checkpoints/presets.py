@@ -146,6 +146,11 @@ def lbw_preset_names() -> tuple[str, ...]:
     return tuple(_LBW)
 
 
+def is_lbw_preset(name: str) -> bool:
+    """Whether there is a LoRA block weight preset of this name, in any case."""
+    return str(name).strip().upper() in _LBW
+
+
 def lbw_preset(name: str, length: int = 17, missing: float = 0.0) -> tuple[float, ...]:
     """A LoRA block weight preset, BASE first.
 

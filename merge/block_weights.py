@@ -28,7 +28,8 @@ line BASE. `scale` multiplies the weights of the vector or preset, not those of 
 A label without a slot in vectors (TIME_EMBED, LABEL_EMB, OUT) follows the slot that the convention reads, in vectors
 and in lines, unless a line selects it as a whole. The VAE has a weight only when a line names it literally; schedule
 buffers, EMA copies, markers and unknown keys never have one. Presets are MBW vectors: with a convention of another
-order (automb, comfyui) they are read as supermerger reads them.
+order (automb, comfyui) they are read as supermerger reads them. The presets of LoRA block weight (INS, MIDD, ALL...) exist
+in the conventions lbw and lbw-kohya only.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from ..checkpoints.architecture import Family
 from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named
 from ..checkpoints.errors import LabelError, nearest
-from ..checkpoints.presets import is_preset, preset, preset_names
+from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, is_block, parse_selector
 from .weights_text import parse_weights, plain_from_text
@@ -166,15 +167,23 @@ class BlockWeights:
             return dict.fromkeys(labels, self.start), set(labels)
         if self.start is None:
             usual = self.convention.lengths(family)
-            slots = self.convention.slots(family, usual[0]) if usual else labels
+            free = not usual or self.convention.missing is not None
+            slots = labels if free else self.convention.slots(family, usual[0])
             borrowing = {x for x in ("TIME_EMBED", "LABEL_EMB", "OUT", "VAE") if x not in slots}
             return dict.fromkeys(labels, self.default), set(labels) - borrowing
-        vector = preset(self.start, family) if isinstance(self.start, str) else self.start
+        vector = self._preset(family) if isinstance(self.start, str) else self.start
         slots = self.convention.slots(family, len(vector))
         reading = self.convention.read(vector, family, scale=self.scale)
         weights = reading.weights | {"VAE": reading.vae, BASE: reading.weights[TEXT_ENCODERS[family][0]]}
         own = {BASE, *TEXT_ENCODERS[family], *(x for x in labels if x in slots or is_block(x))}
+        if self.convention.missing is not None:  # its labels follow nobody
+            own = set(labels)
         return {label: x or 0.0 for label, x in weights.items()}, own
+
+    def _preset(self, family: Family) -> tuple[float, ...]:
+        if self.convention.layout == "lbw":
+            return lbw_preset(self.start, self.convention.lengths(family)[0]) if self.convention.lengths(family) else ()
+        return preset(self.start, family)
 
 
 def _parse(value: Any, convention: str) -> BlockWeights:
@@ -183,7 +192,7 @@ def _parse(value: Any, convention: str) -> BlockWeights:
     if isinstance(read, Mapping):
         return _parse_mapping(value, read, chosen)
     if isinstance(read, str):
-        return BlockWeights(value, _mbw(chosen), _preset_name(read))
+        return BlockWeights(value, _reads_preset(read, chosen), read)
     if isinstance(read, list | tuple):
         return BlockWeights(value, chosen, _vector(read, chosen))
     return BlockWeights(value, chosen, _number(read, "A weight"))
@@ -216,7 +225,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
         raise LabelError("Block weights have a scale but no vector or preset that it could multiply.")
     start: tuple[float, ...] | str | None = None
     if "preset" in options:
-        start, chosen = _preset_name(options["preset"]), _mbw(chosen)
+        start, chosen = options["preset"], _reads_preset(options["preset"], chosen)
     elif "vector" in options:
         start = _vector(options["vector"], chosen)
     scale = _number(options.get("scale", 1.0), "The scale of block weights")
@@ -249,16 +258,20 @@ def _runs_over_blocks(word: str) -> bool:
     return word == "UNET" or any(c in word for c in "*?[-") or is_block(word)
 
 
-def _preset_name(name: Any) -> str:
+def _reads_preset(name: Any, chosen: Convention) -> Convention:
+    """The convention that a preset of this name is read by: LoRA presets exist in the LoRA conventions only, where they
+    come first."""
+    lora, known = chosen.layout == "lbw", preset_names()
+    if isinstance(name, str) and is_lbw_preset(name):
+        if lora:
+            return chosen
+        if not is_preset(name):
+            raise LabelError(f"Preset {_shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
     if not isinstance(name, str) or not is_preset(name):
         hint = (
-            isinstance(name, str) and nearest(name, preset_names())
+            isinstance(name, str) and nearest(name, (*lbw_preset_names(), *known) if lora else known)
         ) or "; it is no number, vector or line 'IN04: 0.5' either"
         raise LabelError(f"Unknown preset {_shown(name)}{hint}.")
-    return name
-
-
-def _mbw(chosen: Convention) -> Convention:
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 
 
