@@ -151,7 +151,7 @@ def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
     from ..checkpoints.targets import refuse_inputs
 
     path = options.save_recipe
-    refuse_inputs(path, [*recipe.models.values(), *(v for v in recipe.components.values() if recipe.is_file(v))])
+    refuse_inputs(path, recipe.files())
     check_target(path, overwrite=options.overwrite)
     if path.resolve() == output.resolve():
         raise OutputError(
@@ -168,15 +168,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         except ValueError:  # another drive
             return str(Path(model).resolve())
 
-    models = {name: seen_from_there(model) for name, model in recipe.models.items()}
-    # A slash tells a file from a name.
-    components = {k: _with_slash(seen_from_there(v)) if recipe.is_file(v) else v for k, v in recipe.components.items()}
-    moved = recipe.model_copy(update={"models": models, "components": components})
-    path.write_text(moved.to_yaml(), encoding="utf-8")
-
-
-def _with_slash(path: str) -> str:
-    return path if "/" in path else f"./{path}"
+    path.write_text(recipe.with_paths(seen_from_there).to_yaml(), encoding="utf-8")
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

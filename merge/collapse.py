@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..checkpoints.blocks import place
 from ..checkpoints.layouts import Family, layout
 from .forms import Applied, Form, Model
+from .methods import Method
 from .recipe import Recipe
 
 
@@ -18,13 +19,20 @@ class Collapse:
         recipe: the steps.
         family: the architecture that block weights are resolved for.
         index: the number of every model (and component file) by name; names of one file share a number.
+        has: whether a model, by its number, has a tensor; without it every model has all.
 
     Raises:
         LabelError: a block weight does not fit the architecture.
     """
 
-    def __init__(self, recipe: Recipe, family: Family, index: Mapping[str, int]):
-        self._recipe, self._family, self._index = recipe, family, index
+    def __init__(
+        self,
+        recipe: Recipe,
+        family: Family,
+        index: Mapping[str, int],
+        has: Callable[[int, str], bool] = lambda index, key: True,
+    ):
+        self._recipe, self._family, self._index, self._has = recipe, family, index, has
         self._weights: dict[str, dict] = {}
 
     def form(self, source: str, key: str, merge_vae: bool = False) -> Form:
@@ -36,30 +44,53 @@ class Collapse:
         forms: dict[str, Form] = {}
 
         def of(name: str) -> Form:
-            return Form.of(Model(self._index[name])) if name in self._index else forms[name]
+            if name not in self._index:
+                return forms[name]
+            index = self._index[name]
+            # A LoRA changes some tensors, and adds 0 to all others.
+            return Form((), ()) if name in self._recipe.loras and not self._has(index, key) else Form.of(Model(index))
 
         for name in self._recipe.order(source) if source in self._recipe.steps else ():
             forms[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
         return of(source)
 
     def _step(self, name: str, key: str, inputs: list[Form], merge_vae: bool) -> Form:
-        method, resolved = self._recipe.steps[name].kind, self._resolved(name)
-        vae = place(key).component == "vae"
-        numbers = [w for v in resolved.values() if not isinstance(v, bool) for w in (v if isinstance(v, list) else [v])]
-        if vae and not merge_vae and all(w.vae is None for w in numbers):
+        step, resolved = self._recipe.steps[name], self._resolved(name)
+        method, vae = step.kind, place(key).component == "vae"
+        weights = [w for v in resolved.values() for w in (v if isinstance(v, list) else [v]) if not _is_plain(w)]
+        if vae and not merge_vae and method.kind != "structural" and all(w.vae is None for w in weights):
             return inputs[0]
 
         def number(weights) -> float:
             return weights.vae_by_convention if vae and weights.vae is None else weights.weight(key)
 
         values = {
-            p: v if isinstance(v, bool) else [number(w) for w in v] if isinstance(v, list) else number(v)
+            p: v if _is_plain(v) else tuple(number(w) for w in v) if isinstance(v, list) else number(v)
             for p, v in resolved.items()
         }
+        if method.kind == "structural":
+            return self._chosen(method, inputs, key, values)
+        if not method.on_deltas:
+            return self._applied(method, inputs, values, step.inputs)
+        base, *models = inputs
+        deltas = [
+            form if self._recipe.space_of(source) == "delta" else Form.combined((1.0, -1.0), [form, base])
+            for form, source in zip(models, step.inputs[1:], strict=True)
+        ]
+        return Form.combined((1.0, 1.0), [base, self._applied(method, deltas, values, step.inputs[1:])])
+
+    def _applied(self, method: Method, inputs: list[Form], values: dict, sources: list[str]) -> Form:
         if method.kind == "linear":
             return Form.combined(method.shares(len(inputs), values), inputs)
-        hashable = tuple((p, tuple(v) if isinstance(v, list) else v) for p, v in sorted(values.items()))
-        return Form.of(Applied(method.name, method.function, hashable, tuple(inputs)))
+        if not any(form.terms for form in inputs):
+            return Form((), ())
+        named = tuple(sources) if method.kind == "statistics" or "at" in method.supplied else ()
+        return Form.of(Applied(method, tuple(sorted(values.items())), tuple(inputs), named))
+
+    def _chosen(self, method: Method, inputs: list[Form], key: str, values: dict) -> Form:
+        if "has" in method.supplied:
+            values = values | {"has": lambda form: all(self._has(i, key) for i in form.models())}
+        return method.function(*inputs, key, **values)
 
     def _resolved(self, name: str) -> dict:
         """A step's parameters, block weights resolved for this architecture."""
@@ -67,7 +98,7 @@ class Collapse:
             step = self._recipe.steps[name]
             self._weights[name] = {
                 p: v
-                if isinstance(v, bool)
+                if _is_plain(v)
                 else [w.resolve(self._family) for w in v]
                 if isinstance(v, list)
                 else v.resolve(self._family)
@@ -76,10 +107,15 @@ class Collapse:
         return self._weights[name]
 
 
+def _is_plain(value) -> bool:
+    """Whether a parameter is a switch, whole number or choice, the same for every tensor."""
+    return isinstance(value, bool | int | str)
+
+
 def leaf_shares(recipe: Recipe, family: Family) -> dict[str, float | None]:
     """The share of every model in the result's UNET: the mean of its coefficient over the architecture's parameters.
 
-    Needs no files. None for a model that an elementwise method reads: it has no single share.
+    Needs no files. None for a model that a method reads which is not linear: it has no single share.
     """
     models = recipe.models_of(recipe.result)
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,9 +23,11 @@ from ..checkpoints.position_ids import positions
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
-from .evaluate import Faults
+from .evaluate import Faults, Solved
 from .forms import Form
 from .plan import Plan, TensorPlan
+from .solve import solve, unsolved
+from .spot import Spot
 
 
 @dataclass
@@ -97,20 +100,24 @@ def _check_inputs(before: dict[Path, str]) -> None:
 
 def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass) -> None:
     tensors, length = plan.tensors, plan.piece()
-    whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if t.widened or t.positions]
-    pieces = list(spans([0 if t.widened or t.positions else t.elements for t in tensors], length))
+    at_once = [t.widened or t.positions or bool(unsolved(t.form)) for t in tensors]
+    whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if at_once[i] and t.elements]
+    pieces = list(spans([0 if once else t.elements for t, once in zip(tensors, at_once, strict=True)], length))
 
     def cost(piece: Span) -> int:
         tensor = tensors[piece.index]
         return (tensor.nbytes + tensor.bytes_read) * piece.elements // max(tensor.elements, 1)
 
     def worker() -> Callable[[Span], None]:
-        buffers = _Buffers(plan, max([length, *(w.elements for w in whole)]))
+        buffers = _Buffers(plan, max([length, *(t.elements for t in tensors if t.widened or t.positions)]))
 
-        def work(piece: Span) -> None:
-            tensor = tensors[piece.index]
-            result = _result(plan, tensor, piece, buffers, faults)
-            out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, result)
+        def work(span: Span) -> None:
+            tensor, solved = _solved(plan, tensors[span.index], length)
+            most = tensor.elements if tensor.widened or tensor.positions else length
+            for part in spans([span.elements], most):
+                piece = Span(span.index, span.start + part.start, span.start + part.stop)
+                result = _result(plan, tensor, piece, buffers, faults, solved)
+                out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, result)
 
         return work
 
@@ -124,6 +131,22 @@ def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, r
     )
 
 
+def _solved(plan: Plan, tensor: TensorPlan, length: int) -> tuple[TensorPlan, Solved]:
+    """A tensor whose steps have measured what they need to know, and what they found; most tensors have no such steps."""
+    if not unsolved(tensor.form):
+        return tensor, {}
+
+    def pieces(models: tuple[int, ...]) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
+        for piece in [Span(0, 0, tensor.elements)] if tensor.widened else spans([tensor.elements], length):
+            yield piece.start, _decoded(tensor, {i: _read(plan, tensor, i, piece) for i in models})
+
+    solved = solve(tensor.form, Spot(tensor.key, tensor.merged_shape, ()), pieces)
+    form = tensor.form.resolved({step: found for step, found in solved.items() if isinstance(found, Form)})
+    first = next(iter(tensor.inputs))
+    reads = [i for i in tensor.inputs if i in form.models() or (tensor.widened and i == first)]
+    return replace(tensor, form=form, inputs={i: tensor.inputs[i] for i in reads}), solved
+
+
 class _Buffers:
     """A thread's memory: raw inputs side by side, and one raw output."""
 
@@ -135,14 +158,17 @@ class _Buffers:
         return self.inputs[: count * nbytes].reshape(count, nbytes)
 
 
-def _result(plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faults: Faults) -> np.ndarray:
+def _result(
+    plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faults: Faults, solved: Solved
+) -> np.ndarray:
     """The raw bytes of a piece of the output."""
     out = buffers.output[: piece.elements * tensor.dtype.size]
     if tensor.positions:
         out.view(np.int64)[:] = positions(tensor.shape, piece.start, piece.stop)
         return out
     if tensor.copied:
-        ((index, info),) = tensor.inputs.items()
+        index = tensor.form.single.index
+        info = tensor.inputs[index]
         plan.checkpoints[index].read_raw(info, piece.start, piece.stop, out)
         if tensor.dtype.is_float and not tensor.buffer:
             _check_copy(tensor, index, out, faults)
@@ -150,7 +176,7 @@ def _result(plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faul
     models, dtypes = tensor.form.linear_models(), {i.dtype for i in tensor.inputs.values()}
     if models is None or len(dtypes) > 1 or tensor.widened:
         raws = {i: _read(plan, tensor, i, piece) for i in tensor.inputs}
-        _evaluated(tensor, raws, out, faults)
+        _evaluated(tensor, raws, out, faults, piece.start, solved)
         return out
     (dtype,) = dtypes
     rows = buffers.rows(len(models), piece.elements * dtype.size)
@@ -196,23 +222,25 @@ def _decoded(tensor: TensorPlan, raws: dict[int, np.ndarray]) -> dict[int, np.nd
         values[index] = np.empty(raw.size // info.dtype.size, np.float32)
         codec.decode(raw, info.dtype, values[index])
         if tensor.widened:
-            values[index] = values[index].reshape(info.shape)[:, : _shared_channels(tensor)].ravel()
+            values[index] = values[index].reshape(info.shape)[:, : tensor.merged_shape[1]].ravel()
     return values
 
 
-def _evaluated(tensor: TensorPlan, raws: dict[int, np.ndarray], out: np.ndarray, faults: Faults) -> None:
+def _evaluated(
+    tensor: TensorPlan,
+    raws: dict[int, np.ndarray],
+    out: np.ndarray,
+    faults: Faults,
+    start: int = 0,
+    solved: Solved = MappingProxyType({}),
+) -> None:
     """Any form, by way of fp32 copies of the inputs; values that are not finite are repaired or noted."""
-    result = faults.value(tensor, _decoded(tensor, raws))
+    result = faults.value(tensor, _decoded(tensor, raws), start, solved)
     if tensor.widened:
         first = next(iter(tensor.inputs))
         wide = np.empty(tensor.elements, np.float32)
         codec.decode(raws[first], tensor.inputs[first].dtype, wide)
         wide = wide.reshape(tensor.shape)
-        channels = _shared_channels(tensor)
-        wide[:, :channels] = result.reshape(tensor.shape[0], channels, *tensor.shape[2:])
+        wide[:, : tensor.merged_shape[1]] = result.reshape(tensor.merged_shape)
         result = wide.ravel()
     codec.encode(result, tensor.dtype, out)
-
-
-def _shared_channels(tensor: TensorPlan) -> int:
-    return min(info.shape[1] for info in tensor.inputs.values())

@@ -37,8 +37,8 @@ def named_steps(data: dict) -> dict:
             step = {**step, "inputs": inputs}
         flat[name] = step
 
-    models = data.get("models")
-    taken = {str(name) for name in (*steps, *(models if isinstance(models, dict) else ()))}
+    leaves = [name for part in ("models", "loras") if isinstance(data.get(part), dict) for name in data[part]]
+    taken = {str(name) for name in (*steps, *leaves)}
     for name, step in steps.items():
         flatten(str(name), step)
     return {**data, "steps": flat}

@@ -24,11 +24,7 @@ VARIABLE_FIELDS = ("modelspec.date", "unetscope.version", "unetscope.inputs", "s
 
 def anonymous(recipe: Recipe) -> Recipe:
     """The recipe with base names in place of paths."""
-    models = {name: _base(path) for name, path in recipe.models.items()}
-    components = {k: _base(v) if recipe.is_file(v) else v for k, v in recipe.components.items()}
-    # A slash tells a file from a name where the name alone does not.
-    components = {k: v if v == recipe.components[k] or recipe.is_file(v) else f"./{v}" for k, v in components.items()}
-    return recipe.model_copy(update={"models": models, "components": components})
+    return recipe.with_paths(_base)
 
 
 def _base(path: str) -> str:

@@ -23,8 +23,10 @@ from ..checkpoints.tensors import Shape
 from .collapse import Collapse
 from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
 from .errors import MergeError
+from .evaluate import tile_length
 from .forms import Form, Model
-from .recipe import MERGED, Recipe
+from .recipe import MERGED, Lora, Recipe
+from .solve import unsolved
 
 _MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
 _BUFFERS = ("schedule", "marker", "other")
@@ -57,6 +59,13 @@ class TensorPlan:
         for size in self.shape:
             n *= size
         return n
+
+    @property
+    def merged_shape(self) -> Shape:
+        """The shape of what is merged: of a widened tensor the channels that all inputs have."""
+        if not self.widened:
+            return self.shape
+        return self.shape[0], min(info.shape[1] for info in self.inputs.values()), *self.shape[2:]
 
     @property
     def nbytes(self) -> int:
@@ -120,8 +129,28 @@ class Plan:
         return piece_length(self.most_inputs, self.widest_input)
 
     def memory(self, threads: int | None = None) -> int:
-        """Bytes of buffers that a run holds, an upper bound: inputs as stored and as fp32, result and scratch."""
-        return (threads or default_threads()) * self.piece() * ((self.widest_input + 8) * self.most_inputs + 24)
+        """Bytes of buffers that a run holds, an upper bound, for each thread:
+
+        a piece of each input as stored, as fp32 and repaired, and of the result; of methods that measure, a tile of each
+        input in double precision; of methods on whole tensors, the largest of them, each input and what the method makes of it.
+        """
+        piece = self.piece() * ((self.widest_input + 8) * self.most_inputs + 24)
+        tile = tile_length(self.most_inputs) * 24 * self.most_inputs
+        whole = max(
+            (
+                t.elements * (4 + step.method.working) * (len(step.inputs) + 1)
+                for t in self.tensors
+                for step in unsolved(t.form)
+                if step.method.kind == "whole"
+            ),
+            default=0,
+        )
+        return (threads or default_threads()) * (piece + tile + whole)
+
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read, at most: once, and again for everything that a method has to measure first."""
+        return max((1 + sum(s.method.passes - 1 for s in unsolved(t.form)) for t in self.tensors), default=1)
 
     def close(self) -> None:
         """Close the models' files."""
@@ -160,11 +189,11 @@ class _Planner:
         self.warnings: list[str] = []
         by_path: dict[Path, int] = {}
         files = {v: v for v in recipe.components.values() if recipe.is_file(v)}
-        used = set(recipe.models_of(recipe.result))
+        used = set(recipe.leaves(recipe.result))
         for source in recipe.components.values():
             if source in recipe.models or source in recipe.steps:
-                used.update(recipe.models_of(source))
-        for name in recipe.models:
+                used.update(recipe.leaves(source))
+        for name in (*recipe.models, *recipe.loras):
             if name not in used:
                 self.warnings.append(f"model {name!r} is not used by the result")
         for name, path in {**{n: p for n, p in recipe.models.items() if n in used}, **files}.items():
@@ -174,8 +203,24 @@ class _Planner:
                 self.checkpoints.append(open_checkpoint(Path(path)))
                 self.names.append(_distinct(Path(name).name if name in files else name, self.names))
             self.index[name] = by_path[resolved]
+        for name, lora in recipe.loras.items():
+            if name in used:
+                self.index[name] = len(self.checkpoints)
+                self.checkpoints.append(self._open_lora(name, lora))
+                self.names.append(_distinct(name, self.names))
         for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
             self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
+
+    def _open_lora(self, name: str, lora: Lora) -> Checkpoint:
+        """A LoRA as a model of differences; the model that it counts from is the first one unless it names another."""
+        from ..checkpoints.lora import lora_checkpoint
+
+        base = lora.base or next(iter(self.recipe.models_of(self.recipe.result)), None)
+        if base is not None and base not in self.index:  # used by no step: opened for the LoRA's sake
+            self.index[base] = len(self.checkpoints)
+            self.checkpoints.append(open_checkpoint(Path(self.recipe.models[base])))
+            self.names.append(_distinct(base, self.names))
+        return lora_checkpoint(Path(lora.path), None if base is None else self.checkpoints[self.index[base]])
 
     # -- where each component comes from ------------------------------------------------------------------------------
 
@@ -204,7 +249,8 @@ class _Planner:
             [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
         )
         self.warnings += notes
-        self.collapse = Collapse(self.recipe, family, self.index)
+        self._check_loras(family)
+        self.collapse = Collapse(self.recipe, family, self.index, lambda i, key: self._lookup(i, key) is not None)
         tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
         tensors += self._buffers()
         if not tensors:
@@ -213,6 +259,23 @@ class _Planner:
         return Plan(
             self.recipe, self.checkpoints, self.names, family, prediction, self._in_file_order(tensors), self.warnings
         )
+
+    def _check_loras(self, family: str) -> None:
+        """Refuse LoRAs of another architecture, and say what of them nothing in the models fits."""
+        held = {key for i in self.models_of(self.recipe.result) for key in self.checkpoints[i].tensors}
+        for name in self.recipe.loras:
+            if name not in self.index:
+                continue
+            lora = self.checkpoints[self.index[name]]
+            if lora.architecture.family not in (None, family):
+                raise MergeError(
+                    f"{name} ({lora.path}) is a LoRA for {FAMILY_NAMES[lora.architecture.family]}, but the models are "
+                    f"{FAMILY_NAMES[family]}; leave it out"
+                )
+            if strange := [key for key in lora.tensors if key not in held]:
+                self.warnings.append(
+                    f"{name}: {len(strange):,} of its tensors are in no model ({strange[0]}, ...): left out"
+                )
 
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)

@@ -16,20 +16,22 @@ rounded. `docs/recipes.md` describes every field.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from numbers import Real
 from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.errors import UnetscopeError, nearest
 from .block_weights import BlockWeights
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
 from .methods import Method, method_named
+from .methods.registry import Space
 from .recipe_file import read_yaml
 
 # The parts of a checkpoint that a recipe can take from somewhere else.
@@ -91,18 +93,32 @@ class Step(BaseModel):
             plain["convention"] = self.convention
         return plain | {name: _plain(value) for name, value in self.given.items()}
 
-    def weights(self, convention: str) -> dict[str, BlockWeights | list[BlockWeights] | bool]:
+    def weights(self, convention: str) -> dict[str, BlockWeights | list[BlockWeights] | bool | int | str]:
         """Every parameter of the method, given or by default, numbers read as block weights."""
         convention, values = self.convention or convention, {}
         for name, parameter in self.kind.parameters.items():
             value = self.given.get(name, parameter.default)
-            if parameter.kind == "switch":
+            if not parameter.weighs:
                 values[name] = value
             elif parameter.kind == "number":
                 values[name] = BlockWeights.parse(value, convention)
             else:
-                values[name] = [BlockWeights.parse(v, convention) for v in value]
+                each = value if name in self.given else [value] * self.kind.models(len(self.inputs))
+                values[name] = [BlockWeights.parse(v, convention) for v in each]
         return values
+
+
+class Lora(_Strict):
+    """A LoRA: a file of differences.
+
+    Attributes:
+        path: the file.
+        base: the model that it changes, for kinds whose difference depends on the weights that they are added to ((IA)^3, DoRA);
+            the recipe's first model when left out.
+    """
+
+    path: str
+    base: str | None = None
 
 
 def _plain(value: Any) -> Any:
@@ -122,11 +138,17 @@ def _by_name(value: Any) -> Any:
     return value
 
 
+def _lora_by_name(value: Any) -> Any:
+    """`{name: x}` and `{name: {path: x}}` mean the same."""
+    return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+
 class Recipe(_Strict):
     """A merge, written down.
 
     Attributes:
         models: name -> path; relative paths are relative to the recipe's folder.
+        loras: name -> file of a LoRA; in steps they are differences, not models.
         steps: name -> step, in any order.
         result: the step (or model) that is written; the last step when left out.
         components: `unet`, `text_encoders`, `clip_l`, `clip_h`, `clip_g`, `vae` -> a model, a step, a file, or `merge`.
@@ -138,12 +160,14 @@ class Recipe(_Strict):
     """
 
     models: Annotated[dict[str, str], BeforeValidator(_by_name)] = Field(min_length=1)
+    loras: Annotated[dict[str, Lora], BeforeValidator(_lora_by_name)] = Field(default_factory=dict)
     steps: dict[str, Step] = Field(default_factory=dict)
     result: str = ""
     components: dict[str, str] = Field(default_factory=dict)
     convention: str = "supermerger"
     output: Output = Field(default_factory=Output)
     title: str = ""
+    _spaces: dict[str, Space] = PrivateAttr(default_factory=dict)
 
     # -- reading and writing ------------------------------------------------------------------------------------------
 
@@ -178,13 +202,26 @@ class Recipe(_Strict):
 
     def relative_to(self, folder: Path) -> Recipe:
         """The same recipe with every relative path taken from `folder`."""
-        models = {name: str(_joined(folder, path)) for name, path in self.models.items()}
-        components = {k: _with_slash(_joined(folder, v)) if self.is_file(v) else v for k, v in self.components.items()}
-        return self.model_copy(update={"models": models, "components": components})
+        return self.with_paths(lambda path: str(_joined(folder, path)))
+
+    def with_paths(self, change: Callable[[str], str]) -> Recipe:
+        """The same recipe with every path changed."""
+
+        def changed(source: str) -> str:
+            # A slash tells a file from a name where the name alone does not.
+            path = change(source)
+            return path if self.is_file(path) else f"./{path}"
+
+        models = {name: change(path) for name, path in self.models.items()}
+        loras = {name: lora.model_copy(update={"path": change(lora.path)}) for name, lora in self.loras.items()}
+        components = {k: changed(v) if self.is_file(v) else v for k, v in self.components.items()}
+        return self.model_copy(update={"models": models, "loras": loras, "components": components})
 
     def to_plain(self) -> dict:
         """Plain data that `parse` reads back, without what has its default value."""
         plain = self.model_dump(exclude_defaults=True, mode="json", exclude={"steps"})
+        if self.loras:
+            plain["loras"] = {n: v.path if v.base is None else v.model_dump() for n, v in self.loras.items()}
         steps = {name: step.to_plain() for name, step in self.steps.items()}
         # The order of the fields, which is how people write a recipe.
         return {
@@ -201,12 +238,21 @@ class Recipe(_Strict):
 
     def is_file(self, source: str) -> bool:
         """Whether a component's source is a file rather than a name."""
-        return source not in (*self.models, *self.steps, MERGED) and (
+        return source not in (*self.models, *self.loras, *self.steps, MERGED) and (
             source.lower().endswith(_SUFFIXES) or "/" in source or "\\" in source
         )
 
+    def files(self) -> list[str]:
+        """Every file or folder that the recipe names."""
+        parts = [source for source in self.components.values() if self.is_file(source)]
+        return [*self.models.values(), *(lora.path for lora in self.loras.values()), *parts]
+
     def models_of(self, name: str) -> list[str]:
         """The models below a step (or model), leftmost first, each once. The first one is "the first model"."""
+        return [leaf for leaf in self.leaves(name) if leaf in self.models]
+
+    def leaves(self, name: str) -> list[str]:
+        """The models and LoRAs below a step (or model), leftmost first, each once."""
         found: dict[str, None] = {}
         stack, seen = [name], set()
         while stack:
@@ -214,11 +260,15 @@ class Recipe(_Strict):
             if at in seen:
                 continue
             seen.add(at)
-            if at in self.models:
-                found[at] = None
-            else:
+            if at in self.steps:
                 stack.extend(reversed(self.steps[at].inputs))
+            else:
+                found[at] = None
         return list(found)
+
+    def space_of(self, name: str) -> Space:
+        """Whether a model, LoRA or step is a model (`weight`) or a difference (`delta`)."""
+        return self._spaces.get(name) or ("delta" if name in self.loras else "weight")
 
     def order(self, name: str) -> list[str]:
         """The steps that `name` is made from, each after all of its inputs, `name` last; empty for a model."""
@@ -254,11 +304,14 @@ class Recipe(_Strict):
     def _consistent(self) -> Recipe:
         from ..checkpoints.conventions import convention_named
 
-        names = [*self.models, *self.steps]
-        if clash := set(self.models) & set(self.steps):
-            raise RecipeError(f"{sorted(clash)[0]!r} names both a model and a step; give them different names")
+        names = [*self.models, *self.loras, *self.steps]
+        if clash := [name for name, count in Counter(names).items() if count > 1]:
+            raise RecipeError(f"{sorted(clash)[0]!r} names two of models, LoRAs and steps; give them different names")
         if MERGED in self.models:
             raise RecipeError(f"models.{MERGED}: components use this word for the merge itself; choose another name")
+        for name, lora in self.loras.items():
+            if lora.base is not None and lora.base not in self.models:
+                raise RecipeError(f"loras.{name}.base: {lora.base!r} is no model{nearest(lora.base, self.models)}")
         convention_named(self.convention)
         for name, step in self.steps.items():
             self._check_step(f"steps.{name}", step, names)
@@ -276,7 +329,12 @@ class Recipe(_Strict):
                 raise RecipeError(
                     f"components.{component}: {source!r} is no model, no step, no file{nearest(source, [*names, MERGED])}"
                 )
-        self._ordered(self.steps)
+        for name in self._ordered(self.steps):
+            step = self.steps[name]
+            self._spaces[name] = step.kind.space([(s, self.space_of(s)) for s in step.inputs], f"steps.{name}")
+        for what, source in (("result", self.result), *((f"components.{c}", s) for c, s in self.components.items())):
+            if source in names and self.space_of(source) == "delta":
+                raise RecipeError(f"{what}: {source!r} is a difference, no model; add it to one (task_arithmetic, add)")
         return self
 
     def _check_step(self, where: str, step: Step, names: list[str]) -> None:
@@ -289,25 +347,22 @@ class Recipe(_Strict):
             if name not in method.parameters:
                 takes = ", ".join(method.parameters) or "no parameters"
                 raise RecipeError(f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}")
-            if method.parameters[name].kind == "switch" and not isinstance(value, bool):
-                raise RecipeError(f"{where}.{name}: must be true or false, not {_SHORT.repr(value)}")
+            method.parameters[name].check(value, f"{where}.{name}")
         for name, parameter in method.parameters.items():
-            if parameter.kind == "numbers":
-                given = step.given.get(name)
-                if not isinstance(given, list) or len(given) != len(step.inputs):
+            if parameter.kind == "numbers" and (name in step.given or parameter.default is None):
+                given, wanted = step.given.get(name), method.models(len(step.inputs))
+                if not isinstance(given, list) or len(given) != wanted:
                     count = len(given) if isinstance(given, list) else "none"
+                    each = "model after the base" if method.on_deltas else "input"
                     raise RecipeError(
-                        f"{where}.{name}: needs a list of {len(step.inputs)} weights, one for each input; {count} given"
+                        f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; {count} given"
                     )
+            elif name not in step.given and parameter.default is None:
+                raise RecipeError(f"{where}.{name}: is missing; {method.name} needs it")
         try:
             step.weights(self.convention)
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}") from None
-
-
-def _with_slash(path: Path) -> str:
-    """A path that stays one for `Recipe.is_file`: a folder beside the recipe may have a name like any model."""
-    return str(path) if path.parent != Path() else f"./{path}"
 
 
 def _joined(folder: Path, path: str) -> Path:

@@ -22,7 +22,7 @@ class LabelShares:
         tensors, parameters: how many.
         shares: model name -> its mean coefficient over the label's parameters.
         varies: whether layers of the label differ in their shares.
-        methods: elementwise methods that have a part in it; their inputs' shares are not in `shares`.
+        methods: methods that are not linear and have a part in it; their inputs' shares are not in `shares`.
     """
 
     label: str
@@ -78,7 +78,7 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
         tensors=len(plan.tensors),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        passes=1,
+        passes=plan.passes,
         memory=plan.memory(threads),
         threads=Pass(threads).threads,
         labels=label_shares(plan),

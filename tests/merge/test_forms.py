@@ -43,7 +43,7 @@ def form(tree) -> Form:
     method, forms = METHODS[name], [form(t) for t in inputs]
     if method.kind == "linear":
         return Form.combined(method.shares(len(forms), values), forms)
-    return Form.of(Applied(name, method.function, tuple(sorted(values.items())), tuple(forms)))
+    return Form.of(Applied(method, tuple(sorted(values.items())), tuple(forms)))
 
 
 def exact(tree, x):
@@ -179,9 +179,8 @@ def test_a_chain_of_elementwise_steps_that_use_each_other_twice_does_not_explode
     values = dict(enumerate(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)))
     found = form(0)
     expected = values[0].astype(np.float64)
-    function = METHODS["train_difference"].function
     for _ in range(40):
-        found = Form.of(Applied("train_difference", function, (("alpha", 0.1),), (found, Form.of(Model(1)), found)))
+        found = Form.of(Applied(METHODS["train_difference"], (("alpha", 0.1),), (found, Form.of(Model(1)), found)))
         found = Form.combined((0.5, 0.5), [found, found])
         b = values[1].astype(np.float64)
         expected = expected + 1.8 * 0.1 * 0.5 * (b - expected)  # a = c: the shares of both distances are halves
@@ -191,9 +190,8 @@ def test_a_chain_of_elementwise_steps_that_use_each_other_twice_does_not_explode
 def test_a_recipe_as_deep_as_recipes_may_be_is_carried_out():
     values = dict(enumerate(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)))
     found = form(0)
-    function = METHODS["train_difference"].function
     for _ in range(250):
         found = Form.of(
-            Applied("train_difference", function, (("alpha", 0.0),), (found, Form.of(Model(1)), Form.of(Model(2))))
+            Applied(METHODS["train_difference"], (("alpha", 0.0),), (found, Form.of(Model(1)), Form.of(Model(2))))
         )
     assert evaluate(found, values).tolist() == values[0].tolist()

@@ -59,7 +59,7 @@ REFUSED = {
     "an input is a number": (steps(inputs=["a", 1]), "recipe: steps.mix.inputs.1: must be text, found 1"),
     "too many inputs": (
         steps(inputs=["a", "b", "c"]),
-        r"recipe: steps.mix: weighted_sum takes 2 \(a, b\) inputs, 3 given",
+        r"recipe: steps.mix: weighted_sum takes 2 inputs \(a, b\), 3 given",
     ),
     "no input at all": (steps(method="uniform", inputs=[]), "steps.mix: uniform takes one or more inputs, 0 given"),
     "a parameter misspelt": (steps(aplha=1), "recipe: steps.mix.aplha: weighted_sum takes alpha .did you mean 'alpha'"),

@@ -1,0 +1,36 @@
+"""Where a piece of a tensor stands: what a method may want to know beside the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checkpoints.tensors import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A tensor, as a step sees it, and the first element of a tile of it.
+
+    Attributes:
+        key: in single-file naming.
+        shape: of the tensor.
+        names: the step's inputs (of a method on differences, without the base) as the recipe calls them.
+        start: the tile's first element in the flat tensor.
+    """
+
+    key: str
+    shape: Shape
+    names: tuple[str, ...]
+    start: int = 0
+
+    @property
+    def elements(self) -> int:
+        n = 1
+        for size in self.shape:
+            n *= size
+        return n
+
+    @property
+    def count(self) -> int:
+        """How many inputs the step has."""
+        return len(self.names)
