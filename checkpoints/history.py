@@ -75,18 +75,49 @@ def merge_history(metadata: Mapping[str, str], name: str) -> HistoryNode | None:
         metadata: a checkpoint's.
         name: of the file itself, the root of the tree.
     """
-    reader = _Reader(_object(metadata.get("sd_merge_models")))
-    recipe, ours = _object(metadata.get("sd_merge_recipe")), _our_recipe(metadata)
-    if ours and not _recorded_later(recipe, ours[1]):
-        root = reader.from_steps(*ours, name, ())
-    elif recipe:
-        root = reader.from_recipe(recipe, name, ())
-    elif reader.models:
-        children = tuple(reader.model(digest, ()) for digest in list(reader.models)[:MAX_NODES])
+    record = MergeRecord.read(metadata)
+    reader = _Reader(record)
+    if record.ours:
+        root = reader.from_steps(*record.ours, name, ())
+    elif record.recipe:
+        root = reader.from_recipe(record.recipe, name, ())
+    elif record.models:
+        children = tuple(reader.model(digest, ()) for digest in list(record.models)[:MAX_NODES])
         root = HistoryNode(_text(name), detail="how these were merged is not recorded", children=children)
     else:
         root = None
     return root
+
+
+class MergeRecord:
+    """A header's record of merges, as it was written: the last one's recipe, and what is said of the models below it.
+
+    Attributes:
+        recipe: `sd_merge_recipe`, of any tool; empty when there is none.
+        ours: the recipe of Unetscope and the hashes of its models by name, when it describes the last merge; else None.
+        models: `sd_merge_models`: SHA-256 (or a name, where no hash was known) -> name, hash, recipe.
+    """
+
+    def __init__(self, recipe: dict, ours: tuple[dict, dict[str, str]] | None, models: dict):
+        self.recipe, self.ours = recipe, ours
+        self.models = {str(digest): entry for digest, entry in models.items()}
+        self._by_name = {e["name"]: d for d, e in self.models.items() if isinstance(e, dict) and _is_name(e)}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str]) -> MergeRecord:
+        """The record in a header's metadata; empty where it holds none."""
+        recipe, ours = _object(metadata.get("sd_merge_recipe")), _our_recipe(metadata)
+        if ours and _recorded_later(recipe, ours[1]):
+            ours = None
+        return cls(recipe, ours, _object(metadata.get("sd_merge_models")))
+
+    def find(self, said: str) -> tuple[str, str | None, dict]:
+        """A model by hash or name: what it is filed under (empty: nowhere), its name, and its recipe (empty: none)."""
+        digest = said if said in self.models else self._by_name.get(said, "")
+        entry = self.models.get(digest)
+        if not isinstance(entry, dict):
+            return digest, None, {}
+        return digest, entry.get("name") or None, _object(entry.get("sd_merge_recipe"))
 
 
 def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | None:
@@ -114,21 +145,18 @@ def _recorded_later(recipe: dict, hashes: Mapping[str, str]) -> bool:
 class _Reader:
     """Follows hashes through `sd_merge_models`, counting nodes."""
 
-    def __init__(self, models: dict):
-        self.models = {str(digest): entry for digest, entry in models.items()}
-        self._by_name = {e["name"]: d for d, e in self.models.items() if isinstance(e, dict) and _is_name(e)}
+    def __init__(self, record: MergeRecord):
+        self._record = record
         self._left = MAX_NODES
 
     def model(self, said: str, above: tuple[str, ...], name: str = "") -> HistoryNode:
         """A model by hash or name, with what it was merged from; `above` are the hashes that lead here."""
-        digest = said if said in self.models else self._by_name.get(said, "")
-        entry = self.models.get(digest)
+        digest, recorded, recipe = self._record.find(said)
         # An entry may stand under a name, where no hash was known.
         known = next((d for d in (digest, said) if _HASH.fullmatch(d)), None)
-        shown = _text((entry.get("name") if isinstance(entry, dict) else None) or name or (_UNKNOWN if known else said))
+        shown = _text(recorded or name or (_UNKNOWN if known else said))
         node = HistoryNode(shown, _text(known) if known else None)
         self._left -= 1
-        recipe = _object(entry.get("sd_merge_recipe")) if isinstance(entry, dict) else {}
         if not recipe:
             return node
         if digest in above:

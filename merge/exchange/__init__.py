@@ -1,0 +1,11 @@
+"""Recipes from and for other tools: what they wrote down becomes a `Recipe`, and a `Recipe` becomes what they read.
+
+`import_recipe` reads merge metadata of checkpoints, sd-mecha, AutoMBW, supermerger and mergekit; whatever has no equivalent is
+named in the result, never dropped. `to_mecha` writes a recipe for sd-mecha.
+"""
+
+from .draft import Draft, Imported, Request
+from .mecha_export import to_mecha
+from .reading import READABLE, import_recipe
+
+__all__ = ["READABLE", "Draft", "Imported", "Request", "import_recipe", "to_mecha"]

@@ -1,0 +1,299 @@
+"""Recipes out of a checkpoint's metadata: A1111's merger, supermerger, SD.Next and our own, with what they say of their inputs.
+
+The record nests: a model that was merged itself is filed with its own recipe. All of it becomes steps, down to the models of
+which nothing more is known.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ...checkpoints.history import MergeRecord
+from ..inline_steps import DEEPEST
+from ..recipe import Recipe
+from .draft import Draft, Imported, Request, one_line
+from .supermerger import block_weights, elemental_lines, method_of, numbers, with_lines
+
+_WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
+_SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
+# SD.Next's modes are called as our methods are; it merges with the code of sd-meh.
+_SDNEXT = {"weighted_sum": 2, "add_difference": 3, "sum_twice": 3, "triple_sum": 3}
+_HASH = re.compile(r"[0-9a-fA-F]{8,64}")
+_NO_VAE = (None, "", "None", False)
+
+
+def from_metadata(metadata: dict[str, str], name: str, request: Request) -> Imported | None:
+    """The recipe that a checkpoint's metadata records; None when it records none.
+
+    Args:
+        metadata: of the header.
+        name: the file's, for messages.
+        request: what the user said.
+
+    Raises:
+        RecipeError: the record holds something that has no equivalent here.
+    """
+    record = MergeRecord.read(metadata)
+    if record.ours:
+        return _ours(*record.ours, Draft(f"{name} (recipe of Unetscope)", request))
+    if not record.recipe:
+        return None
+    kind = record.recipe.get("type")
+    history = _History(record, Draft(f"{name} (merge metadata of {_text(kind) or 'an unnamed tool'})", request))
+    return history.imported()
+
+
+def _ours(data: dict, hashes: dict[str, str], draft: Draft) -> Imported:
+    """Our own recipe: as it stands, with the files found."""
+    recipe = Recipe.parse(data, one_line(draft.origin))
+    for name, path in recipe.models.items():
+        draft.model(path, digest=hashes.get(name), named=name)
+    plain = recipe.to_plain()
+    draft.steps = plain.get("steps", {})
+    fields = {key: plain[key] for key in ("components", "convention", "output", "title") if key in plain}
+    return draft.finish(recipe.result, **fields)
+
+
+class _History:
+    """Follows a record from the last merge down to its leaves."""
+
+    def __init__(self, record: MergeRecord, draft: Draft):
+        self._record, self._draft = record, draft
+        self._names: dict[str, str] = {}
+        self._unknown = 0
+        self._rounded = 0
+
+    def imported(self) -> Imported:
+        """The whole of it, as a recipe."""
+        recipe, draft = self._record.recipe, self._draft
+        self._unroll(recipe)
+        result = self._merged(recipe, "merged")
+        components = {"vae": "merge"}
+        if recipe.get("bake_in_vae") not in _NO_VAE:
+            components["vae"] = self._baked(recipe["bake_in_vae"])
+        if self._rounded:
+            draft.note(
+                f"the original saved {self._rounded} intermediate {'file' if self._rounded == 1 else 'files'}, each rounded to "
+                "fp16 or to its inputs' dtype; here nothing is rounded between steps"
+            )
+        half = recipe.get("save_as_half")
+        output = {"dtype": "keep"} if half is False else {}
+        if half is None:
+            draft.note("the dtype of the original is not recorded; the result is written as fp16")
+        title = recipe.get("custom_name")
+        title = one_line(title, 200) if isinstance(title, str) else ""
+        return draft.finish(result, components=components, output=output, title=title)
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def _unroll(self, recipe: dict) -> None:
+        """Names for all that a merge is made from, deepest first: records nest deeper than Python's calls."""
+        record, unfinished = self._record, set()
+        stack = [("", "", recipe, self._said(recipe))]
+        while stack:
+            identity, shown, merge, left = stack[-1]
+            if not left:
+                stack.pop()
+                if identity:
+                    self._names[identity] = self._merged(merge, shown)
+                    unfinished.discard(identity)
+                continue
+            said = left.pop()
+            digest, recorded, inner = record.find(said)
+            child = digest or said
+            if child in self._names or child in unfinished:
+                continue
+            shown = recorded if isinstance(recorded, str) else child
+            if inner and self._opens(inner, shown, len(stack)):
+                unfinished.add(child)
+                stack.append((child, shown, inner, self._said(inner)))
+            else:
+                self._names[child] = self._draft.model(shown, digest=child if _HASH.fullmatch(child) else None)
+
+    def _said(self, recipe: dict) -> list[str]:
+        """The hashes or names of a merge's inputs, last one first; without those that are not recorded."""
+        said = [recipe.get(field) for field in _fields(recipe)]
+        return [text.strip() for text in reversed(said) if isinstance(text, str) and text.strip()]
+
+    def _opens(self, recipe: dict, shown: str, depth: int) -> bool:
+        """Whether a model's own record is unrolled; what that loses is noted."""
+        draft = self._draft
+        if not _fields(recipe):
+            kind = _text(recipe.get("type")) or "an unnamed tool"
+            draft.note(f"{shown} is itself a merge of {kind}, whose record is not unrolled; the file itself is used")
+            return False
+        if depth >= DEEPEST:
+            draft.refuse(f"the history of {shown} goes on below {DEEPEST} merges")
+            return False
+        self._rounded += 1
+        if recipe.get("bake_in_vae") not in _NO_VAE:
+            draft.note(
+                f"{shown}: VAE {_text(recipe['bake_in_vae'])} was baked in, which only the last merge can have here"
+            )
+        return True
+
+    def _source(self, said: Any, what: str) -> str:
+        """The name of a model or step for what a recipe says of an input: a hash, a name, or nothing."""
+        if not isinstance(said, str) or not said.strip():
+            self._unknown += 1
+            name = self._draft.model(f"unknown model {self._unknown}")
+            self._draft.note(f"{what} has no hash in the record: {name} stands for it")
+            return name
+        digest, recorded, _ = self._record.find(said.strip())
+        identity = digest or said.strip()
+        if identity not in self._names:
+            shown = recorded if isinstance(recorded, str) else identity
+            self._draft.note(f"{shown} is named among its own ancestors; its history ends there")
+            return self._draft.model(f"{shown} (earlier)")
+        return self._names[identity]
+
+    def _baked(self, vae: Any) -> str:
+        """The source of a VAE that was baked in: a file, written so that it is one for recipes."""
+        if not isinstance(vae, str):
+            self._draft.refuse("a VAE was baked in, but the record does not say which")
+            return "merge"
+        found = self._draft.found(vae)
+        if not found:
+            self._draft.note(f"VAE {vae} was baked in; it was not found, so put its path into components")
+        path = str(found or one_line(vae))
+        return path if "/" in path else f"./{path}"
+
+    # -- merges -------------------------------------------------------------------------------------------------------
+
+    def _merged(self, recipe: dict, shown: str) -> str:
+        """The step for a merge that some tool recorded."""
+        if "interp_method" in recipe:
+            return self._webui(recipe, shown)
+        if _is_supermerger(recipe):
+            return self._supermerger(recipe, shown)
+        if recipe.get("type") == "SDNext":
+            return self._sdnext(recipe, shown)
+        kind = _text(recipe.get("type")) or "without a type"
+        raise self._draft.error(
+            f"the merge recipe of {shown} is of a kind that is not known ({kind}); known are webui, sd-webui-supermerger, "
+            "SDNext and unetscope"
+        )
+
+    def _inputs(self, recipe: dict, shown: str) -> list[str]:
+        return [self._source(recipe.get(field), f"{field} of {shown}") for field in _fields(recipe)]
+
+    def _webui(self, recipe: dict, shown: str) -> str:
+        mode = recipe["interp_method"]
+        found = method_of(mode) if isinstance(mode, str) else None
+        if not found or "beta" in found[2]:
+            self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is no method of the web UI's merger")
+            return self._inputs(recipe, shown)[0]
+        method, _, parameters = found
+        self._lost(recipe, shown)
+        inputs = self._inputs(recipe, shown)
+        return self._draft.step(
+            method, inputs, {p: self._number(recipe.get("multiplier"), "multiplier", shown) for p in parameters}, shown
+        )
+
+    def _supermerger(self, recipe: dict, shown: str) -> str:
+        draft, mode, calculation = self._draft, recipe.get("mode"), recipe.get("calcmode") or "normal"
+        found = method_of(str(mode), calculation) if isinstance(mode, str) and isinstance(calculation, str) else None
+        if not found:
+            draft.refuse(
+                f"{shown} was merged by {_text(mode)!r} with calculation {_text(calculation)!r}: there is none here"
+            )
+            return self._inputs(recipe, shown)[0]
+        method, _, parameters = found
+        for field in ("Include", "Exclude"):
+            left_out = [x for x in _list(recipe.get(field)) if x not in ("", None)]
+            if left_out:
+                draft.refuse(
+                    f"{shown}: {field} {', '.join(map(_text, left_out[:40]))} chose which blocks and keys were merged"
+                )
+        self._lost(recipe, shown)
+        values = {}
+        for parameter in parameters:
+            base = self._number(recipe.get(f"base_{parameter}"), f"base_{parameter}", shown)
+            values[parameter] = self._blocks(recipe, parameter, base, shown) if recipe.get("mbw") else base
+        if lines := elemental_lines(recipe.get("elemental_merge")):
+            values["alpha"] = with_lines(values["alpha"], lines, draft)
+        return draft.step(method, self._inputs(recipe, shown), values, shown)
+
+    def _blocks(self, recipe: dict, parameter: str, base: float, shown: str) -> Any:
+        """The block weights of alpha or beta; the text as typed serves where the numbers used were not written down."""
+        for field in (f"weights_{parameter}", f"weights_{parameter}_orig"):
+            vector = numbers(recipe.get(field))
+            if vector:
+                typed = isinstance(recipe[field], str) and len(vector) in (20, 26)
+                return block_weights(vector, None if typed else base)
+        if recipe.get(f"weights_{parameter}") is None and parameter == "beta":
+            return base
+        said = _text(recipe.get(f"weights_{parameter}"))
+        self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
+        return base
+
+    def _sdnext(self, recipe: dict, shown: str) -> str:
+        mode = recipe.get("merge_mode")
+        if not isinstance(mode, str) or mode not in _SDNEXT:
+            self._draft.refuse(f"{shown} was merged by SD.Next's {_text(mode)!r}: there is none here")
+            return self._inputs(recipe, shown)[0]
+        values: dict[str, Any] = {}
+        for parameter in ("alpha", "beta") if mode in ("sum_twice", "triple_sum") else ("alpha",):
+            vector = numbers(recipe.get(parameter))
+            if vector and len(vector) > 1:
+                values[parameter] = {"vector": vector, "convention": "merge-block-weighted"}
+            else:
+                values[parameter] = vector[0] if vector else self._number(recipe.get(parameter), parameter, shown)
+        self._lost(recipe, shown)
+        return self._draft.step(mode, self._inputs(recipe, shown), values, shown)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def _number(self, value: Any, field: str, shown: str) -> float:
+        found = numbers([value]) if not isinstance(value, bool) else None
+        if found is None:
+            self._draft.refuse(f"{shown}: {field} is no number ({_text(value)})")
+            return 0.0
+        return found[0]
+
+    def _lost(self, recipe: dict, shown: str) -> None:
+        """Names the options of a merge that recipes here do not have."""
+        if recipe.get("discard_weights"):
+            self._draft.note(
+                f"{shown}: keys that fit {_text(recipe['discard_weights'])!r} were discarded (discard_weights); here they are kept"
+            )
+        if recipe.get("config_source") not in (None, 0, 3):
+            self._draft.note(
+                f"{shown}: config_source {_text(recipe['config_source'])} (a .yaml file beside the result)"
+            )
+        if recipe.get("is_instruct_pix2pix"):
+            self._draft.note(f"{shown}: is_instruct_pix2pix; the extra channels are those of the first model")
+        if recipe.get("calcmode") == "normal" and recipe.get("fine"):
+            self._draft.note(f"{shown}: Adjust ({_text(recipe['fine'])})")
+
+
+def _fields(recipe: dict) -> tuple[str, ...]:
+    """The fields that name the inputs of a merge; empty for a record of a kind that is not known."""
+    if "interp_method" in recipe:
+        fields, found = _WEBUI_MODELS, method_of(str(recipe["interp_method"]))
+    elif _is_supermerger(recipe):
+        fields, found = _SUPERMERGER_MODELS, method_of(str(recipe.get("mode")), str(recipe.get("calcmode") or "normal"))
+    elif recipe.get("type") == "SDNext":
+        return _WEBUI_MODELS[: _SDNEXT.get(str(recipe.get("merge_mode")), 1)]
+    else:
+        return ()
+    return fields[: found[1] if found else 1]
+
+
+def _is_supermerger(recipe: dict) -> bool:
+    return recipe.get("type") == "sd-webui-supermerger" or "calcmode" in recipe
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    """A recorded value in a few words."""
+    if value is None:
+        return ""
+    try:
+        return one_line(value, 120)
+    except ValueError:  # an integer that Python refuses to print
+        return "a huge number"

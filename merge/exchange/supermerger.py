@@ -1,0 +1,165 @@
+"""How supermerger (and A1111's merger) say it: modes, weight vectors, elemental lines.
+
+Formats: the extension's README and the metadata it writes. A vector is 26 numbers with BASE or 25 without (SDXL: 20, 19); in
+metadata the number of BASE stands apart, and SDXL's list of 20 has no BASE but ends in the VAE. An elemental line is
+`BLOCKS:ELEMENTS:ratio`: blocks and parts of keys, `NOT` in front of either, empty for all; later lines win; they change alpha.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ...checkpoints.conventions import MBW_20, MBW_26
+from ...checkpoints.errors import UnetscopeError
+from ..block_weights import BlockWeights
+from ..methods import METHODS
+from ..selectors import canonical, labels_of
+from .draft import Draft
+
+# The mode's first words -> our method, its number of models, and its parameters.
+_MODES = {
+    "weight sum": ("weighted_sum", 2, ("alpha",)),
+    "weighted sum": ("weighted_sum", 2, ("alpha",)),
+    "add difference": ("add_difference", 3, ("alpha",)),
+    "triple sum": ("triple_sum", 3, ("alpha", "beta")),
+    "sum twice": ("sum_twice", 3, ("alpha", "beta")),
+    "no interpolation": ("copy", 1, ()),
+}
+_CALCULATIONS = {
+    ("train_difference", "add_difference"): ("train_difference", 3, ("alpha",)),
+    ("tensor", "weighted_sum"): ("tensor_sum", 2, ("alpha", "beta")),
+}
+MODES = ("Weight sum", "Add difference", "Triple sum", "sum Twice")
+# Where a block's tensors are, in single-file naming.
+_KEY_PARTS = {"IN": r"\.input_blocks\.{}\.", "OUT": r"\.output_blocks\.{}\."}
+
+
+def method_of(mode: str, calculation: str = "normal") -> tuple[str, int, tuple[str, ...]] | None:
+    """Our method, how many models it takes and its parameters; None for what we do not have.
+
+    Args:
+        mode: `Weight sum:A*(1-alpha)+B*alpha`, in any case; the formula may be left out.
+        calculation: supermerger's `calcmode`.
+    """
+    found = _MODES.get(" ".join(mode.partition(":")[0].replace("_", " ").casefold().split()))
+    if not found or calculation in ("normal", "", None):
+        return found
+    wanted = {"trainDifference": "train_difference", "tensor": "tensor"}.get(calculation, "")
+    method = _CALCULATIONS.get((wanted, found[0]))
+    return method if method and method[0] in METHODS else None
+
+
+def numbers(value: Any) -> list[float] | None:
+    """A vector given as a list or as text `0,0.1,...`; None for anything else (also letters, which mean random)."""
+    parts = re.split(r"[,\s]+", value.strip().strip("[]")) if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts:
+        return None
+    try:
+        return [float(part) for part in parts]
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def block_weights(values: list[float], base: float | None = None) -> Any:
+    """Block weights of a vector; `base` is the number of the text encoders where it stands apart from the vector.
+
+    With a base apart, 20 numbers are SDXL's 19 and the VAE's; without, 20 numbers begin with BASE.
+    """
+    if base is None:
+        return values
+    if len(values) == len(MBW_20):
+        return {"vector": values[:-1], "base": base, "VAE": values[-1]}
+    if len(values) == len(MBW_26):  # BASE is inside after all
+        return values
+    return {"vector": values, "base": base}
+
+
+def with_lines(weights: Any, lines: list[str], draft: Draft) -> Any:
+    """Block weights changed by elemental lines; a line that cannot be read is refused by name."""
+    out: dict[Any, Any] = {}
+    if isinstance(weights, dict):
+        out.update(weights)
+    elif isinstance(weights, list):
+        out["vector"] = weights
+    else:
+        out["default"] = weights
+    for line in lines:
+        read = _line(line)
+        if read is None:
+            draft.refuse(f"the elemental line {line!r} is no BLOCKS:ELEMENTS:ratio")
+            continue
+        selectors, ratio = read
+        for selector in selectors:
+            out.pop(selector, None)  # later lines win by their place
+            out[selector] = ratio
+    try:
+        BlockWeights.parse(out)
+    except UnetscopeError as error:
+        draft.refuse(f"the elemental lines cannot be read: {error}")
+        return weights
+    return out
+
+
+def elemental_lines(value: Any) -> list[str]:
+    """Lines out of text or a list of texts; they are parted by new lines or commas."""
+    texts = value if isinstance(value, list) else [value]
+    found = [part.strip() for text in texts if isinstance(text, str) for part in re.split(r"[\n,]", text)]
+    return [part for part in found if part and not part.startswith("#")]
+
+
+def is_elemental(line: str) -> bool:
+    """Whether a line of text has the form BLOCKS:ELEMENTS:ratio."""
+    parts = line.split(":")
+    return len(parts) == 3 and numbers([parts[2]]) is not None
+
+
+def _line(text: str) -> tuple[list[str], float] | None:
+    """The selectors that a line stands for, all of one ratio."""
+    parts = text.split(":")
+    ratio = numbers([parts[-1].strip()]) if len(parts) == 3 else None
+    if ratio is None:
+        return None
+    blocks, elements = parts[0].split(), parts[1].split()
+    if elements[:1] == ["NOT"]:
+        pattern = _without(blocks, elements[1:])
+        return ([pattern], ratio[0]) if pattern else None
+    # Several elements: whatever has any of them in its key.
+    keys = [f"key:*{_quoted(element)}*" for element in elements]
+    return [" ".join([*blocks, *keys]) or "NOT VAE"], ratio[0]
+
+
+def _quoted(element: str) -> str:
+    """Part of a key, inside a glob."""
+    return re.sub(r"([*?\[])", r"[\1]", element)
+
+
+def _without(blocks: list[str], elements: list[str]) -> str | None:
+    """A regular expression on keys: in these blocks, without these parts; None where the blocks cannot be said so."""
+    absent = f"(?!.*(?:{'|'.join(map(re.escape, elements))}))" if elements else ""
+    negated = blocks[:1] == ["NOT"]
+    places = [_place(label) for word in blocks[negated:] for label in _spread(word)]
+    if None in places or (blocks and not places):
+        return None
+    where = f"(?{'!' if negated else '='}.*(?:{'|'.join(places)}))" if places else ""
+    return f"/^{where}{absent}/"
+
+
+def _spread(word: str) -> list[str]:
+    """The labels of a block or a range of blocks."""
+    if "-" not in word:
+        return [canonical(word)]
+    order = labels_of("sd1")
+    ends = [canonical(end) for end in word.split("-")]
+    if len(ends) != 2 or any(end not in order for end in ends):
+        return [word]
+    return order[order.index(ends[0]) : order.index(ends[1]) + 1]
+
+
+def _place(label: str) -> str | None:
+    if label == "M00":
+        return r"\.middle_block\."
+    if label == "BASE":
+        return r"^(?:cond_stage_model|conditioner)\."
+    number = re.fullmatch(r"(IN|OUT)(\d\d)", label)
+    return _KEY_PARTS[number[1]].format(int(number[2])) if number else None

@@ -1,0 +1,144 @@
+"""Recipes written for sd-mecha: its own deserialiser reads them, and its own merge of them gives our weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import load
+
+from unetscope.checkpoints.blocks import place
+from unetscope.merge import Recipe, RecipeError, merge
+from unetscope.merge.exchange import to_mecha
+from unetscope.merge.exchange.reading import import_text
+
+sd_mecha = pytest.importorskip("sd_mecha")
+
+COMPARED = ("unet", "clip_l", "clip_g", "vae")
+VECTOR = [round(i / 25, 4) for i in range(26)]
+
+
+class _Silent(sd_mecha.merging.tqdm_original):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **{**options, "disable": True})
+
+
+def theirs(text: str) -> dict[str, torch.Tensor]:
+    """sd-mecha's result, in fp32 from start to end."""
+    node = sd_mecha.deserialize(text)
+    out = sd_mecha.merge(node, merge_dtype=torch.float32, output_dtype=torch.float32, threads=0, tqdm=_Silent)
+    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
+
+
+def recipe_of(paths, steps, **more) -> Recipe:
+    models = {name: str(path) for name, path in zip("abcd", paths, strict=False)}
+    return Recipe.parse({"models": models, "steps": steps, "output": {"dtype": "fp32"}, **more})
+
+
+def assert_same_weights(recipe: Recipe, text: str, folder) -> None:
+    expected = theirs(text)
+    merge(recipe, folder / "out.safetensors", fsync=False)
+    out, compared = load(folder / "out.safetensors"), 0
+    for key, tensor in out.items():
+        if place(key).component in COMPARED and tensor.is_floating_point():
+            assert (tensor.double() - expected[key].double()).abs().max() <= 2e-6, key
+            compared += 1
+    assert compared > 1000
+
+
+@pytest.fixture
+def three(make_checkpoint):
+    return [make_checkpoint(name, seed=i)[0] for i, name in enumerate("abc")]
+
+
+ONE_STEP = {
+    "uniform": {"inputs": ["a", "b", "c"]},
+    "weighted_average": {"inputs": ["a", "b", "c"], "weights": [1, 2, -0.5]},
+    "add_difference": {"inputs": ["a", "b", "c"], "alpha": 0.7},
+    "triple_sum": {"inputs": ["a", "b", "c"], "alpha": 0.3, "beta": VECTOR, "convention": "sd-mecha"},
+    "sum_twice": {"inputs": ["a", "b", "c"], "alpha": 0.3, "beta": 0.2},
+    "task_arithmetic": {"inputs": ["a", "b", "c"], "weights": [0.3, 0.6], "alpha": 0.5},
+    "train_difference": {"inputs": ["a", "b", "c"], "alpha": 0.8},
+    "weighted_subtraction": {"inputs": ["a", "b"], "alpha": 0.4, "beta": 0.5},
+    "copy": {"inputs": ["b"]},
+}
+
+
+@pytest.mark.parametrize("method", ONE_STEP)
+@pytest.mark.parametrize("components", [{"vae": "merge"}, {}], ids=["VAE merged", "VAE copied"])
+def test_sd_mecha_merges_an_exported_step_to_our_weights(method, components, three, tmp_path):
+    recipe = recipe_of(three, {"out": {"method": method, **ONE_STEP[method]}}, components=components)
+    assert_same_weights(recipe, to_mecha(recipe, "sd1"), tmp_path)
+
+
+@pytest.mark.parametrize("family, vector", [("sd1", VECTOR), ("sdxl", [i / 20 for i in range(21)])])
+def test_block_weights_become_sd_mechas(family, vector, make_checkpoint, tmp_path):
+    paths = [make_checkpoint(name, family, seed=i)[0] for i, name in enumerate("ab")]
+    step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": vector}
+    recipe = recipe_of(paths, {"out": step}, components={"vae": "merge"}, convention="sd-mecha")
+    text = to_mecha(recipe, family)
+    assert f"{family}-supermerger_blocks" in text
+    assert_same_weights(recipe, text, tmp_path)
+
+
+def test_nested_steps_differences_and_components_are_carried_over(three, tmp_path):
+    steps = {
+        "mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.25},
+        "change": {"method": "subtract", "inputs": ["b", "c"]},
+        "out": {"method": "add", "inputs": ["mix", "change"], "alpha": 0.5},
+    }
+    recipe = recipe_of(three, steps, components={"vae": "c", "text_encoders": "b"})
+    assert_same_weights(recipe, to_mecha(recipe, "sd1"), tmp_path)
+
+
+def test_an_export_that_is_imported_again_merges_to_the_same_bytes(three, tmp_path):
+    steps = {
+        "mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": VECTOR, "convention": "sd-mecha"},
+        "out": {"method": "add_difference", "inputs": ["mix", "b", "c"], "alpha": 0.5},
+    }
+    recipe = recipe_of(three, steps, components={"vae": "c"})
+    again = import_text(to_mecha(recipe, "sd1"), "again.mecha").recipe
+    again = again.model_copy(update={"output": recipe.output})
+    merge(recipe, tmp_path / "one.safetensors", fsync=False)
+    merge(again, tmp_path / "two.safetensors", fsync=False)
+    one, two = load(tmp_path / "one.safetensors"), load(tmp_path / "two.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("path", ['C:\\models\\"best" ü 漢.safetensors', "a b\\c.safetensors", "/x/it's.safetensors"])
+def test_paths_survive_sd_mechas_reader_and_ours(path):
+    text = to_mecha(recipe_of([path, "b.safetensors"], {"out": {"method": "weighted_sum", "inputs": ["a", "b"]}}))
+    models = [x for x in sd_mecha.deserialize(text) if isinstance(x, sd_mecha.recipe_nodes.ModelRecipeNode)]
+    assert path in {str(model.path) for model in models}
+    assert path in import_text(text, "x.mecha").recipe.models.values()
+
+
+@pytest.mark.parametrize(
+    "step, family, said",
+    [
+        ({"alpha": {"attn1": 0.5}}, "sd1", "kinds of layer"),
+        ({"alpha": VECTOR}, "sd1", "one weight for"),
+        ({"alpha": VECTOR}, None, "--family"),
+        ({"alpha": VECTOR}, "sd2", "not for SD2"),
+        ({"alpha": {"VAE": 0.5}}, "sd1", "vae: merge"),
+        ({"alpha": {"IN11": 0.5}}, "sdxl", "steps.out.alpha"),
+    ],
+)
+def test_block_weights_that_sd_mecha_lacks_are_refused_by_name(step, family, said):
+    recipe = recipe_of(["a", "b"], {"out": {"method": "weighted_sum", "inputs": ["a", "b"], **step}})
+    with pytest.raises(RecipeError, match=r"steps\.out\.alpha") as error:
+        to_mecha(recipe, family)
+    assert said in str(error.value)
+
+
+def test_what_sd_mecha_cannot_say_is_refused_with_the_step():
+    step = {"method": "weighted_average", "inputs": ["a", "b"], "weights": [1, 1], "normalise": False}
+    with pytest.raises(RecipeError, match=r"steps\.out: the weights do not add up to one"):
+        to_mecha(recipe_of(["a", "b"], {"out": step}))
+    with pytest.raises(RecipeError, match=r"models\.a: sd-mecha cannot read"):
+        to_mecha(recipe_of(["a=b", "b"], {"out": {"method": "uniform", "inputs": ["a", "b"]}}))
+    with pytest.raises(RecipeError, match=r"components\.text_encoders: .*--family"):
+        recipe = recipe_of(
+            ["a", "b"], {"out": {"method": "uniform", "inputs": ["a", "b"]}}, components={"text_encoders": "b"}
+        )
+        to_mecha(recipe)
