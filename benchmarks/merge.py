@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from measured import Measured, measured
@@ -101,6 +102,14 @@ def _check(result: Result, output: Path, inputs: list[Path], shares: dict, whole
         result.error = max(result.error, worst_error(output, inputs, shares, whole))
     except Wrong as wrong:
         result.failure = f"wrong result: {wrong}"
+
+
+def _read_results(path: Path) -> list[dict[str, Result]]:
+    """The results of a merge, without and with fsync, as an earlier run of this program kept them."""
+    return [
+        {name: Result(**row | {"runs": [Measured(**run) for run in row["runs"]]}) for name, row in rows.items()}
+        for rows in json.loads(path.read_text())
+    ]
 
 
 def _read(path: Path) -> None:
@@ -190,7 +199,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="narrow files, one run, nothing put into the docs")
     parser.add_argument(
-        "--folder", type=Path, help="where input files are kept for the next time; else they are removed"
+        "--folder",
+        type=Path,
+        help="where inputs and results are kept: a run that was stopped goes on with the next merge; else they are removed",
     )
     parser.add_argument("--only", default="", help="only jobs whose title holds this text")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="which of them, by name")
@@ -201,15 +212,23 @@ def main() -> None:
     docs = given.docs or (None if given.quick or given.only else DOCS)
     programs = [p for p in PROGRAMS if p in given.programs.split(",") and (p != "sd-mecha" or _installed(p))]
     jobs = [job for job in JOBS if given.only in job.title]
-    results, synced = {}, {}
+    results: dict[Job, dict[str, Result]] = {}
+    synced: dict[Job, dict[str, Result]] = {}
     with tempfile.TemporaryDirectory(prefix="unetscope-bench-") as own:
         folder = given.folder or Path(own)
         folder.mkdir(parents=True, exist_ok=True)
         for job in jobs:
+            kept = folder / f"{job.title}.json"
+            if kept.exists():
+                results[job], synced[job] = _read_results(kept)
+                continue
             make_inputs(job, folder, full_size=not given.quick)
             results[job] = run_job(job, folder, programs, runs)
             if {"floor", "Unetscope"} <= set(programs):
                 synced[job] = run_job(job, folder, ["floor", "Unetscope"], 1, fsync=True)
+            kept.write_text(
+                json.dumps([{n: asdict(r) for n, r in row.items()} for row in (results[job], synced.get(job, {}))])
+            )
     text = "\n".join(report(results, synced, runs))
     print(text)
     if docs:
