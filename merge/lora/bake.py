@@ -1,0 +1,57 @@
+"""LoRAs baked into a checkpoint: a recipe of one step, which the merge engine streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import MergeError
+from ..recipe import MERGED, Recipe
+from .uses import LoraUse
+
+
+def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
+    """The recipe of base + sum of strength x change; give it to `merge` or `dry_run`.
+
+    Args:
+        base: the checkpoint.
+        loras: what is baked in. A file may be there twice: its strengths add up.
+
+    Raises:
+        MergeError: no LoRA, or block weights that are none.
+        RecipeError: a name that a recipe cannot hold.
+    """
+    if not loras:
+        raise MergeError("name at least one LoRA to bake in (--lora FILE)")
+    names = _names([Path(base), *(use.path for use in loras)])
+    return Recipe.parse(
+        {
+            "models": {names[0]: str(base)},
+            "loras": {
+                name: {"path": str(use.path), "base": names[0]} for name, use in zip(names[1:], loras, strict=True)
+            },
+            "steps": {
+                _free("baked", names): {
+                    "method": "task_arithmetic",
+                    "inputs": names,
+                    "weights": [use.weights() for use in loras],
+                }
+            },
+        },
+        "command line",
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for every file: its stem, with a number where stems are equal or are words of recipes."""
+    names: list[str] = []
+    for path in paths:
+        names.append(_free(path.stem, [*names, MERGED]))
+    return names
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    found, n = name, 2
+    while found in taken:
+        found, n = f"{name}.{n}", n + 1
+    return found

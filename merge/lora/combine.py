@@ -1,0 +1,222 @@
+"""Several LoRAs as one, or one at another rank."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.dtypes import dtype_named
+from ...checkpoints.lora import Lora, open_lora
+from ...checkpoints.opening import open_checkpoint
+from ...checkpoints.stream import Pass, Progress, Span
+from ..block_weights import BlockWeights
+from ..errors import MergeError
+from ..resolved_weights import ResolvedWeights
+from .changes import Change, changes_of, one_family
+from .layers import STYLES, Layer, style_named
+from .low_rank import Cut, LowRank, error_squares, resized, summed
+from .report import LoraReport, Losses
+from .uses import LoraUse
+from .writing import LoraWriter, file_name, kept_metadata
+
+
+def merge_loras(
+    loras: Sequence[LoraUse],
+    output: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: Path | str | None = None,
+    dtype: str = "fp16",
+    style: str | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> LoraReport:
+    """Write the sum of LoRAs as one LoRA: its change is the sum of strength times change of each.
+
+    Without a rank or an energy the sum is exact but for the rounding to `dtype`: factors stand side by side and ranks add up
+    (where they exceed what the layer has, the SVD makes them as few as that). The strength multiplies each change once.
+    LoHa, LoKr and whole differences become factors by the SVD of their change first.
+
+    Args:
+        loras: the files and their strengths; those of strength 0 everywhere are left out.
+        output: the .safetensors file to write.
+        rank, energy: resize the sum, as `resize_lora` does.
+        base: the checkpoint that the LoRAs are for; needed where a change follows from the weight itself ((IA)^3, DoRA).
+        dtype: of the file.
+        style: how tensors are named; None: as in the first LoRA.
+        threads: None for as many as there are cores; the result does not depend on it.
+
+    Raises:
+        UnetscopeError: files that cannot be read or are for different architectures, an output that cannot be written.
+    """
+    if not loras:
+        raise MergeError("name at least one LoRA to merge")
+    cut = Cut(rank, energy) if rank is not None or energy is not None else None
+    how = _How(Path(output), cut, dtype, style, overwrite, Pass(threads, progress, cancel))
+    with ExitStack() as files:
+        opened = [files.enter_context(open_lora(use.path)) for use in loras]
+        family = one_family(opened)
+        weights = [BlockWeights.parse(use.weights()).resolve(family) for use in loras]
+        checkpoint = files.enter_context(_open_base(base, family)) if base is not None else None
+        parts = [{"file": file_name(use.path), "weights": use.weights()} for use in loras]
+        return _combine(opened, weights, checkpoint, how, {"operation": "merge", "loras": parts}, {})
+
+
+def resize_lora(
+    lora: Path | str,
+    output: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: Path | str | None = None,
+    dtype: str = "fp16",
+    style: str | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> LoraReport:
+    """Write a LoRA at another rank: the best approximation of each layer's change, by the SVD of its factors.
+
+    A layer whose rank is no larger than `rank` keeps its factors. No layer's change is formed, but for kinds that have no
+    factors. What the file says of its training is kept.
+
+    Args:
+        lora: the file.
+        rank: the largest rank of a layer.
+        energy: as few directions as hold this share of the square of each layer's change.
+
+    Raises:
+        UnetscopeError: neither a rank nor an energy, a file that cannot be read, an output that cannot be written.
+    """
+    if rank is None and energy is None:
+        raise MergeError("give the rank to resize to (--rank 16) or the energy to keep (--energy 0.95)")
+    how = _How(Path(output), Cut(rank, energy), dtype, style, overwrite, Pass(threads, progress, cancel))
+    with ExitStack() as files:
+        opened = files.enter_context(open_lora(lora))
+        checkpoint = files.enter_context(_open_base(base, opened.family)) if base is not None else None
+        weights = [BlockWeights.parse(1.0).resolve(opened.family)]
+        origin = {"operation": "resize", "lora": file_name(opened.path), "rank": rank, "energy": energy}
+        return _combine([opened], weights, checkpoint, how, origin, kept_metadata(opened.metadata))
+
+
+def _open_base(path: Path | str, family: str) -> Checkpoint:
+    base = open_checkpoint(path)
+    if base.architecture.family != family:
+        base.close()
+        raise MergeError(f"{path}: is {base.architecture.name}; the LoRAs are for another architecture ({family})")
+    return base
+
+
+@dataclass(frozen=True)
+class _How:
+    """Where the result goes, and how."""
+
+    output: Path
+    cut: Cut | None
+    dtype: str
+    style: str | None
+    overwrite: bool
+    run: Pass
+
+
+def _combine(
+    loras: list[Lora], weights: list[ResolvedWeights], base: Checkpoint | None, how: _How, origin: dict, kept: dict
+) -> LoraReport:
+    began = time.perf_counter()
+    family = loras[0].family
+    style = style_named(how.style or (loras[0].style if loras[0].style in STYLES else None), family)
+    inputs = [lora.path for lora in loras] + ([base.path] if base is not None else [])
+    with LoraWriter(how.output, inputs, family, style, dtype_named(how.dtype), overwrite=how.overwrite) as writer:
+        work = _Combination(loras, weights, base, how.cut, writer)
+        how.run.run(
+            (Span(i, 0, layer.elements) for i, (layer, _) in enumerate(work.jobs)),
+            lambda: lambda span: work.do(*work.jobs[span.index]),
+            weight=lambda span: 4 * span.elements,
+            total=sum(4 * layer.elements for layer, _ in work.jobs),
+            key=lambda span: work.jobs[span.index][0].key,
+        )
+        report = LoraReport(str(how.output), family, style, [path.name for path in inputs])
+        work.losses.fill(report)
+        report.notes = work.notes()
+        writer.finish(report, {**origin, "error": report.error}, kept)
+        report.seconds = time.perf_counter() - began
+        return report
+
+
+class _Combination:
+    """Adds up the changes of each module, and sets the factors of the sum aside."""
+
+    def __init__(
+        self,
+        loras: list[Lora],
+        weights: list[ResolvedWeights],
+        base: Checkpoint | None,
+        cut: Cut | None,
+        writer: LoraWriter,
+    ):
+        self._loras, self._base, self._cut, self._writer = loras, base, cut, writer
+        self.losses = Losses()
+        found: dict[tuple[str, bool], list[tuple[float, Change]]] = {}
+        for lora, weight in zip(loras, weights, strict=True):
+            for change in changes_of(lora):
+                if strength := weight.weight(change.key):
+                    found.setdefault((change.layer.target.path, change.bias), []).append((strength, change))
+        self.jobs = [(parts[0][1].layer, parts) for parts in found.values()]
+        if not self.jobs:
+            raise MergeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
+        for layer, parts in self.jobs:
+            for _, change in parts[1:]:
+                if change.layer.shape != layer.shape:
+                    raise MergeError(
+                        f"{change.lora.path}: {change.key} has the shape {list(change.layer.shape)}, in {parts[0][1].lora.path} "
+                        f"{list(layer.shape)}; LoRAs of different models cannot be merged"
+                    )
+
+    def do(self, layer: Layer, parts: list[tuple[float, Change]]) -> None:
+        """A module's weight, or its bias."""
+        if not parts[0][1].is_matrix:
+            total = sum(strength * change.values(self._base).astype(np.float64) for strength, change in parts)
+            self._writer.add_vector(layer, parts[0][1].bias, total)
+            return
+        changes = [(strength, change.low_rank(self._base)) for strength, change in parts]
+        whole = changes[0][1] if len(changes) == 1 and changes[0][0] == 1.0 else summed(changes)
+        self._refuse_not_finite(layer, whole, parts)
+        result = self._resized(layer, whole)
+        written = self._writer.add(layer, result)
+        self.losses.add(layer.target.path, layer.key, result.rank, whole.squares(), error_squares(whole, written))
+
+    def _resized(self, layer: Layer, change: LowRank) -> LowRank:
+        most = min(layer.shape[0], layer.elements // layer.shape[0])
+        cut = self._cut
+        if cut is None:
+            return change if change.rank <= most else resized(change, Cut(most))
+        if cut.energy is None and change.rank <= cut.rank:
+            return change
+        return resized(change, cut)
+
+    def _refuse_not_finite(self, layer: Layer, whole: LowRank, parts: list[tuple[float, Change]]) -> None:
+        if not (np.isfinite(whole.up).all() and np.isfinite(whole.down).all()):
+            files = ", ".join(str(change.lora.path) for _, change in parts)
+            raise MergeError(f"{files}: the change of {layer.key} holds NaN or infinity; train or download it again")
+
+    def notes(self) -> list[str]:
+        """What else to know."""
+        found = []
+        for lora in self._loras:
+            if lora.unknown:
+                shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
+                found.append(
+                    f"{lora.path.name}: {len(lora.unknown)} tensors have no known place and are left out ({shown})"
+                )
+        return found

@@ -1,0 +1,101 @@
+"""A LoRA and how strongly it is applied: to the UNET, to the text encoders, and block by block."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...checkpoints.conventions import LBW_17, MBW_26
+from ...checkpoints.errors import LabelError
+from ...checkpoints.presets import is_lbw_preset, lbw_preset, preset
+from ..block_weights import BlockWeights
+from ..errors import MergeError
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA in a merge.
+
+    Attributes:
+        path: the file.
+        unet: strength in the UNET; 1 is what it was trained for.
+        text: strength in the text encoders; None: as in the UNET.
+        blocks: LoRA block weights that multiply these: the name of a preset, a vector of 17, 12, 26 or 20 numbers, a number,
+            or None.
+        missing: weight of numbered blocks that a shorter vector leaves out: 0 as the extension reads it, 1 as kohya does.
+    """
+
+    path: Path
+    unet: float = 1.0
+    text: float | None = None
+    blocks: str | list[float] | float | None = None
+    missing: Literal[0, 1] = 0
+
+    @classmethod
+    def parse(cls, text: str, blocks: str | None = None, missing: int = 0) -> LoraUse:
+        """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNET and text encoders), and block weights as typed.
+
+        Raises:
+            MergeError: block weights that are no preset, vector or number.
+        """
+        name, strengths = text, []
+        while len(strengths) < 2 and not Path(name).exists():
+            head, colon, last = name.rpartition(":")
+            number = _number(last)
+            if not colon or not head or number is None:
+                break
+            name, strengths = head, [number, *strengths]
+        return cls(Path(name), *strengths, blocks=_blocks(blocks), missing=1 if missing else 0)
+
+    def weights(self) -> Any:
+        """Block weights as a recipe writes them.
+
+        Raises:
+            MergeError: an unknown preset, a vector of no known length.
+        """
+        text = self.unet if self.text is None else self.text
+        if self.blocks is None or isinstance(self.blocks, int | float):
+            factor = 1.0 if self.blocks is None else float(self.blocks)
+            return self._scaled(self.unet * factor, text * factor)
+        convention = "lbw-kohya" if self.missing else "lbw"
+        kind = "preset" if isinstance(self.blocks, str) else "vector"
+        plain = {kind: self.blocks, "convention": convention}
+        try:
+            BlockWeights.parse(plain)
+        except LabelError as error:
+            raise MergeError(f"block weights of {self.path}: {error}") from None
+        return {**plain, "scale": self.unet, "base": text * self._first()}
+
+    def _scaled(self, unet: float, text: float) -> Any:
+        return unet if unet == text else {"BASE": text, "UNET": unet}
+
+    def _first(self) -> float:
+        """What the vector or preset says of the text encoders."""
+        if not isinstance(self.blocks, str):
+            return float(self.blocks[0])
+        if is_lbw_preset(self.blocks):
+            return lbw_preset(self.blocks, len(LBW_17))[0]
+        return preset(self.blocks, "sd1")[MBW_26.index("BASE")]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _blocks(text: str | None) -> str | list[float] | float | None:
+    if text is None:
+        return None
+    from ..weights_text import parse_weights
+
+    read = parse_weights(text)
+    if isinstance(read, dict):
+        raise MergeError(
+            f"{text!r}: LoRA block weights are a preset's name or a vector of 17, 12, 26 or 20 numbers; for lines, write a recipe"
+        )
+    return read
