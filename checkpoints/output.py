@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError
 from .file_system import largest_file
@@ -77,12 +78,11 @@ class OutputFile:
     """
 
     def __init__(self, target: Path, size: int, *, overwrite: bool = False, fsync: bool = True):
-        remove_leftovers(Path(target))
-        check_target(target, size, overwrite)
         self.target = Path(target)
         self._overwrite, self._fsync = overwrite, fsync
+        remove_leftovers(self.target)
         try:
-            self._lock = create_partial(self.target)
+            self._lock = self._claim(size)
         except OSError as error:
             raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
         self.partial = Path(self._lock.name)
@@ -92,6 +92,11 @@ class OutputFile:
             self.discard()
             said = _too_large(size) if error.errno == errno.EFBIG else f"cannot be written ({error.strerror or error})"
             raise OutputError(f"{target}: {said}") from None
+
+    def _claim(self, size: int) -> BinaryIO:
+        """The file under construction, open and locked."""
+        check_target(self.target, size, self._overwrite)
+        return create_partial(self.target)
 
     def write_at(self, offset: int, buffer) -> None:
         """Write bytes at an offset; safe from several threads.

@@ -37,7 +37,7 @@ def create_partial(target: Path) -> BinaryIO:
     """
     while True:
         file = open(partial_name(target), "xb", buffering=0)  # noqa: SIM115 (closed by its owner)
-        _lock(file, wait=True)
+        lock(file, wait=True)
         # Between making and locking it, another run may have taken it for a leftover.
         if os.path.exists(file.name):
             return file
@@ -53,7 +53,7 @@ def remove_leftovers(target: Path) -> list[Path]:
             if path.is_symlink() or not path.is_file():
                 continue
             with open(path, "rb") as file:
-                abandoned = _lock(file, wait=False)
+                abandoned = lock(file, wait=False)
                 if abandoned and fcntl:
                     path.unlink()
             if abandoned and not fcntl:
@@ -63,8 +63,8 @@ def remove_leftovers(target: Path) -> list[Path]:
     return removed
 
 
-def _lock(file: BinaryIO, wait: bool) -> bool:
-    """Lock a file; False when another run has it, or when the file system knows no locks."""
+def lock(file: BinaryIO, wait: bool) -> bool:
+    """Lock a file until it is closed; False when another run has it, or when the file system knows no locks."""
     if fcntl is None:
         return True
     try:

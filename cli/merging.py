@@ -45,6 +45,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "overwrite": (Overwrite, False),
     "hash": (Annotated[bool, typer.Option("--hash", help="SHA-256 of inputs and output (costs more than merging).")], False),
     "reproducible": (Annotated[bool, typer.Option("--reproducible", help="No dates or hashes: equal merges, equal files.")], False),
+    "resumable": (Annotated[bool, typer.Option("--resumable", help="When stopped, keep what is finished and go on later.")], False),
     "fsync": (Annotated[bool, typer.Option("--fsync/--no-fsync", help="Wait until the disk has the file.")], True),
 }  # fmt: skip
 
@@ -101,6 +102,7 @@ def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
                 fsync=options.fsync,
                 hash_files=options.hash,
                 reproducible=options.reproducible,
+                resumable=options.resumable,
                 progress=moved,
             )
     if options.save_recipe:
@@ -110,13 +112,16 @@ def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
         return
     show_report(report)
     if options.dry_run:
+        times = "once" if report.passes == 1 else f"up to {report.passes} times"
         say(
-            f"would read {size(report.bytes_read)} in {report.passes} pass and write {size(report.bytes_written)} to {output}, "
+            f"would read {size(report.bytes_read)} {times} and write {size(report.bytes_written)} to {output}, "
             f"with {report.threads} threads and at most {size(report.memory)} of buffers; nothing was written"
         )
     else:
         rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
         say(f"wrote {output} ({size(report.bytes_written)}) in {report.seconds:.1f} s, {size(rate)}/s")
+        if report.resumed:
+            say(f"{report.resumed:,} of {report.tensors:,} tensors were finished by an earlier run")
         if report.sha256:
             say(f"sha256 {report.sha256}")
 
@@ -203,7 +208,7 @@ def _method_command(method: Method) -> Callable:
         elif p.kind == "numbers":
             own.append(_option(p.name, Annotated[str, typer.Option(help="One number for each model: 0.5,0.3,0.2")]))
         else:
-            shown = f"{p.default:g}"
+            shown = str(p.default)
             own.append(
                 _option(
                     p.name,

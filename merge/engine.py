@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from .. import __version__
 from ..checkpoints import codec
-from ..checkpoints.errors import CheckpointError
+from ..checkpoints.errors import CheckpointError, UnetscopeError
 from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
 from ..checkpoints.position_ids import positions
+from ..checkpoints.resumable import Journal, ResumableFile
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
 from .evaluate import Faults, Solved
-from .forms import Form
+from .forms import Applied, Form
 from .plan import Plan, TensorPlan
 from .solve import solve, unsolved
 from .spot import Spot
@@ -32,12 +36,14 @@ from .spot import Spot
 
 @dataclass
 class Written:
-    """What a run wrote: the file, its size, how long it took, and what was repaired on the way, in sentences."""
+    """What a run wrote: the file, its size, how long it took, what was repaired on the way, in sentences, and how many tensors
+    an earlier run had finished."""
 
     path: Path
     size: int
     seconds: float
     repairs: list[str] = field(default_factory=list)
+    resumed: int = 0
 
 
 def write(
@@ -48,10 +54,13 @@ def write(
     threads: int | None = None,
     overwrite: bool = False,
     fsync: bool = True,
+    resumable: bool = False,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Written:
     """Run a plan and put the result under `output`: completely, or not at all.
+
+    With `resumable`, what a run that is stopped has finished stays beside the output, and the same run goes on from there.
 
     Raises:
         OutputError: the output cannot be written, or is one of the inputs.
@@ -60,18 +69,50 @@ def write(
         Cancelled: `cancel` was set.
     """
     began = time.perf_counter()
+    faults, inputs = Faults(plan), _identities(plan)
+    journal = None
+    if resumable:
+        require_suffix(output)
+        journal = Journal(output, _work(plan, inputs), metadata)
+        metadata = journal.kept
     entries = [(t.key, t.dtype, t.shape) for t in plan.tensors]
     header, offsets, size = plan_header(entries, metadata)
-    check_output(plan, output, size, overwrite)
-    faults, inputs = Faults(plan), _identities(plan)
-    with OutputFile(output, size, overwrite=overwrite, fsync=fsync) as out:
+    options = {"overwrite": overwrite, "fsync": fsync}
+    try:
+        check_output(plan, output, 0 if journal else size, overwrite)
+        file = ResumableFile(journal, size, **options) if journal else OutputFile(output, size, **options)
+    except BaseException:
+        if journal:
+            journal.close() if journal.finished else journal.remove()
+        raise
+    with file as out:
         out.write_at(0, header)
-        _run(plan, out, offsets, faults, Pass(threads, progress, cancel))
-        faults.refuse()
-        _check_inputs(inputs)
+        finished = journal.finished if journal else {}
+        for key, note in finished.items():
+            faults.restore(key, note)
+        _run(plan, out, offsets, faults, Pass(threads, progress, cancel), finished)
+        try:
+            faults.refuse()
+            _check_inputs(inputs)
+        except UnetscopeError:
+            if journal:
+                out.give_up()
+            raise
         check_written(out.partial, entries)
         out.commit()
-    return Written(Path(output), size, time.perf_counter() - began, faults.repairs())
+    return Written(Path(output), size, time.perf_counter() - began, faults.repairs(), len(finished))
+
+
+def _work(plan: Plan, inputs: dict[Path, str]) -> str:
+    """What a run makes of what: two runs of one work can share what is finished."""
+    digest = sha256()
+    models = [(name, str(c.path)) for name, c in zip(plan.names, plan.checkpoints, strict=True)]
+    digest.update(repr((__version__, models, sorted(inputs.values()), plan.recipe.output)).encode())
+    for t in plan.tensors:
+        terms = [term.digest if isinstance(term, Applied) else term.index for term in t.form.terms]
+        said = (t.key, t.dtype.name, t.shape, terms, t.form.coefficients, list(t.inputs), t.positions, t.widened)
+        digest.update(repr(said).encode())
+    return digest.hexdigest()
 
 
 def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
@@ -98,11 +139,15 @@ def _check_inputs(before: dict[Path, str]) -> None:
             raise CheckpointError(f"{path}: was changed while it was read; nothing was written, merge again")
 
 
-def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass) -> None:
+def _run(
+    plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass, finished: Container[str]
+) -> None:
     tensors, length = plan.tensors, plan.piece()
     at_once = [t.widened or t.positions or bool(unsolved(t.form)) for t in tensors]
     whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if at_once[i] and t.elements]
     pieces = list(spans([0 if once else t.elements for t, once in zip(tensors, at_once, strict=True)], length))
+    todo = sorted((p for p in [*pieces, *whole] if tensors[p.index].key not in finished), key=lambda p: p.index)
+    unwritten = _Unwritten(tensors, todo, faults, out) if isinstance(out, ResumableFile) else None
 
     def cost(piece: Span) -> int:
         tensor = tensors[piece.index]
@@ -118,17 +163,29 @@ def _run(plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, r
                 piece = Span(span.index, span.start + part.start, span.start + part.stop)
                 result = _result(plan, tensor, piece, buffers, faults, solved)
                 out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, result)
+            if unwritten:
+                unwritten.wrote(span)
 
         return work
 
-    total = plan.bytes_read + plan.bytes_written
-    run.run(
-        sorted([*pieces, *whole], key=lambda p: p.index),
-        worker,
-        weight=cost,
-        total=total,
-        key=lambda p: tensors[p.index].key,
-    )
+    total = sum(t.nbytes + t.bytes_read for t in tensors if t.key not in finished)
+    run.run(todo, worker, weight=cost, total=total, key=lambda p: tensors[p.index].key)
+
+
+class _Unwritten:
+    """Counts the pieces that tensors still lack, and tells a resumable file of those that lack none."""
+
+    def __init__(self, tensors: list[TensorPlan], todo: list[Span], faults: Faults, out: ResumableFile):
+        self._tensors, self._faults, self._out = tensors, faults, out
+        self._pieces, self._guard = Counter(span.index for span in todo), threading.Lock()
+
+    def wrote(self, span: Span) -> None:
+        with self._guard:
+            self._pieces[span.index] -= 1
+            complete = not self._pieces[span.index]
+        if complete:
+            key = self._tensors[span.index].key
+            self._out.finish(key, self._faults.noted(key))
 
 
 def _solved(plan: Plan, tensor: TensorPlan, length: int) -> tuple[TensorPlan, Solved]:

@@ -177,6 +177,19 @@ class Faults:
                 if count:
                     self._inputs.setdefault(self._plan.names[index], Counter())[key] += count
 
+    def noted(self, key: str) -> dict:
+        """What was noted of a tensor, as plain data that `restore` takes."""
+        with self._lock:
+            inputs = {name: found[key] for name, found in self._inputs.items() if key in found}
+            return {"inputs": inputs, "results": self._results[key]} if inputs or self._results[key] else {}
+
+    def restore(self, key: str, note: dict) -> None:
+        """Note again what an earlier run noted of a tensor."""
+        for name, count in note.get("inputs", {}).items():
+            self._inputs.setdefault(name, Counter())[key] += count
+        if note.get("results"):
+            self._results[key] += note["results"]
+
     def refuse(self) -> None:
         """Fail for what the recipe does not allow.
 

@@ -45,6 +45,7 @@ class Report:
         warnings: what a person should know, in sentences.
         seconds: how long it took; None for a dry run.
         sha256: of the output, where it was asked for.
+        resumed: how many tensors an earlier run of this merge had finished.
     """
 
     output: str
@@ -60,6 +61,7 @@ class Report:
     warnings: list[str]
     seconds: float | None = None
     sha256: str | None = None
+    resumed: int = 0
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -24,6 +24,7 @@ def merge(
     fsync: bool = True,
     hash_files: bool = False,
     reproducible: bool = False,
+    resumable: bool = False,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Report:
@@ -37,6 +38,8 @@ def merge(
         fsync: wait until the disk has it.
         hash_files: compute the inputs' and the output's SHA-256 for metadata and report.
         reproducible: leave out of the header what differs from run to run, so that whole files are equal.
+        resumable: leave what is finished beside the output when the run is stopped or killed; the same merge, asked for again with
+            `resumable`, goes on from there and gives the bytes that an undisturbed run gives.
         progress: called with (bytes done, bytes in all, key) about ten times a second.
         cancel: set it to stop; nothing is left behind.
 
@@ -46,7 +49,7 @@ def merge(
     output = Path(output)
     with planned(recipe) as plan:
         report = make_report(plan, output, threads)
-        check_output(plan, output, plan.bytes_written, overwrite)
+        check_output(plan, output, 0 if resumable else plan.bytes_written, overwrite)
         metadata = describe(plan, output, hash_inputs=hash_files, reproducible=reproducible)
         written = write(
             plan,
@@ -55,11 +58,13 @@ def merge(
             threads=threads,
             overwrite=overwrite,
             fsync=fsync,
+            resumable=resumable,
             progress=progress,
             cancel=cancel,
         )
     report.seconds = written.seconds
     report.warnings += written.repairs
+    report.resumed = written.resumed
     report.sha256 = sha256(output) if hash_files else None
     return report
 

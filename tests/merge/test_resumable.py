@@ -1,0 +1,159 @@
+"""Merges that are stopped and gone on with: the bytes of an undisturbed run, whatever happened between."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from unetscope.checkpoints import OutputError
+from unetscope.checkpoints.checkpoint import Checkpoint
+from unetscope.checkpoints.resumable import JOURNAL, RESUMABLE, Journal
+from unetscope.checkpoints.stream import Cancelled
+from unetscope.merge import MergeError, Recipe, merge
+
+# The command line, with reads that take longer, killed from inside after so many of them.
+DYING = """
+import os, sys, time
+from unetscope.checkpoints.checkpoint import Checkpoint
+from unetscope.checkpoints import resumable
+from unetscope.cli import main
+resumable._EVERY = 0.0
+read, left = Checkpoint.read_raw, [int(sys.argv.pop(1))]
+def dying(*arguments):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), 9)
+    read(*arguments)
+Checkpoint.read_raw = dying
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def files(make_checkpoint, tmp_path):
+    return [make_checkpoint(f"m{seed}", seed=seed)[0] for seed in range(3)]
+
+
+def recipe(files, alpha=0.3, **output) -> Recipe:
+    names = dict(zip("abc", map(str, files), strict=True))
+    step = {"method": "train_difference", "inputs": list(names), "alpha": alpha}
+    return Recipe.parse({"models": names, "steps": {"mix": step}, "output": output})
+
+
+def left_behind(target) -> list[str]:
+    return sorted(name for name in os.listdir(target.parent) if name.startswith(target.name) and name != target.name)
+
+
+@pytest.mark.parametrize("reads", [40, 400, 1500])
+def test_a_killed_run_is_gone_on_with_and_gives_the_bytes_of_an_undisturbed_one(reads, files, tmp_path):
+    target, whole, yaml = tmp_path / "out.safetensors", tmp_path / "whole.safetensors", tmp_path / "recipe.yaml"
+    yaml.write_text(recipe(files).to_yaml())
+    merge(recipe(files), whole, reproducible=True)
+    command = ["merge", "run", str(yaml), "-o", str(target), "--resumable", "--reproducible"]
+    killed = subprocess.run([sys.executable, "-c", DYING, str(reads), *command], capture_output=True, timeout=120)
+    assert killed.returncode == -9 and not target.exists()
+    assert left_behind(target) == [target.name + JOURNAL, target.name + RESUMABLE]
+    report = merge(recipe(files), target, reproducible=True, resumable=True)
+    assert 0 < report.resumed < report.tensors
+    assert target.read_bytes() == whole.read_bytes() and left_behind(target) == []
+
+
+def test_a_run_that_is_cancelled_keeps_what_is_finished_and_its_metadata(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    target = tmp_path / "out.safetensors"
+    _broken_off(recipe(files), target, monkeypatch, reproducible=False)
+    header = (tmp_path / (target.name + RESUMABLE)).read_bytes()[:2000]
+    report = merge(recipe(files), target, resumable=True)
+    assert report.resumed > 0
+    assert target.read_bytes()[:2000] == header  # the date of the first run, not of the second
+
+
+def test_what_belongs_to_another_merge_or_to_inputs_that_have_changed_is_not_gone_on_with(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
+    for second, touch in ((recipe(files, alpha=0.4), False), (recipe(files), True)):
+        _broken_off(recipe(files), target, monkeypatch)
+        if touch:
+            os.utime(files[0], ns=(1, 1))
+        report = merge(second, target, resumable=True, reproducible=True, overwrite=True)
+        assert report.resumed == 0
+        merge(second, whole, reproducible=True, overwrite=True)
+        assert target.read_bytes() == whole.read_bytes()
+        target.unlink()
+
+
+def _broken_off(asked: Recipe, target, monkeypatch, reads: int = 500, reproducible: bool = True) -> None:
+    """Run a resumable merge and cancel it after so many reads."""
+    read, cancel, seen = Checkpoint.read_raw, threading.Event(), []
+
+    def counted(*arguments):
+        seen.append(1)
+        if len(seen) == reads:
+            cancel.set()
+        read(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "read_raw", counted)
+        with pytest.raises(Cancelled):
+            merge(asked, target, resumable=True, reproducible=reproducible, cancel=cancel)
+
+
+def test_a_journal_whose_last_line_is_torn_tells_what_the_lines_before_say(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
+    _broken_off(recipe(files), target, monkeypatch)
+    journal = tmp_path / (target.name + JOURNAL)
+    lines = journal.read_bytes().count(b"\n") - 1
+    journal.write_bytes(journal.read_bytes()[:-9])
+    report = merge(recipe(files), target, resumable=True, reproducible=True)
+    assert report.resumed == lines - 1
+    merge(recipe(files), whole, reproducible=True)
+    assert target.read_bytes() == whole.read_bytes()
+
+
+def test_repairs_of_the_first_run_are_in_the_report_of_the_second(make_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    files = [make_checkpoint(f"m{seed}", seed=seed)[0] for seed in range(3)]
+    tensors = load_file(files[0])
+    broken = next(k for k in tensors if k.startswith("cond_stage") and tensors[k].dtype.is_floating_point)
+    tensors[broken].view(-1)[0] = float("nan")
+    save_file(tensors, files[0])
+    asked, target = recipe(files, nan="zero"), tmp_path / "out.safetensors"
+    undisturbed = merge(asked, tmp_path / "whole.safetensors")
+    _broken_off(asked, target, monkeypatch, reads=1500)
+    report = merge(asked, target, resumable=True)
+    assert report.resumed and broken in " ".join(undisturbed.warnings)
+    assert [w for w in report.warnings if broken in w] == [w for w in undisturbed.warnings if broken in w]
+
+
+def test_a_merge_that_can_never_be_finished_leaves_nothing(make_checkpoint, tmp_path):
+    files = [make_checkpoint(f"m{seed}", seed=seed)[0] for seed in range(3)]
+    tensors = load_file(files[0])
+    next(t for k, t in tensors.items() if k.startswith("model.")).view(-1)[0] = float("inf")
+    save_file(tensors, files[0])
+    target = tmp_path / "out.safetensors"
+    with pytest.raises(MergeError, match="NaN or infinite"):
+        merge(recipe(files), target, resumable=True)
+    assert not target.exists() and left_behind(target) == []
+
+
+def test_two_resumable_runs_to_one_output_do_not_meet(tmp_path):
+    target = tmp_path / "out.safetensors"
+    first = Journal(target, "work", {})
+    with pytest.raises(OutputError, match="another run is making this file"):
+        Journal(target, "work", {})
+    first.remove()
+    Journal(target, "work", {}).remove()
+
+
+def test_an_existing_file_is_not_replaced_unasked(files, tmp_path):
+    target = tmp_path / "out.safetensors"
+    target.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already"):
+        merge(recipe(files), target, resumable=True)
+    assert target.read_bytes() == b"mine" and left_behind(target) == []
