@@ -1,0 +1,205 @@
+"""Recipes of sd-mecha, written out in the dialects of its releases or by its own serialiser."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import load
+
+from unetscope.checkpoints.blocks import place
+from unetscope.merge import RecipeError, merge
+from unetscope.merge.exchange import Request, import_recipe
+from unetscope.merge.exchange.reading import import_text
+
+sd_mecha = pytest.importorskip("sd_mecha")
+from sd_mecha.extensions.builtin.merge_methods import linear  # noqa: E402 (only where sd-mecha is)
+
+FIRST = """model "raw/base.safetensors"
+model "raw/one.safetensors"
+model "raw/two.safetensors"
+call "subtract" &1 &0
+call "weighted_sum" &0 &2 alpha=0.25
+call "add_difference" &4 &3 alpha=0.5
+"""
+SECOND = """model "raw/base.safetensors" "sdxl" "base"
+model "raw/one.safetensors" "sdxl" "base"
+model "raw/two.safetensors" "sdxl" "base"
+merge "subtract" &1 &0
+merge "weighted_sum" &0 &2 alpha=0.25
+merge "add_difference" &4 &3 alpha=0.5
+"""
+THIRD = """version 0.1.0
+# a comment
+model "raw/base.safetensors" model_config="sdxl-sgm" merge_space="weight"
+model "raw/one.safetensors" model_config="sdxl-sgm" merge_space="weight"
+model "raw/two.safetensors" model_config="sdxl-sgm" merge_space="weight"
+merge "subtract" &1 &0
+merge "weighted_sum" &0 &2 0.25
+merge "add_difference" &4 &3 0.5
+merge "fallback" &5 &0
+"""
+
+
+def text(node) -> str:
+    return sd_mecha.serialize(node, finalize=False)
+
+
+def imported(recipe: str, **request):
+    return import_text(recipe, "x.mecha", Request(**request))
+
+
+@pytest.mark.parametrize("recipe", [FIRST, SECOND, THIRD], ids=["call", "merge", "version"])
+def test_all_dialects_say_the_same(recipe):
+    found = imported(recipe)
+    steps = found.recipe.steps
+    assert [step.method for step in steps.values()] == ["weighted_sum", "add_difference"]
+    assert steps["add_difference"].inputs == ["weighted_sum", "one", "base"]
+    assert found.shares == pytest.approx({"base": 0.25, "one": 0.5, "two": 0.25})
+    # Only the releases with a version merge the VAE.
+    assert found.recipe.components == ({"vae": "merge"} if recipe is THIRD else {})
+
+
+@pytest.mark.parametrize("written", ['"C:\\\\models\\\\x.safetensors"', '"C:\\models\\x.safetensors"'])
+def test_windows_paths_are_read_with_and_without_escapes(written):
+    found = imported(f'model {written}\nmodel "b \\"quoted\\" ü=1.safetensors"\ncall "weighted_sum" &0 &1 alpha=0.5')
+    assert list(found.recipe.models.values()) == ["C:\\models\\x.safetensors", 'b "quoted" ü=1.safetensors']
+    assert list(found.recipe.models) == ["x", 'b "quoted" ü=1']
+
+
+@pytest.mark.parametrize("leaves", [10, 100, 200])
+def test_a_deep_chain_keeps_every_leaf_and_its_share(leaves):
+    lines = ["version 0.1.0", 'model "m0.safetensors"']
+    shares, last = np.zeros(leaves), 0
+    shares[0] = 1
+    for i in range(1, leaves):
+        alpha = 1 / (i + 1)
+        lines += [f'model "m{i}.safetensors"', f'merge "weighted_sum" &{last} &{2 * i - 1} alpha={alpha}']
+        shares = shares * (1 - alpha)
+        shares[i] += alpha
+        last = 2 * i
+    found = imported("\n".join(lines))
+    assert len(found.recipe.models) == leaves
+    assert [found.shares[f"m{i}"] for i in range(leaves)] == pytest.approx(shares.tolist(), abs=1e-12)
+
+
+def test_a_graph_of_hundreds_of_nodes_whose_branches_share_models_is_read():
+    lines = ["version 0.1.0", *(f'model "m{i}.safetensors"' for i in range(200))]
+    lines += [f'merge "subtract" &{i} &0' for i in range(1, 200)]
+    lines += [
+        'merge "n_average" ' + " ".join(f"&{i}" for i in range(200, 399)),
+        'merge "add_difference" &0 &399 alpha=0.5',
+    ]
+    found = imported("\n".join(lines))
+    assert found.shares["m0"] == pytest.approx(0.5)
+    assert found.shares["m7"] == pytest.approx(0.5 / 199)
+
+
+class _Silent(sd_mecha.merging.tqdm_original):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **{**options, "disable": True})
+
+
+GRAPHS = {
+    "difference": lambda a, b, c: linear.add_difference(a, linear.subtract(b, c), 0.6),
+    "helper": lambda a, b, c: sd_mecha.add_difference(a, b, c, alpha=0.6),
+    "scaled": lambda a, b, c: linear.add_difference(a, linear.scale(linear.subtract(b, c), 0.3), 0.5),
+    "sum of differences": lambda a, b, c: linear.add_difference(
+        a, sd_mecha.weighted_sum(linear.subtract(b, a), linear.subtract(c, b), alpha=0.3), 0.9
+    ),
+    "average": lambda a, b, c: sd_mecha.n_average(a, b, c),
+    "train difference": lambda a, b, c: linear.add_difference(
+        a, linear.subtract(b, c), sd_mecha.train_difference_mask(a, b, c, alpha=0.7)
+    ),
+    "blocks": lambda a, b, c: sd_mecha.weighted_sum(
+        a, b, alpha=sd_mecha.convert({x: i / 25 for i, x in enumerate(_SLOTS)}, "sd1-ldm")
+    ),
+    "component": lambda a, b, c: sd_mecha.pick_component(c, "vae") | sd_mecha.weighted_sum(a, b, alpha=0.3),
+}
+_SLOTS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_what_sd_mecha_wrote_merges_to_what_sd_mecha_merges(graph, make_checkpoint, tmp_path):
+    paths = [make_checkpoint(name, seed=i)[0] for i, name in enumerate("abc")]
+    node = GRAPHS[graph](*(sd_mecha.model(str(path)) for path in paths))
+    recipe = imported(text(node)).recipe
+    recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"dtype": "fp32"})})
+    merge(recipe, tmp_path / "out.safetensors", fsync=False)
+    out, compared = load(tmp_path / "out.safetensors"), 0
+    options = {"merge_dtype": torch.float32, "output_dtype": torch.float32, "threads": 0, "tqdm": _Silent}
+    for key, expected in sd_mecha.merge(node, **options).items():
+        if place(key).component in ("unet", "clip_l", "vae") and out[key].is_floating_point():
+            assert (out[key].double() - expected.double()).abs().max() <= 2e-6, key
+            compared += 1
+    assert compared > 1000
+
+
+def test_old_block_names_become_lines():
+    recipe = """model "a" "sd1" "base"
+model "b" "sd1" "base"
+dict txt_default=0.5 sd1_unet_block_in4=0.2 unet_block_mid=0.3 unet_class_trans_attn2_k=0.9 unet_class_default=0.1
+merge "weighted_sum" &0 &1 alpha=&2
+"""
+    found = imported(recipe)
+    weights = found.recipe.steps["weighted_sum"].weights("supermerger")["alpha"].resolve("sd1")
+    unet = "model.diffusion_model."
+    assert weights.weight(f"{unet}input_blocks.4.0.in_layers.2.weight") == 0.2
+    assert weights.weight(f"{unet}input_blocks.5.0.in_layers.2.weight") == 0.1
+    assert weights.weight(f"{unet}output_blocks.5.1.transformer_blocks.0.attn2.to_k.weight") == 0.9
+    assert weights.by_label()["CLIP_L"] == 0.5
+
+
+def test_blocks_that_are_not_given_are_named():
+    lines = ["version 0.1.0", 'model "a"', 'model "b"', "dict IN04=0.5"]
+    lines += [
+        'literal &2 model_config="sd1-supermerger_blocks" merge_space="param"',
+        'merge "convert_sd1_blocks_to_ldm" &3',
+    ]
+    found = imported("\n".join([*lines, 'merge "weighted_sum" &0 &1 &4']))
+    assert found.recipe.steps["weighted_sum"].given["alpha"]["IN04"] == 0.5
+    assert any("no BASE, IN00" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('merge "rotate" &0 &1', "line 3: .*'rotate' has no equivalent.*--partial"),
+        ('merge "weighted_sum" &0 &9', "line 3: &9 refers to no node above it"),
+        ('merge "weighted_sum" &0 "b', "line 3: cannot be read"),
+        ("merge &0", "line 3: a merge does not name its method"),
+        ('merge "weighted_sum" &0', "no model"),
+        ('merge "weighted_sum" &0 &1 alpha=true', "alpha is True, no number"),
+        ('merge "subtract" &0 &1', "the last node is the result"),
+        ("frobnicate &0", "line 3: 'frobnicate' is no command"),
+        ('merge "weighted_sum" &0 &1 alpha=x', "line 3: 'x' is no value"),
+        ("dict IN44=0.5", "the last node is the result"),
+    ],
+)
+def test_mistakes_name_the_line(line, said):
+    with pytest.raises(RecipeError, match=said):
+        imported(f'model "a"\nmodel "b"\n{line}')
+
+
+def test_partial_leaves_out_what_is_not_known_and_says_so():
+    found = imported('model "a"\nmodel "b"\ncall "rotate" &0 &1\ncall "weighted_sum" &2 &1 alpha=0.5', partial=True)
+    assert found.recipe.steps["weighted_sum"].inputs == ["a", "b"]
+    assert "'rotate' has no equivalent" in found.to_yaml()
+
+
+def test_defaults_of_the_first_dialects_are_those_of_their_time():
+    found = imported('model "a"\nmodel "b"\nmodel "c"\ncall "subtract" &1 &2\ncall "add_difference" &0 &3')
+    assert found.recipe.steps["add_difference"].given["alpha"] == 0.5
+    assert any("default of that time" in note for note in found.notes)
+
+
+def test_parameters_of_a_recipe_stand_as_models_to_fill_in():
+    found = imported('parameter "a" "MODEL"\nparameter "b" "MODEL"\ncall "weighted_sum" &0 &1 alpha=0.5')
+    assert list(found.recipe.models) == ["a", "b"]
+    assert "a is a parameter" in found.to_yaml()
+
+
+def test_a_file_is_known_by_what_it_holds(tmp_path):
+    path = tmp_path / "recipe.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + FIRST.replace("\n", "\r\n").encode())
+    assert import_recipe(path).shares["one"] == pytest.approx(0.5)
