@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ..checkpoints.blocks import place
 from ..checkpoints.layouts import Family, layout
+from .errors import RecipeError
 from .forms import Applied, Form, Model
 from .methods import Method
 from .recipe import Recipe
@@ -20,6 +21,7 @@ class Collapse:
         family: the architecture that block weights are resolved for.
         index: the number of every model (and component file) by name; names of one file share a number.
         has: whether a model, by its number, has a tensor; without it every model has all.
+        ema: the number under which a model's EMA copy goes; without it the model's own.
 
     Raises:
         LabelError: a block weight does not fit the architecture.
@@ -31,8 +33,9 @@ class Collapse:
         family: Family,
         index: Mapping[str, int],
         has: Callable[[int, str], bool] = lambda index, key: True,
+        ema: Callable[[int], int] = lambda index: index,
     ):
-        self._recipe, self._family, self._index, self._has = recipe, family, index, has
+        self._recipe, self._family, self._index, self._has, self._ema = recipe, family, index, has, ema
         self._weights: dict[str, dict] = {}
 
     def form(self, source: str, key: str, merge_vae: bool = False) -> Form:
@@ -90,7 +93,15 @@ class Collapse:
     def _chosen(self, method: Method, inputs: list[Form], key: str, values: dict) -> Form:
         if "has" in method.supplied:
             values = values | {"has": lambda form: all(self._has(i, key) for i in form.models())}
+        if "ema" in method.supplied:
+            values = values | {"ema": self._averaged}
         return method.function(*inputs, key, **values)
+
+    def _averaged(self, form: Form) -> Form:
+        """The same with the EMA copies of the models."""
+        if any(isinstance(term, Applied) for term in form.terms):
+            raise RecipeError("exchange_ema takes a model, or a weighted sum of models; apply it before other methods")
+        return Form(tuple(Model(self._ema(term.index)) for term in form.terms), form.coefficients)
 
     def _resolved(self, name: str) -> dict:
         """A step's parameters, block weights resolved for this architecture."""

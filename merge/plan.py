@@ -22,6 +22,7 @@ from ..checkpoints.stream import default_threads, piece_length
 from ..checkpoints.tensors import Shape
 from .collapse import Collapse
 from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
+from .ema import with_ema
 from .errors import MergeError
 from .evaluate import tile_length
 from .forms import Form, Model
@@ -185,6 +186,7 @@ class _Planner:
         self.names: list[str] = []
         self.checkpoints: list[Checkpoint] = []
         self.index: dict[str, int] = {}
+        self.averaged: dict[int, int] = {}
         self.missing: Counter[tuple[str, str, str]] = Counter()
         self.warnings: list[str] = []
         by_path: dict[Path, int] = {}
@@ -222,6 +224,15 @@ class _Planner:
             self.names.append(_distinct(base, self.names))
         return lora_checkpoint(Path(lora.path), None if base is None else self.checkpoints[self.index[base]])
 
+    def _averaged(self, index: int) -> int:
+        """The number of a model's EMA copy, which is a model like others: its UNET is the moving average."""
+        if index not in self.averaged:
+            checkpoint, name = self.checkpoints[index], self.names[index]
+            self.averaged[index] = len(self.checkpoints)
+            self.checkpoints.append(with_ema(checkpoint, name))
+            self.names.append(_distinct(f"{name} (EMA)", self.names))
+        return self.averaged[index]
+
     # -- where each component comes from ------------------------------------------------------------------------------
 
     def source(self, component: str) -> tuple[str, bool]:
@@ -250,7 +261,9 @@ class _Planner:
         )
         self.warnings += notes
         self._check_loras(family)
-        self.collapse = Collapse(self.recipe, family, self.index, lambda i, key: self._lookup(i, key) is not None)
+        self.collapse = Collapse(
+            self.recipe, family, self.index, lambda i, key: self._lookup(i, key) is not None, self._averaged
+        )
         tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
         tensors += self._buffers()
         if not tensors:

@@ -37,7 +37,7 @@ Space = Literal["weight", "delta"]
 _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
 _KINDS: dict[Any, ParameterKind] = {float: "number", Numbers: "numbers", bool: "switch", int: "integer"}
 # Keyword parameters that the engine supplies.
-_SUPPLIED = ("at", "has")
+_SUPPLIED = ("at", "has", "ema")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class Method:
 
     @property
     def supplied(self) -> tuple[str, ...]:
-        """What the engine hands to the function beside its inputs: `at`, the tensor; `has`, whether a form has it."""
+        """What the engine hands to the function beside its inputs: `at`, the tensor; `has`, whether a form has it; `ema`, a form of
+        the models' EMA copies."""
         return tuple(name for name in _SUPPLIED if name in inspect.signature(self.function).parameters)
 
     @property
@@ -254,7 +255,7 @@ def structural(inputs: str, **more):
     """Register a method that chooses among its inputs, key by key.
 
     Its function takes the inputs' forms, the key, and its parameters, and returns a form. A keyword-only `has` is a function
-    that says whether the models of a form have the tensor.
+    that says whether the models of a form have the tensor; `ema` one that gives the form of their EMA copies.
     """
     return _registers("structural", inputs, None, more)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from ...checkpoints.blocks import place
 from .registry import structural
+
+Component = Literal["unet", "text_encoders", "clip_l", "clip_g", "clip_h", "vae"]
 
 
 @structural("a b")
@@ -14,3 +19,31 @@ def fallback(a, b, key, *, has):
     Use: files without text encoders or VAE, pruned files.
     """
     return a if has(a) else b
+
+
+@structural("a b")
+def pick_component(a, b, key, *, component: Component):
+    """a, but for the named component, which is b's.
+
+    `text_encoders` are all of them. The recipe's `components` do the same for the result of all steps; this is for steps
+    between.
+
+    Source: `pick_component` of sd-mecha, with `a` for the rest.
+
+    Use: merge the UNET of one model with the text encoder of another.
+    """
+    found = place(key).component
+    return b if found == component or (component == "text_encoders" and found.startswith("clip_")) else a
+
+
+@structural("a")
+def exchange_ema(a, key, *, ema):
+    """a, with the moving average of its UNET in place of the UNET that training ended with.
+
+    The model has to hold EMA weights (`model_ema.*`), as unpruned checkpoints do.
+
+    Source: `exchange_ema` of sd-mecha; "EMA to non-EMA" of model toolkits.
+
+    Use: unpruned files, whose EMA weights make better pictures.
+    """
+    return ema(a) if place(key).component == "unet" else a

@@ -1,0 +1,36 @@
+"""A checkpoint seen with the moving average of its UNET, which unpruned files hold beside the UNET itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..checkpoints import Checkpoint
+from ..checkpoints.checkpoint import TensorInfo
+from .errors import MergeError
+
+_UNET, _EMA = "model.", "model_ema."
+
+
+def with_ema(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """The same checkpoint, its UNET's tensors those of the EMA copy (`model_ema.*`, the dots of the names taken out).
+
+    Raises:
+        MergeError: it holds no EMA copy, or one that lacks tensors; `name` is the model's in the recipe.
+    """
+    tensors, lacking = dict(checkpoint.tensors), []
+    for key, info in checkpoint.tensors.items():
+        if info.component != "unet":
+            continue
+        found = checkpoint.tensors.get(_EMA + key.removeprefix(_UNET).replace(".", ""))
+        if found is None or found.shape != info.shape:
+            lacking.append(key)
+        else:
+            tensors[key] = TensorInfo(key, found.stored)
+    if lacking:
+        what = (
+            "no EMA weights"
+            if len(lacking) == sum(t.component == "unet" for t in checkpoint.tensors.values())
+            else (f"EMA weights that lack {len(lacking):,} tensors ({lacking[0]}, ...)")
+        )
+        raise MergeError(f"{name} ({checkpoint.path}): holds {what}; leave exchange_ema out for this file")
+    return replace(checkpoint, tensors=tensors)
