@@ -8,13 +8,14 @@ from pathlib import Path
 import yaml
 
 from .architecture import recognise
-from .checkpoint import Checkpoint, TensorInfo
+from .checkpoint import Checkpoint, Format, TensorInfo
 from .diffusers_folder import read_folder
 from .errors import CheckpointError
 from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
 from .pickle_file import looks_like_zip, read_pickle
 from .safetensors_file import read_header
+from .tensors import StoredTensor
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _SIDECAR_LIMIT = 1 << 20
@@ -31,28 +32,44 @@ def open_checkpoint(path: Path | str, *, allow_truncated: bool = False) -> Check
         CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
     """
     path = Path(path)
+    if _is_folder(path):
+        return _open_folder(path)
+    form, stored, metadata = _read(path, allow_truncated)
+    translation = canonical_names(stored)
+    prediction, said_by = _prediction(path, translation.tensors, metadata)
+    return _checkpoint(
+        path, form, translation, metadata, prediction, said_by, [t.name for t in stored], path.stat().st_size
+    )
+
+
+def read_tensors(path: Path) -> tuple[Format, list[StoredTensor], dict[str, str]]:
+    """The container, the tensors under the file's own names, and the metadata of one file; only the header is read.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
+    if _is_folder(path):
+        raise CheckpointError(f"{path}: is a folder; expected one file")
+    return _read(path, allow_truncated=False)
+
+
+def _is_folder(path: Path) -> bool:
     try:
         kind = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no such file or folder; check the name") from None
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a null character
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(kind):
-        return _open_folder(path)
-    if not stat.S_ISREG(kind):
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
         raise CheckpointError(f"{path}: is neither a file nor a folder")
+    return stat.S_ISDIR(kind)
+
+
+def _read(path: Path, allow_truncated: bool) -> tuple[Format, list[StoredTensor], dict[str, str]]:
     pickled = path.suffix.lower() in PICKLE_SUFFIXES
     if looks_like_zip(path) or (pickled and not _looks_like_safetensors(path)):
-        stored, metadata = read_pickle(path)
-        form = "ckpt"
-    else:
-        stored, metadata = read_header(path, allow_truncated)
-        form = "safetensors"
-    translation = canonical_names(stored)
-    prediction, said_by = _prediction(path, translation.tensors, metadata)
-    return _checkpoint(
-        path, form, translation, metadata, prediction, said_by, [t.name for t in stored], path.stat().st_size
-    )
+        return "ckpt", *read_pickle(path)
+    return "safetensors", *read_header(path, allow_truncated)
 
 
 def _open_folder(path: Path) -> Checkpoint:

@@ -1,0 +1,31 @@
+"""LoRAs and their relatives, read by their headers: which weights they change, and by how much.
+
+`open_lora(path)` answers with a `Lora`: its modules by canonical single-file key, whatever the trainer called them.
+`lora_checkpoint(path, base)` shows a LoRA as a checkpoint whose tensors are the changes it makes, computed on demand.
+Text encoders that single files keep in OpenCLIP's naming get the changes of q, k and v as rows of one tensor.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .demo import write_demo_lora
+    from .delta_checkpoint import LoraCheckpoint, lora_checkpoint
+    from .module import LoraModule
+    from .opening import Lora, open_lora
+
+_HOME = {
+    "demo": ("write_demo_lora",),
+    "delta_checkpoint": ("LoraCheckpoint", "lora_checkpoint"),
+    "module": ("LoraModule",),
+    "opening": ("Lora", "open_lora"),
+}
+__all__ = ["Lora", "LoraCheckpoint", "LoraModule", "lora_checkpoint", "open_lora", "write_demo_lora"]
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

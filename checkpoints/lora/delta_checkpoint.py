@@ -1,0 +1,103 @@
+"""A LoRA as a checkpoint of changes: what the merge engine reads like any other input, in the delta space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoint import Checkpoint, TensorInfo
+from ..codec import decode
+from ..dtypes import F32
+from ..errors import CheckpointError
+from ..tensors import StoredTensor
+from .names import FAMILIES
+from .opening import Lora, open_lora
+from .values import Rows
+
+
+@dataclass
+class LoraCheckpoint(Checkpoint):
+    """A LoRA in the delta space: each tensor is the change of that key, F32, computed when it is read.
+
+    `info.stored.pieces` name the byte ranges of the files that a change is made of (the LoRA's, and the base's where it follows
+    from the weight): they tell which files are read, their elements are not the tensor's.
+    """
+
+    lora: Lora | None = field(default=None, repr=False)
+    base: Checkpoint | None = field(default=None, repr=False)
+
+    def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
+        """Fill `out` (uint8) with elements `start` to `stop` of a change. Computes the rows that they touch; thread-safe."""
+        if stop <= start:
+            return
+        columns = prod(info.shape[1:])
+        first, last = start // columns, -(-stop // columns)
+        rows = self.lora.modules[info.key].rows(first, last, self._weight(info.key)).reshape(-1)
+        out[:] = rows[start - first * columns : stop - first * columns].view(np.uint8)
+
+    def close(self) -> None:
+        """Close the LoRA's file; the base is its owner's."""
+        super().close()
+        self.lora.close()
+
+    def _weight(self, key: str) -> Rows | None:
+        if self.base is None or not self.lora.modules[key].needs_weight:
+            return None
+        info = self.base[key]
+        columns = prod(info.shape[1:])
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            raw = np.empty((stop - start) * columns * info.dtype.size, np.uint8)
+            self.base.read_raw(info, start * columns, stop * columns, raw)
+            values = np.empty((stop - start) * columns, np.float32)
+            decode(raw, info.dtype, values)
+            return values.reshape(stop - start, columns).astype(np.float64)
+
+        return rows
+
+
+def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraCheckpoint:
+    """Open a LoRA as a checkpoint of changes.
+
+    Args:
+        path: the LoRA's file.
+        base: the checkpoint that it is for: says family and shapes, and gives the weights that (IA)^3 and DoRA need. It stays
+            open as long as the changes are read, and is not closed with them.
+
+    Raises:
+        CheckpointError: it cannot be read, does not fit the base, or needs one and there is none.
+    """
+    family, shapes = None, None
+    if base is not None:
+        family = base.architecture.family if base.architecture.family in FAMILIES else None
+        shapes = {key: info.shape for key, info in base.tensors.items()}
+    lora = open_lora(path, family=family, shapes=shapes)
+    tensors, notes = {}, []
+    for key, module in lora.modules.items():
+        if module.needs_weight and (base is None or key not in base):
+            lora.close()
+            where = "give that checkpoint as its base" if base is None else f"the base {base.path} has no such tensor"
+            raise CheckpointError(
+                f"{lora.path}: its {module.kind} change of {key} follows from the weight itself; {where}"
+            )
+        pieces = [piece for info in module.tensors for piece in info.stored.pieces]
+        if module.needs_weight:
+            pieces += base[key].stored.pieces
+        tensors[key] = TensorInfo(key, StoredTensor(key, F32, module.shape, tuple(pieces)))
+    if lora.unknown:
+        shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
+        notes.append(f"{len(lora.unknown)} tensors have no known place and are left out ({shown})")
+    return LoraCheckpoint(
+        lora.path,
+        lora.format,
+        tensors,
+        lora.metadata,
+        lora.architecture,
+        notes=notes,
+        size=lora.size,
+        lora=lora,
+        base=base,
+    )

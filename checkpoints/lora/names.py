@@ -1,0 +1,141 @@
+"""What every trainer calls the weights that a LoRA changes: tables made of our own layouts and translations.
+
+Names written with underscores cannot be taken apart (`to_out_0`, `down_blocks_0`), so nothing here parses them: each
+module of a family is spelled in every style, and a LoRA's names are looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ..blocks import UNET_PREFIX
+from ..dtypes import F32
+from ..layouts import Spec, Widths, is_buffer, layout
+from ..naming import to_diffusers
+from ..tensors import Shape, StoredTensor
+
+Style = Literal["kohya", "single-file", "diffusers", "peft", "numbered"]
+LoraFamily = Literal["sd1", "sd2", "sdxl"]
+FAMILIES: tuple[LoraFamily, ...] = ("sd1", "sd2", "sdxl")
+STYLES: tuple[Style, ...] = ("kohya", "single-file", "diffusers", "peft", "numbered")
+
+_KOHYA_PREFIXES = {
+    "sd1": {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_")},
+    "sd2": {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_")},
+    "sdxl": {
+        "unet": ("lora_unet_",),
+        "text_encoder": ("lora_te1_", "lora_te_"),
+        "text_encoder_2": ("lora_te2_",),
+    },
+}
+# q, k and v of OpenCLIP lie in one tensor.
+FUSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A module as diffusers divides the model, and where its weight lies in a single file.
+
+    Attributes:
+        component: `unet`, `text_encoder` or `text_encoder_2`.
+        module: the diffusers name, dotted, without component and `.weight`.
+        weight: the canonical key of the weight; `bias` that of the bias, None where there is none.
+        third: which third of the canonical tensor's rows the module is (0 q, 1 k, 2 v), None for all of it.
+        transposed: the canonical weight stands the other way round (OpenCLIP's text projection).
+    """
+
+    component: str
+    module: str
+    weight: str
+    bias: str | None = None
+    third: int | None = None
+    transposed: bool = False
+
+    @property
+    def path(self) -> str:
+        """`unet.down_blocks.0...`: the module's name with its component."""
+        return f"{self.component}.{self.module}"
+
+
+@cache
+def targets(family: LoraFamily) -> tuple[Target, ...]:
+    """Every module with a weight of a family's UNET and text encoders, in the order of the single-file layout."""
+    shapes = layout(family)
+    stored = {
+        key: StoredTensor.at(key, F32, spec.shape, Path(), 0)
+        for key, spec in shapes.items()
+        if not is_buffer(key) and not key.startswith("first_stage_model.")
+    }
+    found: dict[tuple[str, str], dict[str, StoredTensor]] = {}
+    for component, named in to_diffusers(stored, family).components.items():
+        for name, tensor in named.items():
+            module, _, last = name.rpartition(".")
+            found.setdefault((component, module), {})[last] = tensor
+    return tuple(
+        _target(component, module, parts, shapes) for (component, module), parts in found.items() if "weight" in parts
+    )
+
+
+def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes: dict[str, Spec]) -> Target:
+    weight = parts["weight"]
+    (piece,) = weight.pieces
+    rows = shapes[weight.name].shape[0]
+    fused = weight.shape[0] * FUSED == rows
+    # The pieces begin where the translation cut them: at the first, second and third third of the rows.
+    third = piece.offset * FUSED // (F32.size * shapes[weight.name].shape[1] * rows) if fused else None
+    bias = parts["bias"].name if "bias" in parts else None
+    return Target(component, module, weight.name, bias, third, piece.strides is not None)
+
+
+@cache
+def by_spelling(family: LoraFamily) -> dict[str, tuple[Target, Style]]:
+    """Every spelling of every module, without the suffix of a tensor -> the module and the style."""
+    table: dict[str, tuple[Target, Style]] = {}
+    for target in targets(family):
+        for spelling, style in _spellings(target, family):
+            table.setdefault(spelling, (target, style))
+    return table
+
+
+def spelled(target: Target, family: LoraFamily, style: Style) -> str:
+    """A module's name in a style, without the suffix of a tensor. Text encoders are never spelled as in single files.
+
+    Numbered names do not follow from the module alone: see `numbered.py`.
+    """
+    if style in ("diffusers", "peft"):
+        return target.path
+    if style == "single-file" and target.component == "unet":
+        return "lora_unet_" + _canonical_module(target).replace(".", "_")
+    return _KOHYA_PREFIXES[family][target.component][0] + target.module.replace(".", "_")
+
+
+def _spellings(target: Target, family: LoraFamily) -> list[tuple[str, Style]]:
+    names = [target.module]
+    if target.component != "unet":
+        names.append(target.module.removeprefix("text_model."))  # as transformers 5 names a bare text model
+    out: list[tuple[str, Style]] = []
+    for name in names:
+        flat = name.replace(".", "_")
+        out += [(prefix + flat, "kohya") for prefix in _KOHYA_PREFIXES[family][target.component]]
+        out.append((f"{target.component}.{name}", "diffusers"))
+    if target.component == "unet":
+        canonical = _canonical_module(target)
+        out.append(("lora_unet_" + canonical.replace(".", "_"), "single-file"))
+        out += [(prefix + canonical, "single-file") for prefix in ("diffusion_model.", UNET_PREFIX)]
+        out.append((target.module, "diffusers"))  # diffusers saved a UNET's processors without the component
+    return out
+
+
+def _canonical_module(target: Target) -> str:
+    return target.weight.removeprefix(UNET_PREFIX).removesuffix(".weight")
+
+
+def module_shape(target: Target, family: LoraFamily, widths: Widths = "real") -> Shape:
+    """The shape of a module's weight as diffusers has it: (outputs, inputs, ...), a third of a fused tensor."""
+    shape = layout(family, widths=widths)[target.weight].shape
+    if target.third is not None:
+        return (shape[0] // FUSED, *shape[1:])
+    return shape[::-1] if target.transposed else shape

@@ -1,0 +1,173 @@
+"""Opens a LoRA by its header: any trainer's file, as modules by canonical key."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+from ..architecture import FAMILY_NAMES, Architecture
+from ..blocks import COMPONENTS, place
+from ..checkpoint import Checkpoint, Format, TensorInfo
+from ..errors import CheckpointError
+from ..opening import read_tensors
+from ..tensors import Shape
+from .building import Group, bias_formula, weight_formula
+from .formulas import Formula, Loaded
+from .module import LoraModule, Part
+from .names import FUSED, LoraFamily, Style, Target, module_shape
+from .recognition import Recognised, recognise_names
+from .trainer import peft_scales
+
+# What the factors of the modules in use may take together; the largest module of SDXL at rank 128 takes 13 MB.
+_KEPT_BYTES = 64 << 20
+
+
+@dataclass
+class Lora:
+    """A LoRA whose header was read.
+
+    Attributes:
+        path: the file.
+        format: `safetensors` or `ckpt` (a pickle).
+        family: whose weights it changes.
+        style: how its names are written: `kohya`, `single-file`, `diffusers`, `peft` or `numbered`.
+        modules: canonical single-file key -> the change of that tensor, weights and biases.
+        metadata: the header's strings.
+        unknown: names of tensors that no key of the family fits.
+        tensors: the file's own names -> its tensors.
+        size: bytes on disk.
+    """
+
+    path: Path
+    format: Format
+    family: LoraFamily
+    style: Style
+    modules: dict[str, LoraModule]
+    metadata: dict[str, str]
+    unknown: list[str]
+    source: Checkpoint
+    size: int = 0
+    _loaded: OrderedDict[int, Loaded] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.source.tensors
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Kind -> how many modules of it there are."""
+        return dict(Counter(module.kind for module in self.modules.values()).most_common())
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether any change follows from the weight itself."""
+        return any(module.needs_weight for module in self.modules.values())
+
+    @property
+    def architecture(self) -> Architecture:
+        """What it is, in the terms of checkpoints."""
+        found = {place(key).component for key in self.modules}
+        parts = tuple(c for c in COMPONENTS if c in found)
+        return Architecture(self.family, "lora", parts=parts, name=f"LoRA for {FAMILY_NAMES[self.family]}")
+
+    def load(self, part: Part) -> Loaded:
+        """The factors of a part, kept while they are in use. From any thread."""
+        with self._lock:
+            found = self._loaded.pop(id(part), None) or part.formula.load(self.source)
+            self._loaded[id(part)] = found
+            kept = sum(loaded.nbytes for loaded in self._loaded.values())
+            while kept > _KEPT_BYTES and len(self._loaded) > 1:
+                kept -= self._loaded.popitem(last=False)[1].nbytes
+        return found
+
+    def close(self) -> None:
+        """Close the file. A closed LoRA opens it again when it is read."""
+        with self._lock:
+            self._loaded.clear()
+        self.source.close()
+
+    def __enter__(self) -> Lora:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def open_lora(path: Path | str, *, family: LoraFamily | None = None, shapes: Mapping[str, Shape] | None = None) -> Lora:
+    """Open a LoRA (.safetensors, or a .pt zip pickle); only its header and its alphas are read.
+
+    Args:
+        path: the file.
+        family: `sd1`, `sd2` or `sdxl`; None to find it out from names and widths.
+        shapes: canonical key -> shape in the checkpoint that it is for, where it is known.
+
+    Raises:
+        CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, or its tensors do not fit
+            together or do not fit `shapes`.
+    """
+    path = Path(path)
+    form, stored, metadata = read_tensors(path)
+    tensors = {t.name: TensorInfo(t.name, t) for t in stored}
+    size = path.stat().st_size
+    source = Checkpoint(path, form, tensors, metadata, Architecture(None, "lora"), size=size)
+    names = recognise_names(path, {name: info.shape for name, info in tensors.items()}, metadata, family)
+    modules = _modules(path, source, names, metadata, shapes or {})
+    lora = Lora(path, form, names.family, names.style, {}, metadata, names.unknown, source, size)
+    for key, (shape, parts) in modules.items():
+        lora.modules[key] = LoraModule(path, key, shape, tuple(parts), source, lora.load)
+    return lora
+
+
+def _modules(
+    path: Path, source: Checkpoint, names: Recognised, metadata: dict[str, str], shapes: Mapping[str, Shape]
+) -> dict[str, tuple[Shape, list[Part]]]:
+    """Canonical key -> its shape, and the parts of its change."""
+    told = peft_scales(path, metadata, names)
+    out: dict[str, tuple[Shape, list[Part]]] = {}
+    for target, members in names.modules.items():
+        expected = _expected(target, names.family, shapes)
+        tensors = {role: source.tensors[name] for role, name in members.tensors.items()}
+        group = Group(path, members.spelling, source, tensors, expected, told.get(target))
+        weight, bias = weight_formula(group), bias_formula(group)
+        if weight is not None:
+            part = Part(members.spelling, weight, target.third, target.transposed)
+            _add(out, path, target.weight, _canonical_shape(target, weight), part, shapes)
+        if bias is not None:
+            if target.bias is None:
+                raise CheckpointError(f"{path}: {members.spelling}: changes a bias, but {target.weight} has none")
+            shape = (bias.shape[0] * (FUSED if target.third is not None else 1),)
+            _add(out, path, target.bias, shape, Part(members.spelling, bias, target.third), shapes)
+    return out
+
+
+def _expected(target: Target, family: LoraFamily, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+    """The shapes that the module's weight may have: the checkpoint's, or else the family's in either width."""
+    usual = (module_shape(target, family), module_shape(target, family, "narrow"))
+    known = shapes.get(target.weight)
+    if known is None or len(known) < 1:
+        return usual
+    if target.third is not None:
+        known = (known[0] // FUSED, *known[1:])
+    return (known[::-1] if target.transposed else known,)
+
+
+def _canonical_shape(target: Target, formula: Formula) -> Shape:
+    shape = formula.shape
+    if target.third is not None:
+        return (shape[0] * FUSED, *shape[1:])
+    return shape[::-1] if target.transposed else shape
+
+
+def _add(out: dict, path: Path, key: str, shape: Shape, part: Part, shapes: Mapping[str, Shape]) -> None:
+    known = shapes.get(key, out[key][0] if key in out else shape)
+    if shape != known:
+        raise CheckpointError(
+            f"{path}: {part.name}: expected factors of {key} of shape {list(known)}, found those of {list(shape)} "
+            f"({prod(shape):,} elements); the LoRA is for another model"
+        )
+    out.setdefault(key, (shape, []))[1].append(part)

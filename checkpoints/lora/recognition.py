@@ -1,0 +1,136 @@
+"""Whose names a LoRA's tensors have: the family, the style, and the module of each tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..tensors import Shape
+from .names import FAMILIES, LoraFamily, Style, Target, by_spelling, module_shape
+from .numbered import NAME, is_numbered, numbered_targets
+from .roles import PEFT_ENDINGS, Role, refused_kind, split
+from .trainer import said_family
+
+_INPUT_ROLES = ("down", "hada_w1_b", "diff")
+
+
+@dataclass
+class Members:
+    """A module's tensors: role -> the name in the file; `spelling` is the module's name there."""
+
+    spelling: str
+    tensors: dict[Role, str] = field(default_factory=dict)
+
+
+@dataclass
+class Recognised:
+    """The answer: modules in the order of the file, and the names that no module fits."""
+
+    family: LoraFamily
+    style: Style
+    modules: dict[Target, Members]
+    unknown: list[str]
+
+
+def recognise_names(
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: LoraFamily | None = None
+) -> Recognised:
+    """Sort a LoRA's tensors by module.
+
+    Args:
+        path: of the file, for messages.
+        shapes: the file's names -> shapes.
+        metadata: of the header; says the family where names and widths do not.
+        family: when it is known already.
+
+    Raises:
+        CheckpointError: none of the names is known, or a kind is not supported.
+    """
+    for name in shapes:
+        if kind := refused_kind(name):
+            raise CheckpointError(
+                f"{path}: {name} belongs to {kind}, which is not supported; merge it into a checkpoint with the tool that "
+                "made it, and extract a LoRA from that"
+            )
+    families = (family,) if family else FAMILIES
+    if is_numbered(list(shapes)):
+        return _numbered(path, shapes, families)
+    return _spelled(path, shapes, metadata, families)
+
+
+def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[LoraFamily]) -> Recognised:
+    family, targets = numbered_targets(path, shapes, families)
+    out = Recognised(family, "numbered", {}, [])
+    for name in shapes:
+        number, _, side = name.rpartition(":")
+        if NAME.fullmatch(name) and number in targets:
+            out.modules.setdefault(targets[number], Members(number)).tensors["up" if side == "up" else "down"] = name
+        else:
+            out.unknown.append(name)
+    return out
+
+
+def _spelled(
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[LoraFamily]
+) -> Recognised:
+    parted = {name: split(name) for name in shapes}
+    family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
+    table = by_spelling(family)
+    modules: dict[Target, Members] = {}
+    unknown: list[str] = []
+    styles: Counter[str] = Counter()
+    for name, found in parted.items():
+        if found is None or found[0] not in table:
+            unknown.append(name)
+            continue
+        spelling, role = found
+        target, style = table[spelling]
+        members = modules.setdefault(target, Members(spelling))
+        if role in members.tensors:
+            raise CheckpointError(
+                f"{path}: {spelling}: {members.tensors[role]} and {name} are the same tensor of it twice"
+            )
+        members.tensors[role] = name
+        styles["peft" if style == "diffusers" and _is_peft(name) else style] += 1
+    if not modules:
+        some = ", ".join(list(shapes)[:3]) or "no tensors"
+        raise CheckpointError(
+            f"{path}: expected a LoRA for {', '.join(families)}, found no name of one ({some}); it is no LoRA, or one for "
+            "another architecture"
+        )
+    return Recognised(family, styles.most_common(1)[0][0], modules, unknown)
+
+
+def _is_peft(name: str) -> bool:
+    return (
+        any(ending in name or ending.replace(".", ".default.", 2) in name for ending in PEFT_ENDINGS)
+        or ".lora_" in name
+    )
+
+
+def _likelihood(
+    family: LoraFamily, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+) -> tuple[int, int, int]:
+    """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
+    table = by_spelling(family)
+    known = fitting = 0
+    for name, found in parted.items():
+        if found is None or found[0] not in table:
+            continue
+        known += 1
+        target, _ = table[found[0]]
+        if found[1] in _INPUT_ROLES:
+            fitting += _fits(target, family, shapes[name])
+    return known, fitting, said_family(metadata) == family
+
+
+def _fits(target: Target, family: LoraFamily, shape: Shape) -> int:
+    """2 where the axes behind the first are those of the module, 1 where only their product is."""
+    wanted = [module_shape(target, family, widths)[1:] for widths in ("real", "narrow")]
+    if shape[1:] in wanted:
+        return 2
+    return int(any(prod(shape[1:]) == prod(w) for w in wanted))
