@@ -104,12 +104,9 @@ def _check(result: Result, output: Path, inputs: list[Path], shares: dict, whole
         result.failure = f"wrong result: {wrong}"
 
 
-def _read_results(path: Path) -> list[dict[str, Result]]:
-    """The results of a merge, without and with fsync, as an earlier run of this program kept them."""
-    return [
-        {name: Result(**row | {"runs": [Measured(**run) for run in row["runs"]]}) for name, row in rows.items()}
-        for rows in json.loads(path.read_text())
-    ]
+def kept_results(plain: dict) -> dict[str, Result]:
+    """Results by program, as an earlier run of this program wrote them to JSON."""
+    return {name: Result(**row | {"runs": [Measured(**run) for run in row["runs"]]}) for name, row in plain.items()}
 
 
 def _read(path: Path) -> None:
@@ -187,12 +184,12 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
-def put_between_markers(text: str, docs: Path) -> None:
+def put_between_markers(text: str, docs: Path, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the markers of a page."""
     page = docs.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    docs.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    docs.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -220,7 +217,7 @@ def main() -> None:
         for job in jobs:
             kept = folder / f"{job.title}.json"
             if kept.exists():
-                results[job], synced[job] = _read_results(kept)
+                results[job], synced[job] = map(kept_results, json.loads(kept.read_text()))
                 continue
             make_inputs(job, folder, full_size=not given.quick)
             results[job] = run_job(job, folder, programs, runs)

@@ -32,7 +32,7 @@ def worst_error(output: Path, inputs: list[Path], shares: dict[str, list[float]]
     Raises:
         Wrong: tensors are missing or of another dtype or shape, or an error is beyond any rounding.
     """
-    result, models = _tensors(output), [_tensors(path) for path in inputs]
+    result, models = fp16_tensors(output), [fp16_tensors(path) for path in inputs]
 
     def worst_of(key: str) -> float:
         parts, worst = shares[key], 0.0
@@ -46,7 +46,7 @@ def worst_error(output: Path, inputs: list[Path], shares: dict[str, list[float]]
             largest = np.abs(expected)
             for x in values:
                 np.maximum(largest, np.abs(x), out=largest)
-            worst = max(worst, float(np.max(np.abs(result[key][piece] - expected) / _step(largest))))
+            worst = max(worst, float(np.max(np.abs(result[key][piece] - expected) / step_of(largest))))
             if not worst <= ALLOWED:
                 raise Wrong(f"{key} is {worst:.3g} steps of fp16 away from what it should be")
         return worst
@@ -55,13 +55,13 @@ def worst_error(output: Path, inputs: list[Path], shares: dict[str, list[float]]
         return max(pool.map(worst_of, shares), default=0.0)
 
 
-def _step(sizes: np.ndarray) -> np.ndarray:
+def step_of(sizes: np.ndarray) -> np.ndarray:
     """The distance of fp16's numbers around these (float64, not negative): 2^(exponent - 10), and 2^-24 at the least."""
     powers = (sizes.view(np.uint64) & _EXPONENT).view(np.float64)
     return np.maximum(powers * 2.0**-10, 2.0**-24)
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def fp16_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every fp16 tensor of a file, flat, mapped."""
     tensors, _ = read_header(path)
     content = np.memmap(path, np.uint8, "r")

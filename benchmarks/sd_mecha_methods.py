@@ -1,0 +1,31 @@
+"""The merge methods that measure tensors, with sd-mecha by its documented calls.
+
+    python benchmarks/sd_mecha_methods.py METHOD OUTPUT INPUT...
+
+Of methods on differences the first input is the base.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import sd_mecha
+import torch
+
+NODES = {
+    "slerp": lambda a, b: sd_mecha.slerp(a, b, alpha=0.3),
+    "geometric_median": lambda *models: sd_mecha.geometric_median(*models),
+    "model_stock": lambda base, *models: sd_mecha.n_model_stock(base, *models),
+    "ties": lambda base, *models: sd_mecha.add_difference_ties(base, *models, k=0.2),
+    "dare": lambda base, *models: sd_mecha.dropout(base, *models, probability=0.5, alpha=1.0, seed=0),
+}
+
+
+def merge(method: str, output: str, inputs: list[str]) -> None:
+    """Merge in fp32 and write fp16, on as many threads as it likes."""
+    node = NODES[method](*(sd_mecha.model(path) for path in inputs))
+    sd_mecha.merge(node, merge_dtype=torch.float32, output_dtype=torch.float16, output=output)
+
+
+if __name__ == "__main__":
+    merge(sys.argv[1], sys.argv[2], sys.argv[3:])
