@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 1 << 22
@@ -32,15 +33,18 @@ def known_sha256(path: Path) -> str | None:
     return _load().get(identity(path))
 
 
-def sha256(path: Path) -> str:
-    """A file's SHA-256, from the cache or by reading all of it."""
+def sha256(path: Path, moved: Callable[[int], None] | None = None) -> str:
+    """A file's SHA-256, from the cache or by reading all of it; `moved` is told the bytes read so far, and may raise to stop."""
     known = known_sha256(path)
     if known:
         return known
-    before, digest = identity(path), hashlib.sha256()
+    before, digest, done = identity(path), hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            done += len(chunk)
+            if moved:
+                moved(done)
     if identity(path) == before:
         remember(before, digest.hexdigest())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import analysing, converting, drawing, listing, looking, making, merging, tracing
+from . import analysing, converting, drawing, importing, indexing, listing, looking, lora, making, merging, tracing
 from . import app as dashboard
 from .endings import Commands
 
@@ -23,7 +23,9 @@ app.command("stats")(analysing.stats)
 app.command("diff")(analysing.diff)
 app.command("compare")(analysing.compare)
 tracing.register(app)
+app.command("index")(indexing.index)
 app.command("convert")(converting.convert)
+importing.register(app)
 app.command("methods")(listing.methods)
 app.command("presets")(listing.presets)
 app.command("diagram")(drawing.diagram)
@@ -31,6 +33,7 @@ app.command("layers")(drawing.layers)
 app.command("app")(dashboard.app)
 app.command("demo-checkpoint")(making.demo_checkpoint)
 app.add_typer(merging.app, name="merge")
+app.add_typer(lora.app, name="lora")
 
 
 def _version(wanted: bool) -> None:

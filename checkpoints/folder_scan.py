@@ -1,0 +1,76 @@
+"""The model files and diffusers folders below a folder, whatever links and locked doors are on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CheckpointError
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model file or diffusers folder: its path, where that leads through links, its size and time of change."""
+
+    path: Path
+    real: Path
+    size: int
+    mtime: float
+    folder: bool = False
+
+
+def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
+    """Every model below a folder (or the model itself, when it is one), sorted within each folder.
+
+    Links are followed; a folder that was read already is not read again. What cannot be read is said in `problems`.
+
+    Raises:
+        CheckpointError: there is no such file or folder.
+    """
+    if not root.exists():
+        raise CheckpointError(f"{root}: no such folder; check the name")
+    if root.is_file():
+        yield from _file(root, problems)
+        return
+    seen: set[tuple[int, int]] = set()
+
+    def failed(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for folder, below, names in os.walk(root, onerror=failed, followlinks=True):
+        here = Path(folder)
+        if not _first_visit(here, seen, problems):
+            below.clear()
+        elif "model_index.json" in names:
+            below.clear()
+            yield Found(here, here.resolve(), 0, 0.0, folder=True)
+        else:
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            for name in sorted(names):
+                if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                    yield from _file(here / name, problems)
+
+
+def _first_visit(folder: Path, seen: set[tuple[int, int]], problems: list[str]) -> bool:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        problems.append(f"{folder}: cannot be read ({error.strerror})")
+        return False
+    if (found.st_dev, found.st_ino) in seen:
+        problems.append(f"{folder}: is a link to a folder that was read already; it is left out")
+        return False
+    seen.add((found.st_dev, found.st_ino))
+    return True
+
+
+def _file(path: Path, problems: list[str]) -> Iterator[Found]:
+    try:
+        stat = path.stat()
+        yield Found(path, path.resolve(), stat.st_size, stat.st_mtime)
+    except (OSError, RuntimeError) as error:  # a broken link, a link to itself
+        problems.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")

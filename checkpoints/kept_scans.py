@@ -1,0 +1,40 @@
+"""What scans of values found, kept in the user's cache folder under the file's identity (`hashes.identity`).
+
+The app writes and reads the same files, so a model that was scanned there need not be scanned again here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from .hashes import cache_folder
+
+
+def scan_file(identity: str) -> Path:
+    """Where the scan of a file is kept."""
+    return cache_folder() / "scans" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+
+
+def kept_scan(identity: str) -> dict[str, Any] | None:
+    """What the last scan found (`Scan.to_plain`), None when there was none since the file changed."""
+    try:
+        kept = json.loads(scan_file(identity).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return kept if isinstance(kept, dict) and isinstance(kept.get("fingerprints"), dict) else None
+
+
+def keep_scan(identity: str, scan: dict[str, Any]) -> None:
+    """Remember a scan (`Scan.to_plain`); a cache that cannot be written costs time later and nothing else."""
+    file = scan_file(identity)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(3)}")
+        fresh.write_text(json.dumps(scan, ensure_ascii=False), encoding="utf-8")
+        os.replace(fresh, file)
