@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .arguments import Json, Overwrite, Threads
-from .merging import Options, Output, _option, _with_common, carry_out
+from .arguments import Json, Overwrite
+from .merging import Options, Output, _with_common, carry_out
 from .screen import progress, say, show_json, show_table, size, warn
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Style = Literal["kohya", "single-file", "diffusers", "peft"]
 _File = Annotated[Path, typer.Argument(help="A LoRA, .safetensors or .pt.", show_default=False)]
 _Rank = Annotated[int | None, typer.Option(help="The largest rank of a layer.")]
 _Energy = Annotated[float | None, typer.Option(help="Keep this share of the square of each layer's change: 0.95.")]
+_Threads = Annotated[int, typer.Option(help="Layers at a time; numpy uses all cores for one by itself.")]
 _DType = Annotated[LoraDType, typer.Option(help="Dtype of the written factors.")]
 _Style = Annotated[Style | None, typer.Option(help="Whose names the file uses.", show_default="the input's")]
 _Lbw = Annotated[
@@ -67,18 +69,17 @@ _LORA = Annotated[
         "--lora", metavar="FILE[:UNET[:TEXT]]", help="A LoRA and its strength in the UNET and the text encoders."
     ),
 ]
-app.command("bake")(
-    _with_common(
-        _bake,
-        [
-            _option("base", _BASE),
-            _option("output", Output),
-            _option("lora", _LORA),
-            _option("lbw", _Lbw, None),
-            _option("lbw_missing", _Missing, "0"),
-        ],
+_OWN = [
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, annotation, default in (
+        ("base", _BASE, inspect.Parameter.empty),
+        ("output", Output, inspect.Parameter.empty),
+        ("lora", _LORA, inspect.Parameter.empty),
+        ("lbw", _Lbw, None),
+        ("lbw_missing", _Missing, "0"),
     )
-)
+]
+app.command("bake")(_with_common(_bake, _OWN))
 
 
 @app.command("merge")
@@ -95,7 +96,7 @@ def merge(
     base: _Base = None,
     dtype: _DType = "fp16",
     style: _Style = None,
-    threads: Threads = None,
+    threads: _Threads = 1,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -137,7 +138,7 @@ def extract(
     style: Annotated[
         Style | None, typer.Option(help="Whose names the file uses.", show_default="kohya; single-file for SDXL")
     ] = None,
-    threads: Threads = None,
+    threads: _Threads = 1,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -174,7 +175,7 @@ def resize(
     base: _Base = None,
     dtype: _DType = "fp16",
     style: _Style = None,
-    threads: Threads = None,
+    threads: _Threads = 1,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -202,14 +203,13 @@ def convert(
     source: _File,
     output: Output,
     to: Annotated[Style, typer.Option(help="Whose names the file uses.", show_default=False)],
-    threads: Threads = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write a LoRA under the names of another trainer or program; values stay as they are."""
     from ..merge.lora import convert_lora
 
-    _show(convert_lora(source, output, to=to, overwrite=overwrite, threads=threads), json)
+    _show(convert_lora(source, output, to=to, overwrite=overwrite), json)
 
 
 def _show(report: LoraReport, json: bool) -> None:

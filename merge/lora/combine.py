@@ -37,7 +37,7 @@ def merge_loras(
     dtype: str = "fp16",
     style: str | None = None,
     overwrite: bool = False,
-    threads: int | None = None,
+    threads: int = 1,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LoraReport:
@@ -54,7 +54,8 @@ def merge_loras(
         base: the checkpoint that the LoRAs are for; needed where a change follows from the weight itself ((IA)^3, DoRA).
         dtype: of the file.
         style: how tensors are named; None: as in the first LoRA.
-        threads: None for as many as there are cores; the result does not depend on it.
+        threads: layers that are worked on at a time; the result does not depend on it. numpy's linear algebra uses all cores
+            by itself, so that more gain little and hold more in memory.
 
     Raises:
         UnetscopeError: files that cannot be read or are for different architectures, an output that cannot be written.
@@ -82,7 +83,7 @@ def resize_lora(
     dtype: str = "fp16",
     style: str | None = None,
     overwrite: bool = False,
-    threads: int | None = None,
+    threads: int = 1,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LoraReport:

@@ -28,9 +28,7 @@ from .writing import file_name
 _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
-def convert_lora(
-    lora: Path | str, output: Path | str, *, to: str, overwrite: bool = False, threads: int | None = None
-) -> LoraReport:
+def convert_lora(lora: Path | str, output: Path | str, *, to: str, overwrite: bool = False) -> LoraReport:
     """Write a LoRA under the names of another style. Values, dtypes and metadata stay as they are.
 
     Alphas are kept. Readers of the styles diffusers and peft know none: there a scale (alpha / rank) other than 1 becomes a
@@ -58,7 +56,7 @@ def convert_lora(
                 f"{opened.path}: two of its tensors would be called {twice}; it names one module in two ways"
             )
         metadata = {k: v for k, v in opened.metadata.items() if k not in _STALE}
-        size = write_tensors(output, tensors, {"format": "pt", **metadata}, Pass(threads), overwrite=overwrite)
+        size = write_tensors(output, tensors, {"format": "pt", **metadata}, Pass(1), overwrite=overwrite)
         report = LoraReport(str(output), opened.family, style, [file_name(opened.path)], size=size)
         report.modules = len(opened.modules)
         ranks = [m.rank for m in opened.modules.values() if m.rank is not None]

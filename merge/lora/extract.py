@@ -90,7 +90,7 @@ def extract_lora(
     dtype: str = "fp16",
     style: str | None = None,
     overwrite: bool = False,
-    threads: int | None = None,
+    threads: int = 1,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LoraReport:
@@ -111,7 +111,8 @@ def extract_lora(
         text_encoders: whether they are part of it.
         dtype: of the file.
         style: how tensors are named; None: as trainers do for this architecture.
-        threads: None for as many as there are cores; the result does not depend on it.
+        threads: layers that are worked on at a time; the result does not depend on it. numpy's linear algebra uses all cores
+            by itself, so that more gain little and hold more in memory.
 
     Raises:
         UnetscopeError: files that cannot be read, are of different architectures or the same, options that contradict
