@@ -1,0 +1,135 @@
+"""`unetscope lora ...`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from small_loras import changes, write_lora
+from tiny import leftovers
+
+
+@pytest.fixture
+def loras(here):
+    write_lora(here / "one.safetensors")
+    write_lora(here / "two.safetensors", seed=1, rank=2)
+    write_lora(here / "big.safetensors", "sdxl", rank=4)
+    return here
+
+
+def test_bake_writes_the_sum_and_the_recipe_for_it(run, loras):
+    code, _, err = run(
+        *(
+            "lora",
+            "bake",
+            "a.safetensors",
+            "--lora",
+            "one.safetensors:0.8:0.5",
+            "--lora",
+            "two.safetensors",
+            "--dtype",
+            "fp32",
+        ),
+        *("-o", "baked.safetensors", "--save-recipe", "baked.yaml"),
+    )
+    assert code == 0, err
+    base, baked = load_file("a.safetensors"), load_file("baked.safetensors")
+    one, two = (changes(load_file(f"{name}.safetensors")) for name in ("one", "two"))
+    for key, change in one.items():
+        wanted = base[key].double().numpy() + (0.8 if key.startswith("model.") else 0.5) * change + two[key]
+        assert np.allclose(baked[key].numpy(), wanted, atol=1e-6), key
+    code, _, err = run("merge", "run", "baked.yaml", "-o", "again.safetensors")
+    assert code == 0, err
+    again = load_file("again.safetensors")
+    assert all(np.array_equal(again[key].numpy(), baked[key].numpy()) for key in baked)
+
+
+def test_bake_takes_block_weights_for_all_or_for_each(run, loras):
+    def baked(*options):
+        files = ("--lora", "one.safetensors", "--lora", "two.safetensors")
+        code, _, err = run("lora", "bake", "a.safetensors", *files, *options, "-o", "out.safetensors", "--overwrite")
+        assert code == 0, err
+        return load_file("out.safetensors")
+
+    key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    plain, base = load_file("a.safetensors")[key].double().numpy(), "--lbw"
+    one, two = (changes(load_file(f"{name}.safetensors"))[key] for name in ("one", "two"))
+    for options, wanted in [
+        ((), plain + one + two),
+        ((base, "OUTALL"), plain),
+        ((base, "OUTALL", base, "1"), plain + two),
+        ((base, "0.5", base, "INS"), plain + 0.5 * one + two),
+    ]:
+        assert np.allclose(baked(*options)[key].float().numpy(), wanted, atol=2e-3), options
+
+
+def test_merge_shows_the_error_of_each_block_and_says_the_same_as_json(run, loras):
+    code, out, err = run(
+        "lora", "merge", "one.safetensors:0.5", "two.safetensors:2", "-o", "sum.safetensors", "--rank", "2"
+    )
+    assert code == 0, err
+    assert "IN01" in out and "energy kept" in out and "rank 2, kohya names" in out
+    code, out, _ = run(
+        *("lora", "merge", "one.safetensors:0.5", "two.safetensors:2", "-o", "sum.safetensors", "--rank", "2"),
+        *("--overwrite", "--json"),
+    )
+    said = json.loads(out)
+    assert [row["label"] for row in said["labels"]] == ["CLIP_L", "IN01", "IN04", "M00", "OUT11"]
+    total = sum(row["norm"] ** 2 for row in said["labels"])
+    assert said["error"] == pytest.approx(np.sqrt(sum((r["error"] * r["norm"]) ** 2 for r in said["labels"]) / total))
+
+
+def test_extract_resize_and_convert_work_one_after_another(run, loras):
+    code, out, err = run(
+        *("lora", "extract", "b.safetensors", "a.safetensors", "-o", "l.safetensors", "--rank", "6"),
+        *("--ranks", "IN*: 4; OUT*: 3; M00: 0", "--no-text-encoders", "--dtype", "fp32"),
+    )
+    assert code == 0, err
+    assert "left out, rank 0" in out and "of the difference's square lies where" in err
+    assert {t.shape[0] for n, t in load_file("l.safetensors").items() if n.endswith("down.weight")} == {3, 4}
+    code, _, err = run("lora", "resize", "l.safetensors", "-o", "small.safetensors", "--rank", "2")
+    assert code == 0, err
+    code, out, err = run("lora", "convert", "small.safetensors", "-o", "peft.safetensors", "--to", "peft")
+    assert code == 0 and "peft names" in out, err
+    assert "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" in load_file("peft.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("bake", "a.safetensors", "--lora", "absent.safetensors"), "absent.safetensors: no such file"),
+        (("bake", "a.safetensors", "--lora", "big.safetensors"), "LoRA"),
+        (("bake", "a.safetensors", "--lora", "one.safetensors", "--lbw", "1,2,3"), "vector of 3 values"),
+        (
+            ("merge", "one.safetensors", "two.safetensors", "--lbw", "1", "--lbw", "1", "--lbw", "1"),
+            "given 3 times for 2 LoRAs",
+        ),
+        (("merge", "one.safetensors", "a.safetensors"), "a.safetensors"),
+        (("merge", "one.safetensors", "--rank", "0"), "at least 1"),
+        (("extract", "a.safetensors", "xl.safetensors"), "two checkpoints of one architecture"),
+        (("extract", "a.safetensors", "a.safetensors"), "there is nothing to extract"),
+        (("resize", "one.safetensors"), "give the rank to resize to (--rank 16)"),
+        (("convert", "a.safetensors", "--to", "kohya"), "a.safetensors"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing_behind(run, loras, arguments, said):
+    code, _, err = run("lora", *arguments, "-o", "out.safetensors")
+    assert code == 2
+    assert said in err and err.count("\n") == 1 and "Traceback" not in err
+    assert not (loras / "out.safetensors").exists() and not leftovers(loras)
+
+
+def test_an_input_is_never_replaced_nor_a_file_without_being_told(run, loras):
+    before = (loras / "one.safetensors").read_bytes()
+    for command in (
+        ("merge", "one.safetensors"),
+        ("resize", "one.safetensors", "--rank", "1"),
+        ("convert", "one.safetensors", "--to", "peft"),
+    ):
+        code, _, err = run("lora", *command, "-o", "one.safetensors", "--overwrite")
+        assert code == 2 and "is the input" in err
+        code, _, err = run("lora", *command, "-o", "two.safetensors")
+        assert code == 2 and "exists already" in err
+    assert (loras / "one.safetensors").read_bytes() == before
