@@ -47,9 +47,8 @@ class _Writer:
     def text(self) -> str:
         recipe = self.recipe
         done = self.source(recipe.result)
-        for component, source in self._components():
-            picked = self.merge("pick_component", self.source(source), _quoted(component, f"components.{component}"))
-            done = self.merge("fallback", picked, done)
+        for component, source in self._components().items():
+            done = self.replaced(done, self.source(source), component, f"components.{component}")
         # The last line is the result, and equal lines are written once: a result that stands above is named again.
         if done != f"&{len(self.nodes) - 1}":
             done = self.merge("fallback", done, done)
@@ -94,26 +93,29 @@ class _Writer:
     def space(self, name: str) -> str:
         return self.recipe.space_of(name)
 
-    def _components(self) -> list[tuple[str, str]]:
-        """sd-mecha's components that are not those of the result, and where they come from."""
-        recipe, out = self.recipe, []
-        given = {"vae": recipe.models_of(recipe.result)[0], **recipe.components}
-        if not self.recipe.steps:
-            given = dict(recipe.components)
-        for component, source in given.items():
-            if source == MERGED:
-                continue
-            if component == "text_encoders":
-                if self.family not in _TEXT:
-                    raise RecipeError(
-                        "components.text_encoders: they depend on the architecture; give --family sd1 or sdxl"
-                    )
-                out += [(part, source) for part in _TEXT[self.family]]
-            elif component in _COMPONENTS:
-                out.append((_COMPONENTS[component], source))
-            else:
-                raise RecipeError(f"components.{component}: sd-mecha has no such component")
-        return out
+    def parts(self, component: str, where: str) -> tuple[str, ...]:
+        """What a component of ours is called there, part by part."""
+        if component == "text_encoders":
+            if self.family not in _TEXT:
+                raise RecipeError(
+                    f"{where}: which text encoders there are depends on the architecture; give --family sd1 or sdxl"
+                )
+            return _TEXT[self.family]
+        if component not in _COMPONENTS:
+            raise RecipeError(f"{where}: sd-mecha has no component {component}")
+        return (_COMPONENTS[component],)
+
+    def replaced(self, whole: str, donor: str, component: str, where: str) -> str:
+        """A model with a component of another."""
+        for part in self.parts(component, where):
+            whole = self.merge("fallback", self.merge("pick_component", donor, _quoted(part, where)), whole)
+        return whole
+
+    def _components(self) -> dict[str, str]:
+        """Components that are not those of the result, and where they come from."""
+        recipe = self.recipe
+        copied = {"vae": recipe.models_of(recipe.result)[0]} if recipe.steps else {}
+        return {component: source for component, source in (copied | recipe.components).items() if source != MERGED}
 
 
 def _quoted(text: str, where: str) -> str:
@@ -203,6 +205,28 @@ def _fallback(writer: _Writer, name: str, step: Step, inputs: list[str]) -> str:
     return writer.merge("fallback", *inputs)
 
 
+def _pick_component(writer: _Writer, name: str, step: Step, inputs: list[str]) -> str:
+    return writer.replaced(inputs[0], inputs[1], step.given["component"], f"steps.{name}.component")
+
+
+def _clamp(writer: _Writer, name: str, step: Step, inputs: list[str]) -> str:
+    return writer.merge("clamp", *inputs)
+
+
+def _tensor_sum(writer: _Writer, name: str, step: Step, inputs: list[str]) -> str:
+    width, offset = (writer.numbers.of(name, step, parameter) for parameter in ("alpha", "beta"))
+    if isinstance(width, dict) or isinstance(offset, dict):
+        raise RecipeError(f"steps.{name}: sd-mecha's tensor sum has no block weights")
+    return writer.merge("tensor_sum", *inputs, width=writer.number(width), offset=writer.number(offset))
+
+
+def _slerp(writer: _Writer, name: str, step: Step, inputs: list[str]) -> str:
+    kind = step.weights(writer.recipe.convention).get("kind")
+    if kind != "directions":
+        raise RecipeError(f"steps.{name}.kind: sd-mecha's slerp is that of directions, not of {kind}")
+    return writer.merge("slerp", *inputs, alpha=_alpha(writer, name, step))
+
+
 WRITERS: dict[str, Write] = {
     "uniform": _uniform,
     "weighted_sum": _weighted_sum,
@@ -216,5 +240,10 @@ WRITERS: dict[str, Write] = {
     "add": _add,
     "copy": _copy,
     "fallback": _fallback,
+    "pick_component": _pick_component,
+    "clamp": _clamp,
+    "tensor_sum": _tensor_sum,
+    "slerp": _slerp,
     "train_difference": _masked("train_difference_mask"),
+    "add_opposite": _masked("add_opposite_mask"),
 }

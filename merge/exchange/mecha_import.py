@@ -214,9 +214,10 @@ class _Graph:
         """The name of an input that has to be a model."""
         if not isinstance(value, Weights):
             raise _Refused("an input is no model")
-        if value.components:
-            raise _Refused("only the result can have components of other models here")
-        return value.name
+        name = value.name
+        for component, source in value.components.items():
+            name = self.step("pick_component", [name, source], component=component)
+        return name
 
     def source(self, value: Any) -> str:
         """The name of an input, model or difference."""
@@ -367,6 +368,15 @@ def _component(graph: _Graph, given: dict) -> Component:
     return Component(ours, graph.weights(given.get("a")))
 
 
+def _tensor_sum(graph: _Graph, given: dict) -> Any:
+    width, offset = graph.number(given, "width", 0.5), graph.number(given, "offset", 0.0)
+    return _pair(graph, given, "tensor_sum", alpha=width, beta=offset)
+
+
+def _exchange_ema(graph: _Graph, given: dict) -> Weights:
+    return Weights(graph.step("exchange_ema", [graph.weights(given.get("model"))]))
+
+
 def _perpendicular(graph: _Graph, given: dict) -> Any:
     return _pair(graph, given, "perpendicular")
 
@@ -427,6 +437,9 @@ MERGES: dict[str, tuple[str, Build]] = {
     "clip": ("a *bounds", _clamp),
     "fallback": ("a default", _fallback),
     "pick_component": ("a component", _component),
+    "tensor_sum": ("a b width offset", _tensor_sum),
+    "exchange_ema": ("model", _exchange_ema),
+    "exchange_ema_'sd1-ldm'": ("model", _exchange_ema),
     "perpendicular_component": ("a b", _perpendicular),
     "train_difference_mask": ("a b c alpha", _mask("train_difference")),
     "add_opposite_mask": ("a b c alpha", _mask("add_opposite")),

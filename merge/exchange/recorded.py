@@ -13,12 +13,21 @@ from ...checkpoints.history import MergeRecord
 from ..inline_steps import DEEPEST
 from ..recipe import Recipe
 from .draft import Draft, Imported, Request, one_line
-from .supermerger import block_weights, elemental_lines, method_of, numbers, with_lines
+from .supermerger import block_weights, elemental_lines, method_of, note_differences, numbers, with_lines
 
 _WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
 # SD.Next's modes are called as our methods are; it merges with the code of sd-meh.
-_SDNEXT = {"weighted_sum": 2, "add_difference": 3, "sum_twice": 3, "triple_sum": 3}
+_SDNEXT = {
+    "weighted_sum": (2, ("alpha",)),
+    "weighted_subtraction": (2, ("alpha", "beta")),
+    "tensor_sum": (2, ("alpha", "beta")),
+    "add_difference": (3, ("alpha",)),
+    "sum_twice": (3, ("alpha", "beta")),
+    "triple_sum": (3, ("alpha", "beta")),
+    "multiply_difference": (3, ("alpha", "beta")),
+    "similarity_add_difference": (3, ("alpha", "beta")),
+}
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 _NO_VAE = (None, "", "None", False)
 
@@ -200,6 +209,7 @@ class _History:
             )
             return self._inputs(recipe, shown)[0]
         method, _, parameters = found
+        note_differences(method, draft)
         for field in ("Include", "Exclude"):
             left_out = [x for x in _list(recipe.get(field)) if x not in ("", None)]
             if left_out:
@@ -212,7 +222,7 @@ class _History:
             base = self._number(recipe.get(f"base_{parameter}"), f"base_{parameter}", shown)
             values[parameter] = self._blocks(recipe, parameter, base, shown) if recipe.get("mbw") else base
         if lines := elemental_lines(recipe.get("elemental_merge")):
-            values["alpha"] = with_lines(values["alpha"], lines, draft)
+            values["alpha"] = with_lines(values.get("alpha", 0.0), lines, draft)
         return draft.step(method, self._inputs(recipe, shown), values, shown)
 
     def _blocks(self, recipe: dict, parameter: str, base: float, shown: str) -> Any:
@@ -234,7 +244,7 @@ class _History:
             self._draft.refuse(f"{shown} was merged by SD.Next's {_text(mode)!r}: there is none here")
             return self._inputs(recipe, shown)[0]
         values: dict[str, Any] = {}
-        for parameter in ("alpha", "beta") if mode in ("sum_twice", "triple_sum") else ("alpha",):
+        for parameter in _SDNEXT[mode][1]:
             vector = numbers(recipe.get(parameter))
             if vector and len(vector) > 1:
                 values[parameter] = {"vector": vector, "convention": "merge-block-weighted"}
@@ -275,7 +285,7 @@ def _fields(recipe: dict) -> tuple[str, ...]:
     elif _is_supermerger(recipe):
         fields, found = _SUPERMERGER_MODELS, method_of(str(recipe.get("mode")), str(recipe.get("calcmode") or "normal"))
     elif recipe.get("type") == "SDNext":
-        return _WEBUI_MODELS[: _SDNEXT.get(str(recipe.get("merge_mode")), 1)]
+        return _WEBUI_MODELS[: _SDNEXT.get(str(recipe.get("merge_mode")), (1,))[0]]
     else:
         return ()
     return fields[: found[1] if found else 1]

@@ -50,6 +50,12 @@ def method_of(mode: str, calculation: str = "normal") -> tuple[str, int, tuple[s
     return method if method and method[0] in METHODS else None
 
 
+def note_differences(method: str, draft: Draft) -> None:
+    """Notes where a method here is not to the last row what supermerger's is."""
+    if method == "tensor_sum":
+        draft.note("tensor sum rounds to the nearest row here; supermerger rounds down")
+
+
 def numbers(value: Any) -> list[float] | None:
     """A vector given as a list or as text `0,0.1,...`; None for anything else (also letters, which mean random)."""
     parts = re.split(r"[,\s]+", value.strip().strip("[]")) if isinstance(value, str) else value

@@ -10,7 +10,16 @@ import re
 from typing import Any
 
 from .draft import Draft, Imported, Request, one_line
-from .supermerger import MODES, block_weights, elemental_lines, is_elemental, method_of, numbers, with_lines
+from .supermerger import (
+    MODES,
+    block_weights,
+    elemental_lines,
+    is_elemental,
+    method_of,
+    note_differences,
+    numbers,
+    with_lines,
+)
 
 AUTOMB_SIZES = (27, 22)
 _SIZES = (26, 25, 21, 20, 19, *AUTOMB_SIZES)
@@ -106,6 +115,7 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
     if not found:
         raise draft.error(f"there is no mode {mode!r} {settings.get('calcmode', '')}; there are {', '.join(MODES)}")
     method, count, parameters = found
+    note_differences(method, draft)
     values = {}
     for i, parameter in enumerate(parameters):
         base = _number(settings, f"base_{parameter}", draft)

@@ -60,6 +60,10 @@ ONE_STEP = {
     "train_difference": {"inputs": ["a", "b", "c"], "alpha": 0.8},
     "weighted_subtraction": {"inputs": ["a", "b"], "alpha": 0.4, "beta": 0.5},
     "copy": {"inputs": ["b"]},
+    "add_opposite": {"inputs": ["a", "b", "c"], "alpha": 0.8},
+    "clamp": {"inputs": ["a", "b", "c"]},
+    "tensor_sum": {"inputs": ["a", "b"], "alpha": 0.3, "beta": 0.4},
+    "pick_component": {"inputs": ["a", "b"], "component": "text_encoders"},
 }
 
 

@@ -114,6 +114,12 @@ GRAPHS = {
     "blocks": lambda a, b, c: sd_mecha.weighted_sum(
         a, b, alpha=sd_mecha.convert({x: i / 25 for i, x in enumerate(_SLOTS)}, "sd1-ldm")
     ),
+    "add opposite": lambda a, b, c: linear.add_difference(
+        a, linear.subtract(b, c), sd_mecha.add_opposite_mask(a, b, c, alpha=0.7)
+    ),
+    "clamp": lambda a, b, c: sd_mecha.clamp(linear.add_difference(a, linear.subtract(b, c), 0.5), a, b),
+    "tensor sum": lambda a, b, c: sd_mecha.copy_region(a, b, width=0.4, offset=0.7),
+    "component inside": lambda a, b, c: sd_mecha.weighted_sum(sd_mecha.pick_component(c, "clip_l") | b, a, alpha=0.3),
     "component": lambda a, b, c: sd_mecha.pick_component(c, "vae") | sd_mecha.weighted_sum(a, b, alpha=0.3),
 }
 _SLOTS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
