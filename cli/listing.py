@@ -2,52 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .arguments import Json
 from .screen import say, show_json, show_table
 
+if TYPE_CHECKING:
+    from ..merge.methods import Method
+
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/methods.md.")] = False,
+    json: Json = False,
 ) -> None:
     """List the merge methods with their inputs, parameters and kind; with a name, explain one."""
     from ..merge.methods import METHODS, method_named
 
     if name is not None:
-        method = method_named(name)
-        say(f"{method.name} ({method.kind}): inputs {_inputs(method)}; parameters {_parameters(method) or 'none'}")
-        say(method.doc)
-        return
+        _explain(method_named(name), json)
+    elif markdown:
+        from ..merge.methods.page import page
+
+        print(page(), end="")
+    elif json:
+        show_json([_plain(m) for m in METHODS.values()])
+    else:
+        rows = [[m.name, _inputs(m), _parameters(m), m.kind, m.passes, m.summary] for m in METHODS.values()]
+        show_table("Merge methods", ["name", "inputs", "parameters", "kind", "passes", "formula"], rows)
+
+
+def _explain(method: Method, json: bool) -> None:
+    from ..merge.methods.page import cost, default, takes
+
     if json:
-        show_json(
-            [
-                {
-                    "name": m.name,
-                    "kind": m.kind,
-                    "inputs": list(m.inputs) or None,
-                    "parameters": {p.name: {"kind": p.kind, "default": p.default} for p in m.parameters.values()},
-                    "doc": m.doc,
-                }
-                for m in METHODS.values()
-            ]
-        )
+        show_json(_plain(method))
         return
-    rows = [[m.name, _inputs(m), _parameters(m), m.kind, m.summary] for m in METHODS.values()]
-    show_table("Merge methods", ["name", "inputs", "parameters", "kind", "formula"], rows)
+    say(f"{method.name} ({method.kind}): {method.wanted}")
+    say()
+    say(method.doc)
+    say()
+    for p in method.parameters.values():
+        given = default(p)
+        say(f"{p.name}: {takes(p).replace('`', '')}; " + (f"{given} by default" if given else "must be given"))
+    say(cost(method))
 
 
-def _inputs(method) -> str:
-    return ", ".join(method.inputs) or "any number"
+def _plain(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "kind": method.kind,
+        "passes": method.passes,
+        "inputs": list(method.inputs) or None,
+        "variadic": method.variadic,
+        "parameters": {
+            p.name: {"kind": p.kind, "default": p.default} | ({"choices": list(p.choices)} if p.choices else {})
+            for p in method.parameters.values()
+        },
+        "source": method.said("Source"),
+        "use": method.said("Use"),
+        "doc": method.doc,
+    }
 
 
-def _parameters(method) -> str:
-    def default(value) -> str:
-        return "" if value is None else f" {str(value).lower()}"
+def _inputs(method: Method) -> str:
+    if method.variadic:
+        return " + ".join([*method.inputs, "models"]) if method.inputs else "any number"
+    return ", ".join(method.inputs)
 
-    return ", ".join(p.name + default(p.default) for p in method.parameters.values())
+
+def _parameters(method: Method) -> str:
+    from ..merge.methods.page import default
+
+    return ", ".join(f"{p.name} {default(p) or '|'.join(p.choices)}".strip() for p in method.parameters.values())
 
 
 def presets(

@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..merge.methods import METHODS, Method
+from . import short_forms
 from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
 from .screen import progress, say, show_json, show_report, show_table, size
+from .short_forms import option
 
 if TYPE_CHECKING:
     from ..merge import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Merge checkpoints: by a recipe, or by one method from the command line.")
-
-_BLOCKS_HELP = (
-    "Alpha block by block: a vector (0,0.1,...), a preset (GRAD_V), @file, or lines ('IN04-IN08: 0.7; OUT*: 0.3'). "
-    "What it leaves open has --alpha: a preset's text encoders, labels that no line names."
-)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")]
 # Options of every merge: name -> (type, default).
@@ -74,10 +71,6 @@ def _with_common(function: Callable, own: list[inspect.Parameter]) -> Callable:
     command.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     return command
-
-
-def _option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 # -- carrying out -----------------------------------------------------------------------------------------------------
@@ -187,110 +180,18 @@ def _run(recipe: Path, output: Path, options: Options) -> None:
 
 
 _RECIPE = Annotated[Path, typer.Argument(help="A recipe, YAML.", show_default=False)]
-app.command("run")(_with_common(_run, [_option("recipe", _RECIPE), _option("output", Output)]))
+app.command("run")(_with_common(_run, [option("recipe", _RECIPE), option("output", Output)]))
 
 
 def _method_command(method: Method) -> Callable:
     """The command of a method: its inputs as arguments, its parameters as options."""
-    own = []
-    if method.inputs:
-        for name in method.inputs:
-            argument = typer.Argument(metavar=name.upper(), help=f"Model {name}.", show_default=False)
-            own.append(_option(name, Annotated[Path, argument]))
-    else:
-        argument = typer.Argument(metavar="MODELS...", help="Checkpoints, patterns, or @list.txt.", show_default=False)
-        own.append(_option("models", Annotated[list[str], argument]))
-    own.append(_option("output", Output))
-    for p in method.parameters.values():
-        if p.kind == "switch":
-            annotation = Annotated[bool, typer.Option(f"--{p.name}/--no-{p.name}")]
-            own.append(_option(p.name, annotation, p.default))
-        elif p.kind == "numbers":
-            own.append(_option(p.name, Annotated[str, typer.Option(help="One number for each model: 0.5,0.3,0.2")]))
-        else:
-            shown = str(p.default)
-            own.append(
-                _option(
-                    p.name,
-                    Annotated[str | None, typer.Option(help="A number or block weights.", show_default=shown)],
-                    None,
-                )
-            )
-    if "alpha" in method.parameters:
-        own.append(_option("blocks", Annotated[str | None, typer.Option(help=_BLOCKS_HELP)], None))
+    own = [*short_forms.inputs(method), option("output", Output), *short_forms.parameters(method)]
 
     def command(options: Options, output: Path, **given) -> None:
-        carry_out(_short_recipe(method, given), output, options)
+        carry_out(short_forms.recipe(method, given), output, options)
 
     command.__name__, command.__doc__ = method.name, method.doc
     return _with_common(command, own)
-
-
-def _short_recipe(method: Method, given: dict[str, Any]) -> Recipe:
-    """The recipe that a short form stands for."""
-    from ..merge import Recipe, RecipeError
-
-    if method.inputs:
-        models = {name: str(given[name]) for name in method.inputs}
-    else:
-        models = _named(expand(given["models"]))
-    for path in models.values():
-        try:
-            path.encode("utf-8")
-        except UnicodeEncodeError:
-            raise RecipeError(f"{path}: this name is not in UTF-8, as recipes are; rename the file") from None
-    step: dict[str, Any] = {"method": method.name, "inputs": list(models)}
-    for p in method.parameters.values():
-        value = given[p.name]
-        if p.kind == "numbers":
-            step[p.name] = [_plain_weights(part) for part in value.split(",")]
-        elif p.kind == "switch":
-            if value != p.default:
-                step[p.name] = value
-        elif value is not None:
-            step[p.name] = _plain_weights(value)
-    if given.get("blocks") is not None:
-        step["alpha"] = _blocks(given["blocks"], step.get("alpha"))
-    name = next(n for n in ("merge", *(f"merge{i}" for i in range(2, len(models) + 3))) if n not in models)
-    return Recipe.parse({"models": models, "steps": {name: step}, "result": name}, "command line")
-
-
-def _plain_weights(text: str) -> Any:
-    from ..merge.block_weights import parse_weights
-
-    return parse_weights(text)
-
-
-def _blocks(text: str, alpha: Any) -> Any:
-    """Block weights, with --alpha for what they leave open: the text encoders of a preset or vector, labels that no line names."""
-    from ..checkpoints.conventions import MBW_20, MBW_26
-    from ..merge import RecipeError
-
-    blocks = _plain_weights(text)
-    if alpha is None:
-        return blocks
-    if not isinstance(alpha, int | float):
-        raise RecipeError("--alpha and --blocks: beside --blocks, --alpha must be a number")
-    if isinstance(blocks, dict):
-        return {"default": alpha, **blocks} if not {"preset", "vector"} & set(blocks) else {"base": alpha, **blocks}
-    if isinstance(blocks, int | float):
-        raise RecipeError("--alpha and --blocks are both numbers; give one of them")
-    if isinstance(blocks, list) and len(blocks) in (len(MBW_26), len(MBW_20), len(MBW_20) + 1):
-        raise RecipeError(
-            f"--alpha and --blocks: the vector of {len(blocks)} values begins with BASE; leave --alpha out"
-        )
-    return {"vector" if isinstance(blocks, list) else "preset": blocks, "base": alpha}
-
-
-def _named(paths: list[Path]) -> dict[str, str]:
-    """A name for every file: its stem, with a number where stems are equal (or `merge`, which is a word of recipes)."""
-    names: dict[str, str] = {}
-    for path in paths:
-        name, n = path.stem, 2
-        while name in names or name == "merge":
-            name, n = f"{path.stem}.{n}", n + 1
-        names[name] = str(path)
-    return names
 
 
 for _method in METHODS.values():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..checkpoints.tensors import Shape
+if TYPE_CHECKING:  # methods name Spot in their signatures, and listing them must not wait for numpy
+    from ..checkpoints.tensors import Shape
 
 
 @dataclass(frozen=True, slots=True)
