@@ -1,31 +1,40 @@
-"""What the names and shapes of a LoRA (or a relative of it) tell: which parts it changes, and at what rank."""
+"""What a LoRA (or a relative of it) tells by its header: what it changes, how, at what rank, and how it was trained."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .tensors import Shape
+from .blocks import in_order, place
+from .errors import CheckpointError
 
-# The tensors whose first axis is the rank, by the names of the trainers: one a module.
-_RANKED = re.compile(
-    r"^(?P<module>.+?)[._](lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b|lokr_w[12]_b)(\.|$)"
-)
-_PARTS = (
-    ("clip_g", re.compile(r"^(lora_te2_|text_encoder_2\.)")),
-    ("text encoder", re.compile(r"^(lora_te1?_|text_encoder\.)")),
-)
+if TYPE_CHECKING:
+    from .lora.module import LoraModule
+    from .lora.opening import Lora
+
+_PARTS = {"unet": "unet", "clip_l": "text encoder", "clip_h": "text encoder", "clip_g": "clip_g"}
 # What trainers say in the metadata, by the word that stands for it in a report.
 _SAID = {
     "base": ("ss_base_model_version", "modelspec.architecture"),
     "trained on": ("ss_sd_model_name",),
     "network": ("ss_network_module",),
+    "arguments": ("ss_network_args",),
     "rank": ("ss_network_dim",),
     "alpha": ("ss_network_alpha",),
+    "epochs": ("ss_num_epochs", "ss_epoch"),
+    "steps": ("ss_max_train_steps", "ss_steps"),
+    "images": ("ss_num_train_images",),
+    "resolution": ("ss_resolution",),
+    "learning rate": ("ss_learning_rate",),
+    "unet learning rate": ("ss_unet_lr",),
+    "text encoder learning rate": ("ss_text_encoder_lr",),
+    "optimizer": ("ss_optimizer",),
 }
+_TOP_TAGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +43,84 @@ class Adapter:
 
     Attributes:
         modules: part (`unet`, `text encoder`, `clip_g`) -> how many of its layers are changed.
-        ranks: rank -> how many modules have it.
-        said: what its metadata says about itself.
+        ranks: rank -> how many layers have it.
+        said: what its metadata says about itself and its training.
+        style: how its names are written (`kohya`, `peft`...); empty when it could not be read as a LoRA.
+        family: whose weights it changes, or None.
+        kinds: `lora`, `loha`... -> how many layers.
+        alphas: alpha -> how many layers; layers without one are not counted.
+        labels: block label -> how many layers, in network order.
+        needs_base: whether its changes follow from the weights that they change.
+        tags: the tags that it was trained on and how often, the most frequent first.
+        unknown: names that no layer of the family has.
+        problem: why it cannot be used, in a sentence; empty when it can.
     """
 
     modules: dict[str, int]
     ranks: dict[int, int]
     said: dict[str, str]
+    style: str = ""
+    family: str | None = None
+    kinds: dict[str, int] = field(default_factory=dict)
+    alphas: dict[float, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    needs_base: bool = False
+    tags: dict[str, int] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    problem: str = ""
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries, ready for JSON."""
-        return {"modules": self.modules, "ranks": {str(r): n for r, n in self.ranks.items()}, "said": self.said}
+        return asdict(self) | {
+            "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "alphas": {f"{alpha:g}": count for alpha, count in self.alphas.items()},
+            "unknown": list(self.unknown),
+        }
 
 
-def look_at_adapter(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> Adapter:
-    """Describe a LoRA by the names and shapes of its tensors, and by its metadata."""
-    ranks: dict[str, int] = {}
-    for name, shape in shapes.items():
-        if (found := _RANKED.match(name)) and shape:
-            ranks.setdefault(found["module"], shape[0])
-    modules = Counter(_part(module) for module in ranks)
-    said = {
-        word: metadata[field] for word, fields in _SAID.items() for field in reversed(fields) if metadata.get(field)
-    }
-    return Adapter(dict(modules), dict(sorted(Counter(ranks.values()).items())), said)
+def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
+    """Describe a LoRA. One that cannot be used is described by its metadata, and `problem` says why."""
+    from .lora.opening import open_lora
+
+    said = {word: text for word, names in _SAID.items() if (text := next(filter(None, map(metadata.get, names)), None))}
+    tags = _top_tags(metadata.get("ss_tag_frequency", ""))
+    try:
+        with open_lora(path) as lora:
+            return _described(lora, said, tags)
+    except CheckpointError as error:
+        return Adapter({}, {}, said, tags=tags, problem=str(error))
 
 
-def _part(module: str) -> str:
-    return next((part for part, pattern in _PARTS if pattern.match(module)), "unet")
+def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapter:
+    layers = [(module, part.formula) for module in lora.modules.values() if _is_weight(module) for part in module.parts]
+    labels = Counter(place(module.key).label for module, _ in layers)
+    alphas = (formula.alpha for _, formula in layers)
+    return Adapter(
+        modules=dict(Counter(_PARTS[place(module.key).component] for module, _ in layers)),
+        ranks=dict(sorted(Counter(f.rank for _, f in layers if f.rank is not None).items())),
+        said=said,
+        style=lora.style,
+        family=lora.family,
+        kinds=dict(Counter(formula.kind for _, formula in layers).most_common()),
+        alphas=dict(sorted(Counter(alpha for alpha in alphas if alpha is not None).items())),
+        labels={label: labels[label] for label in in_order(labels)},
+        needs_base=lora.needs_base,
+        tags=tags,
+        unknown=tuple(lora.unknown),
+    )
+
+
+def _is_weight(module: LoraModule) -> bool:
+    return not module.key.endswith((".bias", "_bias"))
+
+
+def _top_tags(text: str) -> dict[str, int]:
+    """The most frequent tags of all folders of `ss_tag_frequency`, a JSON object of objects; none where it is no such thing."""
+    try:
+        folders = json.loads(text)
+        counts: Counter[str] = Counter()
+        for folder in folders.values():
+            counts.update({str(tag).strip(): int(count) for tag, count in folder.items()})
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+        return {}
+    return dict(counts.most_common(_TOP_TAGS))

@@ -19,7 +19,8 @@ _LORA = [
         "LoRA",
         re.compile(
             r"^lora_(unet|te\d?|transformer|prior)_|[._]lora_(down|up|mid|A|B)\b|[._]lora\.(down|up)\b"
-            r"|\.lora_linear_layer\.|^(unet|text_encoder(_\d)?):\d+:(up|down)$"
+            r"|\.lora_linear_layer\.|^((unet|text_encoder(_\d)?):)?\d+:(up|down)$"
+            r"|\.(w_norm|b_norm|diff|diff_b|dora_scale|lora_magnitude_vector(\.weight)?)$"
         ),
     ),
 ]

@@ -74,7 +74,7 @@ class Inspection:
         absent: components that a whole checkpoint of the family has and this one lacks.
         junk: keys that belong to no known component, in a checkpoint or component (in a LoRA all keys are such).
         ema: a second UNET, averaged over training, or None.
-        adapter: a LoRA's parts and ranks; None for anything else.
+        adapter: a LoRA's kinds, ranks, labels and training; None for anything else.
         truncation: how much of the file is there, when it ends too early.
         notes: what was noticed on opening, in sentences.
     """
@@ -199,7 +199,7 @@ def _grouped(tensors: list[TensorInfo], group) -> dict[str, Amount]:
 def _adapter(checkpoint: Checkpoint) -> Adapter | None:
     if checkpoint.architecture.what != "lora":
         return None
-    return look_at_adapter({key: info.shape for key, info in checkpoint.tensors.items()}, checkpoint.metadata)
+    return look_at_adapter(checkpoint.path, checkpoint.metadata)
 
 
 def _truncation(checkpoint: Checkpoint) -> Truncation | None:

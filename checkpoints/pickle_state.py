@@ -129,6 +129,9 @@ def state_dict(content: object) -> tuple[dict, dict[str, str]]:
         CheckpointError: there is no dict with tensors where trainers put one; a clause without the file's name.
     """
     values: dict[str, str] = {}
+    if isinstance(content, list) and content and all(map(is_tensor, content)):
+        # The first LoRA trainer (cloneofsimo) saves a bare list: up and down of each layer in turn.
+        return {f"{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(content)}, values
     for _ in range(len(_WRAPPERS)):
         if not isinstance(content, dict):
             break

@@ -67,7 +67,24 @@ def _dtypes(found: Amount) -> str:
 
 
 def _show_adapter(found: Inspection) -> None:
-    show_table("Adapter", ["what", "found"], [[k, v] for k, v in found.adapter.to_plain().items() if v])
+    adapter = found.adapter
+    counted = {
+        "layers changed": adapter.modules,
+        "kinds": adapter.kinds,
+        "ranks": adapter.ranks,
+        "alphas": {f"{alpha:g}": count for alpha, count in adapter.alphas.items()},
+        "per block label": adapter.labels,
+    }
+    rows = [["names", adapter.style], ["family", adapter.family or "not known"]] if adapter.style else []
+    rows += [[what, ", ".join(f"{k} ({n:,})" for k, n in counts.items())] for what, counts in counted.items() if counts]
+    if adapter.needs_base:
+        rows.append(["needs its base", "yes: its changes follow from the weights"])
+    show_table("Adapter", ["what", "found"], rows)
+    training = [[what, _shortened(text)] for what, text in adapter.said.items()]
+    if adapter.tags:
+        training.append(["tags", _shortened(", ".join(f"{tag} ({n:,})" for tag, n in adapter.tags.items()))])
+    if training:
+        show_table("Training", ["what", "said"], training)
 
 
 def _show_metadata(found: Inspection) -> None:
@@ -99,6 +116,10 @@ def _findings(found: Inspection) -> list[str]:
         said.append(
             f"{len(found.junk):,} keys belong to no known component: {_some(found.junk)} (`convert --prune` drops them)"
         )
+    if found.adapter and found.adapter.problem:
+        said.append(found.adapter.problem)
+    if found.adapter and found.adapter.unknown:
+        said.append(f"{len(found.adapter.unknown):,} tensors fit no layer of the model: {_some(found.adapter.unknown)}")
     if found.ema and found.ema.tensors > 2:
         said.append(f"holds a second UNET of EMA weights, {size(found.ema.bytes)} (`convert --prune` drops it)")
     return [*said, *found.notes]

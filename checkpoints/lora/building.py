@@ -245,12 +245,7 @@ def _decomposed(group: Group, formula: Formula) -> Formula:
             continue
         outputs, inputs = formula.shape[:2]
         # LyCORIS: (outputs, 1...) or (1, inputs, 1...); PEFT: (outputs,), for convolutions (1, outputs, 1...).
-        per_output = (
-            role == "magnitude"
-            or info.shape[:1] == (outputs,)
-            or outputs == inputs == info.elements
-            and (len(info.shape) < 2 or info.shape[0] != 1)
-        )
+        per_output = role == "magnitude" or not (info.shape[:2] == (1, inputs) and outputs > 1)
         wanted = outputs if per_output else inputs
         group.check(info.elements == wanted, role, f"a magnitude for each of {outputs} outputs or {inputs} inputs")
         return Decomposed(formula, info, per_output, epsilon)

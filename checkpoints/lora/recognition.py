@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..tensors import Shape
 from .names import FAMILIES, LoraFamily, Style, Target, by_spelling, module_shape
 from .numbered import NAME, is_numbered, numbered_targets
-from .roles import PEFT_ENDINGS, Role, refused_kind, split
+from .roles import Role, refused_kind, split
 from .trainer import said_family
 
 _INPUT_ROLES = ("down", "hada_w1_b", "diff")
@@ -106,10 +106,7 @@ def _spelled(
 
 
 def _is_peft(name: str) -> bool:
-    return (
-        any(ending in name or ending.replace(".", ".default.", 2) in name for ending in PEFT_ENDINGS)
-        or ".lora_" in name
-    )
+    return any(word in name for word in (".lora_A.", ".lora_B.", ".lora_magnitude_vector", ".ia3_l"))
 
 
 def _likelihood(

@@ -49,7 +49,6 @@ _DIFFUSERS: dict[str, Role] = {
     ".lora_linear_layer.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
 }
-PEFT_ENDINGS = tuple(_PEFT)
 _ENDINGS: dict[str, Role] = dict(
     sorted((_KOHYA | _LYCORIS | _PEFT | _DIFFUSERS).items(), key=lambda item: -len(item[0]))
 )

@@ -88,21 +88,38 @@ def test_a_file_cut_inside_its_header_is_refused(make_checkpoint):
         inspect(path)
 
 
-def test_a_lora_shows_its_parts_and_ranks(tmp_path):
+def test_a_lora_shows_its_parts_ranks_and_training(tmp_path):
     tensors = {}
-    for module in ("lora_unet_input_blocks_1_1_proj_in", "lora_unet_input_blocks_2_1_proj_in", "lora_te_text_model_x"):
+    text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    for module in ("lora_unet_input_blocks_1_1_proj_in", "lora_unet_input_blocks_2_1_proj_in", text):
         rank = 4 if "te_" in module else 16
         tensors[f"{module}.lora_down.weight"] = torch.zeros(rank, 8)
         tensors[f"{module}.lora_up.weight"] = torch.zeros(8, rank)
         tensors[f"{module}.alpha"] = torch.tensor(4.0)
+    tensors["lora_te_text_model_x.alpha"] = torch.tensor(1.0)
     path = tmp_path / "lora.safetensors"
-    save_file(tensors, path, {"ss_network_dim": "16", "ss_base_model_version": "sd_v1"})
+    tags = {"10_a": {"ink": 2, "paper": 7}, "5_b": {"ink": 9}}
+    said = {"ss_network_dim": "16", "ss_base_model_version": "sd_v1", "ss_tag_frequency": json.dumps(tags)}
+    save_file(tensors, path, said)
     found = inspect(path)
     assert found.architecture.what == "lora"
-    assert found.adapter.modules == {"unet": 2, "text encoder": 1}
-    assert found.adapter.ranks == {4: 1, 16: 2}
-    assert found.adapter.said == {"base": "sd_v1", "rank": "16"}
+    adapter = found.adapter
+    assert (adapter.style, adapter.family, adapter.problem) == ("single-file", "sd1", "")
+    assert adapter.modules == {"unet": 2, "text encoder": 1}
+    assert (adapter.ranks, adapter.alphas, adapter.kinds) == ({4: 1, 16: 2}, {4.0: 3}, {"lora": 3})
+    assert adapter.labels == {"CLIP_L": 1, "IN01": 1, "IN02": 1}
+    assert adapter.said == {"base": "sd_v1", "rank": "16"}
+    assert list(adapter.tags.items()) == [("ink", 11), ("paper", 7)]
+    assert adapter.unknown == ("lora_te_text_model_x.alpha",) and not adapter.needs_base
     assert found.junk == () and found.missing == {}
+
+
+def test_a_lora_of_a_kind_that_is_not_supported_is_still_looked_at(tmp_path):
+    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    save_file({f"{name}.oft_blocks": torch.zeros(2, 4, 4)}, tmp_path / "oft.safetensors")
+    found = inspect(tmp_path / "oft.safetensors")
+    assert found.architecture.what == "lora" and "OFT, which is not supported" in found.adapter.problem
+    assert json.loads(json.dumps(found.to_plain()))["adapter"]["modules"] == {}
 
 
 def test_json_holds_everything_whole(make_checkpoint):

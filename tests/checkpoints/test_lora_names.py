@@ -1,0 +1,171 @@
+"""Every style of every trainer names the same weights: tables against diffusers' own modules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unetscope.checkpoints import CheckpointError
+from unetscope.checkpoints.layouts import layout, unet_config
+from unetscope.checkpoints.lora import open_lora, write_demo_lora
+from unetscope.checkpoints.lora.names import FAMILIES, STYLES, by_spelling, spelled, targets
+from unetscope.checkpoints.lora.numbered import unet_order
+
+SPELLED = [style for style in STYLES if style != "numbered"]
+TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+TO_K_KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+TO_OUT_KEY = TO_K_KEY.replace("to_k", "to_out.0")
+
+
+def pair(name: str, up: str, down: str, outputs: int = 640, inputs: int = 768) -> dict[str, torch.Tensor]:
+    return {name + up: torch.zeros(outputs, 4), name + down: torch.zeros(4, inputs)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_unet_and_text_encoders_is_a_target_once(family):
+    prefixes = ("model.diffusion_model.", "cond_stage_model.", "conditioner.")
+    keys = {
+        k for k, s in layout(family).items() if k.startswith(prefixes) and len(s.shape) >= 2 and not k.endswith("ids")
+    }
+    if family == "sd2":  # the last layer and the projection of CLIP-H, which SD2 does not use and diffusers leaves out
+        keys = {k for k in keys if ".resblocks.23." not in k and not k.endswith("text_projection")}
+    found = [t for t in targets(family) if t.weight in keys]
+    assert {t.weight for t in found} == keys
+    rows = [(t.weight, t.third) for t in found]
+    assert len(set(rows)) == len(rows)
+    assert {t.third for t in found if "in_proj" in t.weight} <= {0, 1, 2}
+    assert sum(t.third is not None for t in found) == 3 * sum("in_proj_weight" in k for k in keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("style", SPELLED)
+def test_spellings_are_read_back_as_the_module_that_they_were_made_of(family, style):
+    table = by_spelling(family)
+    names = {spelled(target, family, style): target for target in targets(family)}
+    assert len(names) == len(targets(family))
+    assert all(table[name][0] == target for name, target in names.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unet_modules_are_those_of_diffusers(family):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**unet_config(family))
+    weighted = {n for n, m in unet.named_modules() if getattr(m, "weight", None) is not None}
+    assert {t.module for t in targets(family) if t.component == "unet"} == weighted
+
+
+@pytest.mark.parametrize(
+    ("name", "up", "down"),
+    [
+        (f"lora_unet_{TO_K.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", ".lora_up.weight", ".lora_down.weight"),
+        (f"unet.{TO_K}", ".lora_B.weight", ".lora_A.weight"),
+        (f"unet.{TO_K}", ".lora_B.default.weight", ".lora_A.default.weight"),
+        (f"base_model.model.{TO_K}", ".lora_B.weight", ".lora_A.weight"),
+        (f"unet.{TO_K}", ".lora.up.weight", ".lora.down.weight"),
+        (TO_K.replace("to_k", "processor.to_k"), "_lora.up.weight", "_lora.down.weight"),
+        (f"unet.{TO_K.replace('to_k', 'processor.to_k')}", "_lora.up.weight", "_lora.down.weight"),
+        (TO_K_KEY.removesuffix(".weight").removeprefix("model."), ".lora_B.weight", ".lora_A.weight"),
+    ],
+)
+def test_names_as_trainers_write_them(tmp_path, name, up, down):
+    save_file(pair(name, up, down), tmp_path / "a.safetensors")
+    with open_lora(tmp_path / "a.safetensors") as lora:
+        assert list(lora.modules) == [TO_K_KEY] and lora.family == "sd1" and lora.unknown == []
+        assert lora.modules[TO_K_KEY].shape == (640, 768)
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_te_text_model_encoder_layers_3_self_attn_out_proj.lora_{}.weight",
+             "text_encoder.text_model.encoder.layers.3.self_attn.out_proj.lora_linear_layer.{}.weight",
+             "text_encoder.text_model.encoder.layers.3.self_attn.to_out_lora.{}.weight",
+             "text_encoder.encoder.layers.3.self_attn.out_proj.lora.{}.weight"],
+)  # fmt: skip
+def test_text_encoder_names_as_trainers_write_them(tmp_path, name):
+    save_file(pair("", name.format("up"), name.format("down"), 768, 768), tmp_path / "a.safetensors")
+    with open_lora(tmp_path / "a.safetensors", family="sd1") as lora:
+        assert list(lora.modules) == [
+            "cond_stage_model.transformer.text_model.encoder.layers.3.self_attn.out_proj.weight"
+        ]
+
+
+@pytest.mark.parametrize(("inputs", "family"), [(768, "sd1"), (1024, "sd2")])
+def test_the_family_follows_from_the_width_of_the_text(tmp_path, inputs, family):
+    name = f"lora_unet_{TO_K.replace('.', '_')}"
+    save_file(pair(name, ".lora_up.weight", ".lora_down.weight", inputs=inputs), tmp_path / "a.safetensors")
+    with open_lora(tmp_path / "a.safetensors") as lora:
+        assert lora.family == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_demo_lora_is_of_its_family_and_style(tmp_path, family, style):
+    path = write_demo_lora(tmp_path / "a.safetensors", family, style=style)
+    with open_lora(path) as lora:
+        assert (lora.family, lora.style, lora.unknown) == (family, style, [])
+        reference = {k: s.shape for k, s in layout(family, widths="narrow").items()}
+        assert all(module.shape == reference[key] for key, module in lora.modules.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_styles_change_the_same_keys_by_the_same_numbers(tmp_path, family):
+    changes = {}
+    for style in SPELLED:
+        path = write_demo_lora(tmp_path / f"{style}.safetensors", family, style=style, seed=4)
+        with open_lora(path) as lora:
+            assert list(lora.modules) and lora.style == style
+            changes[style] = {
+                key: module.delta() for key, module in lora.modules.items() if "attn2.to_k" in key or "_proj" in key
+            }
+    for style in SPELLED[1:]:
+        assert changes[style].keys() == changes["kohya"].keys()
+        for key, change in changes["kohya"].items():
+            np.testing.assert_array_equal(changes[style][key], change)
+
+
+def injected(unet: torch.nn.Module) -> list[str]:
+    """The layers that cloneofsimo's trainer replaces, walking the modules as it does."""
+    names = []
+    for path, ancestor in unet.named_modules():
+        if type(ancestor).__name__ in ("CrossAttention", "Attention", "GEGLU"):
+            names += [f"{path}.{n}" for n, m in ancestor.named_modules() if isinstance(m, torch.nn.Linear)]
+    return names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_numbers_count_the_layers_in_the_order_of_diffusers(family):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**unet_config(family, "narrow"))
+    assert [t.module for t in unet_order(family, "since 0.15", resnets=False)] == injected(unet)
+
+
+def test_before_0_15_the_feed_forward_came_before_the_cross_attention():
+    old, new = (unet_order("sd1", order, resnets=False) for order in ("before 0.15", "since 0.15"))
+    assert sorted(t.module for t in old) == sorted(t.module for t in new) and len(old) == 144
+    assert [t.module.split("transformer_blocks.0.")[1] for t in old[:9]] == [
+        *(f"attn1.{m}" for m in ("to_q", "to_k", "to_v", "to_out.0")),
+        "ff.net.0.proj",
+        *(f"attn2.{m}" for m in ("to_q", "to_k", "to_v", "to_out.0")),
+    ]
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_a_pt_of_numbered_layers_is_a_bare_list(tmp_path, component):
+    whole = write_demo_lora(tmp_path / "a.safetensors", "sd1", style="numbered")
+    tensors = load_file(whole)
+    count = sum(name.startswith(f"{component}:") for name in tensors) // 2
+    torch.save([tensors[f"{component}:{i}:{side}"] for i in range(count) for side in ("up", "down")], tmp_path / "a.pt")
+    with open_lora(whole) as expected, open_lora(tmp_path / "a.pt") as lora:
+        assert (lora.style, lora.format, lora.unknown) == ("numbered", "ckpt", []) and len(lora.modules) == count
+        for key, module in lora.modules.items():
+            np.testing.assert_array_equal(module.delta(), expected.modules[key].delta())
+
+
+def test_numbers_that_are_those_of_no_model_are_refused(tmp_path):
+    save_file(pair("unet:0:", "up", "down"), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="1 of unet with these widths are the layers of no UNET"):
+        open_lora(tmp_path / "a.safetensors")
