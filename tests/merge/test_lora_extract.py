@@ -151,7 +151,7 @@ def test_every_style_is_read_back_as_the_same_changes(pair, tmp_path):
         report = extract_lora(tuned, base, file, rank=2, dtype="fp32", style=style, text_encoders=family == "sd1")
         with open_lora(file) as lora:
             assert (report.style, lora.style, lora.family, lora.unknown) == (style, style, family, [])
-            found[style] = {key: lora.modules[key].delta() for key in list(lora.modules)[::23]}
+            found[style] = {key: lora.modules[key].delta() for key in sorted(lora.modules)[::23]}
     first = found.pop("kohya")
     for style, changed in found.items():
         assert changed.keys() == first.keys(), style
@@ -218,12 +218,12 @@ def test_both_ways_to_the_best_approximation_agree_with_numpy(shape, rank):
         assert error_squares(change, found) == pytest.approx(wrong, rel=1e-2, abs=1e-10 * float(np.sum(matrix**2)))
 
 
-@pytest.mark.parametrize("shape", [(400, 640), (640, 400)])
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300)])
 @pytest.mark.parametrize("fall", [0.0, 0.02, 0.5])
 def test_the_sketch_is_as_good_as_the_full_decomposition(shape, fall):
     rng = np.random.default_rng(3)
-    u, v = (np.linalg.qr(rng.standard_normal((side, 400)))[0] for side in shape)
-    matrix = ((u * np.exp(-fall * np.arange(400))) @ v.T + 1e-6 * rng.standard_normal(shape)).astype(np.float32)
+    u, v = (np.linalg.qr(rng.standard_normal((side, 300)))[0] for side in shape)
+    matrix = ((u * np.exp(-fall * np.arange(300))) @ v.T + 1e-6 * rng.standard_normal(shape)).astype(np.float32)
     _, left = best(matrix.astype(np.float64), 8)
     found = decomposed(matrix, Cut(8))
     assert found.rank == 8
