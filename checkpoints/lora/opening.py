@@ -51,7 +51,7 @@ class Lora:
     unknown: list[str]
     source: Checkpoint
     size: int = 0
-    _loaded: OrderedDict[int, Loaded] = field(default_factory=OrderedDict, repr=False)
+    _loaded: OrderedDict[int, tuple[Part, Loaded]] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -78,11 +78,12 @@ class Lora:
     def load(self, part: Part) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""
         with self._lock:
-            found = self._loaded.pop(id(part), None) or part.formula.load(self.source)
-            self._loaded[id(part)] = found
-            kept = sum(loaded.nbytes for loaded in self._loaded.values())
+            known = self._loaded.pop(id(part), None)
+            found = known[1] if known else part.formula.load(self.source)
+            self._loaded[id(part)] = part, found  # the part is kept with it, so that no other gets its id
+            kept = sum(loaded.nbytes for _, loaded in self._loaded.values())
             while kept > _KEPT_BYTES and len(self._loaded) > 1:
-                kept -= self._loaded.popitem(last=False)[1].nbytes
+                kept -= self._loaded.popitem(last=False)[1][1].nbytes
         return found
 
     def close(self) -> None:
