@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import analysing, converting, drawing, importing, indexing, listing, looking, lora, making, merging, tracing
+from . import (
+    analysing,
+    converting,
+    drawing,
+    importing,
+    indexing,
+    linting,
+    listing,
+    looking,
+    lora,
+    making,
+    merging,
+    tracing,
+)
 from . import app as dashboard
 from .endings import Commands
 
@@ -24,6 +37,7 @@ app.command("diff")(analysing.diff)
 app.command("compare")(analysing.compare)
 tracing.register(app)
 app.command("index")(indexing.index)
+app.command("lint")(linting.lint)
 app.command("convert")(converting.convert)
 importing.register(app)
 app.command("methods")(listing.methods)

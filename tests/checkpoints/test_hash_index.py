@@ -145,7 +145,7 @@ def test_equal_values_in_different_files_are_told_apart(folder):
 
     convert(folder / "sd" / "One.safetensors", folder / "wide.safetensors", dtype="fp32")
     index = HashIndex.load([folder], compute=True)
-    with pytest.raises(AmbiguousModel, match="wide.safetensors"):
+    with pytest.raises(AmbiguousModel, match=r"wide\.safetensors"):
         index.find(index.files[0].fingerprints["unet"])
 
 

@@ -1,0 +1,195 @@
+"""What the headers of the models tell: kinds of files that do not go together, one model twice, dtypes that lose digits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from ...analysis.rounding import spacing
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.dtypes import DType, dtype_named
+from ...checkpoints.hashes import identity, known_sha256
+from ...checkpoints.kept_scans import kept_scan
+from ..compatibility import FIRST_CONV, check_architectures, check_predictions
+from ..errors import MergeError
+from ..recipe import Recipe
+from .finding import Finding
+from .shares import source_of
+
+# Binary digits with which merging and training go badly: those of fp8.
+_FEW_DIGITS = 4
+
+
+def header_findings(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """What is wrong with models (by name) that are open, without reading a weight."""
+    yield from _no_models(models)
+    whole = {n: c for n, c in models.items() if c.architecture.what in ("checkpoint", "component")}
+    merged = {*recipe.leaves(recipe.result), *recipe.leaves(source_of(recipe, "unet")[0])}
+    merging = {name: checkpoint for name, checkpoint in whole.items() if name in merged}
+    yield from _architectures(merging)
+    yield from _predictions(recipe, merging)
+    yield from _inpainting(recipe, whole)
+    yield from _twice(whole)
+    yield from _ema(recipe, whole)
+    yield from _dtypes(recipe, whole)
+
+
+def _no_models(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    for name, checkpoint in models.items():
+        if checkpoint.architecture.what in ("checkpoint", "component"):
+            continue
+        lora = checkpoint.architecture.what == "lora"
+        yield Finding(
+            "error",
+            "kind",
+            f"{name} ({checkpoint.path.name}) is {checkpoint.architecture.name}, no checkpoint",
+            "It holds differences, not weights" if lora else "Its tensors have no counterpart in the other models",
+            "List it under `loras:` and add it with task_arithmetic or add" if lora else "Name a checkpoint instead",
+            models=(name,),
+        )
+
+
+def _architectures(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    families = {name: c.architecture.family for name, c in models.items() if c.architecture.family}
+    first = next(iter(families), None)
+    for name in families:
+        if families[name] == families[first]:
+            continue
+        try:
+            check_architectures([models[first], models[name]], [first, name])
+        except MergeError as error:
+            yield Finding(
+                "error",
+                "architecture",
+                str(error),
+                "Their tensors have other shapes and other meanings",
+                f"Take the counterpart of {name} for {models[first].architecture.name}",
+                models=(first, name),
+            )
+
+
+def _predictions(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    with_unet = {n: c for n, c in models.items() if "unet" in c.components}
+    try:
+        _, notes = check_predictions(list(with_unet.values()), list(with_unet), recipe.output.mix_predictions)
+    except MergeError as error:
+        yield Finding(
+            "error",
+            "prediction",
+            str(error).partition(": their merge")[0],
+            "Half-way between a model that predicts noise and one that predicts v lies neither",
+            "Leave one kind out, or set output.mix_predictions if you mean it",
+            models=tuple(with_unet),
+        )
+        return
+    for note in notes:
+        differ = note.startswith("the models predict")
+        yield Finding(
+            "warning" if differ else "note",
+            "prediction",
+            note,
+            "A merge of different kinds predicts neither" if differ else "Without a mark nobody can check it",
+            "Leave one kind out" if differ else "Make sure that all predict the same",
+            models=tuple(with_unet),
+        )
+
+
+def _inpainting(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """A UNET with more input channels than the first input of its step: the merge would refuse it, or lose its mask."""
+    channels = {n: c.tensors[FIRST_CONV].shape[1] for n, c in models.items() if FIRST_CONV in c.tensors}
+    for name, step in recipe.steps.items():
+        first = next((channels[m] for m in recipe.models_of(name) if m in channels), None)
+        for source in step.inputs[1:] if step.inputs[0] not in recipe.steps else ():
+            if first is not None and source in channels and channels[source] > first:
+                yield Finding(
+                    "error",
+                    "inpainting",
+                    f"{source} takes {channels[source]} input channels (an inpainting or edit model) and is not the first input",
+                    f"The result has the {first} channels of the first input, and the mask channels have nowhere to go",
+                    f"Make {source} the first input: a + (b - base) with a = {source} keeps them",
+                    name,
+                    (source,),
+                )
+
+
+def _twice(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    for (one, a), (other, b) in combinations(models.items(), 2):
+        how = _same_file(a, b)
+        if how:
+            yield Finding(
+                "warning",
+                "twice",
+                f"{one} and {other} are one model under two names: {how}",
+                "Its shares add up, and a difference of the two is 0",
+                "Use one name, or name the file that was meant",
+                models=(one, other),
+            )
+
+
+def _same_file(a: Checkpoint, b: Checkpoint) -> str:
+    """How one knows that two files hold the same model; empty when one does not."""
+    try:
+        if os.path.samefile(a.path, b.path):
+            return "the same file"
+        if not (a.path.is_file() and b.path.is_file()):
+            return ""
+        if (digest := known_sha256(a.path)) and digest == known_sha256(b.path):
+            return f"their SHA-256 is the same ({digest[:10]}...)"
+        scans = [kept_scan(identity(c.path)) for c in (a, b)]
+    except OSError:
+        return ""
+    if all(scans) and scans[0]["fingerprints"] and scans[0]["fingerprints"] == scans[1]["fingerprints"]:
+        return "all their fingerprints are the same"
+    return ""
+
+
+def _ema(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    wanted = {leaf for n, s in recipe.steps.items() if s.kind.name == "exchange_ema" for leaf in recipe.leaves(n)}
+    for name, checkpoint in models.items():
+        size = sum(t.nbytes for t in checkpoint.tensors.values() if t.component == "ema")
+        if size > 1000 and name not in wanted:  # a few bytes are its counters
+            yield Finding(
+                "note",
+                "ema",
+                f"{name} has a second UNET of EMA weights ({size / 1e9:.2f} GB) that the merge does not read",
+                "Some authors mean the EMA weights to be used",
+                "Apply exchange_ema to it first if you want those",
+                models=(name,),
+            )
+
+
+def _dtypes(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    if recipe.output.dtype == "keep":
+        return
+    written = dtype_named(recipe.output.dtype)
+    digits = _digits(written)
+    found = {name: _main_dtype(checkpoint) for name, checkpoint in models.items()}
+    wider = {name: dtype.name for name, dtype in found.items() if dtype and _digits(dtype) > digits}
+    few = digits < _FEW_DIGITS
+    if wider:
+        said = ", ".join(f"{name} {dtype}" for name, dtype in wider.items())
+        yield Finding(
+            "warning" if few else "note",
+            "dtype",
+            f"the output is {recipe.output.dtype} ({digits} binary digits), its inputs have more: {said}",
+            "Few digits are left for later merges and fine-tuning" if few else "Digits are rounded away",
+            "Write fp16 or wider and convert a copy" if few else "Write fp32 if more merges follow",
+            models=tuple(wider),
+        )
+
+
+def _digits(dtype: DType) -> int:
+    """Binary digits behind the point that arithmetic in a dtype has."""
+    return round(-np.log2(float(spacing(np.ones(1, np.float32), dtype)[0])))
+
+
+def _main_dtype(checkpoint: Checkpoint) -> DType | None:
+    """The dtype that most of a model's floats are stored in."""
+    sizes: dict[DType, int] = {}
+    for info in checkpoint.tensors.values():
+        if info.dtype.is_float and info.component != "ema":
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
+    return max(sizes, key=sizes.get) if sizes else None

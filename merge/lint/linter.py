@@ -1,0 +1,245 @@
+"""All checks of a recipe, and the account of them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.hashes import identity
+from ...checkpoints.kept_scans import keep_scan, kept_scan
+from ...checkpoints.opening import open_checkpoint
+from ...checkpoints.scan import scan
+from ...checkpoints.stream import Cancelled, Progress
+from ..errors import RecipeError
+from ..plan import planned
+from ..recipe import Recipe
+from .finding import SEVERITIES, Finding, Severity
+from .headers import header_findings
+from .sampling import take_sample
+from .shares import ComponentShares, component_shares
+from .steps import recipe_findings, share_findings, weight_findings
+from .values import value_findings
+
+# The planner's warnings that have findings of their own.
+_TOLD = (" is not used by the result", "predict differently", "nothing says what")
+
+
+@dataclass
+class LintReport:
+    """What was found about a recipe.
+
+    Attributes:
+        recipe: where it is from.
+        findings: errors first.
+        shares: which share every model has in every component; empty where that cannot be worked out.
+        family: the architecture that block weights were read for.
+        missing: model -> why it could not be opened; checks that need it were left out.
+        deep: whether every value was read.
+    """
+
+    recipe: str
+    findings: list[Finding] = field(default_factory=list)
+    shares: list[ComponentShares] = field(default_factory=list)
+    family: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    deep: bool = False
+
+    @property
+    def worst(self) -> Severity | None:
+        """The gravest severity, None when nothing was found."""
+        return self.findings[0].severity if self.findings else None
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return {
+            "recipe": self.recipe,
+            "family": self.family,
+            "findings": [finding.to_plain() for finding in self.findings],
+            "counts": {severity: self.count(severity) for severity in SEVERITIES},
+            "shares": [part.to_plain() for part in self.shares],
+            "missing": self.missing,
+            "deep": self.deep,
+        }
+
+
+def lint_file(path: Path | str, **options: Any) -> LintReport:
+    """`lint` of a recipe file; a recipe that cannot be read as one is an error among the findings.
+
+    Raises:
+        RecipeError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise RecipeError(f"{path}: no such recipe; check the name")
+    try:
+        recipe = Recipe.load(Path(path))
+    except UnetscopeError as error:
+        refused = Finding(
+            "error",
+            "recipe",
+            str(error),
+            "The merge refuses it, and nothing else can be checked",
+            "Mend it and look again",
+        )
+        return LintReport(str(path), [refused])
+    return lint(recipe, str(path), **options)
+
+
+def lint(
+    recipe: Recipe,
+    where: str = "recipe",
+    *,
+    deep: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> LintReport:
+    """Look for what is questionable about a recipe. Nothing is written but, with `deep`, the cache of scans.
+
+    Models that cannot be opened are said to be missing; what needs no file, or only the others, is checked all the same.
+
+    Args:
+        recipe: its relative paths count from the working directory.
+        where: what the report calls it.
+        deep: read every value of every model, once per file: NaN anywhere, exact copies.
+        threads, progress, cancel: of reading.
+
+    Raises:
+        Cancelled: `cancel` was set.
+    """
+    report = LintReport(where, deep=deep)
+    with ExitStack() as files:
+        models = _open(recipe, report, files)
+        report.family = next((c.architecture.family for c in models.values() if c.architecture.family), "sd1")
+        report.findings += recipe_findings(recipe)
+        report.findings += weight_findings(recipe, report.family)
+        if deep:
+            _scan(recipe, models, report, threads, progress, cancel)
+        report.findings += header_findings(recipe, models)
+        try:
+            report.shares = component_shares(recipe, report.family)
+        except UnetscopeError as error:
+            if not report.count("error"):
+                report.findings.append(_refused(error))
+        else:
+            steps_told = any(f.check == "range" for f in report.findings)
+            report.findings += [
+                f for f in share_findings(recipe, report.shares) if not (steps_told and f.check == "range")
+            ]
+            _look_at_values(recipe, models, report, progress, cancel)
+        if not report.missing and not any(f.severity == "error" for f in report.findings):
+            _plan(recipe, report)
+    report.findings = _sorted(report.findings)
+    return report
+
+
+def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Checkpoint]:
+    models: dict[str, Checkpoint] = {}
+    parts = {source: source for source in recipe.components.values() if recipe.is_file(source)}
+    for name, path in {**recipe.models, **parts}.items():
+        try:
+            models[name] = files.enter_context(open_checkpoint(path))
+        except UnetscopeError as error:
+            report.missing[name] = str(error)
+    for name, lora in recipe.loras.items():
+        if not Path(lora.path).exists():
+            report.missing[name] = f"{lora.path}: no such file; check the name"
+    for name, reason in report.missing.items():
+        report.findings.append(
+            Finding(
+                "error",
+                "missing",
+                f"{name} cannot be opened: {reason}",
+                "The merge stops there, and what depends on its weights was not checked",
+                "Correct the path (`unetscope index FOLDER --find NAME` finds a model by name or hash)",
+                models=(name,),
+            )
+        )
+    return models
+
+
+def _look_at_values(recipe: Recipe, models: dict, report: LintReport, progress, cancel) -> None:
+    fitting = {
+        n: c
+        for n, c in models.items()
+        if c.architecture.what in ("checkpoint", "component") and c.architecture.family in (None, report.family)
+    }
+    # Whole models first: what is sampled is what the first has.
+    fitting = dict(sorted(fitting.items(), key=lambda item: item[1].architecture.what != "checkpoint"))
+    if not fitting:
+        return
+    try:
+        sample = take_sample(fitting, progress=progress, cancel=cancel)
+    except Cancelled:
+        raise
+    except UnetscopeError as error:
+        report.findings.append(_refused(error))
+        return
+    told = {frozenset(f.models) for f in report.findings if f.check == "twice"}
+    report.findings += [
+        f
+        for f in value_findings(recipe, report.family, sample, report.shares)
+        if f.check != "twice" or frozenset(f.models) not in told
+    ]
+
+
+def _scan(recipe: Recipe, models: dict[str, Checkpoint], report: LintReport, threads, progress, cancel) -> None:
+    for name, checkpoint in models.items():
+        one_file = checkpoint.path.is_file()
+        kept = kept_scan(identity(checkpoint.path)) if one_file else None
+        if kept is None:
+            try:
+                kept = scan(checkpoint.path, threads=threads, progress=progress, cancel=cancel).to_plain()
+            except Cancelled:
+                raise
+            except UnetscopeError as error:
+                report.findings.append(_refused(error))
+                continue
+            if one_file:
+                keep_scan(identity(checkpoint.path), kept)
+        for problem in kept.get("health", ()):
+            broken = problem["level"] == "broken"
+            stops = (
+                broken and recipe.output.nan == "error" and ("NaN" in problem["text"] or "infinite" in problem["text"])
+            )
+            report.findings.append(
+                Finding(
+                    "error" if stops else "warning" if problem["level"] != "note" else "note",
+                    "health",
+                    f"{name}: {problem['text']}",
+                    "Values like these spoil pictures" if broken else "It goes into the merge as it is",
+                    "Take an undamaged copy of the file" if broken else "Nothing, if you know of it",
+                    models=(name,),
+                )
+            )
+
+
+def _plan(recipe: Recipe, report: LintReport) -> None:
+    """What the merge itself would refuse or warn of."""
+    try:
+        with planned(recipe) as plan:
+            warnings = plan.warnings
+    except UnetscopeError as error:
+        report.findings.append(_refused(error))
+        return
+    for text in warnings:
+        if not any(told in text for told in _TOLD):
+            report.findings.append(
+                Finding("note", "plan", text, "The merge says so when it runs", "Nothing, if that is what you expect")
+            )
+
+
+def _refused(error: UnetscopeError) -> Finding:
+    return Finding("error", "refused", str(error), "The merge stops there", "Mend it and look again")
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

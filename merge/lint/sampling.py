@@ -1,0 +1,126 @@
+"""A sample of every model's weights, small enough for memory: the same elements of the same tensors of all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...checkpoints.blocks import place
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.codec import decode
+from ...checkpoints.fingerprint import short_name
+from ...checkpoints.layers import layer_kind
+from ...checkpoints.stream import Cancelled, Progress
+from ..forms import Form, Model
+
+# Tensors of a label, and elements of each; all models together hold at most as many elements as `_MOST`.
+_PER_LABEL = 2
+_ELEMENTS = 1 << 15
+_MOST = 1 << 25
+
+
+@dataclass
+class Sample:
+    """Sampled weights.
+
+    Attributes:
+        names: the models.
+        keys: component -> keys of the tensors that were sampled.
+        values: name -> key -> float32, 1-D; a model that lacks a tensor, or has it in another shape, has no entry.
+    """
+
+    names: tuple[str, ...]
+    keys: dict[str, tuple[str, ...]]
+    values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def of(self, form: Form, key: str) -> np.ndarray | None:
+        """The values of a weighted sum of models (numbered as `names`); None when it is none, or a model lacks the tensor."""
+        if not form.terms or not all(isinstance(t, Model) and t.index < len(self.names) for t in form.terms):
+            return None
+        parts = [self.values[self.names[t.index]].get(key) for t in form.terms]
+        if any(part is None for part in parts):
+            return None
+        # One operation at a time, from the largest share on, as the engine does it: equal inputs stay what they are.
+        anchor = form.anchor
+        if anchor < 0:
+            return sum(np.float32(c) * x for c, x in zip(form.coefficients, parts, strict=True))
+        out = parts[anchor].copy()
+        for i, (c, x) in enumerate(zip(form.coefficients, parts, strict=True)):
+            if i != anchor:
+                out += np.float32(c) * (x - parts[anchor])
+        return out
+
+    def distance(self, a: str, b: str, component: str) -> float | None:
+        """|a - b| / |b| over a component's sampled weights; None where they share none, or one is not finite."""
+        change, size = 0.0, 0.0
+        for key in self.shared(a, b, component):
+            x, y = (self.values[name][key].astype(np.float64) for name in (a, b))
+            change, size = change + float(np.sum((x - y) ** 2)), size + float(np.sum(y**2))
+        return float(np.sqrt(change / size)) if size > 0 and np.isfinite(change + size) else None
+
+    def identical(self, a: str, b: str, component: str) -> bool:
+        """Whether all of a component's sampled weights are equal."""
+        keys = self.shared(a, b, component)
+        return bool(keys) and all(np.array_equal(self.values[a][k], self.values[b][k], equal_nan=True) for k in keys)
+
+    def shared(self, a: str, b: str, component: str) -> list[str]:
+        """The sampled tensors of a component that both have."""
+        return [k for k in self.keys.get(component, ()) if k in self.values[a] and k in self.values[b]]
+
+
+def take_sample(
+    models: Mapping[str, Checkpoint],
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Sample:
+    """Read some tensors of every block label, a stretch from the middle of each.
+
+    Raises:
+        CheckpointError: a file ends early.
+        Cancelled: `cancel` was set.
+    """
+    first = next(iter(models.values()))
+    keys = _chosen([info.key for info in first.tensors.values() if info.dtype.is_float and info.elements])
+    count = sum(map(len, keys.values())) * len(models)
+    length = max(1 << 10, min(_ELEMENTS, _MOST // max(count, 1)))
+    sample, done = Sample(tuple(models), keys), 0
+    for name, checkpoint in models.items():
+        found = sample.values[name] = {}
+        for key in (k for component in keys.values() for k in component):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("cancelled")
+            if key in checkpoint and checkpoint[key].shape == first[key].shape and checkpoint[key].dtype.is_float:
+                found[key] = _stretch(checkpoint, key, length)
+            done += 1
+            if progress:
+                progress(done, count, key)
+    return sample
+
+
+def _chosen(keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """A few weights of every label that fingerprints count: matrices before vectors, of different kinds of layers."""
+    by_label: dict[str, list[str]] = {}
+    for key in keys:
+        if short_name(key) is not None:
+            by_label.setdefault(place(key).label, []).append(key)
+    chosen: dict[str, list[str]] = {}
+    for members in by_label.values():
+        weights = [key for key in members if key.endswith(".weight") and layer_kind(key) != "norm"] or members
+        step = max(1, len(weights) // _PER_LABEL)
+        for key in weights[step // 2 :: step][:_PER_LABEL]:
+            chosen.setdefault(place(key).component, []).append(key)
+    return {component: tuple(members) for component, members in chosen.items()}
+
+
+def _stretch(checkpoint: Checkpoint, key: str, length: int) -> np.ndarray:
+    info = checkpoint[key]
+    count = min(length, info.elements)
+    start = (info.elements - count) // 2
+    raw, out = np.empty(count * info.dtype.size, np.uint8), np.empty(count, np.float32)
+    checkpoint.read_raw(info, start, start + count, raw)
+    decode(raw, info.dtype, out)
+    return out

@@ -1,0 +1,125 @@
+"""Which share every model has in every component of the result; needs no files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+from ...checkpoints.architecture import Family
+from ...checkpoints.blocks import TEXT_ENCODERS, TEXT_LABELS, place
+from ...checkpoints.layouts import is_buffer, layout
+from ..collapse import Collapse
+from ..forms import Applied, Form, Model
+from ..recipe import MERGED, Recipe
+
+
+@dataclass
+class ComponentShares:
+    """What a component of the result is made of.
+
+    Attributes:
+        component: `unet`, `clip_l`, `vae`...
+        shares: model or LoRA -> mean of its coefficient over the parameters; None where a method that is not linear reads it.
+        spread: model -> lowest and highest mean coefficient of a block label.
+        extremes: model -> lowest and highest coefficient among the tensors that it has a share in.
+        total: lowest and highest sum of the coefficients of models (not of differences) over the tensors.
+    """
+
+    component: str
+    shares: dict[str, float | None] = field(default_factory=dict)
+    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
+    extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    total: tuple[float, float] = (1.0, 1.0)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return asdict(self)
+
+
+def source_of(recipe: Recipe, component: str) -> tuple[str, bool]:
+    """The step, model or file that a component comes from, and whether the recipe names it."""
+    for name in (component, "text_encoders" if component.upper() in TEXT_LABELS else component):
+        if name in recipe.components:
+            said = recipe.components[name]
+            return (recipe.result if said == MERGED else said), True
+    return recipe.result, False
+
+
+def names_of(recipe: Recipe) -> list[str]:
+    """Models, LoRAs, and the files that components name: every leaf, in order."""
+    return list(dict.fromkeys([*recipe.models, *recipe.loras, *filter(recipe.is_file, recipe.components.values())]))
+
+
+def weight_total(form: Form, loras: set[int]) -> float:
+    """The sum of a form's coefficients on models; differences count nothing."""
+    return sum(c * _counts(t, loras) for t, c in zip(form.terms, form.coefficients, strict=True))
+
+
+def _counts(term: Model | Applied, loras: set[int]) -> float:
+    if isinstance(term, Model):
+        return float(term.index not in loras)
+    if term.method.on_deltas or term.method.result == "delta" or not term.inputs:
+        return 0.0
+    return float(abs(weight_total(term.inputs[0], loras)) > 0.5)
+
+
+def forms(recipe: Recipe, family: Family, component: str) -> Iterator[tuple[str, int, Form]]:
+    """Key, elements and form of every weight of a component, by the architecture's layout.
+
+    Raises:
+        UnetscopeError: a block weight does not fit the architecture.
+    """
+    names = names_of(recipe)
+    collapse = Collapse(recipe, family, {name: i for i, name in enumerate(names)})
+    source, asked = source_of(recipe, component)
+    for key, spec in layout(family).items():
+        if place(key).component == component and not is_buffer(key):
+            yield key, prod(spec.shape), collapse.form(source, key, merge_vae=asked)
+
+
+def components_of(family: Family) -> tuple[str, ...]:
+    """The components of a whole checkpoint of an architecture."""
+    return ("unet", *(label.lower() for label in TEXT_ENCODERS[family]), "vae")
+
+
+def component_shares(recipe: Recipe, family: Family) -> list[ComponentShares]:
+    """The shares of all models in every component, as an architecture's layout has it.
+
+    Raises:
+        UnetscopeError: a block weight does not fit the architecture.
+    """
+    return [_shares(recipe, family, component) for component in components_of(family)]
+
+
+def _shares(recipe: Recipe, family: Family, component: str) -> ComponentShares:
+    names = names_of(recipe)
+    loras = {i for i, name in enumerate(names) if name in recipe.loras}
+    sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    sizes: dict[str, int] = defaultdict(int)
+    extremes: dict[int, tuple[float, float]] = {}
+    indirect: set[int] = set()
+    totals = []
+    for key, size, form in forms(recipe, family, component):
+        label = place(key).label
+        sizes[label] += size
+        totals.append(weight_total(form, loras))
+        for term, coefficient in zip(form.terms, form.coefficients, strict=True):
+            if isinstance(term, Model):
+                sums[term.index][label] += coefficient * size
+                low, high = extremes.get(term.index, (coefficient, coefficient))
+                extremes[term.index] = (min(low, coefficient), max(high, coefficient))
+            else:
+                indirect.update(term.models)
+    found = ComponentShares(component, total=(min(totals, default=1.0), max(totals, default=1.0)))
+    whole = sum(sizes.values())
+    for index in sorted({*sums, *indirect}):
+        name = names[index]
+        found.shares[name] = None if index in indirect else sum(sums[index].values()) / max(whole, 1)
+        if index not in indirect:
+            means = [sums[index][label] / sizes[label] for label in sizes]
+            found.spread[name] = (min(means), max(means))
+            found.extremes[name] = extremes[index]
+    return found

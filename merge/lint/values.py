@@ -1,0 +1,253 @@
+"""What sampled weights tell: bases that are none, changes too small to be stored, parts that are copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from ...checkpoints.codec import encode
+from ...checkpoints.dtypes import dtype_named
+from ..collapse import Collapse
+from ..methods import METHODS
+from ..recipe import Recipe
+from .finding import Finding
+from .sampling import Sample
+from .shares import ComponentShares
+
+# Which input the others are thought to come from, of methods that take differences from it.
+_BASE_AT = {
+    "add_difference": 2, "train_difference": 2, "add_opposite": 2, "multiply_difference": 2,
+    "similarity_add_difference": 2, "subtract": 1,
+}  # fmt: skip
+# Fine-tunes move by 0.001 to 0.2 of their weights' length; models that have nothing in common are 1.4 apart.
+_UNRELATED = 0.5
+# Two fine-tunes of one base are about as far from each other as from it, or farther.
+_NEARER = 0.5
+# Copies that only a conversion changed: rounding to fp16 moves weights by 2e-4 of their length.
+_NEARLY = 2.5e-4
+# With less than this share of the weights changed, a step does about nothing.
+_FEW = 0.1
+_TEXT = ("clip_l", "clip_h", "clip_g")
+
+
+def value_findings(recipe: Recipe, family: str, sample: Sample, shares: list[ComponentShares]) -> Iterator[Finding]:
+    """What is wrong with the sampled weights of a recipe's models."""
+    yield from _not_finite(recipe, sample)
+    yield from _same_weights(sample)
+    yield from _bases(recipe, sample)
+    yield from _rounded_away(recipe, family, sample)
+    for part in shares:
+        if part.component in _TEXT:
+            yield from _text_encoder(part, sample)
+        elif part.component == "vae":
+            yield from _vae(part, sample)
+
+
+def _not_finite(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
+    for name in sample.names:
+        bad = [key for key, values in sample.values[name].items() if not np.isfinite(values).all()]
+        if bad:
+            stops = recipe.output.nan == "error"
+            yield Finding(
+                "error" if stops else "warning",
+                "nan",
+                f"{name} has NaN or infinite values in {len(bad)} of {len(sample.values[name])} sampled tensors ({bad[0]}, ...)",
+                "The merge stops at them"
+                if stops
+                else f"They are repaired (nan: {recipe.output.nan}), but the model is damaged",
+                "Take an undamaged copy of the file" + (", or set output.nan to copy or zero" if stops else ""),
+                models=(name,),
+            )
+
+
+def _same_weights(sample: Sample) -> Iterator[Finding]:
+    for a, b in combinations(sample.names, 2):
+        if sample.identical(a, b, "unet"):
+            yield Finding(
+                "warning",
+                "twice",
+                f"{a} and {b} have the same UNET: all sampled weights are equal",
+                "Its shares add up, and a difference of the two is 0",
+                "Use one of them, or name the file that was meant",
+                models=(a, b),
+            )
+
+
+# -- the base ---------------------------------------------------------------------------------------------------------
+
+
+def _bases(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
+    for name, step in recipe.steps.items():
+        at = 0 if step.kind.on_deltas else _BASE_AT.get(step.kind.name)
+        if at is None:
+            continue
+        base, others = step.inputs[at], [s for i, s in enumerate(step.inputs) if i != at]
+        models = [m for s in others if recipe.space_of(s) == "weight" for m in recipe.models_of(s)]
+        models = [m for m in dict.fromkeys(models) if m in sample.names and m != base]
+        if base in sample.names and models:
+            yield from _base(name, base, models, sample)
+
+
+def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[Finding]:
+    remedy = f"Give as base the model that {' and '.join(models)} were trained from"
+    for component in (c for c in sample.keys if c != "vae"):
+        far = {m: d for m in models if (d := sample.distance(m, base, component)) is not None}
+        unrelated = {m: d for m, d in far.items() if d > _UNRELATED}
+        if unrelated:
+            said = ", ".join(f"{m} is {d:.2f} of its length away" for m, d in unrelated.items())
+            yield Finding(
+                "warning",
+                "base",
+                f"{base} is no base of {', '.join(unrelated)}: in {component}, {said} (fine-tunes: 0.001 to 0.2)",
+                "The difference is then a whole model, not what training changed",
+                remedy,
+                step,
+                (base, *unrelated),
+            )
+            continue
+        for a, b in combinations(far, 2):
+            between = sample.distance(a, b, component)
+            if between is not None and 0 < between < _NEARER * min(far[a], far[b]):
+                yield Finding(
+                    "warning",
+                    "base",
+                    f"in {component}, {a} and {b} are {min(far[a], far[b]) / between:.1f} times nearer to each other "
+                    f"({between:.3g}) than to {base} ({far[a]:.3g}, {far[b]:.3g})",
+                    f"They seem to come from a nearer model, and each difference holds the whole way from {base} to that one",
+                    remedy,
+                    step,
+                    (base, a, b),
+                )
+
+
+# -- rounding ---------------------------------------------------------------------------------------------------------
+
+
+def _rounded_away(recipe: Recipe, family: str, sample: Sample) -> Iterator[Finding]:
+    if recipe.output.dtype == "keep":
+        return
+    collapse = Collapse(recipe, family, {name: i for i, name in enumerate(sample.names)})
+    known = set(sample.names)
+    for name in recipe.order(recipe.result):
+        step = recipe.steps[name]
+        linear = all(METHODS[recipe.steps[s].kind.name].kind == "linear" for s in recipe.order(name))
+        if not linear or recipe.space_of(name) == "delta" or not set(recipe.leaves(name)) <= known:
+            continue
+        for start in (s for s in step.inputs if recipe.space_of(s) == "weight"):
+            found = changed_share(recipe, collapse, name, start, sample)
+            if found is not None and found < _FEW:
+                yield Finding(
+                    "warning",
+                    "rounding",
+                    f"only {found:.1%} of the weights that it moves away from {start} are stored as another number: the "
+                    f"others move by less than half a step of {recipe.output.dtype} and are rounded back",
+                    f"The result is {start}, but for a few weights",
+                    "Choose larger weights, or write fp32",
+                    name,
+                    tuple(recipe.models_of(name)),
+                )
+                break
+
+
+def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sample: Sample) -> float | None:
+    """Of the sampled UNET weights that a linear step moves away from its input `start`, the share that the output shows.
+
+    A weight shows a move when it is stored as another number of the output's dtype. None when the step moves nothing.
+    """
+    dtype = dtype_named(recipe.output.dtype)
+    moved = shown = 0
+    for key in sample.keys.get("unet", ()):
+        before, after = sample.of(collapse.form(start, key), key), sample.of(collapse.form(step, key), key)
+        exact = _exact_change(collapse, start, step, key, sample)
+        if before is None or after is None or exact is None:
+            continue
+        moved += int(np.count_nonzero(exact))
+        shown += int(np.count_nonzero((_stored(before, dtype) != _stored(after, dtype)) & (exact != 0)))
+    return shown / moved if moved else None
+
+
+def _exact_change(collapse: Collapse, start: str, step: str, key: str, sample: Sample) -> np.ndarray | None:
+    """after - before in double precision."""
+    total = 0.0
+    for sign, name in ((1.0, step), (-1.0, start)):
+        form = collapse.form(name, key)
+        if any(key not in sample.values[sample.names[i]] for i in form.models()):
+            return None
+        for i, c in zip(form.models(), form.coefficients, strict=True):
+            total = total + sign * c * sample.values[sample.names[i]][key].astype(np.float64)
+    return np.where(np.abs(total) > 1e-12, total, 0.0)
+
+
+def _stored(values: np.ndarray, dtype) -> np.ndarray:
+    out = np.empty(values.size * dtype.size, np.uint8)
+    encode(np.ascontiguousarray(values, np.float32), dtype, out)
+    return out.view(dtype.bits)
+
+
+# -- text encoders and VAE --------------------------------------------------------------------------------------------
+
+
+def _text_encoder(part: ComponentShares, sample: Sample) -> Iterator[Finding]:
+    mixed = [n for n, share in part.shares.items() if share is not None and share and n in sample.names]
+    # Where shares are negative, differences are added, and what a copy takes away is meant.
+    if len(mixed) < 2 or any(share is None or share < 0 for share in part.shares.values()):
+        return
+    copied: dict[str, list[str]] = {}
+    for name in mixed:
+        twins = [n for n in sample.names if n != name and _alike(sample, n, name, part.component)]
+        if twins:
+            copied[name] = twins
+    own = [name for name in mixed if name not in copied]
+    if not copied or not own:
+        return
+    said = "; ".join(f"{name}'s is that of {', '.join(twins)}" for name, twins in copied.items())
+    yield Finding(
+        "warning",
+        "text_encoder",
+        f"{part.component} is averaged, though some of it are copies: {said}",
+        f"What {' and '.join(own)} learned there counts only {sum(part.shares[n] for n in own):.3g}",
+        f"Take it whole from one model (components: {{{part.component}: {own[0]}}}), if its learning is wanted",
+        models=(*own, *copied),
+    )
+
+
+def _alike(sample: Sample, a: str, b: str, component: str) -> bool:
+    found = sample.distance(a, b, component)
+    return found is not None and found < _NEARLY
+
+
+def _vae(part: ComponentShares, sample: Sample) -> Iterator[Finding]:
+    used = [n for n, share in part.shares.items() if (share is None or share) and n in sample.names]
+    differ = [(a, b) for a, b in combinations(used, 2) if not _alike_or_unknown(sample, a, b)]
+    if differ:
+        yield Finding(
+            "warning",
+            "vae",
+            f"the VAE is averaged, and those of {differ[0][0]} and {differ[0][1]} differ",
+            "A mean of two VAEs is seldom one: pictures lose contrast and colour",
+            f"Take it whole from one model (components: {{vae: {used[0]}}})",
+            models=tuple(used),
+        )
+    elif used:
+        yield from _odd_vae(used[0], sample)
+
+
+def _odd_vae(used: str, sample: Sample) -> Iterator[Finding]:
+    others = [n for n in sample.names if n != used and sample.shared(n, used, "vae")]
+    if len(others) < 2 or any(_alike_or_unknown(sample, used, n) for n in others):
+        return
+    if all(_alike_or_unknown(sample, others[0], n) for n in others[1:]):
+        yield Finding(
+            "note",
+            "vae",
+            f"the VAE is {used}'s, and all other models have another one",
+            "It may be a replacement that its author meant, or a damaged one",
+            f"Look at a picture, or take the VAE of the others (components: {{vae: {others[0]}}})",
+            models=(used, *others),
+        )
+
+
+def _alike_or_unknown(sample: Sample, a: str, b: str) -> bool:
+    return not sample.shared(a, b, "vae") or _alike(sample, a, b, "vae")

@@ -1,0 +1,450 @@
+"""Each mistake is found in a recipe that makes it, and nothing is found in one that makes none."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tensors_of
+
+from unetscope.checkpoints.blocks import place
+from unetscope.checkpoints.demo import write_demo
+from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.scan import scan
+from unetscope.merge import Recipe
+from unetscope.merge.lint import component_shares, lint, lint_file
+from unetscope.merge.lint.linter import LintReport
+
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, three fine-tunes of it, a fine-tune of another base, and that base."""
+    root = tmp_path_factory.mktemp("lint")
+    for name, seed in (("base", 1), ("other", 2)):
+        write_demo(root / f"{name}.safetensors", "sd1", seed=seed)
+    for name, of, seed in (("a", "base", 11), ("b", "base", 12), ("c", "base", 13), ("stranger", "other", 14)):
+        write_demo(root / f"{name}.safetensors", "sd1", seed=seed, finetune_of=root / f"{of}.safetensors")
+    return root
+
+
+@pytest.fixture
+def recipe(folder):
+    """A recipe of models by name, and its steps; paths of other files may be given."""
+
+    def make(models: str, steps: dict, **more) -> Recipe:
+        paths = more.pop("paths", {})
+        named = {name: str(paths.get(name, folder / f"{name}.safetensors")) for name in models.split()}
+        return Recipe.parse({"models": named, "steps": steps, **more})
+
+    return make
+
+
+def changed(source, target, change):
+    """A copy of a checkpoint with tensors changed by a function of key and tensor; None leaves one as it is."""
+    tensors = load_file(source)
+    new = {k: change(k, t) for k, t in tensors.items()}
+    save_file({k: tensors[k] if t is None else t for k, t in new.items()}, target, {"format": "pt"})
+    return target
+
+
+def checks(report: LintReport, *severities: str) -> list[str]:
+    return [f.check for f in report.findings if f.severity in (severities or ("error", "warning"))]
+
+
+def the(report: LintReport, check: str):
+    (found,) = [f for f in report.findings if f.check == check]
+    return found
+
+
+HEALTHY = {
+    "add": {"method": "add_difference", "inputs": ["a", "b", "base"], "alpha": 0.7},
+    "tasks": {"method": "task_arithmetic", "inputs": ["base", "a", "b", "c"], "weights": [0.5, 0.4, 0.3]},
+    "iso": {"method": "iso_c", "inputs": ["base", "a", "b", "c"]},
+    "uniform": {"method": "uniform", "inputs": ["a", "b", "c"]},
+    "sum": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"IN*": 0.3, "default": 0.6}},
+    "average": {"method": "weighted_average", "inputs": ["a", "b", "c"], "weights": [1, 2, 3]},
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_sound_recipe_has_nothing_worse_than_a_note(name, recipe):
+    used = " ".join(dict.fromkeys(HEALTHY[name]["inputs"]))
+    report = lint(recipe(used, {"mix": HEALTHY[name]}))
+    assert checks(report) == []
+
+
+def test_nothing_is_written_and_no_model_is_changed(folder, recipe):
+    before = {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.iterdir()}
+    lint(recipe("a b", {"mix": HEALTHY["sum"]}), deep=True)
+    assert {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.iterdir()} == before
+
+
+# -- what the recipe alone tells --------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_halves_is_no_mean_and_its_shares_are_told(recipe):
+    steps = {
+        "one": {"method": "weighted_sum", "inputs": ["a", "b"]},
+        "two": {"method": "weighted_sum", "inputs": ["one", "c"], "alpha": 0.5},
+    }
+    found = the(lint(recipe("a b c", steps)), "uniform")
+    assert found.step == "two" and "c 1/2, a 1/4, b 1/4" in found.found and "uniform" in found.remedy
+    balanced = {
+        "one": {"method": "weighted_sum", "inputs": ["a", "b"]},
+        "two": {"method": "weighted_sum", "inputs": ["c", "base"]},
+        "all": {"method": "weighted_sum", "inputs": ["one", "two"]},
+    }
+    assert "uniform" not in checks(lint(recipe("a b c base", balanced)))
+    fair = {**steps, "two": {"method": "weighted_sum", "inputs": ["one", "c"], "alpha": 1 / 3}}
+    assert "uniform" not in checks(lint(recipe("a b c", fair)))
+
+
+def test_the_shares_of_a_long_chain_are_powers_of_a_half(recipe):
+    steps = {"s1": {"method": "weighted_sum", "inputs": ["a", "b"]}}
+    for i, name in enumerate(("c", "base"), start=2):
+        steps[f"s{i}"] = {"method": "weighted_sum", "inputs": [f"s{i - 1}", name]}
+    made = recipe("a b c base", steps)
+    table = component_shares(made, "sd1")[0].shares
+    assert table == pytest.approx({"a": 1 / 8, "b": 1 / 8, "c": 1 / 4, "base": 1 / 2})
+    assert (
+        f"base {Fraction(1, 2)}, c {Fraction(1, 4)}, a {Fraction(1, 8)}, b {Fraction(1, 8)}"
+        in the(lint(made), "uniform").found
+    )
+
+
+def test_what_the_result_does_not_use_is_named(recipe):
+    steps = {"idle": {"method": "uniform", "inputs": ["a", "c"]}, "mix": {"method": "uniform", "inputs": ["a", "b"]}}
+    report = lint(recipe("a b c", steps))
+    unused = [f for f in report.findings if f.check == "unused"]
+    assert {(f.step, f.models) for f in unused} == {("idle", ()), ("", ("c",))}
+
+
+def test_a_model_of_weight_nothing_is_named(recipe):
+    report = lint(recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0}}))
+    assert the(report, "unused").models == ("b",)
+
+
+@pytest.mark.parametrize("alpha, far", [(2.0, False), (-1.0, False), (2.5, True), (-1.5, True), ({"IN04": 70}, True)])
+def test_a_strength_out_of_range_is_named(alpha, far, recipe):
+    step = {"method": "add_difference", "inputs": ["a", "b", "base"], "alpha": alpha}
+    report = lint(recipe("a b base", {"mix": step}))
+    found = [f for f in report.findings if f.check == "range"]
+    assert bool([f for f in found if f.step == "mix"]) == far
+    if far:
+        assert any("IN04" in f.found for f in found) or not isinstance(alpha, dict)
+
+
+def test_steps_that_are_each_sound_may_add_up_to_too_much(recipe):
+    steps = {
+        "one": {"method": "add_difference", "inputs": ["a", "b", "base"], "alpha": 1.5},
+        "two": {"method": "add_difference", "inputs": ["one", "b", "base"], "alpha": 1.5},
+    }
+    found = [f for f in lint(recipe("a b base", steps)).findings if f.check == "range"]
+    assert {"3 in unet" in f.found for f in found if f.models == ("b",) and "unet" in f.found} == {True}
+    assert {f.models for f in found} == {("b",), ("base",)}
+
+
+def test_shares_that_do_not_add_up_are_named(recipe):
+    step = {"method": "weighted_average", "inputs": ["a", "b"], "weights": [0.5, 0.3], "normalise": False}
+    found = [f for f in lint(recipe("a b", {"mix": step})).findings if f.check == "total"]
+    assert {"0.8" in f.found for f in found} == {True}
+    for sound in ("tasks", "iso", "add"):
+        used = " ".join(HEALTHY[sound]["inputs"])
+        assert "total" not in checks(lint(recipe(used, {"mix": HEALTHY[sound]})))
+
+
+def test_weights_for_labels_that_the_architecture_lacks_are_a_finding(recipe):
+    report = lint(recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"CLIP_G": 0.3}}}))
+    assert the(report, "labels").step == "mix" and the(report, "labels").severity == "error"
+    assert report.shares == []
+
+
+def test_a_recipe_that_is_none_is_one_error(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("models: {a: x.safetensors}\nsteps: {s: {method: weighted_som, inputs: [a]}}\n")
+    report = lint_file(path)
+    assert checks(report) == ["recipe"] and "weighted_sum" in report.findings[0].found
+
+
+# -- headers ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_are_named_and_the_rest_is_checked(recipe):
+    steps = {
+        "one": {"method": "weighted_sum", "inputs": ["a", "b"]},
+        "two": {"method": "weighted_sum", "inputs": ["one", "gone"]},
+    }
+    report = lint(recipe("a b gone", steps))
+    assert list(report.missing) == ["gone"] and the(report, "missing").models == ("gone",)
+    assert "uniform" in checks(report) and report.shares
+
+
+def test_one_file_under_two_names_is_found(folder, recipe, tmp_path):
+    os.link(folder / "a.safetensors", tmp_path / "hard.safetensors")
+    report = lint(recipe("a twin", {"mix": {"method": "weighted_sum", "inputs": ["a", "twin"]}},
+                         paths={"twin": tmp_path / "hard.safetensors"}))  # fmt: skip
+    assert the(report, "twice").models == ("a", "twin") and "same file" in the(report, "twice").found
+
+
+def test_equal_weights_in_another_file_are_found(folder, recipe, tmp_path):
+    wide = changed(folder / "a.safetensors", tmp_path / "wide.safetensors",
+                   lambda k, t: t.float() if t.is_floating_point() else None)  # fmt: skip
+    made = recipe("a wide", {"mix": {"method": "weighted_sum", "inputs": ["a", "wide"]}}, paths={"wide": wide})
+    assert "sampled" in the(lint(made), "twice").found
+    assert "fingerprints" in the(lint(made, deep=True), "twice").found
+
+
+def test_models_that_predict_differently_are_found(folder, recipe, tmp_path):
+    tensors = load_file(folder / "b.safetensors")
+    save_file(tensors | {"v_pred": torch.zeros(0)}, tmp_path / "v.safetensors", {"format": "pt"})
+    step = {"mix": {"method": "weighted_sum", "inputs": ["a", "v"]}}
+    paths = {"v": tmp_path / "v.safetensors"}
+    assert the(lint(recipe("a v", step, paths=paths)), "prediction").severity == "error"
+    mixed = recipe("a v", step, paths=paths, output={"mix_predictions": True})
+    assert the(lint(mixed), "prediction").severity == "warning"
+
+
+def test_another_architecture_is_found(recipe, tmp_path):
+    write_demo(tmp_path / "xl.safetensors", "sdxl", seed=3)
+    paths = {"xl": tmp_path / "xl.safetensors"}
+    report = lint(
+        recipe("xl a base", {"mix": {"method": "add_difference", "inputs": ["xl", "a", "base"]}}, paths=paths)
+    )
+    assert report.family == "sdxl"
+    assert {f.models for f in report.findings if f.check == "architecture"} == {("xl", "a"), ("xl", "base")}
+
+
+def test_a_lora_among_the_models_is_found(recipe, tmp_path):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{key}.lora_down.weight": torch.zeros(4, 8), f"{key}.lora_up.weight": torch.zeros(8, 4)},
+              tmp_path / "l.safetensors")  # fmt: skip
+    report = lint(
+        recipe("a l", {"mix": {"method": "uniform", "inputs": ["a", "l"]}}, paths={"l": tmp_path / "l.safetensors"})
+    )
+    assert the(report, "kind").models == ("l",) and "loras" in the(report, "kind").remedy
+
+
+def test_an_inpainting_model_belongs_first(recipe, tmp_path, folder):
+    write_demo(tmp_path / "inpaint.safetensors", "sd1", seed=1, in_channels=9)
+    paths = {"inpaint": tmp_path / "inpaint.safetensors"}
+    second = recipe("a inpaint", {"mix": {"method": "weighted_sum", "inputs": ["a", "inpaint"]}}, paths=paths)
+    assert the(lint(second), "inpainting").severity == "error"
+    first = {"method": "add_difference", "inputs": ["inpaint", "a", "base"]}
+    assert "inpainting" not in checks(lint(recipe("inpaint a base", {"mix": first}, paths=paths)))
+
+
+def test_an_output_of_fewer_digits_is_told(recipe, folder, tmp_path):
+    step = {"mix": {"method": "uniform", "inputs": ["a", "b"]}}
+    found = the(lint(recipe("a b", step, output={"dtype": "fp8_e4m3"})), "dtype")
+    assert found.severity == "warning" and "3 binary digits" in found.found
+    assert "dtype" not in checks(lint(recipe("a b", step)), "note", "warning")
+    assert the(lint(recipe("a b", step, output={"dtype": "bf16"})), "dtype").severity == "note"
+
+
+def test_ema_weights_that_nothing_reads_are_told(folder, recipe, tmp_path):
+    tensors = load_file(folder / "a.safetensors")
+    ema = {
+        "model_ema." + k.removeprefix("model.").replace(".", ""): t.clone()
+        for k, t in tensors.items()
+        if k.startswith(UNET)
+    }
+    save_file(tensors | ema, tmp_path / "ema.safetensors", {"format": "pt"})
+    step = {"mix": {"method": "uniform", "inputs": ["ema", "b"]}}
+    report = lint(recipe("ema b", step, paths={"ema": tmp_path / "ema.safetensors"}))
+    assert the(report, "ema").severity == "note" and the(report, "ema").models == ("ema",)
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["add_difference", "train_difference"])
+def test_a_base_of_another_family_tree_is_found(method, recipe):
+    report = lint(recipe("a b other", {"mix": {"method": method, "inputs": ["a", "b", "other"]}}))
+    bases = [f for f in report.findings if f.check == "base"]
+    assert bases and all(f.step == "mix" and f.models[0] == "other" for f in bases)
+    assert any("unet" in f.found for f in bases) and any("clip_l" in f.found for f in bases)
+
+
+def test_of_task_vectors_the_model_that_does_not_belong_is_named(recipe):
+    report = lint(
+        recipe("base a stranger", {"mix": {"method": "task_arithmetic", "inputs": ["base", "a", "stranger"]}})
+    )
+    assert {f.models for f in report.findings if f.check == "base"} == {("base", "stranger")}
+
+
+def test_a_base_that_is_only_a_distant_relative_is_found(folder, recipe, tmp_path):
+    """Fine-tunes of `base`, measured from a model that is 0.3 of its length away from it."""
+    rng = torch.Generator().manual_seed(0)
+
+    def far(key, tensor):
+        if not tensor.is_floating_point() or tensor.ndim < 2:
+            return None
+        values = tensor.float()
+        return (values + 0.3 * values.std() * torch.randn(values.shape, generator=rng)).half()
+
+    paths = {"old": changed(folder / "base.safetensors", tmp_path / "old.safetensors", far)}
+    made = recipe("a b old", {"mix": {"method": "add_difference", "inputs": ["a", "b", "old"]}}, paths=paths)
+    (found,) = [f for f in lint(made).findings if f.check == "base" and "unet" in f.found]
+    assert found.models == ("old", "a", "b") and "nearer to each other" in found.found
+
+
+def test_the_distances_that_are_told_are_those_of_the_sampled_weights(folder, recipe):
+    from unetscope.checkpoints.opening import open_checkpoint
+    from unetscope.merge.lint.sampling import take_sample
+
+    with open_checkpoint(folder / "a.safetensors") as a, open_checkpoint(folder / "base.safetensors") as base:
+        sample = take_sample({"a": a, "base": base})
+        whole = [load_file(folder / f"{n}.safetensors") for n in ("a", "base")]
+    # The demo's tensors are small: most are sampled whole.
+    change = size = 0.0
+    for key in sample.keys["unet"]:
+        x, y = (t[key].double().numpy().ravel() for t in whole)
+        start = (x.size - sample.values["a"][key].size) // 2
+        stop = start + sample.values["a"][key].size
+        assert np.array_equal(sample.values["a"][key], x[start:stop].astype(np.float32))
+        change, size = change + np.sum((x - y)[start:stop] ** 2), size + np.sum(y[start:stop] ** 2)
+    assert sample.distance("a", "base", "unet") == pytest.approx(np.sqrt(change / size))
+    labels = {place(k).label for keys in sample.keys.values() for k in keys}
+    assert {"IN00", "M00", "OUT11", "OUT", "TIME_EMBED", "CLIP_L", "VAE"} <= labels
+
+
+def test_moves_that_fp16_rounds_back_are_found(recipe):
+    steps = {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.0005}}
+    found = the(lint(recipe("a b", steps)), "rounding")
+    assert found.step == "mix" and "fp16" in found.found
+    assert "rounding" not in checks(lint(recipe("a b", steps, output={"dtype": "fp32"})))
+    nearly_b = {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.9995}}
+    assert "away from b" in the(lint(recipe("a b", nearly_b)), "rounding").found
+
+
+def test_the_share_of_weights_that_change_is_that_of_numpy(folder, recipe):
+    from unetscope.checkpoints.opening import open_checkpoint
+    from unetscope.merge.collapse import Collapse
+    from unetscope.merge.lint.sampling import take_sample
+    from unetscope.merge.lint.values import changed_share
+
+    made = recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.01}})
+    with open_checkpoint(folder / "a.safetensors") as a, open_checkpoint(folder / "b.safetensors") as b:
+        sample = take_sample({"a": a, "b": b})
+    found = changed_share(made, Collapse(made, "sd1", {"a": 0, "b": 1}), "mix", "a", sample)
+    moved = shown = 0
+    for key in sample.keys["unet"]:
+        x, y = sample.values["a"][key], sample.values["b"][key]
+        mixed = (0.99 * x.astype(np.float64) + 0.01 * y.astype(np.float64)).astype(np.float16)
+        moved, shown = moved + np.sum(x != y), shown + np.sum(mixed != x.astype(np.float16))
+    assert 0.05 < found < 0.95 and found == pytest.approx(shown / moved, abs=1e-3)
+
+
+def is_text(key: str) -> bool:
+    return key.startswith("cond_stage_model.")
+
+
+def test_a_text_encoder_that_is_averaged_with_a_copy_is_found(folder, recipe, tmp_path):
+    """b has the base's text encoder; a has its own."""
+    base = load_file(folder / "base.safetensors")
+    paths = {
+        "b": changed(
+            folder / "b.safetensors", tmp_path / "b2.safetensors", lambda k, t: base[k] if is_text(k) else None
+        ),
+    }
+    step = {"mix": {"method": "uniform", "inputs": ["a", "b", "base"]}}
+    found = the(lint(recipe("a b base", step, paths=paths)), "text_encoder")
+    assert found.models == ("a", "b", "base") and "0.333" in found.why
+    whole = recipe("a b base", step, paths=paths, components={"text_encoders": "a"})
+    assert "text_encoder" not in checks(lint(whole))
+    assert "text_encoder" not in checks(lint(recipe("a b c", {"mix": HEALTHY["uniform"]})))
+
+
+def noisy_vae(folder, target):
+    rng = torch.Generator().manual_seed(1)
+    return changed(
+        folder / "c.safetensors",
+        target,
+        lambda k, t: (
+            (t.float() * (1 + 0.1 * torch.randn(t.shape, generator=rng))).half()
+            if k.startswith("first_stage_model.")
+            else None
+        ),
+    )
+
+
+def test_a_mean_of_different_vaes_is_found(folder, recipe, tmp_path):
+    paths = {"c": noisy_vae(folder, tmp_path / "c2.safetensors")}
+    step = {"mix": {"method": "uniform", "inputs": ["a", "b", "c"]}}
+    averaged = recipe("a b c", step, paths=paths, components={"vae": "merge"})
+    assert the(lint(averaged), "vae").severity == "warning"
+    assert not [f for f in lint(recipe("a b c", step, paths=paths)).findings if f.check == "vae"]
+    odd = the(lint(recipe("a b c", step, paths=paths, components={"vae": "c"})), "vae")
+    assert odd.severity == "note" and odd.models[0] == "c"
+    same = recipe("a b base", {"mix": {"method": "uniform", "inputs": ["a", "b", "base"]}}, components={"vae": "merge"})
+    assert not [f for f in lint(same).findings if f.check == "vae"]
+
+
+def test_nan_in_the_sample_stops_the_merge_or_is_repaired(folder, recipe, tmp_path):
+    def spoil(key, tensor):
+        return torch.full_like(tensor, float("nan")) if key.startswith(UNET + "input_blocks.4.") else None
+
+    paths = {"b": changed(folder / "b.safetensors", tmp_path / "bad.safetensors", spoil)}
+    step = {"mix": {"method": "uniform", "inputs": ["a", "b"]}}
+    assert the(lint(recipe("a b", step, paths=paths)), "nan").severity == "error"
+    repaired = recipe("a b", step, paths=paths, output={"nan": "copy"})
+    assert the(lint(repaired), "nan").severity == "warning"
+
+
+def test_one_nan_anywhere_is_found_by_reading_everything(folder, recipe, tmp_path):
+    def spoil(key, tensor):
+        if key != UNET + "output_blocks.3.0.in_layers.0.weight":
+            return None
+        tensor = tensor.clone()
+        tensor[0] = float("nan")
+        return tensor
+
+    path = changed(folder / "b.safetensors", tmp_path / "one.safetensors", spoil)
+    made = recipe("a b", {"mix": {"method": "uniform", "inputs": ["a", "b"]}}, paths={"b": path})
+    assert checks(lint(made)) == []
+    assert scan(path).tensors[UNET + "output_blocks.3.0.in_layers.0.weight"].nan == 1
+    (found,) = [f for f in lint(made, deep=True).findings if f.severity == "error"]
+    assert found.check == "health" and "NaN" in found.found and found.models == ("b",)
+
+
+# -- shares -----------------------------------------------------------------------------------------------------------
+
+
+def test_shares_per_component_are_means_over_parameters(recipe):
+    alpha = {"IN04-IN08": 0.7, "OUT*": 0.3, "CLIP_L": 0.2, "default": 0.1}
+    made = recipe(
+        "a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": alpha}}, components={"vae": "b"}
+    )
+    found = {part.component: part for part in component_shares(made, "sd1")}
+    total = weighted = 0.0
+    for key, spec in layout("sd1").items():
+        if key.startswith(UNET):
+            label, size = place(key).label, float(np.prod(spec.shape))
+            inside = label in {"IN04", "IN05", "IN06", "IN07", "IN08"}
+            total += size
+            weighted += size * (0.7 if inside else 0.3 if label.startswith("OUT") else 0.1)
+    assert found["unet"].shares["b"] == pytest.approx(weighted / total)
+    assert found["unet"].spread["b"] == pytest.approx((0.1, 0.7))
+    assert found["clip_l"].shares == pytest.approx({"a": 0.8, "b": 0.2})
+    assert found["vae"].shares == {"b": 1.0}
+
+
+def test_a_method_that_is_not_linear_gives_no_share(recipe):
+    made = recipe("base a b c", {"mix": {"method": "iso_c", "inputs": ["base", "a", "b", "c"]}})
+    unet = component_shares(made, "sd1")[0]
+    assert {name: unet.shares[name] for name in "abc"} == {"a": None, "b": None, "c": None}
+
+
+def test_random_models_without_any_relation_have_no_common_base(recipe, tmp_path):
+    paths = {}
+    for seed, name in enumerate("xyz"):
+        paths[name] = tmp_path / f"{name}.safetensors"
+        save_file(tensors_of("sd1", seed), paths[name], {"format": "pt"})
+    report = lint(recipe("x y z", {"mix": {"method": "add_difference", "inputs": ["x", "y", "z"]}}, paths=paths))
+    assert "base" in checks(report)
