@@ -88,6 +88,11 @@ class Shelf:
         """What merges and comparisons can take."""
         return tuple(entry for entry in self.entries if entry.mergeable)
 
+    @property
+    def loras(self) -> tuple[Entry, ...]:
+        """LoRAs, which merges can add to models."""
+        return tuple(e for e in self.entries if e.what == "lora" and not e.error and not e.truncated)
+
 
 @dataclass(frozen=True)
 class _Found:

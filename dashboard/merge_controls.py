@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from ..checkpoints.architecture import Family
-from ..merge.methods import METHODS, Method
+from ..merge.methods import METHODS, Method, Parameter
 from .library import Entry, Shelf
 from .merge_form import COMPONENTS, MergeForm
 from .wording import plain
@@ -20,7 +20,8 @@ _AS_RESULT, _MERGED = "as the method has it", "merged like the UNET"
 
 def choose_method() -> Method:
     """The method."""
-    names = list(METHODS)
+    # What makes a difference and no model is for steps between, which recipes have and this page has not.
+    names = [name for name, method in METHODS.items() if method.result != "delta"]
     name = st.selectbox(
         "Method",
         names,
@@ -35,33 +36,39 @@ def choose_method() -> Method:
 
 
 def choose_models(method: Method, shelf: Shelf) -> tuple[Entry, ...]:
-    """The models, in the method's order; fewer than it takes while some are open."""
-    by_name = {entry.name: entry for entry in shelf.models}
-    if not method.inputs:
-        _drop_unknown("m.models", by_name)
-        chosen = st.multiselect(
-            "Models",
-            list(by_name),
-            key="m.models",
-            placeholder="choose two or more",
-            help="Files of one architecture.",
-            **KEEP,
-        )
-        return tuple(by_name[name] for name in chosen)
+    """The models and LoRAs, in the method's order; fewer than it takes while some are open."""
     found: list[Entry] = []
     for position, name in enumerate(method.inputs):
         # Files of other architectures cannot be merged with the first model.
-        fitting = [n for n, e in by_name.items() if not found or e.family == found[0].family]
+        family = found[0].family if found else None
+        by_name = {e.name: e for e in (shelf.loras if name in method.deltas else shelf.models)}
+        fitting = [n for n, e in by_name.items() if not found or e.family in (family, None)]
         key = f"m.model.{name}"
         _drop_unknown(key, fitting)
-        usual = _usual(position, fitting, by_name)
-        chosen = st.selectbox(
-            f"Model {name.upper()}", fitting, index=usual, key=key, placeholder="choose a file", **KEEP
-        )
+        usual = None if name in method.deltas else _usual(position, fitting, by_name)
+        title = "LoRA" if name in method.deltas else "Base" if name == "base" else f"Model {name.upper()}"
+        chosen = st.selectbox(title, fitting, index=usual, key=key, placeholder="choose a file", **KEEP)
         if chosen is None:
             return tuple(found)
         found.append(by_name[chosen])
-    return tuple(found)
+    return (*found, *_more_models(method, shelf, found)) if method.variadic else tuple(found)
+
+
+def _more_models(method: Method, shelf: Shelf, first: list[Entry]) -> list[Entry]:
+    """Any number of models after the base, if there is one, which takes LoRAs as well."""
+    offered = [*shelf.models, *shelf.loras] if method.on_deltas else shelf.models
+    by_name = {e.name: e for e in offered if not first or e.family in (first[0].family, None)}
+    _drop_unknown("m.models", by_name)
+    about = "Models of the base's architecture, and LoRAs." if method.on_deltas else "Files of one architecture."
+    chosen = st.multiselect(
+        "Models and LoRAs" if method.on_deltas else "Models",
+        list(by_name),
+        key="m.models",
+        placeholder="choose one or more" if method.on_deltas else "choose two or more",
+        help=about,
+        **KEEP,
+    )
+    return [by_name[name] for name in chosen]
 
 
 def _usual(position: int, names: list[str], by_name: dict[str, Entry]) -> int | None:
@@ -71,26 +78,33 @@ def _usual(position: int, names: list[str], by_name: dict[str, Entry]) -> int | 
 
 
 def choose_parameters(method: Method, models: tuple[Entry, ...]) -> dict[str, Any]:
-    """The parameters but for block weights: name -> number, list of numbers, switch, or None where the diagram has it."""
-    values: dict[str, Any] = {}
-    for p in method.parameters.values():
-        if p.kind == "switch":
-            values[p.name] = st.checkbox(p.name, value=bool(p.default), key=f"m.switch.{p.name}", **KEEP)
-        elif p.kind == "numbers":
-            values[p.name] = [
-                st.number_input(
-                    f"{p.name}: {plain(entry.name)}",
-                    value=1.0,
-                    step=0.05,
-                    format="%.4g",
-                    key=f"m.each.{p.name}.{entry.name}",
-                    **KEEP,
-                )
-                for entry in models
-            ]
-        else:
-            values[p.name] = _number(p.name, p.default if p.default is not None else 0.5)
-    return values
+    """The parameters but for block weights: name -> value; a list of numbers, one a model; None where the diagram has it."""
+    return {p.name: _parameter(p, method, models) for p in method.parameters.values()}
+
+
+def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
+    if p.kind == "switch":
+        return st.checkbox(p.name, value=bool(p.default), key=f"m.switch.{p.name}", **KEEP)
+    if p.kind == "choice":
+        first = p.choices.index(p.default) if p.default is not None else 0
+        return st.selectbox(p.name, p.choices, index=first, key=f"m.choice.{p.name}", **KEEP)
+    if p.kind == "integer":
+        return int(st.number_input(p.name, value=p.default or 0, step=1, key=f"m.integer.{p.name}", **KEEP))
+    if p.kind == "number":
+        return _number(p.name, p.default if p.default is not None else 0.5)
+    weighed = models[len(method.inputs) :] if method.variadic else models
+    usual = 1.0 if p.default is None else p.default
+    return [
+        st.number_input(
+            f"{p.name}: {plain(entry.name)}",
+            value=float(usual),
+            step=0.05,
+            format="%.4g",
+            key=f"m.each.{p.name}.{entry.name}",
+            **KEEP,
+        )
+        for entry in weighed
+    ]
 
 
 def _number(name: str, default: float) -> float | None:
@@ -163,22 +177,24 @@ def apply(form: MergeForm) -> None:
 
     state, method = st.session_state, METHODS[form.method]
     state["m.method"] = form.method
-    if method.inputs:
-        state.update({f"m.model.{name}": model for name, model in zip(method.inputs, form.models, strict=True)})
-    else:
-        state["m.models"] = list(dict.fromkeys(form.models))
+    first = form.models[: len(method.inputs)]
+    state.update({f"m.model.{name}": model for name, model in zip(method.inputs, first, strict=True)})
+    rest = form.models[len(method.inputs) :] if method.variadic else form.models
+    if method.variadic:
+        state["m.models"] = list(dict.fromkeys(rest))
     for name, value in form.parameters.items():
-        if isinstance(value, bool):
-            state[f"m.switch.{name}"] = value
-        elif isinstance(value, list):
-            state.update({f"m.each.{name}.{model}": weight for model, weight in zip(form.models, value, strict=True)})
-        else:
+        kind = method.parameters[name].kind
+        if kind == "numbers":
+            state.update({f"m.each.{name}.{model}": weight for model, weight in zip(rest, value, strict=True)})
+        elif kind == "number":
             by_block = isinstance(value, dict)
             state[f"m.by_block.{name}"] = by_block
             if by_block:
                 keep_weights(name, value)
             else:
                 state[f"m.number.{name}"] = float(value)
+        else:
+            state[f"m.{kind}.{name}"] = value
     for component in COMPONENTS:
         source = form.components.get(component)
         state[f"m.component.{component}"] = _MERGED if source == "merge" else source or _AS_RESULT

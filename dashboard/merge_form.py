@@ -30,19 +30,21 @@ class MergeForm:
 
     Attributes:
         method: name in the registry.
-        models: names in the library, in the method's order.
-        parameters: name -> a number, block weights, a list of numbers (one a model), or a switch.
+        models: names in the library, in the method's order, LoRAs among them.
+        parameters: name -> a number, block weights, a list of numbers (one a model), a switch, a whole number, or a choice.
         components: `unet`, `text_encoders`, `vae` -> `merge`, or a name in the library; missing: as the method has it.
         output: fields of `recipe.Output` that differ from its defaults.
         title: kept in the result's metadata.
+        loras: those of `models` that are LoRAs.
     """
 
     method: str
     models: tuple[str, ...]
-    parameters: Mapping[str, float | Weights | list[float] | bool] = field(default_factory=dict)
+    parameters: Mapping[str, float | Weights | list[float] | bool | int | str] = field(default_factory=dict)
     components: Mapping[str, str] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+    loras: frozenset[str] = frozenset()
 
     def recipe(self) -> Recipe:
         """The recipe that the controls say, its paths below the models folder.
@@ -54,15 +56,17 @@ class MergeForm:
         from ..merge.methods import method_named
 
         method = method_named(self.method)
-        if not self.models or not all(self.models):
-            wanted = " and ".join(name.upper() for name in method.inputs) or "at least one"
-            raise FormError(f"choose the models first: {self.method} takes {wanted}")
-        names = list(method.inputs) if method.inputs else model_names(self.models)
+        if not method.fits(len(self.models)) or not all(self.models):
+            raise FormError(f"choose the models first: {self.method} takes {method.wanted}")
+        first = len(method.inputs)
+        names = [*method.inputs, *model_names(self.models[first:], method.inputs)]
         step: dict[str, Any] = {"method": self.method, "inputs": names}
         step |= {name: _parameter(value) for name, value in self.parameters.items()}
         by_path = dict(zip(self.models, names, strict=True))
+        named = list(zip(names, self.models, strict=True))
         data: dict[str, Any] = {
-            "models": {name: path for path, name in zip(self.models, names, strict=True)},
+            "models": {name: path for name, path in named if path not in self.loras},
+            "loras": {name: path for name, path in named if path in self.loras},
             "steps": {_RESULT: step},
             "result": _RESULT,
         }
@@ -103,7 +107,12 @@ def from_recipe(
         raise FormError(
             f"this recipe takes a component from the step {foreign[0]!r}, for which there is no control; run it as text"
         )
-    used = {name: recipe.models[name] for name in step.inputs}
+    if based := [name for name in step.inputs if name in recipe.loras and recipe.loras[name].base is not None]:
+        raise FormError(
+            f"this recipe says which model the LoRA {based[0]!r} changes, for which there is no control; run it as text"
+        )
+    given = recipe.models | {name: lora.path for name, lora in recipe.loras.items()}
+    used = {name: given[name] for name in step.inputs}
     files = {s: s for s in recipe.components.values() if recipe.is_file(s)}
     files |= {s: recipe.models[s] for s in recipe.components.values() if s in recipe.models}
     paths = {name: find(path) for name, path in (used | files).items()}
@@ -119,6 +128,7 @@ def from_recipe(
         components={c: source if source == "merge" else paths[source] for c, source in recipe.components.items()},
         output=recipe.output.model_dump(exclude_defaults=True),
         title=recipe.title,
+        loras=frozenset(paths[name] for name in step.inputs if name in recipe.loras),
     )
 
 
@@ -126,7 +136,7 @@ def _parameters(recipe: Recipe, family: Family | None) -> dict[str, Any]:
     step = recipe.steps[recipe.result]
     found: dict[str, Any] = {}
     for name, value in step.weights(recipe.convention).items():
-        if isinstance(value, bool):
+        if not step.kind.parameters[name].weighs:
             found[name] = value
         elif isinstance(value, list):
             found[name] = [_one_number(name, weights, family) for weights in value]
@@ -160,13 +170,13 @@ def _one_number(name: str, weights: Any, family: Family | None) -> float:
     return value
 
 
-def model_names(models: tuple[str, ...]) -> list[str]:
-    """A name in the recipe for every file: its stem, with a number where stems are equal."""
+def model_names(models: tuple[str, ...], taken: tuple[str, ...] = ()) -> list[str]:
+    """A name in the recipe for every file: its stem, with a number where stems are equal or taken."""
     names: list[str] = []
     for model in models:
         stem = PurePosixPath(model).stem
         name, n = ("model" if stem in ("merge", _RESULT) else stem), 2
-        while name in names:
+        while name in names or name in taken:
             name, n = f"{stem}.{n}", n + 1
         names.append(name)
     return names
@@ -179,8 +189,11 @@ def runnable(recipe: Recipe, folders: Folders) -> dict[str, Any]:
         FolderError: a path leads out of the models folder or to nothing in it.
     """
     models = {name: str(folders.find(path)) for name, path in recipe.models.items()}
+    loras = {
+        name: lora.model_copy(update={"path": str(folders.find(lora.path))}) for name, lora in recipe.loras.items()
+    }
     components = {c: str(folders.find(s)) if recipe.is_file(s) else s for c, s in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "components": components}).to_plain()
+    return recipe.model_copy(update={"models": models, "loras": loras, "components": components}).to_plain()
 
 
 def in_library(recipe: Recipe, find: Callable[[str], str | None]) -> Recipe:
@@ -190,8 +203,9 @@ def in_library(recipe: Recipe, find: Callable[[str], str | None]) -> Recipe:
         return find(path) or path
 
     models = {name: named(path) for name, path in recipe.models.items()}
+    loras = {name: lora.model_copy(update={"path": named(lora.path)}) for name, lora in recipe.loras.items()}
     components = {c: named(s) if recipe.is_file(s) else s for c, s in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "components": components})
+    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
 
 
 def finder(names: tuple[str, ...]) -> Callable[[str], str | None]:

@@ -25,10 +25,15 @@ def shares_along(
 ) -> tuple[list[float], list[float]] | None:
     """The shares of `count` models at weight 0, and what one more of the weight adds; None where they do not follow a line.
 
-    That is so for elementwise methods, and where another parameter differs by block.
+    That is so for methods that are not linear or add differences, and where another parameter differs by block.
     """
     others = {name: value for name, value in values.items() if name != parameter}
-    if method.kind != "linear" or any(isinstance(value, Mapping) for value in others.values()):
+    if (
+        method.kind != "linear"
+        or method.on_deltas
+        or method.deltas
+        or any(isinstance(value, Mapping) for value in others.values())
+    ):
         return None
     try:
         zero, half, one = (method.shares(count, others | {parameter: weight}) for weight in (0.0, 0.5, 1.0))

@@ -62,14 +62,11 @@ def _with_controls(shelf: Shelf, folders) -> Any:
         panel = st.container()
     with right:
         values = _block_weights(method, values, models, family)
-    form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output)
-    complete = len(models) == len(method.inputs) if method.inputs else bool(models)
+    loras = frozenset(entry.name for entry in models if entry.what == "lora")
+    form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output, loras=loras)
     recipe, complaint = None, ""
     try:
-        if complete:
-            recipe = form.recipe()
-        else:
-            complaint = f"choose the models first: {method.name} takes {', '.join(method.inputs) or 'one or more'}"
+        recipe = form.recipe()
     except UnetscopeError as error:
         complaint = str(error)
     with panel:

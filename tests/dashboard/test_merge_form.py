@@ -12,10 +12,11 @@ from unetscope.merge import Recipe
 from unetscope.merge.methods import METHODS
 
 FILES = ("base.safetensors", "sd1/tuned.safetensors", "sd1/other.ckpt", "folder")
+LORA = "loras/style.safetensors"
 
 
 def back(form: MergeForm) -> MergeForm:
-    return from_recipe(Recipe.parse(form.recipe().to_plain()), finder(FILES), lambda name: "sd1")
+    return from_recipe(Recipe.parse(form.recipe().to_plain()), finder((*FILES, LORA)), lambda name: "sd1")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,18 @@ def back(form: MergeForm) -> MergeForm:
         MergeForm("weighted_average", FILES[:3], {"weights": [0.5, 0.25, 0.25], "normalise": False}),
         MergeForm("uniform", FILES[:3], {}),
         MergeForm("copy", FILES[:1], {}),
+        MergeForm("task_arithmetic", FILES[:3], {"weights": [0.5, -1.0], "alpha": 0.75}),
+        MergeForm(
+            "task_arithmetic",
+            (FILES[0], LORA, FILES[1]),
+            {"weights": [0.5, 1.0], "alpha": even("sd1", 0.5) | {"IN05": 0.9}},
+            {"vae": "merge"},
+            loras=frozenset({LORA}),
+        ),
+        MergeForm("add", (FILES[0], LORA), {"alpha": 0.8}, loras=frozenset({LORA})),
+        MergeForm("pick_component", FILES[:2], {"component": "clip_l"}),
+        MergeForm("iso_c", FILES[:3], {"weights": [1.0, 1.0], "alpha": 1.0, "z": 0.8}),
+        MergeForm("tensor_sum", FILES[:2], {"alpha": 0.5, "beta": 0.25}),
     ],
 )
 def test_controls_survive_the_way_through_a_recipe(form):
@@ -37,8 +50,18 @@ def test_controls_survive_the_way_through_a_recipe(form):
 
 
 def test_open_models_are_a_sentence_and_not_a_recipe():
-    with pytest.raises(FormError, match="A and B"):
-        MergeForm("weighted_sum", ()).recipe()
+    for form in (MergeForm("weighted_sum", ()), MergeForm("weighted_sum", FILES[:1])):
+        with pytest.raises(FormError, match="a, b"):
+            form.recipe()
+    with pytest.raises(FormError, match="a base and one or more models"):
+        MergeForm("task_arithmetic", FILES[:1]).recipe()
+
+
+def test_a_lora_that_names_the_model_it_changes_stays_text():
+    recipe = MergeForm("add", (FILES[0], LORA), {"alpha": 0.8}, loras=frozenset({LORA})).recipe().to_plain()
+    recipe["loras"] = {"difference": {"path": LORA, "base": "a"}}
+    with pytest.raises(FormError, match="which model the LoRA"):
+        from_recipe(Recipe.parse(recipe), finder((*FILES, LORA)), lambda name: "sd1")
 
 
 def test_a_preset_in_a_recipe_is_spread_over_the_blocks():
@@ -77,7 +100,7 @@ def test_a_recipe_whose_paths_leave_the_models_folder_never_becomes_a_job(models
     recipe = MergeForm("copy", ("base.safetensors",)).recipe()
     assert runnable(recipe, folders)["models"] == {"a": str(models / "base.safetensors")}
     for path in ("/etc/passwd", "../secret.safetensors"):
-        for change in ({"models": {"a": path}}, {"components": {"vae": path}}):
+        for change in ({"models": {"a": path}}, {"components": {"vae": path}}, {"loras": {"x": path}}):
             data = recipe.to_plain() | change
             with pytest.raises(FolderError):
                 runnable(in_library(Recipe.parse(data), finder(("base.safetensors",))), folders)
@@ -94,3 +117,5 @@ def test_shares_follow_a_line_in_one_weight_of_a_linear_method_only():
     assert (zero, per_weight) == ([0.75, 0.0, 0.25], [-0.75, 0.75, 0.0])
     assert shares_along(METHODS["sum_twice"], {"alpha": {}, "beta": {"IN00": 1}}, "alpha", 3) is None
     assert shares_along(METHODS["train_difference"], {"alpha": {}}, "alpha", 3) is None
+    assert shares_along(METHODS["task_arithmetic"], {"alpha": {}, "weights": [1.0]}, "alpha", 2) is None
+    assert shares_along(METHODS["add"], {"alpha": {}}, "alpha", 2) is None

@@ -7,9 +7,10 @@ import yaml
 from tiny import load, raw
 
 from unetscope.checkpoints import open_checkpoint, place
+from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.weights_editing import even
-from unetscope.merge import Recipe, merge
+from unetscope.merge import METHODS, Recipe, merge
 
 SD1 = even("sd1", 0.5)
 
@@ -169,16 +170,74 @@ def test_recipes_that_cannot_run_are_a_sentence(page, text):
     assert page.error and not page.exception and jobs.listed("merge") == []
 
 
-def test_every_method_of_the_registry_has_controls(models, no_workers, open_page):
+@pytest.fixture
+def lora(models):
+    """A LoRA in the models folder."""
+    write_demo_lora(models / "style.safetensors", "sd1", seed=3)
+    return "style.safetensors"
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.result != "delta"])
+def test_every_method_that_makes_a_model_has_controls(name, models, no_workers, lora, open_page):
+    method = METHODS[name]
     at = open_page("merge")
-    names = at.selectbox(key="m.method").options
-    assert len(names) >= 8
-    for name in names:
-        at.selectbox(key="m.method").set_value(name.replace(" ", "_")).run()
-        assert not at.exception, name
-        if any(widget.key == "m.models" for widget in at.multiselect):
-            at.multiselect(key="m.models").set_value(["base.safetensors", "tuned.safetensors"]).run()
-        assert recipe_of(at)["steps"]["mix"]["method"] == name.replace(" ", "_")
+    at.selectbox(key="m.method").set_value(name).run()
+    assert not at.exception
+    if method.deltas:
+        at.selectbox(key="m.model.difference").set_value(lora).run()
+    if method.variadic:
+        at.multiselect(key="m.models").set_value(["merged.safetensors", "tuned.safetensors"]).run()
+    assert not at.exception
+    step = recipe_of(at)["steps"]["mix"]
+    assert (step["method"], len(step["inputs"])) == (name, len(method.inputs) + 2 * method.variadic)
+    assert {k for k in step if k not in ("method", "inputs")} == set(method.parameters)
+
+
+def test_differences_are_no_result_and_no_choice(page):
+    assert "subtract" not in page.selectbox(key="m.method").options
+
+
+def test_a_base_with_models_and_a_lora_becomes_the_engines_file(page, models, lora, tmp_path):
+    page.selectbox(key="m.method").set_value("task_arithmetic").run()
+    assert "one or more models" in texts(page)
+    page.multiselect(key="m.models").set_value(["tuned.safetensors", lora]).run()
+    page.number_input(key=f"m.each.weights.{lora}").set_value(0.5).run()
+    found = recipe_of(page)
+    assert found["models"] == {"base": "base.safetensors", "tuned": "tuned.safetensors"}
+    assert found["loras"] == {"style": lora}
+    assert found["steps"]["mix"] | {"alpha": 0} == {
+        "method": "task_arithmetic", "inputs": ["base", "tuned", "style"], "weights": [1.0, 0.5], "alpha": 0,
+    }  # fmt: skip
+    button(page, "Merge").click().run()
+    worker.work("merge")
+    merge(Recipe.parse(found).relative_to(models), tmp_path / "same.safetensors")
+    made, same = load(models / "out.safetensors"), load(tmp_path / "same.safetensors")
+    assert {k: raw(t) for k, t in made.items()} == {k: raw(t) for k, t in same.items()}
+
+
+def test_a_merge_with_a_base_and_a_lora_comes_back_into_the_controls(page, models, lora):
+    recipe = {
+        "models": {"x": str(models / "base.safetensors"), "y": str(models / "tuned.safetensors")},
+        "loras": {"z": str(models / lora)},
+        "steps": {"s": {"method": "iso_c", "inputs": ["x", "z", "y"], "weights": [0.25, 2], "z": 0.8}},
+    }
+    merge(Recipe.parse(recipe), models / "again.safetensors")
+    page.run()
+    page.selectbox(key="m.repeat").set_value("again.safetensors").run()
+    button(page, "Load its recipe").click().run()
+    assert not page.exception and "loaded into the controls" in texts(page)
+    found = recipe_of(page)
+    step = found["steps"]["mix"]
+    assert (step["method"], step["weights"], step["z"]) == ("iso_c", [0.25, 2.0], 0.8)
+    assert found["models"] == {"base": "base.safetensors", "tuned": "tuned.safetensors"} and found["loras"] == {
+        "style": lora
+    }
+
+
+def test_a_choice_reaches_the_recipe(page):
+    page.selectbox(key="m.method").set_value("pick_component").run()
+    page.selectbox(key="m.choice.component").set_value("clip_l").run()
+    assert recipe_of(page)["steps"]["mix"]["component"] == "clip_l"
 
 
 def test_distances_are_measured_by_a_job_and_then_predicted(page, models, monkeypatch):
