@@ -1,0 +1,1 @@
+"""Rewards: where scores come from."""
