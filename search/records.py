@@ -20,6 +20,7 @@ class TrialRecord:
         point: free parameter -> value (a float, or the name of a choice).
         score: the weighted mean over the panel's shots that were made; None when it failed.
         scores: shot name -> score, in the panel's order.
+        parts: shot name -> part of the reward -> raw score, from which a composite reward computes `scores` again.
         baseline: the name of the baseline that it is (`all A`, `0.5`...), or "" for a proposal of the optimiser.
         seconds: `merge`, `generate`, `reward`, `other`: where its time went.
         worker: which process did it (`host-pid`).
@@ -32,6 +33,7 @@ class TrialRecord:
     point: Mapping[str, float | str]
     score: float | None
     scores: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     baseline: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+# What one trial measured: shot name -> part -> raw score. `TrialRecord.parts` holds it.
+Parts = Mapping[str, Mapping[str, float]]
+
+
 class Reward(ABC):
     """Scores images. Used by one thread; nothing heavy is loaded before `load`.
+
+    A plain reward defines `score`, and that is all. A composite one has parts: `parts` measures them, `calibrate` fixes their
+    scales from the baselines, `combine` turns raw parts into scores. A search always calls `parts` and then `combine`, and
+    records the raw parts, so that every score can be computed again, to the same digits, from what was recorded.
 
     Attributes:
         name: for reports (`aesthetic`, `composite`...).
         higher_is_better: whether a larger score is a better one.
         is_preference: whether it stands for what people like; plain image features do not, and reports say so.
+        needs_calibration: whether scores mean something only after `calibrate`: until then no optimiser may see them.
     """
 
     name: str = ""
     higher_is_better: bool = True
     is_preference: bool = True
+    needs_calibration: bool = False
 
     def check(self) -> None:  # noqa: B027 (some have nothing to check)
         """Refuse what could never work, before anything heavy loads.
@@ -44,3 +54,29 @@ class Reward(ABC):
         Raises:
             SearchError: scoring fails for good.
         """
+
+    def parts(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float]]:
+        """Raw scores of each part, in the images' order; one part, called as the reward is, unless it is a composite one.
+
+        Raises:
+            SearchError: scoring fails for good.
+        """
+        return {self.name: list(self.score(images, prompts))}
+
+    def combine(self, parts: Mapping[str, Sequence[float]]) -> list[float]:
+        """Scores from raw parts, in the same order; NaN where a part is NaN. Plain arithmetic, nothing is loaded.
+
+        Raises:
+            SearchError: a part is not there (it was recorded with another reward).
+        """
+        return list(parts[self.name])
+
+    def calibrate(self, baselines: Sequence[Parts]) -> list[str]:
+        """Fix the scales of the parts, from the raw parts of every baseline trial that was scored.
+
+        The same baselines give the same scales, whatever their order.
+
+        Returns:
+            what was odd about them, in sentences (a part that never changes, too few baselines).
+        """
+        return []
