@@ -14,6 +14,17 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Folders of the root that hold no part of the package.
+OUTSIDE = {"benchmarks", "build", "demo", "dist", "docs", "examples", "notebooks", "tests"}
+
+
+def rooms() -> set[str]:
+    """Every package that the checkout holds, by its `__init__.py`; a folder that pyproject.toml forgets is missing in the wheel."""
+    found = {"unetscope"}
+    for folder in ROOT.iterdir():
+        if folder.is_dir() and folder.name not in OUTSIDE and not folder.name.startswith("."):
+            found |= {".".join(("unetscope", *x.parent.relative_to(ROOT).parts)) for x in folder.rglob("__init__.py")}
+    return found
 
 
 def expected(packages: list[str], data: dict[str, list[str]]) -> set[str]:
@@ -41,6 +52,11 @@ def build(folder: Path) -> Path:
 def main() -> None:
     """Build, compare, install, import; exits with a message when something is wrong."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    if (listed := set(project["packages"])) != rooms():
+        sys.exit(
+            f"pyproject.toml's packages differ from the folders: missing {sorted(rooms() - listed)}, "
+            f"without a folder {sorted(listed - rooms())}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         wheel = build(Path(folder))
         with zipfile.ZipFile(wheel) as archive:
