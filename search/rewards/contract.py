@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import SearchError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -59,9 +61,12 @@ class Reward(ABC):
         """Raw scores of each part, in the images' order; one part, called as the reward is, unless it is a composite one.
 
         Raises:
-            SearchError: scoring fails for good.
+            SearchError: scoring fails for good, or does not give each image a number.
         """
-        return {self.name: list(self.score(images, prompts))}
+        scores = [float(score) for score in self.score(images, prompts)]
+        if len(scores) != len(images):
+            raise SearchError(f"reward {self.name}: gave {len(scores)} scores for {len(images)} images")
+        return {self.name: scores}
 
     def combine(self, parts: Mapping[str, Sequence[float]]) -> list[float]:
         """Scores from raw parts, in the same order; NaN where a part is NaN. Plain arithmetic, nothing is loaded.
@@ -69,6 +74,10 @@ class Reward(ABC):
         Raises:
             SearchError: a part is not there (it was recorded with another reward).
         """
+        if self.name not in parts:
+            raise SearchError(
+                f"reward {self.name}: no scores of it were recorded; the run was made with another reward"
+            )
         return list(parts[self.name])
 
     def calibrate(self, baselines: Sequence[Parts]) -> list[str]:

@@ -1,0 +1,146 @@
+"""Which rewards there are, and how settings become one: built in, from another package, or from the user's own file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoints.errors import nearest
+from ..errors import SearchError
+from .contract import Reward
+from .options import checked_options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GROUP = "unetscope.rewards"
+# Kind -> module and class. Modules are imported when asked for: some need packages that not everybody has.
+KINDS: dict[str, str] = {
+    "aesthetic": "aesthetic:Aesthetic",
+    "image_reward": "image_reward:ImageReward",
+    "pick_score": "clip_scores:PickScore",
+    "hps_v21": "clip_scores:HpsV21",
+    "clip_score": "clip_scores:ClipScore",
+    "onnx": "onnx_file:OnnxFile",
+    "http": "http:Http",
+    "command": "command:Command",
+    "manual": "manual:Manual",
+    "composite": "composite:Composite",
+    "features": "features:Features",
+}
+
+
+def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path) -> Reward:
+    """The reward that a study asks for; nothing is loaded yet.
+
+    Args:
+        settings: a kind (`"features"`), a kind with its options (`{"kind": "aesthetic", "weights": ...}`), or a list of
+            these: their composite, with equal weights. A kind is one of `KINDS`, the name of an entry point of the group
+            `unetscope.rewards`, `package.module:Class`, or `my_reward.py:Class`. Instead of a class there may be a function
+            `(images, prompts) -> scores`.
+        folder: of the study file; relative paths begin there.
+
+    Raises:
+        SearchError: no such kind, or an option that it does not take.
+    """
+    if isinstance(settings, str):
+        settings = {"kind": settings}
+    elif isinstance(settings, Sequence):
+        settings = {"kind": "composite", "parts": list(settings)}
+    if not isinstance(settings, Mapping):
+        raise SearchError(f"reward: is {settings!r}; write a kind ({', '.join(KINDS)}) or {{kind: ..., options}}")
+    options = {str(name): value for name, value in settings.items()}
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str) or not kind.strip():
+        raise SearchError(f"reward: names no kind; write kind: one of {', '.join(KINDS)}, or FILE.py:Class")
+    made = _found(kind.strip(), folder)
+    if inspect.isclass(made):
+        reward = made(**checked_options(made, options, kind, folder))
+        if not isinstance(reward, Reward):
+            raise SearchError(
+                f"reward {kind}: {made.__name__} is no Reward; derive it from unetscope.search.rewards.Reward"
+            )
+        reward.name = reward.name or kind
+        return reward
+    if options:
+        raise SearchError(
+            f"reward {kind}: a function takes no options, found {', '.join(options)}; write a class instead"
+        )
+    return FunctionReward(made, kind)
+
+
+class FunctionReward(Reward):
+    """A function `(images, prompts) -> scores` as a reward; higher is better."""
+
+    def __init__(self, function: Callable[[Sequence[Image], Sequence[str]], Sequence[float]], name: str):
+        self.name = name
+        self._function = function
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+        return list(self._function(images, prompts))
+
+
+def _found(kind: str, folder: Path) -> Any:
+    """The class or function of a kind."""
+    if kind in KINDS:
+        module, _, name = KINDS[kind].partition(":")
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+    if ":" in kind:
+        return _named(kind, folder)
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if kind not in points:
+        known = [*KINDS, *points]
+        raise SearchError(
+            f"reward: there is no kind {kind!r}{nearest(kind, known)}; there are {', '.join(known)}, module:Class and FILE.py:Class"
+        )
+    try:
+        return _usable(points[kind].load(), kind)
+    except SearchError:
+        raise
+    except Exception as error:
+        raise SearchError(f"reward {kind}: its package cannot be imported: {_line(error)}") from error
+
+
+def _named(kind: str, folder: Path) -> Any:
+    """`package.module:Class`, or `file.py:Class`; the path of a file may hold a colon of its own."""
+    where, _, name = kind.rpartition(":")
+    try:
+        module = _file(where, folder) if where.endswith(".py") else importlib.import_module(where)
+    except SearchError:
+        raise
+    except Exception as error:  # whatever a user's file does when it is run
+        raise SearchError(f"reward {kind}: {where} cannot be imported: {_line(error)}") from error
+    if not hasattr(module, name):
+        there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise SearchError(f"reward {kind}: {where} has no {name!r}{nearest(name, there)}")
+    return _usable(getattr(module, name), kind)
+
+
+def _file(where: str, folder: Path) -> Any:
+    path = Path(os.path.realpath(folder / Path(where).expanduser()))
+    if not path.is_file():
+        raise SearchError(f"reward: {path}: no such file; paths begin at the study's folder")
+    spec = importlib.util.spec_from_file_location(f"unetscope_reward_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look for their module there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _usable(made: Any, kind: str) -> Any:
+    if not callable(made):
+        raise SearchError(
+            f"reward {kind}: is a {type(made).__name__}; expected a class derived from Reward, or a function"
+        )
+    return made
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

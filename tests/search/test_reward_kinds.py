@@ -1,0 +1,153 @@
+"""Which rewards there are, how settings become one, and what a mistake says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+
+import pytest
+from PIL import Image
+
+from unetscope.search.errors import SearchError
+from unetscope.search.rewards import KINDS, Reward, make_reward
+from unetscope.search.rewards.options import weights_folder
+
+RED = Image.new("RGB", (8, 6), "#ff0000")
+BLUE = Image.new("RGB", (8, 6), "#0000ff")
+OWN = """
+from unetscope.search.rewards import Reward
+
+class Redness(Reward):
+    higher_is_better = False
+
+    def __init__(self, times: float = 1.0):
+        self.times = times
+
+    def score(self, images, prompts):
+        return [self.times * image.getpixel((0, 0))[0] for image in images]
+
+class NoReward:
+    pass
+
+def length(images, prompts):
+    return [len(prompt) for prompt in prompts]
+
+def too_few(images, prompts):
+    return [1.0]
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def test_every_kind_names_a_class_that_can_be_imported(folder):
+    needs = {"onnx": {"weights": "x.onnx"}, "http": {"url": "http://localhost"}, "command": {"command": "python"}}
+    for kind in KINDS:
+        options = needs.get(kind, {"parts": ["features"]} if kind == "composite" else {})
+        reward = make_reward({"kind": kind, **options}, folder)
+        assert isinstance(reward, Reward)
+        assert reward.name == kind
+
+
+def test_a_class_in_a_file_of_the_study_gets_its_options(folder):
+    reward = make_reward({"kind": "own.py:Redness", "times": 2}, folder)
+    assert reward.score([RED, BLUE], ["", ""]) == [510, 0]
+    assert not reward.higher_is_better
+    assert reward.name == "own.py:Redness"
+    assert reward.combine(reward.parts([RED], [""])) == [510]
+
+
+def test_a_function_is_a_reward_too(folder):
+    assert make_reward("own.py:length", folder).parts([RED, BLUE], ["a", "bcd"]) == {"own.py:length": [1.0, 3.0]}
+
+
+def test_a_class_of_an_installed_package_is_named_by_its_module(folder):
+    assert make_reward("unetscope.search.rewards.features:Features", folder).is_preference is False
+
+
+def test_an_entry_point_of_another_package_is_a_kind(folder, monkeypatch):
+    point = importlib.metadata.EntryPoint(
+        "plain", "unetscope.search.rewards.features:Features", group="unetscope.rewards"
+    )
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    assert make_reward("plain", folder).name == "features"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("estetic", "there is no kind 'estetic' (did you mean 'aesthetic'?)"),
+        ({"weights": "x"}, "names no kind"),
+        (3, "write a kind"),
+        ({"kind": "aesthetic", "wieghts": "x"}, "has no option 'wieghts' (did you mean 'weights'?)"),
+        ({"kind": "aesthetic", "batch": "many"}, "aesthetic: batch: is 'many'; expected a whole number"),
+        ({"kind": "onnx", "weights": "x", "fit": "squash"}, "expected one of crop, pad, stretch"),
+        ({"kind": "http"}, "the option 'url' is missing"),
+        ({"kind": "http", "url": "ftp://x"}, "begins with http:// or https://"),
+        ({"kind": "features", "weights": {"sharpnes": 1}}, "no feature 'sharpnes' (did you mean 'sharpness'?)"),
+        ("missing.py:Redness", "missing.py: no such file"),
+        ("own.py:Rednes", "has no 'Rednes' (did you mean 'Redness'?)"),
+        ("own.py:NoReward", "NoReward is no Reward"),
+        ("own.py:number", "is a int; expected a class"),
+        ({"kind": "own.py:length", "times": 2}, "a function takes no options"),
+        ("no.such.module:Class", "no.such.module cannot be imported"),
+        ([], "has no parts"),
+        ([{"kind": "features", "weight": 0}], "the weight of features is 0"),
+        ([{"kind": "composite", "parts": ["features"]}], "a part is a composite itself"),
+        ([{"kind": "features", "name": "a"}, {"kind": "features", "name": "a"}], "two parts are called 'a'"),
+        ({"kind": "composite", "parts": ["features"], "join": "max"}, "expected one of mean, median, min"),
+    ],
+)
+def test_a_mistake_in_the_settings_gets_a_sentence(folder, settings, said):
+    with pytest.raises(SearchError) as raised:
+        make_reward(settings, folder)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_in_the_users_file_names_the_file_and_the_error(folder):
+    (folder / "broken.py").write_text("import nothing_of_the_kind\n")
+    with pytest.raises(SearchError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
+        make_reward("broken.py:A", folder)
+
+
+def test_scores_that_are_not_one_for_each_image_are_refused(folder):
+    with pytest.raises(SearchError, match="gave 1 scores for 2 images"):
+        make_reward("own.py:too_few", folder).parts([RED, BLUE], ["", ""])
+
+
+def test_missing_weights_say_where_to_get_them_and_where_to_put_them(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNETSCOPE_REWARDS", str(tmp_path / "heavy"))
+    for kind, place in [
+        ("aesthetic", "christophschuhmann/improved-aesthetic-predictor"),
+        ("image_reward", "THUDM/ImageReward"),
+        ("pick_score", "yuvalkirstain/PickScore_v1"),
+        ("hps_v21", "xswu/HPSv2"),
+        ("clip_score", "openai/clip-vit-large-patch14"),
+        ({"kind": "onnx", "weights": "mine.onnx"}, "whoever made it"),
+    ]:
+        with pytest.raises(SearchError) as raised:
+            make_reward(kind, folder).check()
+        assert place in str(raised.value)
+        assert str(tmp_path / "heavy") in str(raised.value)
+
+
+def test_weights_are_found_in_the_studys_folder_first_and_then_in_that_of_all_weights(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNETSCOPE_REWARDS", str(tmp_path / "heavy"))
+    (tmp_path / "heavy").mkdir()
+    assert weights_folder() == tmp_path / "heavy"
+    for path in (folder / "a.onnx", tmp_path / "heavy" / "a.onnx", tmp_path / "heavy" / "b.onnx"):
+        path.write_bytes(b"")
+    for name, found in [("a.onnx", folder / "a.onnx"), ("b.onnx", tmp_path / "heavy" / "b.onnx")]:
+        assert make_reward({"kind": "onnx", "weights": name}, folder)._path == found
+
+
+def test_a_nan_stays_one(folder):
+    (folder / "nan.py").write_text("def nan(images, prompts):\n    return [float('nan') for _ in images]\n")
+    reward = make_reward("nan.py:nan", folder)
+    assert math.isnan(reward.combine(reward.parts([RED], [""]))[0])
