@@ -1,0 +1,364 @@
+"""A study: what STUDY.yaml says, checked for everything that can be checked without loading anything heavy.
+
+    recipe: {models: {...}, steps: {mix: {method: weighted_sum, inputs: [a, b], alpha: {free: [0, 1], per: block}}}}
+    payloads: payloads/
+    seeds: [1, 2]
+    generator: {kind: diffusers}
+    reward: {kind: aesthetic, weights: aesthetic.safetensors}
+    trials: 120
+    stop: {patience: 27}
+
+`docs/search.md` describes every field.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from reprlib import Repr
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from ..checkpoints.architecture import FAMILY_NAMES, Family
+from ..checkpoints.errors import UnetscopeError, nearest
+from ..merge.recipe_file import read_yaml
+from .errors import SearchError
+from .free import Template, read_parameters, read_template
+from .shots import Shot
+
+OptimiserName = Literal["gp", "cmaes", "tpe", "qmc", "random"]
+OPTIMISERS: tuple[str, ...] = ("gp", "cmaes", "tpe", "qmc", "random")
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimiser(_Strict):
+    """Who proposes points.
+
+    Attributes:
+        name: `gp` (Gaussian process), `cmaes`, `tpe`, `qmc` (Sobol points) or `random`.
+        seed: the same seed and scores give the same proposals, with one worker and no interruption.
+        start: how many points are spread over what is free before the optimiser learns from scores; cmaes, qmc and random spread
+            their own.
+        start_points: how they are spread: `latin` (a Latin hypercube) or `uniform`.
+    """
+
+    name: OptimiserName = "gp"
+    seed: Count = 0
+    start: Count = 10
+    start_points: Literal["latin", "uniform"] = "latin"
+
+
+class Stop(_Strict):
+    """What ends a search before its budget.
+
+    Attributes:
+        patience: after so many proposals in a row without a better score; baselines and start points do not count.
+        hours: of this run of the command.
+        target: when a score is at least as good.
+        stuck: when so many trials in a row have the same score, or the same images, though their points differ; 0 never.
+        failures: when so many trials in a row fail; 0 never.
+    """
+
+    patience: Positive | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+    target: float | None = None
+    stuck: Count = 5
+    failures: Count = 3
+
+
+class Pruning(_Strict):
+    """Trials that are worse than the best one on the same images are not finished.
+
+    Attributes:
+        p: the signed-rank test's level; larger gives up sooner.
+        after: images that every trial makes.
+    """
+
+    p: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    after: Annotated[int, Field(ge=2)] = 4
+
+
+class Confirm(_Strict):
+    """The best trials again, on prompts and seeds that the search never saw.
+
+    Attributes:
+        top: how many.
+        payloads: held-out prompts, in the forms of the study's; left out, the same prompts with other seeds.
+        seeds: held-out seeds.
+        confidence: of the intervals, all of them together.
+    """
+
+    top: Positive = 3
+    payloads: Any = None
+    seeds: list[Count] = Field(default_factory=lambda: [90001, 90002, 90003, 90004], min_length=1)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+def _named_optimiser(value: Any) -> Any:
+    if isinstance(value, Mapping) and "name" in value and value["name"] not in OPTIMISERS:
+        value = value["name"]
+    if isinstance(value, str):
+        if value not in OPTIMISERS:
+            raise SearchError(
+                f"optimiser: there is no {value!r}{nearest(value, OPTIMISERS)}; there are {', '.join(OPTIMISERS)}"
+            )
+        return {"name": value}
+    return value
+
+
+def _switched(value: Any) -> Any:
+    """`true` means the defaults, `false` means not at all."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+class Study(_Strict):
+    """A study.
+
+    Attributes:
+        title: names the study in reports and in a shared storage; the file's name when left out.
+        recipe: with something free in it: the recipe itself, or its file.
+        parameters: without a recipe: what is free, for an objective that knows what it means.
+        family: of the models, where there is no recipe: `per: block` needs it.
+        tree: instead of a recipe: merges of merges, one after the other. See `tree.Tree`.
+        payloads: prompts: a file, a folder, or written in place.
+        seeds: one image for each payload and seed.
+        generator, reward: their settings.
+        objective: instead of these: `module:function` or `file.py:function`, which gets {parameter: value} and returns a score.
+        direction: whether larger or smaller scores of the objective are better. Rewards know this themselves.
+        optimiser: its name, or settings.
+        baselines: what is scored first; left out: all parents, 0.5, uniform, GRAD_V and GRAD_A, as far as they fit.
+        prior: logs of earlier searches (run folders, AutoMBW's CSV files) that the optimiser may learn from.
+        trials: the budget: complete and pruned ones, baselines included.
+        stop: what ends it sooner.
+        pruning: settings, `true` or `false`.
+        images: which pictures are kept: `all`, those of the `best` trials and the baselines, or `none`.
+        batch: how many images the generator is asked for at once.
+        confirm: what happens at the end; `false` for nothing.
+    """
+
+    title: str = ""
+    recipe: Any = None
+    parameters: Any = None
+    family: Family | None = None
+    tree: Any = None
+    payloads: Any = None
+    seeds: list[Count] = Field(default_factory=lambda: [1], min_length=1)
+    generator: Any = None
+    reward: Any = None
+    objective: str | None = None
+    direction: Literal["maximise", "minimise"] | None = None
+    optimiser: Annotated[Optimiser, BeforeValidator(_named_optimiser)] = Field(default_factory=Optimiser)
+    baselines: list[Any] | None = None
+    prior: list[str] = Field(default_factory=list)
+    trials: Positive = 120
+    stop: Stop = Field(default_factory=Stop)
+    pruning: Annotated[Pruning | None, BeforeValidator(_switched)] = None
+    images: Literal["all", "best", "none"] = "best"
+    batch: Positive = 4
+    confirm: Annotated[Confirm | None, BeforeValidator(_switched)] = None
+
+    _where: str = PrivateAttr("study")
+    _folder: Path = PrivateAttr(Path())
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def parse(cls, data: Any, where: str = "study", folder: Path = Path()) -> Study:
+        """A study from plain data; relative paths count from `folder`.
+
+        Raises:
+            SearchError: naming the place in the study, what is wrong and what would be right.
+        """
+        if not isinstance(data, Mapping):
+            raise SearchError(f"{where}: a study is a mapping with a recipe, payloads, a generator and a reward")
+        try:
+            study = cls(**data)
+        except ValidationError as error:
+            raise SearchError(f"{where}: {_explain(error)}") from None
+        except UnetscopeError as error:
+            raise SearchError(f"{where}: {error}") from None
+        except TypeError:
+            raise SearchError(f"{where}: the names at the top must be words") from None
+        study._where, study._folder = where, Path(folder)
+        return study
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """A study from a YAML file.
+
+        Raises:
+            SearchError, RecipeError: the file cannot be read, is no YAML, or is no valid study.
+        """
+        path = Path(path)
+        study = cls.parse(read_yaml(path), str(path), path.parent)
+        return study if study.title else study.changed(title=path.stem)
+
+    def changed(self, **fields: Any) -> Study:
+        """The same study with other fields."""
+        return Study.parse(self.model_dump(exclude_unset=True) | fields, self._where, self._folder)
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths count from."""
+        return self._folder
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        given = [name for name in ("recipe", "parameters", "tree") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise SearchError(f"a study has one of recipe, parameters and tree; this one has {found}")
+        images = [name for name in ("payloads", "generator", "reward") if getattr(self, name) is not None]
+        if self.objective is not None:
+            if images:
+                raise SearchError(
+                    f"{images[0]}: a study with an objective of its own makes no images; drop one of them"
+                )
+            if self.pruning is not None or self.confirm is not None:
+                name = "pruning" if self.pruning is not None else "confirm"
+                raise SearchError(f"{name}: needs a panel of images, and this study has an objective of its own")
+        elif missing := [name for name in ("payloads", "generator", "reward") if name not in images]:
+            raise SearchError(
+                f"{missing[0]}: is missing; a study needs payloads, a generator and a reward, or an objective"
+            )
+        if self.parameters is not None and self.objective is None:
+            raise SearchError("parameters: only an objective knows what they mean; a generator needs a recipe")
+        if self.family is not None and self.parameters is None:
+            raise SearchError("family: the models of the recipe say it; leave it out")
+        if self.direction is not None and self.objective is None:
+            raise SearchError("direction: the reward knows it; leave it out")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SearchError("seeds: names a seed twice")
+        if self.stop.target is not None and not math.isfinite(self.stop.target):
+            raise SearchError("stop.target: must be a finite number")
+        return self
+
+    # -- what it says -------------------------------------------------------------------------------------------------
+
+    def recipe_data(self) -> tuple[Any, str, Path]:
+        """The recipe as plain data, what to call it in errors, and the folder that its paths count from."""
+        if isinstance(self.recipe, str):
+            path = self._folder / self.recipe
+            return read_yaml(path), str(path), path.parent
+        return self.recipe, f"{self._where}: recipe", self._folder
+
+    def template(self) -> Template:
+        """What is free, and the recipe around it.
+
+        Raises:
+            SearchError, RecipeError, CheckpointError: see `read_template`.
+        """
+        if self.parameters is not None:
+            template = read_parameters(self.parameters, self.family, f"{self._where}: parameters")
+        else:
+            template = read_template(*self.recipe_data())
+        choices = [p.name for p in template.parameters if p.is_choice]
+        if choices and self.optimiser.name == "cmaes":
+            raise SearchError(f"{self._where}: optimiser: cmaes cannot choose ({choices[0]}); use gp or tpe")
+        return template
+
+    def shots(self) -> list[Shot]:
+        """The panel: every payload with every seed; empty for an objective."""
+        return [] if self.objective is not None else self._panel(self.payloads, self.seeds)
+
+    def held_out(self) -> list[Shot]:
+        """The panel that the best ones are confirmed on.
+
+        Raises:
+            SearchError: it has an image of the search's own panel.
+        """
+        confirm = self.confirm or Confirm()
+        shots = self._panel(confirm.payloads if confirm.payloads is not None else self.payloads, confirm.seeds)
+        seen = {(s.prompt, s.negative_prompt, s.seed) for s in self.shots()}
+        if again := [s.name for s in shots if (s.prompt, s.negative_prompt, s.seed) in seen]:
+            raise SearchError(
+                f"{self._where}: confirm: {again[0]} is an image that the search sees too; give other payloads or other seeds"
+            )
+        return shots
+
+    def _panel(self, payloads: Any, seeds: list[int]) -> list[Shot]:
+        from .payloads import load_payloads, panel
+
+        shots = panel(load_payloads(payloads, self._folder), seeds)
+        if not shots:
+            raise SearchError(f"{self._where}: payloads: there is no prompt in them")
+        return shots
+
+    def to_yaml(self) -> str:
+        """The study as YAML, with the recipe of a file written in place; paths still count from `folder`."""
+        plain = self.model_dump(exclude_unset=True, mode="json")
+        if isinstance(self.recipe, str):
+            data, _, folder = self.recipe_data()
+            plain["recipe"] = _moved(data, folder, self._folder)
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _moved(recipe: Any, old: Path, new: Path) -> Any:
+    """A recipe's plain data with relative paths that count from another folder."""
+
+    def moved(path: Any) -> Any:
+        if isinstance(path, Mapping) and "path" in path:
+            return {**path, "path": moved(path["path"])}
+        return Path(os.path.relpath(old / path, new)).as_posix() if isinstance(path, str) else path
+
+    if old.resolve() == new.resolve() or not isinstance(recipe, Mapping):
+        return recipe
+    out = dict(recipe)
+    for part in ("models", "loras"):
+        if isinstance(recipe.get(part), Mapping):
+            out[part] = {name: moved(path) for name, path in recipe[part].items()}
+    names = {"merge", *out.get("models", {}), *out.get("loras", {}), *(out.get("steps") or {})}
+    if isinstance(recipe.get("components"), Mapping):
+        parts = recipe["components"]
+        out["components"] = {k: moved(v) if isinstance(v, str) and v not in names else v for k, v in parts.items()}
+    return out
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as a sentence of ours."""
+    first = error.errors()[0]
+    loc = [str(x) for x in first["loc"] if not (isinstance(x, str) and ("[" in x or x in ("int", "float")))]
+    place = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
+        fields = (parents.get(loc[0], Study) if len(loc) > 1 else Study).model_fields
+        return f"{place}: unknown name{nearest(loc[-1], fields)}; known are {', '.join(fields)}"
+    found = _SHORT.repr(first["input"])
+    if first["type"] == "literal_error" and place == "family":
+        return f"{place}: must be one of {', '.join(FAMILY_NAMES)}, found {found}"
+    if first["type"] in _EXPECTED:
+        return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
+    message = first["msg"].replace("Input should be", "must be")
+    return f"{place}: {message[0].lower()}{message[1:]}, found {found}"
+
+
+# What pydantic calls dictionaries, instances and valid strings.
+_EXPECTED = {
+    "dict_type": "a mapping of names",
+    "model_type": "a mapping of names",
+    "model_attributes_type": "a mapping of names",
+    "string_type": "text",
+    "list_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "too_short": "a list with something in it",
+}
