@@ -27,7 +27,7 @@ from ..checkpoints.resumable import Journal, ResumableFile
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
-from .evaluate import Faults, Solved
+from .evaluate import Faults, Solved, whole_rows
 from .forms import Applied, Form
 from .plan import Plan, TensorPlan
 from .solve import solve, unsolved
@@ -69,7 +69,7 @@ def write(
         Cancelled: `cancel` was set.
     """
     began = time.perf_counter()
-    faults, inputs = Faults(plan), _identities(plan)
+    faults, inputs = Faults(plan), identities(plan)
     journal = None
     if resumable:
         require_suffix(output)
@@ -90,10 +90,14 @@ def write(
         finished = journal.finished if journal else {}
         for key, note in finished.items():
             faults.restore(key, note)
-        _run(plan, out, offsets, faults, Pass(threads, progress, cancel), finished)
+
+        def put(tensor: TensorPlan, start: int, raw: np.ndarray) -> None:
+            out.write_at(offsets[tensor.key] + start * tensor.dtype.size, raw)
+
+        run(plan, put, faults, Pass(threads, progress, cancel), finished, out if journal else None)
         try:
             faults.refuse()
-            _check_inputs(inputs)
+            check_inputs(inputs)
         except UnetscopeError:
             if journal:
                 out.give_up()
@@ -126,50 +130,65 @@ def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
     check_target(output, size, overwrite)
 
 
-def _identities(plan: Plan) -> dict[Path, str]:
+def identities(plan: Plan) -> dict[Path, str]:
     """Every file that is read, and what tells whether it has changed."""
     pieces = (piece for t in plan.tensors for info in t.inputs.values() for piece in info.stored.pieces)
     return {path: identity(path) for path in {piece.path for piece in pieces}}
 
 
-def _check_inputs(before: dict[Path, str]) -> None:
+def check_inputs(before: dict[Path, str]) -> None:
     """Refuse a result whose inputs were written to while they were read: it would be a mixture of old and new."""
     for path, known in before.items():
         if not path.exists() or identity(path) != known:
             raise CheckpointError(f"{path}: was changed while it was read; nothing was written, merge again")
 
 
-def _run(
-    plan: Plan, out: OutputFile, offsets: dict[str, int], faults: Faults, run: Pass, finished: Container[str]
+# Takes a piece of the result: its tensor, its first element, and its raw bytes, which are overwritten by the next piece. Called
+# from several threads; a tensor's pieces come in any order.
+Put = Callable[[TensorPlan, int, np.ndarray], None]
+
+
+def run(
+    plan: Plan,
+    put: Put,
+    faults: Faults,
+    over: Pass,
+    finished: Container[str] = (),
+    resumed: ResumableFile | None = None,
 ) -> None:
+    """Work out every tensor of a plan but those that are finished, and hand the pieces to `put`.
+
+    A resumable file is told of every tensor that is complete.
+    """
     tensors, length = plan.tensors, plan.piece()
     at_once = [t.widened or t.positions or bool(unsolved(t.form)) for t in tensors]
     whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if at_once[i] and t.elements]
     pieces = list(spans([0 if once else t.elements for t, once in zip(tensors, at_once, strict=True)], length))
     todo = sorted((p for p in [*pieces, *whole] if tensors[p.index].key not in finished), key=lambda p: p.index)
-    unwritten = _Unwritten(tensors, todo, faults, out) if isinstance(out, ResumableFile) else None
+    unwritten = _Unwritten(tensors, todo, faults, resumed) if resumed else None
 
     def cost(piece: Span) -> int:
         tensor = tensors[piece.index]
         return (tensor.nbytes + tensor.bytes_read) * piece.elements // max(tensor.elements, 1)
 
     def worker() -> Callable[[Span], None]:
-        buffers = _Buffers(plan, max([length, *(t.elements for t in tensors if t.widened or t.positions)]))
+        largest = [length, *(t.elements for t in tensors if t.widened or t.positions)]
+        buffers = _Buffers(plan, max(*largest, *(t.row for t in tensors)))
 
         def work(span: Span) -> None:
-            tensor, solved = _solved(plan, tensors[span.index], length)
-            most = tensor.elements if tensor.widened or tensor.positions else length
+            part_length = whole_rows(length, tensors[span.index].row)
+            tensor, solved = _solved(plan, tensors[span.index], part_length)
+            most = tensor.elements if tensor.widened or tensor.positions else part_length
             for part in spans([span.elements], most):
                 piece = Span(span.index, span.start + part.start, span.start + part.stop)
-                result = _result(plan, tensor, piece, buffers, faults, solved)
-                out.write_at(offsets[tensor.key] + piece.start * tensor.dtype.size, result)
+                put(tensor, piece.start, _result(plan, tensor, piece, buffers, faults, solved))
             if unwritten:
                 unwritten.wrote(span)
 
         return work
 
     total = sum(t.nbytes + t.bytes_read for t in tensors if t.key not in finished)
-    run.run(todo, worker, weight=cost, total=total, key=lambda p: tensors[p.index].key)
+    over.run(todo, worker, weight=cost, total=total, key=lambda p: tensors[p.index].key)
 
 
 class _Unwritten:

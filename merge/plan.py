@@ -7,7 +7,7 @@ decisions left to make.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS,
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
+from ..checkpoints.targets import resolved
 from ..checkpoints.stream import default_threads, piece_length
 from ..checkpoints.tensors import Shape
 from .collapse import Collapse
@@ -28,6 +29,7 @@ from .evaluate import tile_length
 from .forms import Form, Model
 from .recipe import MERGED, Lora, Recipe
 from .solve import unsolved
+from .spot import Spot
 
 _MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
 _BUFFERS = ("schedule", "marker", "other")
@@ -67,6 +69,12 @@ class TensorPlan:
         if not self.widened:
             return self.shape
         return self.shape[0], min(info.shape[1] for info in self.inputs.values()), *self.shape[2:]
+
+    @property
+    def row(self) -> int:
+        """1, or the elements of a row where a step of the form works on whole rows."""
+        rows = any(step.method.rows for step in self.form.applied())
+        return Spot(self.key, self.merged_shape, ()).row if rows else 1
 
     @property
     def nbytes(self) -> int:
@@ -133,20 +141,13 @@ class Plan:
         """Bytes of buffers that a run holds, an upper bound, for each thread:
 
         a piece of each input as stored, as fp32 and repaired, and of the result; of methods that measure, a tile of each
-        input in double precision; of methods on whole tensors, the largest of them, each input and what the method makes of it.
+        input in double precision, and what they count in; of methods on whole tensors, the largest of them, each input and what
+        the method makes of it.
         """
         piece = self.piece() * ((self.widest_input + 8) * self.most_inputs + 24)
         tile = tile_length(self.most_inputs) * 24 * self.most_inputs
-        whole = max(
-            (
-                t.elements * (4 + step.method.working) * (len(step.inputs) + 1)
-                for t in self.tensors
-                for step in unsolved(t.form)
-                if step.method.kind == "whole"
-            ),
-            default=0,
-        )
-        return (threads or default_threads()) * (piece + tile + whole)
+        steps = max((_steps_memory(t) for t in self.tensors), default=0)
+        return (threads or default_threads()) * (piece + tile + steps)
 
     @property
     def passes(self) -> int:
@@ -169,20 +170,23 @@ def planned(recipe: Recipe) -> Iterator[Plan]:
         plan.close()
 
 
-def make_plan(recipe: Recipe) -> Plan:
+def make_plan(recipe: Recipe, opened: Callable[[Path], Checkpoint] = open_checkpoint) -> Plan:
     """Open the models of a recipe (headers only) and work out every tensor of the result.
+
+    `opened` opens a model: those who plan many recipes of the same models keep them open.
 
     Raises:
         CheckpointError: a model cannot be read.
         MergeError: the models do not fit together, or the recipe's result has no tensors.
         LabelError: a block weight does not fit the architecture.
     """
-    return _Planner(recipe).plan()
+    return _Planner(recipe, opened).plan()
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, opened: Callable[[Path], Checkpoint]):
         self.recipe = recipe
+        self._opened = opened
         self.names: list[str] = []
         self.checkpoints: list[Checkpoint] = []
         self.index: dict[str, int] = {}
@@ -199,12 +203,12 @@ class _Planner:
             if name not in used:
                 self.warnings.append(f"model {name!r} is not used by the result")
         for name, path in {**{n: p for n, p in recipe.models.items() if n in used}, **files}.items():
-            resolved = Path(path).resolve()
-            if resolved not in by_path:
-                by_path[resolved] = len(self.checkpoints)
-                self.checkpoints.append(open_checkpoint(Path(path)))
+            real = resolved(path)
+            if real not in by_path:
+                by_path[real] = len(self.checkpoints)
+                self.checkpoints.append(self._opened(Path(path)))
                 self.names.append(_distinct(Path(name).name if name in files else name, self.names))
-            self.index[name] = by_path[resolved]
+            self.index[name] = by_path[real]
         for name, lora in recipe.loras.items():
             if name in used:
                 self.index[name] = len(self.checkpoints)
@@ -220,7 +224,7 @@ class _Planner:
         base = lora.base or next(iter(self.recipe.models_of(self.recipe.result)), None)
         if base is not None and base not in self.index:  # used by no step: opened for the LoRA's sake
             self.index[base] = len(self.checkpoints)
-            self.checkpoints.append(open_checkpoint(Path(self.recipe.models[base])))
+            self.checkpoints.append(self._opened(Path(self.recipe.models[base])))
             self.names.append(_distinct(base, self.names))
         return lora_checkpoint(Path(lora.path), None if base is None else self.checkpoints[self.index[base]])
 
@@ -380,6 +384,17 @@ class _Planner:
         first = self.checkpoints[self.models_of(self.recipe.result)[0]]
         rank = {key: i for i, key in enumerate(first.tensors)}
         return sorted(tensors, key=lambda t: rank.get(t.key, len(rank)))
+
+
+def _steps_memory(tensor: TensorPlan) -> int:
+    """Bytes that the steps of a tensor hold beside tiles, at most: they are solved one after the other, and whole results stay."""
+    total = 0
+    for step in unsolved(tensor.form):
+        if step.method.kind == "whole":
+            total += tensor.elements * (4 + step.method.working) * (len(step.inputs) + 1)
+        else:
+            total += step.method.working * len(step.inputs)
+    return total
 
 
 # Where each architecture keeps a text encoder that others keep elsewhere.
