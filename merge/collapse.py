@@ -71,6 +71,9 @@ class Collapse:
             p: v if _is_plain(v) else tuple(number(w) for w in v) if isinstance(v, list) else number(v)
             for p, v in resolved.items()
         }
+        for p, parameter in method.parameters.items():
+            if parameter.share:
+                parameter.check_number(values[p], f"steps.{name}.{p} at {place(key).label}")
         if method.kind == "structural":
             return self._chosen(method, inputs, key, values)
         if not method.on_deltas:
@@ -126,9 +129,10 @@ def _is_plain(value) -> bool:
 def leaf_shares(recipe: Recipe, family: Family) -> dict[str, float | None]:
     """The share of every model in the result's UNET: the mean of its coefficient over the architecture's parameters.
 
-    Needs no files. None for a model that a method reads which is not linear: it has no single share.
+    Needs no files. A LoRA's is its strength, as if it changed every tensor. None for a model that a method reads which is not
+    linear: it has no single share.
     """
-    models = recipe.models_of(recipe.result)
+    models = recipe.leaves(recipe.result)
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})
     sums: dict[int, float] = defaultdict(float)
     indirect: set[int] = set()

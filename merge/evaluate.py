@@ -41,6 +41,11 @@ def tile_length(inputs: int) -> int:
     return max(_SMALLEST_TILE, min(_TILE, _TILE * 8 // max(inputs, 1)))
 
 
+def whole_rows(length: int, row: int) -> int:
+    """The length of tiles or pieces that hold whole rows: as many as fit, at least one."""
+    return max(length // row, 1) * row
+
+
 def evaluate(
     form: Form,
     values: dict[int, np.ndarray],
@@ -79,6 +84,8 @@ def tiles(
     """The values of several forms, tile by tile: the tile's place in `values`, and a value for each form."""
     size, steps = next(iter(values.values())).size, list(dict.fromkeys(s for form in forms for s in form.applied()))
     length = tile_length(len(values))
+    if any(step.method.rows for step in steps):
+        length = whole_rows(length, spot.row)
     # Methods make a dozen intermediate arrays: in short tiles they stay in the cache.
     for first in range(0, size, length):
         tile = slice(first, min(first + length, size))

@@ -18,8 +18,8 @@ from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS,
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
-from ..checkpoints.targets import resolved
 from ..checkpoints.stream import default_threads, piece_length
+from ..checkpoints.targets import resolved
 from ..checkpoints.tensors import Shape
 from .collapse import Collapse
 from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape

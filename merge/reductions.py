@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .kernels import kernels
+
 # Turns the tiles of a step's inputs (fp32, of equal length) and the first element's position into others.
 Of = Callable[[list[np.ndarray], int], Sequence[np.ndarray]]
 
@@ -28,7 +30,7 @@ class Reduction(ABC):
 
 
 class Gram(Reduction):
-    """The inner products of the inputs: float64 (N, N), products and sums in fp64.
+    """The inner products of the inputs: float64 (N, N), products and sums in fp64, the same bits on every machine.
 
     Args:
         count: how many inputs there are.
@@ -39,10 +41,27 @@ class Gram(Reduction):
         self._total, self._of = np.zeros((count, count)), of
 
     def add(self, tiles: list[np.ndarray], start: int) -> None:
-        from ..analysis.reduce import kernels
-
         found = tiles if self._of is None else self._of(tiles, start)
-        kernels().gram(np.stack(found), found[0].size, self._total)
+        kernels().inner_products(np.stack(found), self._total)
+
+    def result(self) -> np.ndarray:
+        return self._total
+
+
+class Sums(Reduction):
+    """The sum of each of some arrays, float64 (N,), in fp64.
+
+    Args:
+        count: how many arrays there are.
+        of: what makes them of the tiles.
+    """
+
+    def __init__(self, count: int, of: Of):
+        self._total, self._of = np.zeros(count), of
+
+    def add(self, tiles: list[np.ndarray], start: int) -> None:
+        # numpy adds pairs of fixed parts of an array, in an order that depends on its length alone.
+        self._total += [x.sum(dtype=np.float64) for x in self._of(tiles, start)]
 
     def result(self) -> np.ndarray:
         return self._total

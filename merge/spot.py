@@ -33,6 +33,11 @@ class Spot:
         return n
 
     @property
+    def row(self) -> int:
+        """Elements of a row, the weights of one output; a tensor with one axis is one row."""
+        return self.elements // max(self.shape[0], 1) if len(self.shape) > 1 else max(self.elements, 1)
+
+    @property
     def count(self) -> int:
         """How many inputs the step has."""
         return len(self.names)

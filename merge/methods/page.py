@@ -22,6 +22,7 @@ _KINDS = {
     "whole": "Works on whole tensors.",
     "structural": "Structural: says which input a tensor comes from, and computes nothing.",
 }
+_SHARE = "a share from 0 to 1, or block weights"
 _TAKES = {
     "number": "a number or block weights",
     "numbers": "a list with a number, or block weights, for each model",
@@ -49,16 +50,21 @@ def cost(method: Method) -> str:
     """What a method reads and holds, in words."""
     if method.kind == "structural":
         return f"{_KINDS['structural']} Only what is taken is read."
-    times = "once" if method.passes == 1 else f"{method.passes} times, tensor by tensor"
+    often = f"{method.passes}" if method.passes == 2 else f"up to {method.passes}"
+    times = "once" if method.passes == 1 else f"{often} times, tensor by tensor"
     said = f"{_KINDS[method.kind]} Reads each input {times}."
     if method.kind == "whole":
         each = 4 + method.working
         said += f" Holds, in each thread, up to {each} bytes for each element of a tensor, times one more than there are models."
-    return said + ("" if method.kind == "whole" else " Holds a piece of each input at a time.")
+        return said
+    said += " Holds a piece of each input at a time"
+    return f"{said}, and counts in {method.working >> 10} KB for each." if method.working else f"{said}."
 
 
 def takes(parameter: Parameter) -> str:
     """What values a parameter takes, in words."""
+    if parameter.share:
+        return _SHARE
     return " or ".join(f"`{c}`" for c in parameter.choices) if parameter.choices else _TAKES[parameter.kind]
 
 

@@ -9,12 +9,12 @@ Kinds, by what a method has to know before it can write an element:
 - `linear`: nothing but the weights; returns the share of each input. Nested linear steps become one weighted sum.
 - `elementwise`: the same element of each input; works on pieces (fp32, 1-D, equal lengths).
 - `statistics`: numbers about whole tensors (inner products, thresholds). A generator: it yields reductions, each of which is
-  fed the tensor once, gets their results, and returns shares or a function on pieces.
+  fed the tensor once, gets their results, and returns shares or a function on tiles.
 - `whole`: whole tensors, in their shape.
 - `structural`: where a tensor is taken from; works on what is planned, not on numbers.
 
-Parameters are read off the signature: `float` is a number that may differ by block and layer, `Numbers` one of those for every
-model, `bool` a switch, `int` a whole number, `Literal[...]` a choice.
+Parameters are read off the signature: `float` is a number that may differ by block and layer, `Share` one from 0 to 1,
+`Numbers` one for every model, `bool` a switch, `int` a whole number, `Literal[...]` a choice.
 
 The docstring's first line is the formula; lines that begin with `Source:` and `Use:` say where it comes from and what for.
 """
@@ -24,18 +24,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from ...checkpoints.errors import nearest
 from ..errors import RecipeError
 
 Numbers = Sequence[float]
+# A number from 0 to 1: a share of something.
+Share = Annotated[float, "share"]
 Kind = Literal["linear", "elementwise", "statistics", "whole", "structural"]
 ParameterKind = Literal["number", "numbers", "switch", "integer", "choice"]
 # Weights of a model, or differences between two.
 Space = Literal["weight", "delta"]
 _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
-_KINDS: dict[Any, ParameterKind] = {float: "number", Numbers: "numbers", bool: "switch", int: "integer"}
+_KINDS: dict[Any, ParameterKind] = {
+    float: "number", Share: "number", Numbers: "numbers", bool: "switch", int: "integer",
+}  # fmt: skip
 # Keyword parameters that the engine supplies.
 _SUPPLIED = ("at", "has", "ema")
 
@@ -48,12 +52,14 @@ class Parameter:
         name, kind: as above.
         default: None where a value must be given; of `numbers`, the one number that each model has by default.
         choices: of a choice.
+        share: a number from 0 to 1, wherever it is applied.
     """
 
     name: str
     kind: ParameterKind
     default: float | bool | int | str | None
     choices: tuple[str, ...] = ()
+    share: bool = False
 
     def check(self, value: Any, where: str) -> None:
         """Refuse a switch, whole number or choice that is none.
@@ -69,6 +75,15 @@ class Parameter:
             raise RecipeError(
                 f"{where}: must be {' or '.join(self.choices)}, not {value!r:.80}{nearest(value, self.choices)}"
             )
+
+    def check_number(self, value: float, where: str) -> None:
+        """Refuse a number that this parameter cannot have.
+
+        Raises:
+            RecipeError: naming `where`, what is allowed and what was found.
+        """
+        if self.share and not 0 <= value <= 1:
+            raise RecipeError(f"{where}: must be a share from 0 to 1, not {value:g}")
 
     @property
     def weighs(self) -> bool:
@@ -90,8 +105,10 @@ class Method:
         result: the space of its result: that of all inputs, which must agree (`same`), that of the first (`first`: the others
             must agree), or a difference (`delta`).
         deltas: inputs that must be differences.
-        passes: how often each tensor is read.
-        working: of a method on whole tensors, the bytes that it holds for each element of each input beside the input.
+        passes: how often each tensor is read, at most.
+        working: of a method on whole tensors, the bytes that it holds for each element of each input beside the input; of one
+            that measures, the bytes that it counts in for each input.
+        rows: its tiles hold whole rows (the weights of one output).
     """
 
     name: str
@@ -104,6 +121,7 @@ class Method:
     deltas: frozenset[str] = frozenset()
     passes: int = 1
     working: int = 0
+    rows: bool = False
 
     @property
     def command(self) -> str:
@@ -238,7 +256,8 @@ def statistics(inputs: str, *, passes: int, **more):
 
     Its function is a generator that takes the tensor's `Spot` and its parameters, yields reductions (`merge.reductions`), each
     of which sees the whole tensor once, and returns shares of its inputs, or a function (tiles, start) -> values.
-    `passes` counts the reductions and the pass that writes.
+    `passes` counts the reductions and the pass that writes; `working` is what a reduction holds for each input, in bytes;
+    with `rows` no tile ends inside a row.
     """
     return _registers("statistics", inputs, 1, {**more, "passes": passes})
 
@@ -280,4 +299,4 @@ def _parameter(p: inspect.Parameter) -> Parameter:
     default = None if p.default is p.empty else p.default
     if get_origin(p.annotation) is Literal:
         return Parameter(p.name, "choice", default, get_args(p.annotation))
-    return Parameter(p.name, _KINDS[p.annotation], default)
+    return Parameter(p.name, _KINDS[p.annotation], default, share=p.annotation is Share)

@@ -1,0 +1,67 @@
+"""What methods that measure tensors count and multiply, in numpy. `kernels_numba` does the same, to the bit, several times faster."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Columns that are worked on at a time, and partial sums that an inner product is taken in: part of the result's definition.
+TILE, LANES = 1024, 64
+# The sizes of fp32 numbers, read as integers, sort as the numbers do: 15 bits tell 32,768 bins, 16 more what is in one.
+FIRST, LAST = 1 << 15, 1 << 16
+_SIZE = np.uint32(0x7FFFFFFF)
+# SplitMix64 (Steele, Lea and Flood 2014): a counter times an odd number, and two rounds of mixing.
+STEP, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def sizes(values: np.ndarray) -> np.ndarray:
+    """|x| of fp32 values as uint32 that sort alike."""
+    return np.ascontiguousarray(values).view(np.uint32) & _SIZE
+
+
+def inner_products(values: np.ndarray, out: np.ndarray) -> None:
+    """Add to `out` (N, N) the inner products of the rows of `values` (N, L), in fp64 and in an order that no machine changes."""
+    count, size = values.shape
+    rows = np.zeros((count, -(-size // TILE) * TILE))
+    rows[:, :size] = values
+    rows = rows.reshape(count, -1, TILE // LANES, LANES)
+    for i in range(count):
+        for j in range(i, count):
+            lanes = np.zeros((rows.shape[1], LANES))
+            for part in range(TILE // LANES):
+                lanes += rows[i, :, part] * rows[j, :, part]
+            width = LANES
+            while width > 1:
+                width //= 2
+                lanes[:, :width] += lanes[:, width : 2 * width]
+            total = out[i, j]
+            for tile in lanes[:, 0]:
+                total += tile
+            out[i, j] = out[j, i] = total
+
+
+def count_first(values: np.ndarray, counts: np.ndarray) -> None:
+    """Count fp32 values by the first 15 bits of their size: `counts` has FIRST bins."""
+    counts += np.bincount(sizes(values) >> np.uint32(16), minlength=FIRST).astype(counts.dtype)
+
+
+def count_last(values: np.ndarray, first: int, counts: np.ndarray) -> None:
+    """Count the values of one of those bins by the other 16 bits: `counts` has LAST bins."""
+    found = sizes(values)
+    inside = found[found >> np.uint32(16) == first] & np.uint32(0xFFFF)
+    counts += np.bincount(inside, minlength=LAST).astype(counts.dtype)
+
+
+def random_bits(stream: int, start: int, size: int) -> np.ndarray:
+    """64 random bits for each of the elements `start`, `start + 1`...: the same for an element however it is reached."""
+    x = np.arange(start + 1, start + size + 1, dtype=np.uint64)
+    x = x * np.uint64(STEP) + np.uint64(stream)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
+def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, out: np.ndarray) -> None:
+    """Each value where the first 53 of its random bits are below `threshold`, else 0."""
+    kept = random_bits(stream, start, values.size) >> np.uint64(11) < np.uint64(threshold)
+    np.multiply(values, kept, out=out)
+    out[~kept] = 0  # a negative value times 0 is -0.0

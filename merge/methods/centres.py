@@ -1,0 +1,52 @@
+"""Methods that find the centre of many models from their inner products. Both return shares of their inputs."""
+
+from __future__ import annotations
+
+from ..spot import Spot
+from .numpy_later import np
+from .registry import Numbers, statistics
+
+
+@statistics("base *", passes=2)
+def model_stock(at: Spot):
+    """base + t mean(d), d_t = x_t - base, t = n c / (1 + (n - 1) c), c the mean cosine of all pairs of d: nearer the base, the less they agree.
+
+    Where c is negative the formula leads beyond the base, and t is 0. One model is taken as it is. (sd-mecha takes the cosines
+    of neighbours in the list alone, mergekit lets t be negative.)
+
+    Source: Jang et al. 2024, "Model stock: all we need is just a few fine-tuned models", with the mean cosine of more than two models,
+    as mergekit has it.
+
+    Use: fine-tunes of one base on the same subject that differ by chance. With many models t is near 1, the mean.
+    """
+    from ..reductions import Gram
+
+    gram = yield Gram(at.count)
+    lengths = np.sqrt(np.diagonal(gram))
+    sizes = np.outer(lengths, lengths)
+    cosines = np.where(sizes > 0, gram / np.where(sizes > 0, sizes, 1), 0.0)
+    n = at.count
+    cosine = float(cosines[np.triu_indices(n, 1)].mean()) if n > 1 else 1.0
+    t = n * cosine / (1 + (n - 1) * cosine) if cosine > 0 else 0.0
+    return [t / n] * n
+
+
+@statistics("*", passes=2)
+def geometric_median(at: Spot, weights: Numbers = 1.0):
+    """The point whose sum of weighted distances to all models is smallest: a mean in which outliers count less.
+
+    Of each tensor by itself. It is a weighted mean of the models, and its weights are found without reading them again.
+    Negative weights count as 0. (Medians of differences of which parts are dropped: `combine: median` of ties, dare, della and
+    breadcrumbs.)
+
+    Source: Weiszfeld 1937; Vardi and Zhang 2000. `geometric_median` of sd-mecha is the same, with at most 100 steps.
+
+    Use: many models, some of which may be odd.
+    """
+    from ..reductions import Gram
+    from ..weiszfeld import median_shares
+
+    # From the first model: what all have in common would cost digits.
+    gram = yield Gram(at.count, lambda tiles, start: [tile - tiles[0] for tile in tiles])
+    sizes = np.maximum(np.asarray(weights, np.float64), 0)
+    return median_shares(gram, sizes if sizes.any() else np.ones(at.count)).tolist()

@@ -1,0 +1,272 @@
+"""Methods that drop parts of each difference before they add them: by size, by chance, or by how much models disagree.
+
+Each says what is left of a difference; `combining` says what the rest comes to. All work tensor by tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .combining import Combine, Elect
+from ..spot import Spot
+from .numpy_later import np
+from .registry import Numbers, Share, statistics
+
+Rescale = Literal["density", "l1", "none"]
+# Bytes that counting takes for each model: see `selection`.
+_COUNTERS = 1 << 18
+
+
+@statistics("base *", passes=5, working=_COUNTERS)
+def ties(
+    at: Spot,
+    weights: Numbers = 1.0,
+    alpha: float = 1.0,
+    density: Share = 0.2,
+    elect: Literal["sum", "count"] = "sum",
+    combine: Combine = "mean",
+    trim: Literal["value", "count"] = "value",
+):
+    """base + alpha mean(d_t of the elected sign), d_t the largest elements of x_t - base: trim, elect sign, merge.
+
+    Of each difference the share `density` of the elements is kept, the largest ones. The sign of the sum of w_t d_t is elected
+    (`elect: count`: the sign that more models have); elements of the other sign are dropped, and the rest is averaged, weighted
+    by w_t, over the models that still have one there (`combine: sum` adds them; `median` takes their geometric median). Where
+    neither sign wins the base stays; mergekit elects plus.
+
+    `trim: value` keeps everything that is as large as the last element kept, as the authors' program and sd-mecha do;
+    `count` keeps int(density n) elements, the first of equals, as mergekit does. sd-mecha counts signs unless `vote_sgn` is set.
+
+    Source: Yadav et al. 2023, "TIES-merging: resolving interference when merging models".
+
+    Use: several fine-tunes of one base on different subjects. TIES-SOUP is density 1 with `elect: count`.
+    """
+    from .combining import combined
+    from ..selection import Cuts, ranked
+
+    ranks = [max(_count(density, at.elements), 1)] * at.count
+    found = yield from ranked(at.count, [[r] for r in ranks])
+    least = [row[0].value for row in found]
+    cuts = None
+    if trim == "count":
+        cuts = yield Cuts(least, [rank - row[0].above for rank, row in zip(ranks, found, strict=True)])
+
+    def kept(tiles, start):
+        out = []
+        for i, tile in enumerate(tiles):
+            size = np.abs(tile)
+            keep = size >= least[i]
+            if cuts is not None and cuts[i] < start + tile.size - 1:
+                keep &= (size > least[i]) | (np.arange(start, start + tile.size) <= cuts[i])
+            out.append(np.where(keep, tile, np.float32(0)))
+        return out
+
+    return (yield from combined(kept if density > 0 else _nothing, weights, alpha, elect, combine))
+
+
+@statistics("base *", passes=4, working=2 * _COUNTERS)
+def breadcrumbs(
+    at: Spot,
+    weights: Numbers = 1.0,
+    alpha: float = 1.0,
+    density: Share = 0.15,
+    gamma: Share = 0.01,
+    elect: Elect = "none",
+    combine: Combine = "sum",
+):
+    """base + alpha sum w_t m_t (x_t - base), m_t keeping the share `density` of each difference below the largest `gamma` of it.
+
+    Both the small changes and the outliers are left out. Where density + gamma is more than 1, fewer outliers are. Everything
+    as large as the last element kept is kept. The authors' thresholds beta and gamma are 1 - density - gamma and 1 - gamma here;
+    density and gamma are as in mergekit.
+
+    Source: Davari and Belilovsky 2024, "Model breadcrumbs: scaling multi-task model merging with sparse masks".
+
+    Use: many fine-tunes of one base; `elect: sum` with `combine: mean` is mergekit's `breadcrumbs_ties`.
+    """
+    from .combining import combined
+    from ..selection import ranked
+
+    count = _count(density, at.elements)
+    outliers = min(_count(gamma, at.elements), at.elements - count)
+    found = yield from ranked(at.count, [[outliers + 1, outliers + max(count, 1)] if count else [1, 1]] * at.count)
+
+    def kept(tiles, start):
+        out = []
+        for tile, (most, least) in zip(tiles, found, strict=True):
+            size = np.abs(tile)
+            out.append(np.where((size >= least.value) & (size <= most.value), tile, np.float32(0)))
+        return out
+
+    return (yield from combined(kept if count else _nothing, weights, alpha, elect, combine))
+
+
+@statistics("base *", passes=3)
+def dare(
+    at: Spot,
+    weights: Numbers = 1.0,
+    alpha: float = 1.0,
+    density: Share = 0.5,
+    rescale: Rescale = "density",
+    elect: Elect = "none",
+    combine: Combine = "sum",
+    seed: int = 0,
+):
+    """base + alpha sum w_t m_t (x_t - base) / density, m_t keeping each element with the probability `density`: drop and rescale.
+
+    A mask depends on the seed, the model's name in the recipe, the tensor's key and the element's place, and on nothing else.
+    `rescale: l1` gives what is left the sum of sizes that the whole difference had, as mergekit does; `none` leaves it.
+    `elect` and `combine` are those of ties: with `sum` and `mean` it is "DARE-TIES"; with `elect: count` and `combine: median`
+    the "TGMD" of recipes.
+
+    Source: Yu et al. 2024, "Language models are super mario: absorbing abilities from homologous models as a free lunch" (their
+    p is 1 - density).
+
+    Use: several fine-tunes of one base: fewer of their changes meet.
+    """
+    from .combining import combined
+    from ..random_drop import dropped, streams
+
+    chance = streams(at, seed)
+
+    def kept(tiles, start):
+        return dropped(tiles, start, chance, density)
+
+    factors = [1 / density if rescale == "density" and density > 0 else 1.0] * at.count
+    if rescale == "l1":
+        factors = yield from _whole_by_left(at.count, kept)
+    return (yield from combined(_scaled(kept, factors), weights, alpha, elect, combine))
+
+
+@statistics("base *", passes=4, working=1 << 19, rows=True)
+def della(
+    at: Spot,
+    weights: Numbers = 1.0,
+    alpha: float = 1.0,
+    density: Share = 0.5,
+    epsilon: float = 0.1,
+    ranks: Literal["row", "tensor"] = "row",
+    rescale: Rescale = "density",
+    elect: Elect = "sum",
+    combine: Combine = "mean",
+    seed: int = 0,
+):
+    """base + alpha mean(m_t (x_t - base) / p of the elected sign), m_t keeping elements with a probability p that grows with their rank.
+
+    p runs from density - epsilon / 2 for the smallest to density + epsilon / 2 for the largest element of a row (the weights of
+    one output; `ranks: tensor` ranks the whole tensor, by the first 16 bits of the sizes, and equals share a rank). Where it
+    leaves 0..1 it is 0 or 1. A negative epsilon keeps small changes rather than large ones. Each element is divided by its own
+    p (`rescale: density`); `l1` and `none` are those of dare, as are the masks; elect and combine are those of ties.
+
+    mergekit's epsilon is half of this one, and it rescales by l1. sd-mecha's `della_eps` ranks the tensor and divides by
+    1 - probability; with `ranks: tensor`, `elect: count` and `combine: median` it is the "DGMLA" of recipes.
+
+    Source: Deep et al. 2024, "DELLA-merging: reducing interference in model merging through magnitude-based sampling".
+
+    Use: as dare, with large changes kept more often than small ones.
+    """
+    from .combining import combined
+    from ..random_drop import chosen, streams
+    from ..selection import Ranks
+
+    chance, row = streams(at, seed), at.row
+    shares = (yield Ranks(at.count)) if ranks == "tensor" else None
+
+    def chances(i, tile):
+        places = _row_ranks(tile, row) if shares is None else _looked_up(shares[i], tile)
+        return np.clip(density + epsilon * (places - 0.5), 0, 1)
+
+    def kept(tiles, start):
+        out = []
+        for i, tile in enumerate(tiles):
+            p = chances(i, tile)
+            keep = chosen(start, tile.size, chance[i], p) & (p > 0)
+            scaled = np.divide(tile, p, where=keep, out=np.zeros_like(tile)) if rescale == "density" else tile
+            out.append(np.where(keep, scaled, np.float32(0)))
+        return out
+
+    factors = [1.0] * at.count
+    if rescale == "l1":
+        factors = yield from _whole_by_left(at.count, kept)
+    return (yield from combined(_scaled(kept, factors), weights, alpha, elect, combine))
+
+
+@statistics("base *", passes=4, working=_COUNTERS)
+def sce(at: Spot, alpha: float = 1.0, density: Share = 0.1):
+    """base + alpha sum(e_t d_t) / sum(e_t) over models of the elected sign, d_t = x_t - base where the models differ most.
+
+    Select: the share `density` of the elements that differ at all is kept, those with the largest variance over the models, and
+    all as large as the last. Calculate: e_t is the mean square of what is left of d_t. Erase: elements whose sign is not that
+    of the sum of d_t are dropped; where neither sign wins the base stays (mergekit elects plus).
+
+    Source: Wan et al. 2024, "FuseChat: knowledge fusion of chat models" (SCE).
+
+    Use: several fine-tunes of one base, of which those that changed a tensor most shall decide it.
+    """
+    from .combining import combined, elected
+    from ..reductions import Sums
+    from ..selection import ranked
+
+    def spread(tiles, start):
+        mean = sum(tiles[1:], tiles[0]) / len(tiles)
+        return [sum(((tile - mean) ** 2 for tile in tiles), np.zeros_like(mean))]
+
+    (found,) = yield from ranked(
+        1, lambda present: [[_count(density, present)] if _count(density, present) else []], spread
+    )
+
+    def kept(tiles, start):
+        if not found:
+            return _nothing(tiles, start)
+        keep = spread(tiles, start)[0] >= found[0].value
+        return [np.where(keep, tile, np.float32(0)) for tile in tiles]
+
+    def agreeing(tiles, start):
+        return elected(kept(tiles, start), [1.0] * at.count, "sum")
+
+    energies = yield Sums(at.count, lambda tiles, start: [np.square(x, dtype=np.float64) for x in kept(tiles, start)])
+    return (yield from combined(agreeing, energies.tolist(), alpha, "none", "mean"))
+
+
+def _count(share: float, elements: int) -> int:
+    """The whole part of a share of elements; 0.3 of 10 is 3, whatever binary fractions say."""
+    return min(int(share * elements + 1e-6), elements)
+
+
+def _nothing(tiles, start):
+    return [np.zeros_like(tile) for tile in tiles]
+
+
+def _scaled(kept, factors):
+    """What is left of each difference, times a factor."""
+    if all(factor == 1 for factor in factors):
+        return kept
+    return lambda tiles, start: [x * f for x, f in zip(kept(tiles, start), factors, strict=True)]
+
+
+def _whole_by_left(count: int, kept):
+    """Measures the sum of sizes of each difference, divided by that of what is left of it; 1 where nothing is."""
+    from ..reductions import Sums
+
+    sums = yield Sums(2 * count, lambda tiles, start: [abs(x) for x in (*tiles, *kept(tiles, start))])
+    return [float(whole / left) if left > 0 else 1.0 for whole, left in zip(sums[:count], sums[count:], strict=True)]
+
+
+def _row_ranks(tile, row: int):
+    """From 0 for the smallest to 1 for the largest element of each row; of equals the first is the smaller."""
+    from ..kernels_numpy import sizes
+
+    # Size and place as one number, so that no two are equal and every way of sorting agrees.
+    keys = (sizes(tile).astype(np.uint64) << np.uint64(32)).reshape(-1, row) | np.arange(row, dtype=np.uint64)
+    keys.sort(axis=1)
+    ranks = np.empty(keys.shape, np.float32)
+    steps = np.arange(row, dtype=np.float32) / max(row - 1, 1) if row > 1 else np.full(1, 0.5, np.float32)
+    np.put_along_axis(ranks, (keys & np.uint64(0xFFFFFFFF)).astype(np.intp), np.broadcast_to(steps, keys.shape), axis=1)
+    return ranks.reshape(-1)
+
+
+def _looked_up(shares, tile):
+    """The rank of each element from a table by the first 16 bits of its size."""
+    from ..kernels_numpy import sizes
+
+    return shares[sizes(tile) >> np.uint32(15)]

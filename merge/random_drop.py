@@ -1,0 +1,41 @@
+"""Which elements of a difference are kept by chance: decided by a seed, the model's name, the key and the element's place alone.
+
+So neither the number of threads, nor the size of pieces, nor the order or number of the other models changes a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from .kernels import kernels
+from .spot import Spot
+
+# Random bits that are compared with a probability.
+_BITS = 53
+
+
+def streams(at: Spot, seed: int) -> list[int]:
+    """A stream of random bits, 64-bit, for each model of a tensor."""
+    return [
+        int.from_bytes(blake2b("\0".join((str(seed), name, at.key)).encode(), digest_size=8).digest(), "little")
+        for name in at.names
+    ]
+
+
+def dropped(tiles: Sequence[np.ndarray], start: int, streams: Sequence[int], density: float) -> list[np.ndarray]:
+    """The tiles with each element kept with the probability `density`, else 0."""
+    threshold, out = round(density * 2**_BITS), []
+    for tile, stream in zip(tiles, streams, strict=True):
+        kept = np.empty_like(tile)
+        kernels().keep_at_random(np.ascontiguousarray(tile), stream, start, threshold, kept)
+        out.append(kept)
+    return out
+
+
+def chosen(start: int, size: int, stream: int, chances: np.ndarray) -> np.ndarray:
+    """Whether each element is kept, with a probability of its own."""
+    bits = kernels().random_bits(stream, start, size) >> np.uint64(64 - _BITS)
+    return bits < chances.astype(np.float64) * 2.0**_BITS
