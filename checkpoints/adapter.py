@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .lora.module import LoraModule
     from .lora.opening import Lora
 
-_PARTS = {"unet": "unet", "clip_l": "text encoder", "clip_h": "text encoder", "clip_g": "clip_g"}
+_PARTS = {"unet": "unet", "clip_l": "text encoder", "clip_h": "text encoder", "clip_g": "text encoder 2"}
 # What trainers say in the metadata, by the word that stands for it in a report.
 _SAID = {
     "base": ("ss_base_model_version", "modelspec.architecture"),
@@ -42,7 +42,7 @@ class Adapter:
     """A LoRA at a glance.
 
     Attributes:
-        modules: part (`unet`, `text encoder`, `clip_g`) -> how many of its layers are changed.
+        modules: part (`unet`, `text encoder`, `text encoder 2`) -> how many of its layers are changed.
         ranks: rank -> how many layers have it.
         said: what its metadata says about itself and its training.
         style: how its names are written (`kohya`, `peft`...); empty when it could not be read as a LoRA.

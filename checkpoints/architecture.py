@@ -6,7 +6,7 @@ Recognition goes by key structure and ranks, so a checkpoint with narrow channel
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -57,6 +57,10 @@ class Architecture:
     variant: str = "base"
     parts: tuple[str, ...] = ()
     name: str = ""
+
+    def for_family(self, family: Family) -> Architecture:
+        """The same adapter, for another family."""
+        return replace(self, family=family, name=f"{self.name.partition(' for ')[0]} for {FAMILY_NAMES[family]}")
 
 
 def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> Architecture:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .architecture import recognise
+from .architecture import Architecture, recognise
 from .checkpoint import Checkpoint, Format, TensorInfo
 from .diffusers_folder import read_folder
 from .errors import CheckpointError
@@ -100,6 +100,8 @@ def _checkpoint(path, form, translation: Translation, metadata, prediction, said
             translation.notes.append(f"{len(names)} tensors {what} ({shown})")
     tensors = {key: TensorInfo(key, stored) for key, stored in translation.tensors.items()}
     architecture = recognise({key: info.shape for key, info in tensors.items()}, raw_names)
+    if architecture.what == "lora":
+        architecture = _of_lora(architecture, path, tensors, metadata)
     return Checkpoint(
         path=path,
         format=form,
@@ -111,6 +113,19 @@ def _checkpoint(path, form, translation: Translation, metadata, prediction, said
         notes=translation.notes,
         size=size,
     )
+
+
+def _of_lora(
+    guessed: Architecture, path: Path, tensors: dict[str, TensorInfo], metadata: dict[str, str]
+) -> Architecture:
+    """A LoRA's architecture as those who apply it find it out: by every name and width, and the metadata."""
+    from .lora.recognition import recognise_names
+
+    try:
+        family = recognise_names(path, {t.stored.name: t.shape for t in tensors.values()}, metadata).family
+    except CheckpointError:  # of a kind or a model that is not supported, which the guess may know
+        return guessed
+    return guessed if family == guessed.family else guessed.for_family(family)
 
 
 def _looks_like_safetensors(path: Path) -> bool:

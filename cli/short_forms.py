@@ -68,8 +68,8 @@ def _parameter(p: Parameter) -> inspect.Parameter:
     return option(p.name, Annotated[str | None, typer.Option(help=about, show_default=f"{p.default:g}")], None)
 
 
-def recipe(method: Method, given: dict[str, Any]) -> Recipe:
-    """The recipe that arguments and options stand for.
+def recipe(method: Method, given: dict[str, Any], convention: str | None = None) -> Recipe:
+    """The recipe that arguments and options stand for; a convention says how vectors and presets among them are read.
 
     Raises:
         RecipeError: a file's name cannot stand in a recipe, or the values make no recipe.
@@ -86,7 +86,7 @@ def recipe(method: Method, given: dict[str, Any]) -> Recipe:
     if given.get("blocks") is not None:
         step["alpha"] = _blocks(given["blocks"], step.get("alpha"))
     name = next(n for n in ("merge", *(f"merge{i}" for i in range(2, len(files) + 3))) if n not in files)
-    data = {"models": models, "loras": loras, "steps": {name: step}, "result": name}
+    data = {"models": models, "loras": loras, "steps": {name: step}, "result": name, "convention": convention}
     return Recipe.parse({k: v for k, v in data.items() if v}, "command line")
 
 

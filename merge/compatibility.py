@@ -22,8 +22,9 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     for checkpoint, name in zip(checkpoints, names, strict=True):
         found = checkpoint.architecture
         if found.what not in ("checkpoint", "component"):
+            advice = "add it to a model with task_arithmetic or add" if found.what == "lora" else "leave it out"
             raise MergeError(
-                f"{name} ({checkpoint.path}): expected a checkpoint, found {found.name}; it cannot be merged as a model"
+                f"{name} ({checkpoint.path}): expected a checkpoint, found {found.name}; it cannot be merged as a model: {advice}"
             )
         if found.family is None:
             continue

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..checkpoints.blocks import in_order, place
 from ..checkpoints.stream import Pass
-from .forms import Form, Model
-from .plan import Plan
+from .forms import Model
+from .plan import Plan, TensorPlan
 
 
 @dataclass
@@ -20,7 +20,7 @@ class LabelShares:
     Attributes:
         label: the canonical block label.
         tensors, parameters: how many.
-        shares: model name -> its mean coefficient over the label's parameters.
+        shares: model name -> its mean coefficient over the label's parameters; of a LoRA, over those that it changes.
         varies: whether layers of the label differ in their shares.
         methods: methods that are not linear and have a part in it; their inputs' shares are not in `shares`.
     """
@@ -90,26 +90,38 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
 
 def label_shares(plan: Plan) -> list[LabelShares]:
     """What every label of the result is made of, in network order."""
-    names = plan.names
     found: dict[str, LabelShares] = {}
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    forms: dict[str, set[Form]] = defaultdict(set)
-    floats: Counter[str] = Counter()
+    tensors: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
         label = place(tensor.key).label
         row = found.setdefault(label, LabelShares(label))
         row.tensors += 1
         row.parameters += tensor.elements
-        if not tensor.dtype.is_float:  # position ids: copied, whatever the recipe does to the label
-            continue
-        floats[label] += tensor.elements
-        forms[label].add(tensor.form)
-        for term, coefficient in zip(tensor.form.terms, tensor.form.coefficients, strict=True):
-            if isinstance(term, Model):
-                sums[label][names[term.index]] += coefficient * tensor.elements
-            else:
-                row.methods += [n for n in term.methods if n not in row.methods]
-    for label, row in found.items():
-        row.shares = {name: total / max(floats[label], 1) for name, total in sums[label].items()}
-        row.varies = len(forms[label]) > 1
+        if tensor.dtype.is_float:  # position ids are copied, whatever the recipe does to the label
+            tensors[label].append(tensor)
+    for label, members in tensors.items():
+        _fill(found[label], members, plan)
     return [found[label] for label in in_order(found)]
+
+
+def _fill(row: LabelShares, tensors: list[TensorPlan], plan: Plan) -> None:
+    """Note the shares of a label's tensors: of models over all of them, of a LoRA over those that it changes."""
+    loras = [i for i, c in enumerate(plan.checkpoints) if c.architecture.what == "lora"]
+    sums: dict[int, float] = {}
+    counted: Counter[int] = Counter()
+    rest: set[tuple] = set()
+    strengths: dict[int, set[float]] = defaultdict(set)
+    for tensor in tensors:
+        terms = list(zip(tensor.form.terms, tensor.form.coefficients, strict=True))
+        shares = {term.index: share for term, share in terms if isinstance(term, Model)}
+        for i, share in shares.items():
+            sums[i] = sums.get(i, 0.0) + share * tensor.elements
+        for i in loras:
+            if tensor.key in plan.checkpoints[i]:
+                counted[i] += tensor.elements
+                strengths[i].add(shares.get(i, 0.0))
+        rest.add(tuple((t, c) for t, c in terms if not (isinstance(t, Model) and t.index in loras)))
+        row.methods += [n for t, _ in terms if not isinstance(t, Model) for n in t.methods if n not in row.methods]
+    whole = sum(tensor.elements for tensor in tensors)
+    row.shares = {plan.names[i]: total / (counted[i] or whole or 1) for i, total in sums.items()}
+    row.varies = len(rest) > 1 or any(len(found) > 1 for found in strengths.values())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from ..architecture import FAMILY_NAMES
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
-from ..tensors import StoredTensor
-from .names import FAMILIES
+from ..tensors import Shape, StoredTensor
+from .names import FAMILIES, LoraFamily
 from .opening import Lora, open_lora
 from .values import Rows
 
@@ -74,7 +76,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     if base is not None:
         family = base.architecture.family if base.architecture.family in FAMILIES else None
         shapes = {key: info.shape for key, info in base.tensors.items()}
-    lora = open_lora(path, family=family, shapes=shapes)
+    lora = _opened(path, base, family, shapes)
     tensors, notes = {}, []
     for key, module in lora.modules.items():
         if module.needs_weight and (base is None or key not in base):
@@ -101,3 +103,21 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
         lora=lora,
         base=base,
     )
+
+
+def _opened(
+    path: Path | str, base: Checkpoint | None, family: LoraFamily | None, shapes: Mapping[str, Shape] | None
+) -> Lora:
+    """A LoRA that fits the base; one for another architecture is refused as that, not as a tensor of a wrong shape."""
+    try:
+        return open_lora(path, family=family, shapes=shapes)
+    except CheckpointError:
+        if family is None:
+            raise
+        with open_lora(path) as own:  # what is wrong with the file itself is said here
+            if own.family != family:
+                raise CheckpointError(
+                    f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
+                    f"{FAMILY_NAMES[family]}, or a base that this one is for"
+                ) from None
+        raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
+from ..architecture import recognise
 from ..errors import CheckpointError
 from ..tensors import Shape
 from .names import FAMILIES, LoraFamily, Style, Target, by_spelling, module_shape
@@ -16,6 +18,9 @@ from .roles import Role, refused_kind, split
 from .trainer import said_family
 
 _INPUT_ROLES = ("down", "hada_w1_b", "diff")
+# The sides of a Kronecker product: their columns multiplied are the inputs.
+_KRONECKER = ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b", "lokr_t2")
+_TEXT = re.compile(r"lora_te\d?_|(base_model\.model\.)?text_encoder")
 
 
 @dataclass
@@ -77,7 +82,7 @@ def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[LoraFa
 def _spelled(
     path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[LoraFamily]
 ) -> Recognised:
-    parted = {name: split(name) for name in shapes}
+    parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
     family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
     table = by_spelling(family)
     modules: dict[Target, Members] = {}
@@ -96,13 +101,44 @@ def _spelled(
             )
         members.tensors[role] = name
         styles["peft" if style == "diffusers" and _is_peft(name) else style] += 1
+    _refuse_strangers(path, families, shapes, modules, [name for name in unknown if parted[name]])
+    return Recognised(family, styles.most_common(1)[0][0], modules, unknown)
+
+
+def _refuse_strangers(
+    path: Path,
+    families: Sequence[LoraFamily],
+    shapes: Mapping[str, Shape],
+    modules: Mapping[Target, Members],
+    strangers: Sequence[str],
+) -> None:
+    """Refuse files that are no LoRA, and LoRAs for other models: those share at most a text encoder with ours."""
     if not modules:
+        found = recognise(shapes, list(shapes))
         some = ", ".join(list(shapes)[:3]) or "no tensors"
+        if found.what in ("checkpoint", "component"):
+            raise CheckpointError(
+                f"{path}: expected a LoRA, found {found.name}; a LoRA can be extracted from it and its base"
+            )
         raise CheckpointError(
             f"{path}: expected a LoRA for {', '.join(families)}, found no name of one ({some}); it is no LoRA, or one for "
             "another architecture"
         )
-    return Recognised(family, styles.most_common(1)[0][0], modules, unknown)
+    denoiser = [name for name in strangers if not _TEXT.match(name)]
+    if denoiser and not any(target.component == "unet" for target in modules):
+        raise CheckpointError(
+            f"{path}: expected a LoRA for {', '.join(families)}, found one for another architecture: of "
+            f"{len(denoiser):,} names like {denoiser[0]} none is a UNET's"
+        )
+
+
+def _is_plain_weight(name: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a name that ends like LyCORIS' (IA)^3 is that of a model's own weight: nothing says on which side it multiplies."""
+    return (
+        name.endswith(".weight")
+        and split(name)[1] == "ia3"
+        and f"{name.removesuffix('.weight')}.on_input" not in shapes
+    )
 
 
 def _is_peft(name: str) -> bool:
@@ -115,19 +151,24 @@ def _likelihood(
     """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
     table = by_spelling(family)
     known = fitting = 0
+    columns: dict[str, int] = {}
     for name, found in parted.items():
         if found is None or found[0] not in table:
             continue
         known += 1
         target, _ = table[found[0]]
         if found[1] in _INPUT_ROLES:
-            fitting += _fits(target, family, shapes[name])
+            fitting += _fits(target, family, shapes[name][1:])
+        elif found[1] in _KRONECKER:
+            axes = shapes[name][2:] if found[1] == "lokr_t2" else shapes[name][1:]
+            columns[found[0]] = columns.get(found[0], 1) * prod(axes)
+    fitting += sum(_fits(table[module][0], family, (width,)) for module, width in columns.items())
     return known, fitting, said_family(metadata) == family
 
 
-def _fits(target: Target, family: LoraFamily, shape: Shape) -> int:
-    """2 where the axes behind the first are those of the module, 1 where only their product is."""
+def _fits(target: Target, family: LoraFamily, axes: Shape) -> int:
+    """2 where axes behind the first are those of the module, 1 where only their product is."""
     wanted = [module_shape(target, family, widths)[1:] for widths in ("real", "narrow")]
-    if shape[1:] in wanted:
+    if axes in wanted:
         return 2
-    return int(any(prod(shape[1:]) == prod(w) for w in wanted))
+    return int(any(prod(axes) == prod(w) for w in wanted))

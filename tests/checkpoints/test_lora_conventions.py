@@ -9,8 +9,26 @@ from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.merge.block_weights import BlockWeights
 
-SD1_17 = "BASE IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11".split()
-XL_12 = "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05".split()
+SD1_17 = [
+    "BASE",
+    "IN01",
+    "IN02",
+    "IN04",
+    "IN05",
+    "IN07",
+    "IN08",
+    "M00",
+    "OUT03",
+    "OUT04",
+    "OUT05",
+    "OUT06",
+    "OUT07",
+    "OUT08",
+    "OUT09",
+    "OUT10",
+    "OUT11",
+]
+XL_12 = ["BASE", "IN04", "IN05", "IN07", "IN08", "M00", "OUT00", "OUT01", "OUT02", "OUT03", "OUT04", "OUT05"]
 SD1_26 = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 XL_20 = ["BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9))]
 FREE = {"TIME_EMBED", "LABEL_EMB", "OUT"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.lora import open_lora, write_demo_lora
+from unetscope.checkpoints import CheckpointError, open_checkpoint
+from unetscope.checkpoints.lora import lora_checkpoint, open_lora, write_demo_lora
 
 N = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
@@ -59,6 +59,15 @@ DAMAGED = {
     ),
     "OFT": ({f"{N}.oft_blocks": Z(2, 4, 4)}, "belongs to OFT, which is not supported"),
     "GLoRA": ({f"{N}.a1.weight": Z(2, 4)}, "belongs to GLoRA, which is not supported"),
+    "another architecture with a text encoder like ours": (
+        {
+            "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": Z(4, 4),
+            "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": Z(4, 4),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": Z(3072, 4),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": Z(4, 768),
+        },
+        "found one for another architecture: of 2 names like lora_unet_double_blocks_0_img_attn_qkv.* none is a UNET's",
+    ),
     "another architecture": (
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": Z(4, 4)},
         "expected a LoRA for sd1, sd2, sdxl, found no name of one",
@@ -98,3 +107,21 @@ def test_an_adapter_config_that_cannot_be_read_is_refused(tmp_path, text):
     save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": text})
     with pytest.raises(CheckpointError, match="adapter config"):
         open_lora(tmp_path / "a.safetensors")
+
+
+def test_a_checkpoint_is_no_lora_and_is_called_what_it_is(make_checkpoint):
+    for family, name in (("sd1", "SD1 checkpoint"), ("sdxl", "SDXL checkpoint")):
+        path, _ = make_checkpoint(family, family)
+        with pytest.raises(CheckpointError, match=f"expected a LoRA, found {name}"):
+            open_lora(path)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "full"])
+@pytest.mark.parametrize(("theirs", "ours"), [("sdxl", "sd1"), ("sd2", "sd1"), ("sd1", "sd2"), ("sd2", "sdxl")])
+def test_a_lora_for_another_family_than_the_bases_is_refused_as_that(tmp_path, make_checkpoint, theirs, ours, kind):
+    path = write_demo_lora(tmp_path / "a.safetensors", theirs, kind=kind)
+    base, _ = make_checkpoint("base", ours)
+    names = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+    said = f"is a .*LoRA for {names[theirs]}, but .* is {names[ours]} checkpoint; use a LoRA for {names[ours]}"
+    with open_checkpoint(base) as opened, pytest.raises(CheckpointError, match=said):
+        lora_checkpoint(path, opened)

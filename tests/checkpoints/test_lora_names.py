@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unetscope.checkpoints import CheckpointError
+from unetscope.checkpoints import CheckpointError, open_checkpoint
+from unetscope.checkpoints.architecture import FAMILY_NAMES
 from unetscope.checkpoints.layouts import layout, unet_config
 from unetscope.checkpoints.lora import open_lora, write_demo_lora
+from unetscope.checkpoints.lora.demo import KINDS
 from unetscope.checkpoints.lora.names import FAMILIES, STYLES, by_spelling, spelled, targets
 from unetscope.checkpoints.lora.numbered import unet_order
 
@@ -169,3 +171,23 @@ def test_numbers_that_are_those_of_no_model_are_refused(tmp_path):
     save_file(pair("unet:0:", "up", "down"), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="1 of unet with these widths are the layers of no UNET"):
         open_lora(tmp_path / "a.safetensors")
+
+
+MADE = [(f, {"kind": k}) for f in FAMILIES for k in KINDS] + [(f, {"style": "numbered"}) for f in ("sd1", "sd2")]
+
+
+@pytest.mark.parametrize(("family", "options"), MADE, ids=str)
+def test_opening_and_applying_agree_on_the_family(tmp_path, family, options):
+    path = write_demo_lora(tmp_path / "a.safetensors", family, **options)
+    with open_lora(path) as lora, open_checkpoint(path) as seen:
+        assert lora.family == seen.architecture.family == family
+        assert seen.architecture.name.endswith(f" for {FAMILY_NAMES[family]}")
+
+
+def test_a_kronecker_product_has_the_inputs_of_both_sides_multiplied(tmp_path):
+    name, shapes = f"lora_unet_{TO_K.replace('.', '_')}", {"lokr_w1": (8, 8), "lokr_w2_a": (80, 4)}
+    for width, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
+        shapes["lokr_w2_b"] = (4, width // 8)
+        save_file({f"{name}.{end}": torch.zeros(shape) for end, shape in shapes.items()}, tmp_path / "a.safetensors")
+        with open_lora(tmp_path / "a.safetensors") as lora:
+            assert lora.family == family and lora.modules[TO_K_KEY].shape == (640, width)

@@ -96,11 +96,44 @@ def test_extract_resize_and_convert_work_one_after_another(run, loras):
     assert "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" in load_file("peft.safetensors")
 
 
+def test_the_table_shows_the_strength_of_a_lora_over_the_layers_that_it_changes(run, loras):
+    command = ("lora", "bake", "a.safetensors", "--lora", "one.safetensors:0.7:0.25", "-o", "out.safetensors", "--json")
+    code, out, err = run(*command)
+    assert code == 0, err
+    rows = {row["label"]: row for row in json.loads(out)["labels"]}
+    assert {x: row["shares"]["one"] for x, row in rows.items() if "one" in row["shares"]} == pytest.approx(
+        {"CLIP_L": 0.25, "IN01": 0.7, "IN04": 0.7, "M00": 0.7, "OUT11": 0.7}
+    )
+    assert not any(row["varies"] for row in rows.values())
+
+
+def test_block_weights_of_loras_work_in_every_command_that_takes_vectors(run, loras):
+    def added(*options):
+        code, _, err = run(
+            "merge", "add", "a.safetensors", "one.safetensors", *options, "-o", "out.safetensors", "--overwrite"
+        )
+        assert code == 0, err
+        return load_file("out.safetensors")
+
+    key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    base, change = load_file("a.safetensors")[key].double().numpy(), changes(load_file("one.safetensors"))[key]
+    vector = "1,0.5,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0"
+    for blocks, wanted in (("INALL", base + change), ("OUTALL", base), (vector, base + 0.5 * change)):
+        for convention in ("lbw", "lbw-kohya"):
+            found = added("--blocks", blocks, "--convention", convention)[key].float().numpy()
+            assert np.allclose(found, wanted, atol=2e-3), (blocks, convention)
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
+        (("bake", "a.safetensors", "--lora", "b.safetensors"), "b.safetensors: expected a LoRA, found SD1 checkpoint"),
+        (("bake", "one.safetensors", "--lora", "two.safetensors"), "expected a checkpoint, found LoRA for SD1"),
         (("bake", "a.safetensors", "--lora", "absent.safetensors"), "absent.safetensors: no such file"),
-        (("bake", "a.safetensors", "--lora", "big.safetensors"), "LoRA"),
+        (
+            ("bake", "a.safetensors", "--lora", "big.safetensors"),
+            "is a LoRA for SDXL, but a.safetensors is SD1 checkpoint",
+        ),
         (("bake", "a.safetensors", "--lora", "one.safetensors", "--lbw", "1,2,3"), "vector of 3 values"),
         (
             ("merge", "one.safetensors", "two.safetensors", "--lbw", "1", "--lbw", "1", "--lbw", "1"),
