@@ -298,7 +298,9 @@ class Study(_Strict):
         shots = panel(load_payloads(payloads, self._folder), seeds)
         if not shots:
             raise SearchError(f"{self._where}: payloads: there is no prompt in them")
-        return shots
+        # Every prompt with the first seed, then every prompt with the second: a pruned trial has seen as many prompts as it can.
+        order = {seed: i for i, seed in enumerate(seeds)}
+        return sorted(shots, key=lambda shot: order.get(shot.seed, 0))
 
     def to_yaml(self) -> str:
         """The study as YAML, with the recipe of a file written in place; paths still count from `folder`."""

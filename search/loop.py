@@ -1,0 +1,334 @@
+"""One worker's loop: ask, measure, tell, write down, until something says that it is enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import SearchError
+from .optimiser import Asked, Optimiser
+from .preparation import Prepared, open_run, prepare
+from .pruning import paired_estimate
+from .records import TrialRecord
+from .run_folder import RunFolder, best_of
+from .stopping import Ending, Watch, reached
+from .storage import Heartbeat, Workers, open_storage, require_optuna
+from .study import Study
+
+if TYPE_CHECKING:
+    from ..merge.recipe import Recipe
+
+Say = Callable[[str], None]
+# Between looks at what other workers do, where there is nothing else to do.
+_WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search went.
+
+    Attributes:
+        run: its folder.
+        ending: why it ended.
+        best: the best complete trial, or None when there is none.
+        alone: whether no other worker of the folder is still at it.
+    """
+
+    run: RunFolder
+    ending: Ending
+    best: TrialRecord | None
+    alone: bool
+
+
+def search(
+    study: Study,
+    path: Path,
+    *,
+    resume: bool = False,
+    storage: str | None = None,
+    trials: int | None = None,
+    say: Say = print,
+) -> Outcome:
+    """Run a study, or go on with it, as one worker.
+
+    Args:
+        study: what to search.
+        path: the run folder.
+        resume: go on with what is in the folder.
+        storage: a shared storage (`storage.open_storage`); by default a journal in the folder.
+        trials: another budget than the study's.
+        say: gets what is worth telling, a line at a time.
+
+    Returns:
+        how it went; a first Ctrl-C is an ordinary ending, after the trial that is being made.
+
+    Raises:
+        UnetscopeError: the study is mistaken, or the search cannot go on.
+        KeyboardInterrupt: a second Ctrl-C; the trial that was being made is tried again by `resume`.
+    """
+    require_optuna()
+    if trials is not None:
+        study = study.changed(trials=trials)
+    prepared = prepare(study)
+    run = open_run(prepared, Path(path), resume=resume, joining=storage is not None)
+    for note in prepared.notes:
+        say(note)
+    worker = Worker(prepared, run, storage, say)
+    try:
+        ending = worker.work()
+    finally:
+        worker.close()
+    return Outcome(
+        run, ending, best_of(worker.records, prepared.objective.higher_is_better), not worker.workers.others()
+    )
+
+
+class Worker:
+    """One process at work on a run folder."""
+
+    def __init__(self, prepared: Prepared, run: RunFolder, storage: str | None, say: Say):
+        self.prepared, self.run, self.say = prepared, run, say
+        self.study, self.objective = prepared.study, prepared.objective
+        self.workers = Workers(run)
+        opened = open_storage(run, storage)
+        self.workers.enter()
+        try:
+            self.optimiser = Optimiser(
+                opened,
+                self.study.title or run.path.name,
+                prepared.template.parameters,
+                self.study.optimiser,
+                self.workers,
+                higher_is_better=self.objective.higher_is_better,
+                own=storage is None,
+            )
+            self._scaled = not self.objective.needs_calibration
+            self.optimiser.queue(prepared.baselines, prepared.prior, starts=self._scaled)
+        except BaseException:
+            self.workers.leave()
+            raise
+        self.watch = Watch(self.study.stop)
+        self._best_written: int | None = None
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self.optimiser.records.values())
+
+    def close(self) -> None:
+        self.objective.close()
+        self.workers.leave()
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def work(self) -> Ending:
+        """Make trials until there is a reason to stop."""
+        begun = time.monotonic()
+        with Interrupts() as interrupts:
+            self._catch_up()
+            ending = self._done(begun)
+            if ending is None:
+                self.objective.load()
+            while ending is None:
+                if interrupts.asked:
+                    return Ending("asked", "stopped as asked; --resume goes on")
+                if not self._may_ask():
+                    time.sleep(_WAIT_SECONDS)
+                elif (ending := self._done(begun)) is None:
+                    ending = self._trial(self.optimiser.ask())
+                self._read_others()
+        return ending
+
+    def _done(self, begun: float) -> Ending | None:
+        return reached(
+            self.records,
+            self.optimiser.given() if self.study.stop.patience is not None else (),
+            self.study.stop,
+            self.study.trials,
+            running=self.optimiser.running(),
+            seconds=time.monotonic() - begun,
+            higher_is_better=self.objective.higher_is_better,
+        )
+
+    def _trial(self, asked: Asked) -> Ending | None:
+        """Make one trial and write it down; an ending where it shows that something is wrong."""
+        begun = time.monotonic()
+        incumbent = (
+            self._incumbent() if self.study.pruning is not None and self._scaled and not asked.baseline else None
+        )
+        with Heartbeat(asked.trial):
+            measured = self.objective.measure(
+                self.prepared.template, asked.point, incumbent, self._keeper(asked.number)
+            )
+        seconds = {name: round(x, 4) for name, x in measured.seconds.items()}
+        seconds["other"] = round(time.monotonic() - begun + asked.seconds - sum(measured.seconds.values()), 4)
+        state = "failed" if measured.score is None else "pruned" if measured.pruned else "complete"
+        record = TrialRecord(
+            asked.number,
+            state,
+            asked.point,
+            measured.score,
+            measured.scores,
+            measured.parts,
+            asked.baseline,
+            seconds,
+            self.workers.name,
+            time.time(),
+            measured.note,
+        )
+        value = measured.score
+        if measured.pruned and value is not None:
+            value = paired_estimate(measured.scores, incumbent.scores, self.objective.weights, incumbent.score)
+        self.optimiser.tell(asked, record, value, hold=not self._scaled)
+        self.run.append(record)
+        if self._scaled:
+            self._update_best()
+        self._tidy(record)
+        self._report(record)
+        return self.watch.see(record, measured.pictures)
+
+    def _may_ask(self) -> bool:
+        """Whether the next trial may begin; where scores have no scale yet, only a baseline may."""
+        if self._scaled or self.optimiser.queued("baseline"):
+            return True
+        if self.optimiser.waiting("baseline"):
+            return False
+        self._calibrate()
+        return True
+
+    def _calibrate(self) -> None:
+        """All baselines are measured: fix the scale of the scores, and let the optimiser know them."""
+        measured = sorted((r for r in self.records if r.baseline and r.state == "complete"), key=lambda r: r.number)
+        if not measured:
+            raise SearchError(
+                f"{self.study.where}: no baseline could be scored, and this reward takes its scale from them"
+            )
+        with self.workers.alone("calibrate"):
+            for note in self.objective.calibrate(measured):
+                self.say(note)
+            written = {r.number: r.score for r in self.run.trials()}
+            for record in measured:
+                scores = self.objective.rescored(record)
+                score = self.objective.mean(scores)
+                final = dataclasses.replace(
+                    record, scores=scores, score=score, worker=self.workers.name, finished=time.time()
+                )
+                self.optimiser.tell_held(final)
+                if written.get(record.number) != score:
+                    self.run.append(final)
+            self.optimiser.queue_starts()
+        self._scaled = True
+        self._update_best()
+
+    # -- what others have done ----------------------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Take over what the storage knows and the folder does not."""
+        self.optimiser.sync(holding=not self._scaled)
+        written = {r.number for r in self.run.trials()}
+        for record in sorted(self.records, key=lambda r: r.number):
+            if record.number not in written:
+                self.run.append(record)
+        if self._scaled:
+            self._update_best()
+
+    def _read_others(self) -> None:
+        for record in self.optimiser.sync(holding=not self._scaled):
+            # Workers of this folder write their own trials; those of other machines are written here too.
+            if record.worker == self.workers.name or not self.workers.knows(record.worker):
+                self.run.append(record)
+
+    def _incumbent(self) -> TrialRecord | None:
+        return best_of(self.records, self.objective.higher_is_better)
+
+    # -- the run folder -----------------------------------------------------------------------------------------------
+
+    def _update_best(self) -> None:
+        """Write the best recipe when it is another one than was written last."""
+        best = self._incumbent()
+        if best is None or best.number == self._best_written:
+            return
+        with self.workers.alone("best"):
+            # Another worker may have finished a better one; whoever holds the lock last writes what is true then.
+            self._read_others()
+            best = self._incumbent()
+            recipe = self.prepared.template.recipe(best.point) if self.prepared.template.roles else None
+            text = best_text(recipe, best, self.run.path, self.study.title) if recipe is not None else None
+            self.run.write_best(best, text)
+        previous, self._best_written = self._best_written, best.number
+        if previous is not None:
+            self._forget(previous)
+
+    def _keeper(self, number: int) -> Callable:
+        if self.study.images == "none":
+            return lambda name, image: None
+        return lambda name, image: self.run.save_image(number, name, image)
+
+    def _tidy(self, record: TrialRecord) -> None:
+        if record.number != self._best_written:
+            self._forget(record.number)
+
+    def _forget(self, number: int) -> None:
+        """Remove a trial's pictures, where only those of the best one and the baselines are kept."""
+        if self.study.images == "best" and not self.optimiser.records[number].baseline:
+            self.run.forget_images(number)
+
+    def _report(self, record: TrialRecord) -> None:
+        parts = [f"trial {record.number:4d}"]
+        parts.append("failed  " if record.score is None else f"{record.score:10.6g}")
+        best = self._incumbent() if self._scaled else None
+        if best is not None:
+            parts.append(f"best {best.score:.6g} (trial {best.number})")
+        parts.append(f"{sum(record.seconds.values()):.1f} s")
+        parts += [x for x in (record.baseline, "pruned" if record.state == "pruned" else "", record.note) if x]
+        self.say("  ".join(parts))
+
+
+def best_text(recipe: Recipe, best: TrialRecord, folder: Path, title: str) -> str:
+    """A recipe as a file of a folder, its paths seen from there."""
+
+    def seen_from_there(model: str) -> str:
+        try:
+            return Path(os.path.relpath(model, folder)).as_posix()
+        except ValueError:  # another drive
+            return str(Path(model).resolve())
+
+    recipe = recipe.with_paths(seen_from_there)
+    if not recipe.title:
+        recipe = recipe.model_copy(update={"title": f"{title or 'search'}, trial {best.number}"})
+    return f"# Trial {best.number}, score {best.score!r}: unetscope merge run best.yaml -o merged.safetensors\n{recipe.to_yaml()}"
+
+
+class Interrupts:
+    """Ctrl-C, and the signal by which clusters announce that time is up: the first lets the trial finish, the second does not.
+
+    Attributes:
+        asked: whether somebody wants to stop.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self._old: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        # Not print: the signal may have come while something is printed.
+        os.write(2, b"\nstopping after this trial; again to stop at once\n")

@@ -1,0 +1,370 @@
+"""The optimiser: Optuna by ask and tell. What it was told is the truth; run folders are written from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .baselines import Baseline
+from .errors import SearchError
+from .parameters import Parameter
+from .records import TrialRecord
+from .run_folder import from_line, to_line
+from .storage import Workers, is_silent
+from .study import Optimiser as Settings
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+# How long a worker waits for the one that creates the study to fill its queue.
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A point to try.
+
+    Attributes:
+        number: of the trial.
+        point: as proposed, on the grid where there is one.
+        baseline: its name, or "".
+        seconds: what the proposal took.
+        trial: Optuna's.
+    """
+
+    number: int
+    point: dict[str, float | str]
+    baseline: str
+    seconds: float
+    trial: Trial
+
+
+class Optimiser:
+    """A study in a storage, as one worker sees it.
+
+    Args:
+        storage: of Optuna.
+        name: of the study in the storage.
+        parameters: what is free.
+        settings: which optimiser, seeds, start points.
+        workers: who else works in the run folder.
+        higher_is_better: the direction.
+        own: whether the storage belongs to the run folder alone, so that everybody who uses it has a lock there.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        parameters: Sequence[Parameter],
+        settings: Settings,
+        workers: Workers,
+        *,
+        higher_is_better: bool,
+        own: bool,
+    ):
+        import optuna
+
+        _quiet()
+        self.parameters, self.settings, self.workers, self.own = tuple(parameters), settings, workers, own
+        self.records: dict[int, TrialRecord] = {}
+        self._asking: int | None = None
+        direction = "maximize" if higher_is_better else "minimize"
+        mark = _fingerprint(parameters, direction)
+        try:
+            self.study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+            self.study.set_user_attr("searches", mark)
+            self.is_new = True
+        except optuna.exceptions.DuplicatedStudyError:
+            self.study = optuna.load_study(study_name=name, storage=storage)
+            self.is_new = False
+            found = self._attribute("searches")
+            if found != mark:
+                raise SearchError(
+                    f"the storage has a study called {name!r} in which other numbers are free; give this one another title"
+                ) from None
+        existing = len(self.study.get_trials(deepcopy=False))
+        host = 0 if own else zlib.crc32(platform.node().encode())
+        entropy = (settings.seed, existing, len(workers.others()), host)
+        self.study.sampler = make_sampler(settings, self.parameters, entropy)
+        self._distributions = {p.name: _distribution(p) for p in self.parameters}
+
+    # -- the queue ----------------------------------------------------------------------------------------------------
+
+    def queue(
+        self, baselines: Sequence[Baseline], prior: Sequence[tuple[Mapping[str, Any], float]], starts: bool
+    ) -> None:
+        """Fill the queue of a new study: baselines, then start points. Who comes second waits until it is full.
+
+        Args:
+            baselines: their points.
+            prior: points and scores that are known already.
+            starts: whether start points follow at once; else `queue_starts` adds them.
+        """
+        if not self.is_new and self._attribute("queued") is not None:
+            return
+        for point, score in prior:
+            self._add(point, score)
+        known = {t.user_attrs.get("baseline") for t in self.study.get_trials(deepcopy=False)}
+        for baseline in baselines:
+            if baseline.name not in known:
+                self.study.enqueue_trial(dict(baseline.point), user_attrs={"baseline": baseline.name})
+        if starts:
+            self.queue_starts()
+        self.study.set_user_attr("queued", len(self.study.get_trials(deepcopy=False)))
+
+    def queue_starts(self) -> None:
+        """Add the start points, each once."""
+        known = {t.user_attrs.get("start") for t in self.study.get_trials(deepcopy=False)}
+        for i, point in enumerate(start_points(self.parameters, self.settings)):
+            if i not in known:
+                self.study.enqueue_trial(point, user_attrs={"start": i})
+
+    def _attribute(self, name: str) -> Any:
+        """An attribute of the study; the worker that creates it may still be at it."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            value = self.study.user_attrs.get(name)
+            if value is not None or time.monotonic() > until or (self.own and not self.workers.others()):
+                return value
+            time.sleep(0.2)
+
+    def _add(self, point: Mapping[str, Any], score: float) -> None:
+        import optuna
+
+        trial = optuna.trial.create_trial(
+            params=dict(point), distributions=self._distributions, value=score, user_attrs={"prior": True}
+        )
+        self.study.add_trial(trial)
+
+    # -- asking and telling -------------------------------------------------------------------------------------------
+
+    def ask(self) -> Asked:
+        """The next point: of the queue, else a proposal."""
+        begun = time.monotonic()
+        trial = self.study.ask()
+        self._asking = trial.number
+        trial.set_user_attr("worker", self.workers.name)
+        point: dict[str, float | str] = {}
+        for p in self.parameters:
+            if p.is_choice:
+                point[p.name] = trial.suggest_categorical(p.name, list(p.choices))
+            else:
+                value = trial.suggest_float(p.name, p.low, p.high, step=p.step)
+                point[p.name] = p.at((value - p.low) / (p.high - p.low)) if p.step else value
+        attributes = trial.user_attrs
+        return Asked(trial.number, point, attributes.get("baseline", ""), time.monotonic() - begun, trial)
+
+    def tell(self, asked: Asked, record: TrialRecord, value: float | None, *, hold: bool = False) -> None:
+        """Finish a trial.
+
+        Args:
+            asked: what was asked.
+            record: everything about it; kept in the storage, from where every worker reads it.
+            value: its score as the optimiser shall see it; None when it failed.
+            hold: keep the record, and tell the score later (`tell_held`): it has no scale yet.
+        """
+        asked.trial.set_user_attr("record", to_line(record))
+        self.records[record.number] = record
+        if not (hold and value is not None):
+            self._finish(record.number, value)
+        self._asking = None
+
+    def tell_held(self, record: TrialRecord) -> None:
+        """Tell the score of a trial that was held back, unless another worker has done so."""
+        self.records[record.number] = record
+        self._finish(record.number, record.score if record.state != "failed" else None)
+
+    def _finish(self, number: int, value: float | None) -> bool:
+        """Tell Optuna; False when somebody else was first."""
+        import optuna
+
+        state = optuna.trial.TrialState.FAIL if value is None else None
+        try:
+            self.study.tell(number, value, state=state)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            return False
+        return True
+
+    # -- what has become of the trials --------------------------------------------------------------------------------
+
+    def sync(self, holding: bool = False) -> list[TrialRecord]:
+        """Read what others have finished, and ask again what died with its worker.
+
+        Args:
+            holding: whether measured trials wait to be told (see `tell`).
+
+        Returns:
+            the records that were not known here before.
+        """
+        import optuna
+
+        states = optuna.trial.TrialState
+        fresh = []
+        for trial in self.study.get_trials(deepcopy=False):
+            line = trial.user_attrs.get("record")
+            if line is not None and trial.number not in self.records:
+                self.records[trial.number] = record = from_line(line)
+                fresh.append(record)
+            if trial.state == states.RUNNING and trial.number != self._asking:
+                if line is not None and not holding:
+                    # Its worker died between writing the record and telling the score.
+                    record = self.records[trial.number]
+                    self._finish(trial.number, record.score if record.state != "failed" else None)
+                elif line is None and self._is_stale(trial):
+                    fresh.append(self._give_up(trial))
+        return fresh
+
+    def _is_stale(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get("worker")
+        if worker == self.workers.name:
+            return True
+        alive = self.workers.is_alive(worker) if worker else None
+        if alive is None and self.own and worker:
+            return True
+        if alive is not None:
+            return not alive
+        begun = trial.datetime_start.timestamp() if trial.datetime_start else None
+        if worker is None and self.own and not self.workers.others():
+            return True
+        return is_silent(trial.user_attrs.get("alive"), begun)
+
+    def _give_up(self, trial: FrozenTrial) -> TrialRecord:
+        """Mark a dead worker's trial as failed, and put its point into the queue again."""
+        attributes = trial.user_attrs
+        params = trial.params if len(trial.params) == len(self.parameters) else trial.system_attrs.get("fixed_params")
+        record = TrialRecord(
+            trial.number,
+            "failed",
+            dict(params or {}),
+            None,
+            baseline=attributes.get("baseline", ""),
+            worker=self.workers.name,
+            finished=time.time(),
+            note="its worker was stopped or killed; the point is tried again" if params else "its worker was killed",
+        )
+        if self._finish(trial.number, None) and params:
+            again = {name: attributes[name] for name in ("baseline", "start") if name in attributes}
+            self.study.enqueue_trial(dict(params), user_attrs=again | {"again": trial.number})
+        self.records[trial.number] = record
+        return record
+
+    def scored(self) -> int:
+        """How many trials of the budget are used: those with a score, told or held."""
+        return sum(1 for r in self.records.values() if r.state != "failed")
+
+    def running(self) -> int:
+        """How many trials others are at."""
+        import optuna
+
+        trials = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        return sum(1 for t in trials if t.number != self._asking and "record" not in t.user_attrs)
+
+    def waiting(self, what: str) -> int:
+        """How many trials with an attribute (`baseline`, `start`) are still in the queue or being made."""
+        import optuna
+
+        states = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        return sum(1 for t in trials if what in t.user_attrs and "record" not in t.user_attrs)
+
+    def queued(self, what: str) -> int:
+        """How many trials with an attribute are in the queue, for whoever asks next."""
+        import optuna
+
+        trials = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+        return sum(1 for t in trials if what in t.user_attrs)
+
+    def given(self) -> set[int]:
+        """The numbers of the baselines and start points: nobody proposed these."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {t.number for t in trials if "baseline" in t.user_attrs or "start" in t.user_attrs}
+
+
+# -- samplers -----------------------------------------------------------------------------------------------------------
+
+
+def make_sampler(settings: Settings, parameters: Sequence[Parameter], entropy: Sequence[int]) -> BaseSampler:
+    """Optuna's sampler of that name.
+
+    Args:
+        settings: its name, and after how many trials it begins to learn.
+        parameters: what is free.
+        entropy: makes its random numbers; a resumed run and a second worker must have others, or they would repeat points.
+
+    Raises:
+        SearchError: a package that it needs is not installed.
+    """
+    import numpy as np
+    import optuna
+
+    seed = int(np.random.SeedSequence(list(entropy)).generate_state(1)[0])
+    start, samplers = max(1, settings.start), optuna.samplers
+    try:
+        if settings.name == "gp":
+            return samplers.GPSampler(seed=seed, n_startup_trials=start, warn_independent_sampling=False)
+        if settings.name == "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True)
+        if settings.name == "cmaes":
+            numbers = [p for p in parameters if not p.is_choice]
+            centre = {p.name: p.at(0.5) for p in numbers}
+            stepped = any(p.step for p in numbers)
+            return samplers.CmaEsSampler(x0=centre, seed=seed, with_margin=stepped, warn_independent_sampling=False)
+        if settings.name == "qmc":
+            # All workers share one sequence, so its seed is the study's.
+            return samplers.QMCSampler(scramble=True, seed=settings.seed, warn_independent_sampling=False)
+        return samplers.RandomSampler(seed=seed)
+    except ImportError as error:
+        raise SearchError(f"optimiser {settings.name} needs {error.name}: pip install 'unetscope[search]'") from None
+
+
+def start_points(parameters: Sequence[Parameter], settings: Settings) -> list[dict[str, float | str]]:
+    """Points spread over what is free: a Latin hypercube has one in each slice of every number; `uniform` has them anywhere."""
+    import numpy as np
+    from scipy.stats import qmc
+
+    if settings.name not in ("gp", "tpe") or not settings.start:
+        return []
+    rng = np.random.default_rng(settings.seed)
+    if settings.start_points == "latin":
+        shares = qmc.LatinHypercube(len(parameters), rng=rng).random(settings.start)
+    else:
+        shares = rng.random((settings.start, len(parameters)))
+    return [
+        {
+            p.name: p.choices[min(int(x * len(p.choices)), len(p.choices) - 1)] if p.is_choice else p.at(float(x))
+            for p, x in zip(parameters, row, strict=True)
+        }
+        for row in shares
+    ]
+
+
+def _distribution(p: Parameter) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return CategoricalDistribution(list(p.choices)) if p.is_choice else FloatDistribution(p.low, p.high, step=p.step)
+
+
+def _fingerprint(parameters: Sequence[Parameter], direction: str) -> str:
+    """What two workers must agree on."""
+    plain = [[p.name, p.low, p.high, p.step, list(p.choices)] for p in parameters]
+    return hashlib.sha256(json.dumps([direction, plain]).encode()).hexdigest()[:16]
+
+
+def _quiet() -> None:
+    """Optuna reports every trial and warns of what is experimental; neither is for the user of a search."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

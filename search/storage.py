@@ -1,0 +1,197 @@
+"""Where the optimiser's memory lies, which workers are alive, and what becomes of the trials of those that are not.
+
+By default the memory is a journal in the run folder, which several processes of one machine may share. Workers on several machines
+share one of Optuna's storages: a data base (`sqlite:///...`, `mysql://...`, `postgresql://...`) or a gRPC proxy (`grpc://host:port`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import SearchError
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+    from optuna.storages import BaseStorage
+    from optuna.trial import Trial
+
+# What one worker of a folder does at a time.
+_TASKS = ("best", "calibrate", "confirm")
+# A worker on another machine says so often that it is alive, and is given up after so long a silence.
+HEARTBEAT_SECONDS = 60.0
+SILENCE_SECONDS = 300.0
+_REPLY_SECONDS = 20.0
+
+
+def require_optuna() -> None:
+    """Refuse, in a sentence, to search without the packages of the extra.
+
+    Raises:
+        SearchError: they are not installed.
+    """
+    import importlib.util
+
+    missing = [name for name in ("optuna", "filelock") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SearchError(f"a search needs {' and '.join(missing)}: pip install 'unetscope[search]'")
+
+
+def worker_name() -> str:
+    """`host-pid`: this process among all workers."""
+    host = re.sub(r"[^A-Za-z0-9_.]", "-", platform.node()) or "worker"
+    return f"{host}-{os.getpid()}"
+
+
+def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
+    """Optuna's storage: the run folder's journal, or the one that `url` names.
+
+    Raises:
+        SearchError: it cannot be reached, or its driver is not installed.
+    """
+    import optuna
+
+    if url is None:
+        return _journal(run.path / "journal.log", alone=not Workers(run).others())
+    try:
+        if url.startswith("grpc://"):
+            host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
+            if not host or not port.isdigit():
+                raise SearchError(f"--storage {url}: write grpc://host:port")
+            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+            proxy.wait_server_ready(timeout=_REPLY_SECONDS)
+            return proxy
+        if "://" not in url:
+            return _journal(Path(url), alone=False)
+        return optuna.storages.get_storage(url)
+    except SearchError:
+        raise
+    # Data base drivers raise errors of many types.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SearchError(f"--storage {url}: cannot be opened ({reason})") from None
+
+
+def _journal(path: Path, alone: bool) -> BaseStorage:
+    """A journal file; when nobody else uses it, the traces of a worker that was killed while it wrote are removed first."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    if alone:
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        _drop_half_line(path)
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+    except OSError as error:
+        raise SearchError(f"{path}: the journal cannot be opened ({error.strerror or error})") from None
+    except (ValueError, KeyError) as error:
+        raise SearchError(f"{path}: the journal is damaged ({error}); begin again in another run folder") from None
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off the line that a worker did not finish."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    text = path.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+
+
+class Workers:
+    """Who works in a run folder: each holds a lock as long as it lives, which the system takes away even from the killed."""
+
+    def __init__(self, run: RunFolder, name: str | None = None):
+        self.folder = run.path / "workers"
+        self.name = name or worker_name()
+        self._held: FileLock | None = None
+
+    def enter(self) -> None:
+        """Take this worker's lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._held = self._lock(self.name)
+        self._held.acquire(timeout=0)
+
+    def leave(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+            self._path(self.name).unlink(missing_ok=True)
+
+    def others(self) -> list[str]:
+        """The other workers that are alive; the locks of the dead are removed."""
+        names = [path.stem for path in sorted(self.folder.glob("*.lock")) if path.stem not in (self.name, *_TASKS)]
+        return [name for name in names if self.is_alive(name)]
+
+    def is_alive(self, name: str) -> bool | None:
+        """Whether a worker of this folder lives; None when it is not one of this folder's."""
+        from filelock import Timeout
+
+        if name == self.name:
+            return self._held is not None
+        if not self._path(name).exists():
+            return None
+        lock = self._lock(name)
+        try:
+            with lock.acquire(timeout=0):
+                pass
+        except Timeout:
+            return True
+        self._path(name).unlink(missing_ok=True)
+        return False
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """One worker of the folder at a time: `best`, `calibrate`, `confirm`."""
+        with self._lock(what):
+            yield
+
+    def knows(self, name: str) -> bool:
+        """Whether a worker writes its trials into this folder."""
+        return (self.folder.parent / "trials" / f"{name}.jsonl").exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.lock"
+
+    def _lock(self, name: str) -> FileLock:
+        from filelock import FileLock
+
+        return FileLock(self._path(name))
+
+
+class Heartbeat:
+    """Says in the storage, from a thread of its own, that a trial's worker is alive."""
+
+    def __init__(self, trial: Trial, seconds: float = HEARTBEAT_SECONDS):
+        self._trial, self._seconds = trial, seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._seconds):
+            # A storage that does not answer now may answer the next time.
+            with contextlib.suppress(Exception):
+                self._trial.set_user_attr("alive", time.time())
+
+
+def is_silent(alive: float | None, begun: float | None, now: float | None = None) -> bool:
+    """Whether a worker of which only the heartbeat is known has been silent too long."""
+    last = max(alive or 0.0, begun or 0.0)
+    return (time.time() if now is None else now) - last > SILENCE_SECONDS
