@@ -1,4 +1,4 @@
-"""What methods that measure tensors count and multiply, in numpy. `kernels_numba` does the same, to the bit, several times faster."""
+"""What methods that measure tensors count and multiply, in numpy. `kernels_numba` does the same, to the bit, and faster."""
 
 from __future__ import annotations
 

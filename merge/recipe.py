@@ -103,7 +103,7 @@ class Step(BaseModel):
             elif parameter.kind == "number":
                 values[name] = BlockWeights.parse(value, convention)
             else:
-                each = value if name in self.given else [value] * self.kind.models(len(self.inputs))
+                each = value if isinstance(value, list) else [value] * self.kind.models(len(self.inputs))
                 values[name] = [BlockWeights.parse(v, convention) for v in each]
         return values
 
@@ -351,6 +351,8 @@ class Recipe(_Strict):
         for name, parameter in method.parameters.items():
             if parameter.kind == "numbers" and (name in step.given or parameter.default is None):
                 given, wanted = step.given.get(name), method.models(len(step.inputs))
+                if isinstance(given, Real) and not isinstance(given, bool):
+                    continue  # one number counts for every model
                 if not isinstance(given, list) or len(given) != wanted:
                     count = len(given) if isinstance(given, list) else "none"
                     each = "model after the base" if method.on_deltas else "input"

@@ -9,13 +9,13 @@ from .registry import Numbers, statistics
 
 @statistics("base *", passes=2)
 def model_stock(at: Spot):
-    """base + t mean(d), d_t = x_t - base, t = n c / (1 + (n - 1) c), c the mean cosine of all pairs of d: nearer the base, the less they agree.
+    """base + t mean(d), d_t = x_t - base, t = n c / (1 + (n - 1) c), c the mean cosine of all pairs of d.
 
-    Where c is negative the formula leads beyond the base, and t is 0. One model is taken as it is. (sd-mecha takes the cosines
-    of neighbours in the list alone, mergekit lets t be negative.)
+    The less the models agree, the nearer the base. Where c is negative the formula leads beyond the base, and t is 0. One model
+    is taken as it is. (sd-mecha takes the cosines of neighbours in the list alone, mergekit lets t be negative.)
 
-    Source: Jang et al. 2024, "Model stock: all we need is just a few fine-tuned models", with the mean cosine of more than two models,
-    as mergekit has it.
+    Source: Jang et al. 2024, "Model stock: all we need is just a few fine-tuned models", with the mean cosine of all pairs for
+    more than two models, as mergekit has it.
 
     Use: fine-tunes of one base on the same subject that differ by chance. With many models t is near 1, the mean.
     """

@@ -83,7 +83,7 @@ def multislerp(at: Spot, weights: Numbers = 1.0):
 
 @statistics("*", passes=2)
 def karcher_mean(at: Spot, weights: Numbers = 1.0):
-    """The Riemannian mean of directions x_t / |x_t|: the one whose weighted squared angles to them are smallest, times the mean length.
+    """The direction whose weighted squared angles to x_t / |x_t| are smallest (Riemannian mean), times the mean length.
 
     Found by steps along the mean of logarithms until nothing moves. Tensors that are 0 count in the mean length alone; where the
     directions cancel out it is the weighted mean.

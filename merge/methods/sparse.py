@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .combining import Combine, Elect
 from ..spot import Spot
+from .combining import Combine, Elect
 from .numpy_later import np
 from .registry import Numbers, Share, statistics
 
@@ -41,8 +41,8 @@ def ties(
 
     Use: several fine-tunes of one base on different subjects. TIES-SOUP is density 1 with `elect: count`.
     """
-    from .combining import combined
     from ..selection import Cuts, ranked
+    from .combining import combined
 
     ranks = [max(_count(density, at.elements), 1)] * at.count
     found = yield from ranked(at.count, [[r] for r in ranks])
@@ -84,8 +84,8 @@ def breadcrumbs(
 
     Use: many fine-tunes of one base; `elect: sum` with `combine: mean` is mergekit's `breadcrumbs_ties`.
     """
-    from .combining import combined
     from ..selection import ranked
+    from .combining import combined
 
     count = _count(density, at.elements)
     outliers = min(_count(gamma, at.elements), at.elements - count)
@@ -124,8 +124,8 @@ def dare(
 
     Use: several fine-tunes of one base: fewer of their changes meet.
     """
-    from .combining import combined
     from ..random_drop import dropped, streams
+    from .combining import combined
 
     chance = streams(at, seed)
 
@@ -151,7 +151,7 @@ def della(
     combine: Combine = "mean",
     seed: int = 0,
 ):
-    """base + alpha mean(m_t (x_t - base) / p of the elected sign), m_t keeping elements with a probability p that grows with their rank.
+    """base + alpha mean(m_t (x_t - base) / p of the elected sign), m_t keeping each element with the probability p of its rank.
 
     p runs from density - epsilon / 2 for the smallest to density + epsilon / 2 for the largest element of a row (the weights of
     one output; `ranks: tensor` ranks the whole tensor, by the first 16 bits of the sizes, and equals share a rank). Where it
@@ -165,9 +165,9 @@ def della(
 
     Use: as dare, with large changes kept more often than small ones.
     """
-    from .combining import combined
     from ..random_drop import chosen, streams
     from ..selection import Ranks
+    from .combining import combined
 
     chance, row = streams(at, seed), at.row
     shares = (yield Ranks(at.count)) if ranks == "tensor" else None
@@ -203,9 +203,9 @@ def sce(at: Spot, alpha: float = 1.0, density: Share = 0.1):
 
     Use: several fine-tunes of one base, of which those that changed a tensor most shall decide it.
     """
-    from .combining import combined, elected
     from ..reductions import Sums
     from ..selection import ranked
+    from .combining import combined, elected
 
     def spread(tiles, start):
         mean = sum(tiles[1:], tiles[0]) / len(tiles)
