@@ -19,6 +19,7 @@ from . import (
     lora,
     making,
     merging,
+    searching,
     tracing,
 )
 from . import app as dashboard
@@ -48,6 +49,7 @@ app.command("app")(dashboard.app)
 app.command("demo-checkpoint")(making.demo_checkpoint)
 app.add_typer(merging.app, name="merge")
 app.add_typer(lora.app, name="lora")
+app.add_typer(searching.app, name="search")
 
 
 def _version(wanted: bool) -> None:

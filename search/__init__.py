@@ -1,5 +1,53 @@
 """Finds a recipe: an optimiser proposes its free numbers, images made with the merge are scored by a reward.
 
 A study (YAML) names a recipe with free numbers, payloads, a generator, a reward and a budget; everything that is learnt goes
-into a run folder. This room uses `merge`, `analysis`, `diagrams` and `checkpoints`, and nothing above it.
+into a run folder. `search(Study.load(path), folder)` runs one, `RunFolder(folder)` reads what came of it.
+This room uses `merge`, `analysis`, `diagrams` and `checkpoints`, and nothing above it.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .confirm import confirm
+    from .errors import SearchError
+    from .loop import Outcome, search
+    from .parameters import Parameter
+    from .records import TrialRecord
+    from .run_folder import RunFolder
+    from .shots import Shot
+    from .study import Study
+    from .tree import search_tree
+
+__all__ = [
+    "Outcome",
+    "Parameter",
+    "RunFolder",
+    "SearchError",
+    "Shot",
+    "Study",
+    "TrialRecord",
+    "confirm",
+    "search",
+    "search_tree",
+]
+
+_HOME = {
+    "confirm": ("confirm",),
+    "errors": ("SearchError",),
+    "loop": ("Outcome", "search"),
+    "parameters": ("Parameter",),
+    "records": ("TrialRecord",),
+    "run_folder": ("RunFolder",),
+    "shots": ("Shot",),
+    "study": ("Study",),
+    "tree": ("search_tree",),
+}
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used: the command line's help must not wait for numpy and pydantic."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

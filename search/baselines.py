@@ -117,7 +117,7 @@ class _Maker:
         self.middle = template.middle()
         self.numbers = [p for p in template.parameters if not p.is_choice]
         self.recipe: Recipe | None = template.recipe(self.middle) if template.roles else None
-        self.parents = self.recipe.models_of(self.recipe.result) if self.recipe else []
+        self.parents = template.parents(self.recipe) if self.recipe else []
 
     def usual(self) -> list[Any]:
         if self.recipe is None:
@@ -140,7 +140,7 @@ class _Maker:
             letter = found[1].upper()
             index = ord(letter) - ord("A")
             if self.recipe is None or index >= len(self.parents):
-                raise SearchError(f"{where}: there is no model {letter}; the recipe has {len(self.parents)} models")
+                raise SearchError(f"{where}: there is no model {letter}; the search mixes {len(self.parents)}")
             return self._named(f"all {letter}", self._by_rules(index))
         if entry.strip().lower() == "uniform":
             return self._named("uniform", self._by_rules(None))
@@ -198,12 +198,12 @@ class _Maker:
         rule = _RULES.get(METHODS[step.method.replace("-", "_")].name)
         if rule is None:
             return {}
-        below = [self.recipe.models_of(source) for source in step.inputs]
+        below = [self.template.parents(self.recipe, source) for source in step.inputs]
         at = None
         if chosen is not None:
             # A step that the model is not below of does not matter.
-            at = next((i for i, models in enumerate(below) if self.parents[chosen] in models), 0)
-        return rule(at, [max(1, len(models)) for models in below])
+            at = next((i for i, parents in enumerate(below) if self.parents[chosen] in parents), 0)
+        return rule(at, [max(1, len(self.recipe.models_of(source))) for source in step.inputs])
 
     def _blocks(self, value: Any, where: str) -> dict[str, float | str] | None:
         """Block weights (a preset, a vector, lines) as the point that means them."""
@@ -237,7 +237,7 @@ class _Maker:
         if point is None:
             return name, None
         recipe = self.template.recipe(point)
-        for step_name in recipe.order(recipe.result):
+        for step_name in {self.template.roles[p.name].step for p in self.numbers}:
             step = recipe.steps[step_name]
             for given in step.weights(recipe.convention).values():
                 each = given if isinstance(given, list) else [given]

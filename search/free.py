@@ -73,6 +73,26 @@ class Template:
         """The point in the middle of everything free, with the first of every choice."""
         return {p.name: p.choices[0] if p.is_choice else p.at(0.5) for p in self.parameters}
 
+    def parents(self, recipe: Recipe, source: str | None = None) -> list[str]:
+        """What the search mixes: the models below the result (or `source`), and the steps in which nothing is free any more.
+
+        Args:
+            recipe: any of the template's.
+            source: a step or model of it.
+        """
+        open_steps = {name for name, step in (self.data.get("steps") or {}).items() if next(holes(step), None)}
+        found: dict[str, None] = {}
+
+        def visit(at: str) -> None:
+            if at in recipe.steps and open_steps & set(recipe.order(at)):
+                for below in recipe.steps[at].inputs:
+                    visit(below)
+            elif recipe.space_of(at) == "weight":
+                found[at] = None
+
+        visit(source or recipe.result)
+        return list(found)
+
     def check(self) -> None:
         """Try the corners and the choices.
 

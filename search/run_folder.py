@@ -132,8 +132,8 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as file:
             # A worker that was killed may have left half a line.
-            if file.tell() and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
-                file.write(b"\n")
+            whole = not file.tell() or (file.seek(-1, os.SEEK_END) >= 0 and file.read(1) == b"\n")
+            file.write(b"" if whole else b"\n")
             file.write(to_line(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -146,7 +146,10 @@ class RunFolder:
         write_atomically(self._file("best.json"), json.dumps(plain, indent=1, ensure_ascii=False))
 
     def write_confirmation(self, plain: Mapping[str, Any]) -> None:
-        write_atomically(self._file("confirmed.json"), json.dumps(plain, indent=1, ensure_ascii=False))
+        """Keep what a confirmation has found, or what it has measured so far."""
+        write_atomically(
+            self._file("confirmed.json"), json.dumps(_without_nan(dict(plain)), indent=1, ensure_ascii=False)
+        )
 
     def save_image(self, number: int, shot: str, image: Image) -> None:
         """Keep a picture; little compression, for it is the search's time that would be spent on it."""
@@ -192,6 +195,8 @@ def _plain(record: TrialRecord) -> dict[str, Any]:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

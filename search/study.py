@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import Repr
@@ -298,9 +299,14 @@ class Study(_Strict):
         shots = panel(load_payloads(payloads, self._folder), seeds)
         if not shots:
             raise SearchError(f"{self._where}: payloads: there is no prompt in them")
-        # Every prompt with the first seed, then every prompt with the second: a pruned trial has seen as many prompts as it can.
-        order = {seed: i for i, seed in enumerate(seeds)}
-        return sorted(shots, key=lambda shot: order.get(shot.seed, 0))
+        # Every prompt once, then every prompt a second time: a pruned trial has seen as many prompts as it can.
+        seen: Counter[str] = Counter()
+        rounds = []
+        for shot in shots:
+            payload = shot.name.rpartition("-")[0]
+            rounds.append(seen[payload])
+            seen[payload] += 1
+        return [shot for _, shot in sorted(zip(rounds, shots, strict=True), key=lambda pair: pair[0])]
 
     def to_yaml(self) -> str:
         """The study as YAML, with the recipe of a file written in place; paths still count from `folder`."""

@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "analysis": {"checkpoints"},
     "diagrams": {"checkpoints"},
     "merge": {"checkpoints", "analysis"},
-    "dashboard": {"checkpoints", "analysis", "diagrams", "merge"},
-    "cli": {"checkpoints", "analysis", "diagrams", "merge", "dashboard"},
+    "search": {"checkpoints", "analysis", "diagrams", "merge"},
+    "dashboard": {"checkpoints", "analysis", "diagrams", "merge", "search"},
+    "cli": {"checkpoints", "analysis", "diagrams", "merge", "search", "dashboard"},
 }
 
 
