@@ -6,11 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import SearchError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...merge.recipe import Recipe
     from ..shots import Shot
+
+
+class NoImageError(SearchError):
+    """A model makes no image (NaN, all black). Its trial has failed; others may do better, so the search goes on."""
 
 
 class Generator(ABC):
@@ -41,6 +47,7 @@ class Generator(ABC):
         """An RGB image for each shot, in order, from the model that was prepared last.
 
         Raises:
+            NoImageError: the model makes none.
             SearchError: the generator fails for good (after its own retries).
         """
 

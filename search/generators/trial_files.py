@@ -1,0 +1,72 @@
+"""Merges that are written for a web UI to load: a new name for each, removed when the next one is loaded or the search ends.
+
+A file is locked while its search runs. What a killed search left behind is not, and is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ...checkpoints.partial_file import lock
+from ...merge import merge
+
+if TYPE_CHECKING:
+    from ...merge.recipe import Recipe
+
+PREFIX = "unetscope-trial-"
+# Seconds in which a file of another search may not be locked yet.
+_YOUNG = 30.0
+
+
+class TrialFiles:
+    """The trial files of one search in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._count = 0
+        self._mark = f"{os.getpid()}-{secrets.token_hex(3)}"
+        self._held: dict[Path, BinaryIO] = {}
+
+    def remove_leftovers(self) -> list[Path]:
+        """Remove the trial files of searches that were killed; those of searches that run stay."""
+        removed = []
+        for path in self.folder.glob(f"{PREFIX}*.safetensors*"):
+            with contextlib.suppress(OSError):
+                if path in self._held or path.is_symlink() or time.time() - path.stat().st_mtime < _YOUNG:
+                    continue
+                with open(path, "rb") as file:
+                    abandoned = lock(file, wait=False)
+                if abandoned:
+                    path.unlink()
+                    removed.append(path)
+        return removed
+
+    def write(self, recipe: Recipe) -> Path:
+        """Merge a recipe into a new file.
+
+        Raises:
+            UnetscopeError: it cannot be merged or written.
+        """
+        self._count += 1
+        path = self.folder / f"{PREFIX}{self._mark}-{self._count}.safetensors"
+        merge(recipe, path, fsync=False)
+        file = open(path, "rb")  # noqa: SIM115 (closed when the file is removed)
+        lock(file, wait=False)
+        self._held[path] = file
+        return path
+
+    def remove(self, but: Path | None = None) -> None:
+        """Remove the files of this search but one. What a UI on Windows still has open is tried again the next time."""
+        for path in [held for held in self._held if held != but]:
+            self._held[path].close()
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    path.unlink()
+                except OSError:
+                    continue
+            del self._held[path]

@@ -1,0 +1,159 @@
+"""Images by a web UI that runs already: A1111's or Forge's, over its HTTP API.
+
+Each trial is written into the UI's model folder under a new name (a UI keeps what it has loaded under a name), loaded, and
+removed once the next one is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from ...checkpoints.errors import nearest
+from ..errors import SearchError
+from ..shots import Shot
+from .contract import Generator, NoImageError
+from .settings import Settings, checked
+from .trial_files import TrialFiles
+from .web_ui_client import WebUi
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...merge.recipe import Recipe
+
+# How often the UI is asked whether it sees a new file, a second apart: network folders take a while to show one.
+_LOOKS = 10
+# Set for every image, whatever the payload says: one image a request, and nothing written to the UI's own folder.
+_ALWAYS = {"batch_size": 1, "n_iter": 1, "send_images": True, "save_images": False, "do_not_save_samples": True}
+
+
+class WebUiSettings(Settings):
+    """Attributes:
+    models_folder: the UI's folder of models (`models/Stable-diffusion`), as this machine sees it.
+    url: where the UI listens.
+    timeout: seconds that loading a model or making an image may take.
+    retries: how often a failed request is sent again.
+    user: of `--api-auth`; the password is in the environment variable UNETSCOPE_WEB_UI_PASSWORD.
+    restore: load the model again that the UI had, when the search ends.
+    """
+
+    models_folder: Path
+    url: str = "http://127.0.0.1:7860"
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    retries: Annotated[int, Field(ge=0, le=20)] = 4
+    user: str | None = None
+    restore: bool = True
+
+
+class WebUiGenerator(Generator):
+    """See `WebUiSettings`."""
+
+    def __init__(self, settings: Mapping[str, Any], folder: Path = Path(), wait: Callable[[float], None] = sleep):
+        self.settings = checked(WebUiSettings, settings)
+        self._wait = wait
+        self._ui = WebUi(self.settings.url, self.settings.timeout, self.settings.retries, self.settings.user, wait=wait)
+        self._files = TrialFiles(folder / self.settings.models_folder.expanduser())
+        self._before: str | None = None
+        self._loaded: tuple[str, str] | None = None
+
+    def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:
+        if not self._files.folder.is_dir():
+            raise SearchError(
+                f"generator.models_folder: there is no folder {self._files.folder}; name the web UI's models/Stable-diffusion"
+            )
+        self._ui.options()
+        known = self._ui.samplers()
+        for shot in shots:
+            # Older UIs have the schedule in the name, newer ones beside it; both take either.
+            if known and not any(shot.sampler_name.lower().startswith(name.lower()) for name in known):
+                raise SearchError(
+                    f"{shot.name}: {self.settings.url} has no sampler {shot.sampler_name!r}{nearest(shot.sampler_name, known)}"
+                )
+
+    def prepare(self, recipe: Recipe) -> None:
+        if self._before is None:
+            self._before = str(self._ui.options().get("sd_model_checkpoint") or "")
+            self._files.remove_leftovers()
+        path = self._files.write(recipe)
+        try:
+            title = self._title(path)
+            self._ui.set_options(sd_model_checkpoint=title)
+        except BaseException:
+            self._loaded = None
+            self._files.remove()
+            raise
+        self._loaded = (title, path.stem)
+        self._files.remove(but=path)
+
+    def _title(self, path: Path) -> str:
+        """What the UI calls a file that was just written."""
+        for look in range(_LOOKS):
+            if look:
+                self._wait(1.0)
+            self._ui.refresh_checkpoints()
+            for model in self._ui.models():
+                # The UI may run on another system: only the last part of its path is ours.
+                if str(model.get("filename", "")).replace("\\", "/").rpartition("/")[2] == path.name:
+                    return model["title"]
+        raise SearchError(
+            f"{self.settings.url}: does not see {path.name} in {path.parent}; is this the web UI's own model folder "
+            "(generator.models_folder)?"
+        )
+
+    def images(self, shots: Sequence[Shot]) -> list[Image]:
+        if self._loaded is None:
+            raise SearchError("no model is prepared yet")
+        return [self._image(shot, *self._loaded) for shot in shots]
+
+    def _image(self, shot: Shot, title: str, stem: str) -> Image:
+        image, info = self._ui.txt2img(request(shot, title))
+        made_by = info.get("sd_model_name")
+        if made_by and made_by != stem:
+            raise SearchError(
+                f"{self.settings.url}: made {shot.name} with {made_by} instead of {stem}: does another program use this web UI?"
+            )
+        if image.getbbox() is None:
+            raise NoImageError(f"{shot.name}: {self.settings.url} sent a black image: the merged model makes NaN there")
+        return image
+
+    def close(self) -> None:
+        """Remove the trial files and load the model again that was loaded before; a UI that is gone is left alone."""
+        if self._before is not None:
+            with contextlib.suppress(SearchError):
+                if self.settings.restore and self._before:
+                    self._ui.set_options(sd_model_checkpoint=self._before)
+            self._files.remove()
+            with contextlib.suppress(SearchError):
+                self._ui.refresh_checkpoints()
+        self._before = self._loaded = None
+        self._ui.close()
+
+
+def request(shot: Shot, title: str) -> dict[str, Any]:
+    """The txt2img request of a shot, to be made with the model of a title."""
+    overrides = {k: v for k, v in (shot.extra.get("override_settings") or {}).items() if k != "sd_checkpoint_hash"}
+    overrides["sd_model_checkpoint"] = title
+    extra = dict(shot.extra)
+    if (skip := extra.pop("clip_skip", None)) is not None:
+        overrides.setdefault("CLIP_stop_at_last_layers", skip)
+    return {
+        **extra,
+        "prompt": shot.prompt,
+        "negative_prompt": shot.negative_prompt,
+        "seed": shot.seed,
+        "steps": shot.steps,
+        "cfg_scale": shot.cfg_scale,
+        "width": shot.width,
+        "height": shot.height,
+        "sampler_name": shot.sampler_name,
+        **_ALWAYS,
+        "override_settings": overrides,
+        # Other settings are put back; the model is the one that is loaded anyway.
+        "override_settings_restore_afterwards": True,
+    }

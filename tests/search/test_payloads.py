@@ -1,0 +1,173 @@
+"""Payloads as they are shared, and the panel that they make."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from unetscope.search.errors import SearchError
+from unetscope.search.payloads import load_payloads, panel
+
+# As A1111's API page shows a request; half of it is switched off.
+SHARED = {
+    "prompt": "a castle, (best quality:1.2)",
+    "negative_prompt": "blurry",
+    "styles": None,
+    "seed": -1,
+    "subseed_strength": 0,
+    "sampler_name": None,
+    "sampler_index": "DPM++ 2M Karras",
+    "batch_size": 1,
+    "n_iter": 1,
+    "steps": 28,
+    "cfg_scale": 6.5,
+    "width": 640,
+    "height": 832,
+    "restore_faces": True,
+    "override_settings": {"CLIP_stop_at_last_layers": 2},
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards/castle.json").write_text(json.dumps(SHARED))
+    (tmp_path / "cards/two.yaml").write_text("- {prompt: a cat, score_weight: 2}\n- {prompt: a dog, cfg: 4}\n")
+    (tmp_path / "cards/many.toml").write_text(
+        'steps = 9\n[[payloads]]\nprompt = "x"\n[[payloads]]\nprompt = "y"\nsteps = 3\n'
+    )
+    return tmp_path
+
+
+def test_json_yaml_and_toml_are_read_as_they_are_shared(folder):
+    castle, x, y, cat, dog = load_payloads("cards", folder)
+    assert (castle.name, castle.steps, castle.cfg_scale, castle.width, castle.height) == ("castle", 28, 6.5, 640, 832)
+    assert castle.sampler_name == "DPM++ 2M Karras" and castle.seed is None and castle.weight == 1
+    assert castle.extra == {
+        "subseed_strength": 0,
+        "restore_faces": True,
+        "override_settings": {"CLIP_stop_at_last_layers": 2},
+    }
+    assert (cat.name, cat.weight, dog.name, dog.cfg_scale) == ("two", 2, "two-2", 4)
+    assert (x.name, x.steps, y.name, y.steps) == ("many", 9, "many-2", 3)
+    assert (dog.steps, dog.width, dog.sampler_name) == (20, 512, "Euler a")
+
+
+def test_files_and_payloads_in_place_can_be_mixed_and_settings_hold_for_those_that_do_not_say(folder):
+    found = load_payloads({"from": ["cards/castle.json", {"prompt": "a red bird on a tree"}], "steps": 12}, folder)
+    assert [(p.name, p.steps) for p in found] == [("castle", 28), ("a-red-bird-on", 12)]
+
+
+def test_a_panel_is_every_payload_with_every_seed(folder):
+    found = load_payloads([{"prompt": "a", "weight": 3}, {"prompt": "b", "seed": 100, "n_iter": 2}], folder)
+    shots = panel(found, [1, 3])
+    assert [(s.name, s.seed) for s in shots] == [
+        ("a-1", 1),
+        ("a-3", 3),
+        # A seed of its own begins a row: the study's seeds are places in it.
+        ("b-100", 100),
+        ("b-101", 101),
+        ("b-104", 104),
+        ("b-105", 105),
+    ]
+    assert {s.weight for s in shots if s.prompt == "a"} == {3} and len({s.name for s in shots}) == 6
+
+
+@pytest.fixture
+def wild(tmp_path) -> Path:
+    (tmp_path / "wildcards/beasts").mkdir(parents=True)
+    (tmp_path / "wildcards/colour.txt").write_text("red\nblue\n# a comment\n{dark|light} green\n")
+    (tmp_path / "wildcards/beasts/birds.txt").write_text("owl\n__colour__ wren\n")
+    return tmp_path
+
+
+def prompts(source, seeds, folder) -> list[str]:
+    return [shot.prompt for shot in panel(load_payloads(source, folder), seeds)]
+
+
+def test_wildcards_and_alternatives_are_chosen_once_by_the_seed(wild):
+    source = [{"prompt": "a __colour__ {cat|dog}, __beasts/birds__, {2$$x|y|z}", "negative_prompt": "{no|not}"}]
+    first, again = (panel(load_payloads(source, wild), range(40)) for _ in range(2))
+    assert [(s.prompt, s.negative_prompt) for s in first] == [(s.prompt, s.negative_prompt) for s in again]
+    assert len({s.prompt for s in first}) > 10
+    for text in (s.prompt for s in first):
+        colour, animal = text.removeprefix("a ").split(",")[0].rsplit(" ", 1)
+        assert colour in ("red", "blue", "dark green", "light green") and animal in ("cat", "dog"), text
+    assert {s.negative_prompt for s in first} == {"no", "not"}
+
+
+def test_weights_of_alternatives_are_shares(wild):
+    chosen = prompts([{"prompt": "{3::a|b}"}], range(2000), wild)
+    assert abs(chosen.count("a") / 2000 - 0.75) < 0.04
+
+
+def test_prompts_without_wildcards_stay_as_they_are_to_the_letter(wild):
+    text = "a #1 (cat:1.2), [x|y] \\(z\\) <lora:ink:0.5>  50% a_b "
+    assert prompts([{"prompt": text}], [1], wild) == [text]
+
+
+def test_rendering_leaves_other_random_numbers_alone(wild):
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    prompts([{"prompt": "__colour__"}], [1], wild)
+    assert random.random() == expected
+
+
+def test_wildcards_are_found_beside_the_payloads_and_where_the_study_says(wild):
+    (wild / "mine").mkdir()
+    (wild / "mine/colour.txt").write_text("white\n")
+    assert prompts({"from": [{"prompt": "__colour__"}], "wildcards": "mine"}, [1], wild) == ["white"]
+    (wild / "cards/wildcards").mkdir(parents=True)
+    (wild / "cards/wildcards/colour.txt").write_text("black\n")
+    (wild / "cards/one.json").write_text('{"prompt": "__colour__"}')
+    assert prompts("cards", [1], wild) == ["black"]
+
+
+MISTAKES = {
+    "no file": ("missing.json", r"there is no .*missing\.json"),
+    "no prompt": ([{"promt": "a"}], r"payload 1: has no prompt"),
+    "steps": ([{"prompt": "a", "steps": "many"}], r"steps: must be a whole number from 1 to 1,000, found 'many'"),
+    "width": ([{"prompt": "a", "width": 500}], r"width: is 500; .* steps of 8 pixels"),
+    "weight": ([{"prompt": "a", "weight": -1}], r"weight: must be a number"),
+    "text": ([{"prompt": 5}], r"prompt: must be text, found 5"),
+    "nothing": ([], r"payloads: there is none"),
+    "number": (7, r"is 7; write \{prompt: \.\.\.\}"),
+    "both": ({"from": "cards", "prompt": "a"}, r"a prompt beside from"),
+    "wildcards": ({"prompt": "a", "wildcards": "nowhere"}, r"wildcards: there is no folder"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_named_with_what_would_be_right(case, folder):
+    source, said = MISTAKES[case]
+    with pytest.raises(SearchError, match=said):
+        load_payloads(source, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "{", r"a\.json: is not valid JSON"),
+        ("a.toml", "x", r"a\.toml: is not valid TOML"),
+        ("a.yaml", "a: [", r"a\.yaml: is not valid YAML"),
+        ("a.yaml", "just words", r"a\.yaml: holds text, no payload"),
+        ("a.txt", "a", r"a\.txt: is no payload; they are \.json"),
+    ],
+)
+def test_files_that_are_no_payload_are_named(name, text, said, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SearchError, match=said):
+        load_payloads(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [("a __size__ dog", r"__size__ is a wildcard, but there is no size\.txt"), ("a {cat|dog", "every { needs its }")],
+)
+def test_wildcards_that_cannot_be_rendered_are_named(prompt, said, wild):
+    with pytest.raises(SearchError, match=said):
+        prompts([{"prompt": prompt}], [1], wild)
