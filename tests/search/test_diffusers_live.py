@@ -1,0 +1,251 @@
+"""The live pipeline against pipelines that diffusers loads from the saved merge."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from tiny import load
+
+from unetscope.checkpoints.demo import write_demo
+from unetscope.checkpoints.layouts import write_pipeline_config
+from unetscope.merge import Recipe, merge
+from unetscope.search.errors import SearchError
+from unetscope.search.generators import NoImageError, make_generator
+from unetscope.search.generators.tokenizer import write_tokenizer
+from unetscope.search.samplers import SAMPLERS, make_scheduler
+from unetscope.search.shots import Shot
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+psutil = pytest.importorskip("psutil")
+
+ENCODERS = {
+    "sd1": {"tokenizer": "clip_l"},
+    "sd2": {"tokenizer": "clip_h"},
+    "sdxl": {"tokenizer": "clip_l", "tokenizer_2": "clip_g"},
+}
+PREDICTION = {"sd1": "epsilon", "sd2": "v", "sdxl": "epsilon"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("live")
+
+
+@pytest.fixture(scope="module")
+def models(folder):
+    """family -> two demo models."""
+
+    def made(family):
+        paths = [folder / f"{family}-{seed}.safetensors" for seed in (1, 2)]
+        for seed, path in enumerate(paths, 1):
+            if not path.exists():
+                write_demo(path, family, seed=seed, prediction=None if family != "sd2" else "v")
+        return {f"m{i}": str(path) for i, path in enumerate(paths)}
+
+    return made
+
+
+def recipe(models, alpha, **more) -> Recipe:
+    step = {"method": "weighted_sum", "inputs": list(models), "alpha": alpha}
+    return Recipe.parse({"models": models, "steps": {"out": step}, **more})
+
+
+def shot(seed=7, name="x", **fields) -> Shot:
+    fields = {
+        "prompt": "a castle on a hill",
+        "negative_prompt": "blurry",
+        "steps": 2,
+        "width": 64,
+        "height": 64,
+    } | fields
+    return Shot(name=f"{name}-{seed}", seed=seed, **fields)
+
+
+def from_file(path, family, folder):
+    """diffusers' own pipeline of a saved file, with the tokenizer folders that we write."""
+    config = write_pipeline_config(folder / family, family, widths="narrow", prediction=PREDICTION[family])
+    for name, encoder in ENCODERS[family].items():
+        write_tokenizer(config / name, encoder)
+    xl = family == "sdxl"
+    options = {} if xl else {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
+    pipeline = kind.from_single_file(
+        str(path), config=str(config), local_files_only=True, torch_dtype=torch.float32, **options
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def picture(pipeline, one: Shot, family) -> np.ndarray:
+    pipeline.scheduler = make_scheduler(one.sampler_name, None, PREDICTION[family])
+    image = pipeline(
+        one.prompt,
+        negative_prompt=one.negative_prompt or None,
+        generator=torch.Generator().manual_seed(one.seed),
+        num_inference_steps=one.steps,
+        guidance_scale=one.cfg_scale,
+        width=one.width,
+        height=one.height,
+        output_type="pil",
+    ).images[0]
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, models, folder):
+    found, path = models(family), folder / f"{family}-out.safetensors"
+    shots = [shot(), shot(8, negative_prompt="", sampler_name="DPM++ 2M Karras")]
+    generator = make_generator({"kind": "diffusers", "device": "cpu"}, folder)
+    vae = {"components": {"vae": "merge"}}
+    generator.check(recipe(found, 0.5), shots)
+    # The last one counts: what the others left behind must not show.
+    for alpha in (1.0, {"*": 0.2, "IN*": 0.9}, {"*": 0.2, "IN*": 0.4, "M00": 0.7}):
+        generator.prepare(recipe(found, alpha, **vae))
+        before = [np.asarray(image) for image in generator.images(shots)]
+    merge(recipe(found, alpha, **vae), path, overwrite=True)
+    saved = from_file(path, family, folder)
+    for name, module in generator.modules.items():
+        expected = getattr(saved, name).state_dict()
+        live = module.state_dict()
+        assert set(live) == set(expected) and len(live) > 100
+        assert all(torch.equal(live[key], expected[key]) for key in live), name
+    convolution = load(path)["model.diffusion_model.input_blocks.0.0.weight"]
+    assert torch.equal(generator.modules["unet"].conv_in.weight, convolution.float())
+    for one, image in zip(shots, before, strict=True):
+        assert image.shape == (64, 64, 3) and image.std() > 1
+        assert np.array_equal(image, picture(saved, one, family)), one
+    generator.close()
+
+
+@pytest.fixture(scope="module")
+def live(models, folder):
+    generator = make_generator("diffusers", folder)
+    generator.prepare(recipe(models("sd1"), 0.3))
+    yield generator
+    generator.close()
+
+
+def test_only_changed_blocks_are_copied_and_text_is_encoded_again_only_when_its_encoder_changed(live, models):
+    live.prepare(recipe(models("sd1"), {"*": 0.3, "M00": 0.9}))
+    (first,) = live.images([shot()])
+    known = dict(live._conditioning._known)
+    live.prepare(recipe(models("sd1"), {"*": 0.3, "M00": 0.5}))
+    assert {key.split(".")[2] for key in live.changes.keys} == {"middle_block"}
+    (second,) = live.images([shot()])
+    assert not np.array_equal(first, second)
+    assert all(live._conditioning._known[prompt] is states for prompt, states in known.items())
+    live.prepare(recipe(models("sd1"), {"*": 0.3, "BASE": 0.5, "M00": 0.5}))
+    (third,) = live.images([shot()])
+    assert not np.array_equal(second, third)
+
+
+def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live, models, folder):
+    shots = [shot(1, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
+    shots += [shot(2, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
+    together = [np.asarray(image) for image in live.images(shots)]
+    for one, image in zip(shots, together, strict=True):
+        assert np.array_equal(np.asarray(live.images([one])[0]), image)
+    assert not np.array_equal(together[0], together[2])
+    batched = make_generator({"kind": "diffusers", "batch": 3, "device": "cpu"}, folder)
+    batched.prepare(recipe(models("sd1"), 0.3))
+    live.prepare(recipe(models("sd1"), 0.3))
+    many = [shot(seed, prompt=text, sampler_name="Euler a") for seed, text in enumerate(("a", "a dog", "two", "three"))]
+    for one, other in zip(live.images(many), batched.images(many), strict=True):
+        # Larger batches sum in another order, no more.
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
+    batched.close()
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "DPM++ 2M SDE Karras", "Euler Beta", "LMS Karras", "Heun Exponential"])
+def test_every_sampler_makes_the_same_finite_picture_twice(name, live):
+    one = shot(3, sampler_name=name, steps=4)
+    first, again = (np.asarray(live.images([one])[0]) for _ in range(2))
+    assert np.array_equal(first, again) and first.std() > 1
+
+
+def test_emphasis_and_long_prompts_and_clip_skip_change_the_picture(live):
+    long = "castle, " * 60
+    plain = np.asarray(live.images([shot()])[0])
+    for other in (
+        shot(prompt="a (castle:1.6) on a hill"),
+        shot(prompt="a castle on a hill, " + long),
+        shot(extra={"clip_skip": 2}),
+        shot(extra={"override_settings": {"CLIP_stop_at_last_layers": 3}}),
+    ):
+        assert not np.array_equal(np.asarray(live.images([other])[0]), plain)
+    neutral = shot(prompt="a (castle:1.0) on a hill", extra={"restore_faces": False, "hr_scale": 2, "eta": None})
+    assert np.array_equal(np.asarray(live.images([neutral])[0]), plain)
+
+
+def test_memory_stays_flat_over_two_hundred_trials(live, models):
+    process = psutil.Process()
+    draw, found, seen = random.Random(0), models("sd1"), []
+    for trial in range(200):
+        weights = {"*": draw.random(), "IN*": draw.random(), "OUT05": draw.random()}
+        live.prepare(recipe(found, weights))
+        if trial % 20 == 0:
+            live.images([shot(trial)])
+        seen.append(process.memory_info().rss)
+    assert seen[-1] - seen[40] < 12e6, [round(s / 1e6) for s in seen[::20]]
+
+
+REFUSED = {
+    "enable_hr": (shot(extra={"enable_hr": True}), r"enable_hr: is True, which the generator diffusers does not do"),
+    "faces": (shot(extra={"restore_faces": True}), "restore_faces"),
+    "scripts": (shot(extra={"alwayson_scripts": {"ControlNet": {}}}), "alwayson_scripts"),
+    "sampler": (shot(sampler_name="Restart"), r"'Restart' is not one that diffusers has"),
+    "lora": (shot(prompt="a <lora:ink:1> cat"), r"put LoRAs into the recipe"),
+    "editing": (shot(prompt="a [cat:dog:0.5]"), r"edits the prompt"),
+    "setting": (shot(extra={"override_settings": {"eta_noise_seed_delta": 31337}}), "eta_noise_seed_delta"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_only_a_web_ui_can_do_is_refused_before_anything_loads(case, models, folder):
+    one, said = REFUSED[case]
+    with pytest.raises(SearchError, match=said):
+        make_generator("diffusers", folder).check(recipe(models("sd1"), 0.5), [one])
+
+
+def test_models_that_cannot_make_a_picture_are_refused_with_what_to_do(models, folder, make_checkpoint):
+    generator = make_generator("diffusers", folder)
+    undecided, _ = make_checkpoint("undecided", "sd2")
+    unet, _ = make_checkpoint("unet", change=lambda t: {k: v for k, v in t.items() if k.startswith("model.diff")})
+    with pytest.raises(SearchError, match=r"say generator\.prediction: epsilon or v"):
+        generator.check(Recipe.parse({"models": {"a": str(undecided)}}), [shot()])
+    with pytest.raises(SearchError, match=r"no vae; take one from a file \(components: \{vae: FILE\}\)"):
+        generator.check(Recipe.parse({"models": {"a": str(unet)}}), [shot()])
+    with pytest.raises(SearchError, match=r"the recipe's result has no vae"):
+        generator.prepare(Recipe.parse({"models": {"a": str(unet)}}))
+
+
+def test_a_model_of_nothing_but_huge_weights_makes_no_image_and_says_so(models, folder, make_checkpoint):
+    def huge(tensors):
+        for key, tensor in tensors.items():
+            if key.startswith("first_stage_model.decoder.conv_out"):
+                tensor.fill_(torch.inf)
+
+    path, _ = make_checkpoint("huge", change=huge, dtype="fp32")
+    generator = make_generator("diffusers", folder)
+    generator.prepare(Recipe.parse({"models": {"a": str(path)}, "output": {"dtype": "fp32", "nan": "zero"}}))
+    generator.modules["vae"].decoder.conv_out.weight.fill_(torch.nan)
+    with pytest.raises(NoImageError, match="x-7: the merged model makes no picture"):
+        generator.images([shot()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "difusers"}, r"there is no 'difusers'.*diffusers"),
+        ({"kind": "diffusers", "devise": "cpu"}, r"generator\.devise: no such setting.*device"),
+        ({"kind": "diffusers", "batch": 0}, r"generator\.batch: "),
+        ([], r"write \{kind: diffusers\}"),
+    ],
+)
+def test_mistakes_in_settings_are_named(settings, said, folder):
+    with pytest.raises(SearchError, match=said):
+        make_generator(settings, folder)
