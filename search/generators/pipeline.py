@@ -64,9 +64,13 @@ def empty_pipeline(family: Family, widths: Widths, prediction: str, device: Any,
     """
     import diffusers
     import torch
+    import transformers
+
+    # They warn of packages for tasks that are none of ours.
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    diffusers.utils.logging.set_verbosity_error()
     kinds = {"clip_l": CLIPTextModel, "clip_h": CLIPTextModel, "clip_g": CLIPTextModelWithProjection}
     encoders = {folder: kind for folder, (kind, _) in TEXT_FOLDERS[family].items()}
     with torch.device("meta"):
