@@ -1,4 +1,8 @@
-"""What the file system under a folder can hold: FAT takes no file of 4 GB, which half of all SDXL models are beyond."""
+"""What the file system under a folder takes.
+
+FAT takes no file of 4 GB, which half of all SDXL models are beyond; Windows takes no file called `con.safetensors`, and what
+follows a colon it hides in another file.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,26 @@ _FAT = {"vfat", "msdos", "fat", "fat32", "fat16"}
 _ESCAPES = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
 _FAT_LIMIT = (1 << 32) - 1
 
+WINDOWS = os.name == "nt"
+# Names of devices, with whatever ending.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in "123456789¹²³")}
+_FORBIDDEN = '<>:"|?*'
+# Longer paths need a setting that many machines lack.
+LONGEST_WINDOWS_PATH = 259
+
 
 def largest_file(folder: Path) -> int | None:
     """How many bytes a file may have there, None when the system does not say that there is a limit."""
     return _FAT_LIMIT if _kind(folder).lower() in _FAT else None
+
+
+def windows_fault(name: str) -> str | None:
+    """Why Windows has no file of this name, None when it can have one."""
+    if name.partition(".")[0].rstrip(" ").upper() in _DEVICES:
+        return f"{name.partition('.')[0]} is the name of a device on Windows"
+    if found := next((c for c in name if c in _FORBIDDEN or ord(c) < ord(" ")), None):
+        return f"no file name on Windows holds {found!r}"
+    return "no file name on Windows ends in a space or a dot" if name.endswith((" ", ".")) else None
 
 
 def _kind(folder: Path) -> str:

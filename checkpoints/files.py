@@ -13,10 +13,14 @@ from pathlib import Path
 
 from .errors import CheckpointError
 
+# macOS refuses to read or write 2 GiB in one call.
+_AT_ONCE = 1 << 30
+
 
 def portable_io() -> bool:
     """Whether the portable implementation is used: asked for, or the system lacks positioned calls."""
-    return os.environ.get("UNETSCOPE_PORTABLE_IO") == "1" or not hasattr(os, "preadv")
+    asked = os.environ.get("UNETSCOPE_PORTABLE_IO") == "1"
+    return asked or not (hasattr(os, "preadv") and hasattr(os, "pwrite"))
 
 
 class _Handles:
@@ -56,33 +60,48 @@ class _Handles:
 
 
 class FileReader(_Handles):
-    """Reads byte ranges of one file, from any thread."""
+    """Reads byte ranges of one file, from any thread.
+
+    Raises:
+        CheckpointError: the file is gone or cannot be opened.
+    """
 
     def __init__(self, path: Path):
-        super().__init__(path, "rb")
-        self.size = os.stat(path).st_size
+        try:
+            super().__init__(path, "rb")
+            self.size = os.stat(path).st_size
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 
     def read_into(self, offset: int, buffer) -> None:
         """Fill `buffer` (any writable bytes-like) from byte `offset` on.
 
         Raises:
-            CheckpointError: when the file ends before the buffer is full: it was truncated.
+            CheckpointError: the file ends before the buffer is full (it was truncated), or its disk fails.
         """
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
-            if self._shared is not None:
-                n = os.preadv(self._shared.fileno(), [view[done:]], offset + done)
-            else:
-                handle = self._own()
-                handle.seek(offset + done)
-                n = handle.readinto(view[done:])
+            try:
+                n = self._read_some(offset + done, view[done : done + _AT_ONCE])
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path}: cannot be read at byte {offset + done:,} ({error.strerror or error}): the disk or the "
+                    "connection to it fails; copy the file elsewhere or download it again"
+                ) from None
             if not n:
                 raise CheckpointError(
                     f"{self.path}: the file ends at byte {offset + done}, but a tensor reaches to byte "
                     f"{offset + len(view)}: it is truncated or was changed while it was read; copy or download it again"
                 )
             done += n
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        if self._shared is not None:
+            return os.preadv(self._shared.fileno(), [view], offset)
+        handle = self._own()
+        handle.seek(offset)
+        return handle.readinto(view)
 
     def read(self, offset: int, size: int) -> bytearray:
         """`size` bytes from `offset` on."""
@@ -108,19 +127,22 @@ class FileWriter(_Handles):
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
+            part = view[done : done + _AT_ONCE]
             if self._shared is not None:
-                done += os.pwrite(self._shared.fileno(), view[done:], offset + done)
+                done += os.pwrite(self._shared.fileno(), part, offset + done)
             else:
                 handle = self._own()
                 handle.seek(offset + done)
-                done += handle.write(view[done:])
+                done += handle.write(part)
 
     def sync(self) -> None:
         """Have the operating system put the file on the disk."""
         if self._shared is not None:
             os.fsync(self._shared.fileno())
             return
-        for handle in self._open:
+        with self._lock:  # other threads may be opening theirs
+            handles = list(self._open)
+        for handle in handles:
             os.fsync(handle.fileno())
 
 

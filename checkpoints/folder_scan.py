@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
     if root.is_file():
         yield from _file(root, problems)
         return
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int] | str] = set()
 
     def failed(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be read ({error.strerror})")
@@ -55,22 +56,27 @@ def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
                     yield from _file(here / name, problems)
 
 
-def _first_visit(folder: Path, seen: set[tuple[int, int]], problems: list[str]) -> bool:
+def _first_visit(folder: Path, seen: set[tuple[int, int] | str], problems: list[str]) -> bool:
     try:
         found = os.stat(folder)
     except OSError as error:
         problems.append(f"{folder}: cannot be read ({error.strerror})")
         return False
-    if (found.st_dev, found.st_ino) in seen:
+    # Some file systems on Windows give no folder a number.
+    known = (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
+    if known in seen:
         problems.append(f"{folder}: is a link to a folder that was read already; it is left out")
         return False
-    seen.add((found.st_dev, found.st_ino))
+    seen.add(known)
     return True
 
 
 def _file(path: Path, problems: list[str]) -> Iterator[Found]:
     try:
-        stat = path.stat()
-        yield Found(path, path.resolve(), stat.st_size, stat.st_mtime)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            problems.append(f"{path}: is no file; it is left out")
+            return
+        yield Found(path, path.resolve(), found.st_size, found.st_mtime)
     except (OSError, RuntimeError) as error:  # a broken link, a link to itself
         problems.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")

@@ -7,22 +7,31 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputError
-from .file_system import largest_file
+from .file_system import LONGEST_WINDOWS_PATH, WINDOWS, largest_file, windows_fault
 from .files import FileWriter
-from .partial_file import PARTIAL, create_partial, partial_name, remove_leftovers
+from .partial_file import PARTIAL, create_partial, partial_name, remove_leftovers, remove_resumable
 
-__all__ = ["PARTIAL", "OutputFile", "check_target"]
+__all__ = ["PARTIAL", "OutputFile", "check_target", "patiently", "sync_folder"]
 
 # Seconds to wait before trying again to put a file in place that another program holds: a virus scanner lets go soon.
 _WAITS = (0.1, 0.2, 0.5, 1.0)
+_HELD = (
+    "another program may have it open; close what uses the model (image generators, virus scanners) and try again, or choose "
+    "another name"
+)
 
 
-def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
+def check_target(target: Path, size: int = 0, overwrite: bool = False, held: int = 0) -> None:
     """Refuse a target that cannot be written, before any work is done.
+
+    Args:
+        size: bytes that the file will have.
+        held: how many of them the disk has set aside already.
 
     Raises:
         OutputError: the folder is missing or read-only, the file exists and may not be replaced, the disk is too small.
@@ -36,27 +45,58 @@ def check_target(target: Path, size: int = 0, overwrite: bool = False) -> None:
     most = largest_file(folder)
     if most is not None and size > most:
         raise OutputError(f"{target}: {_too_large(size)}")
-    free = shutil.disk_usage(folder).free
-    if size > free:
+    free, needed = shutil.disk_usage(folder).free, size - held
+    if needed > free:
         raise OutputError(
-            f"{target}: needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or write elsewhere"
+            f"{target}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or write elsewhere"
         )
 
 
 def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
+    if WINDOWS and (fault := windows_fault(target.name)):
+        raise OutputError(f"{target}: cannot be written ({fault}); choose another name")
     if not folder.is_dir():
         raise OutputError(f"{target}: the folder {folder} does not exist; make it first")
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; name a file to write")
-    if os.path.lexists(target) and not overwrite:
-        raise OutputError(f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)")
+    if os.path.lexists(target):
+        if not overwrite:
+            raise OutputError(f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)")
+        if WINDOWS:
+            _check_unused(target)
     probe = partial_name(target)
     try:
         with open(probe, "xb"):
             pass
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"{target}: the folder {folder} cannot be written ({error.strerror or error})") from None
+        raise OutputError(f"{target}: {_unwritable(probe, error)}") from None
+
+
+def _check_unused(target: Path) -> None:
+    """Refuse to replace a file that another program has open: Windows would refuse when all the work is done."""
+    try:
+        patiently(lambda: os.rename(target, target))
+    except PermissionError as error:
+        raise OutputError(f"{target}: cannot be replaced ({error.strerror}): {_HELD}") from None
+    except OSError:  # whatever else it is shows when the file is put in place
+        pass
+
+
+def _unwritable(probe: Path, error: OSError) -> str:
+    """Why no file could be made beside a target."""
+    name, _, _ = probe.name.partition(PARTIAL)
+    more, path = len(probe.name) - len(name), os.path.abspath(probe)
+    if error.errno == errno.ENAMETOOLONG:
+        return (
+            f"the name is too long: while it is written the file is called {more} characters more; choose a shorter one"
+        )
+    if WINDOWS and len(path) > LONGEST_WINDOWS_PATH:
+        return (
+            f"the path is too long: while it is written the file's has {len(path)} characters, and Windows takes "
+            f"{LONGEST_WINDOWS_PATH} unless long paths are switched on; choose a shorter one"
+        )
+    return f"the folder {probe.parent} cannot be written ({error.strerror or error})"
 
 
 def _too_large(size: int) -> str:
@@ -92,6 +132,9 @@ class OutputFile:
             self.discard()
             said = _too_large(size) if error.errno == errno.EFBIG else f"cannot be written ({error.strerror or error})"
             raise OutputError(f"{target}: {said}") from None
+        except BaseException:  # Ctrl-C
+            self.discard()
+            raise
 
     def _claim(self, size: int) -> BinaryIO:
         """The file under construction, open and locked."""
@@ -119,22 +162,20 @@ class OutputFile:
             if self._fsync:
                 self._writer.sync()
             self._writer.close()
-            if os.name == "nt":
+            if WINDOWS:
                 self._lock.close()  # an open file cannot be renamed there
-            _put(self.partial, self.target, self._overwrite)
+            patiently(lambda: _rename(self.partial, self.target, self._overwrite))
         except FileExistsError:
             raise OutputError(
                 f"{self.target}: another file of this name was made meanwhile; choose another name"
             ) from None
         except PermissionError as error:
-            raise OutputError(
-                f"{self.target}: cannot be put in place ({error.strerror}): another program may have it open; close what "
-                "uses the model (image generators, virus scanners) and merge again, or choose another name"
-            ) from None
+            raise OutputError(f"{self.target}: cannot be put in place ({error.strerror}): {_HELD}") from None
         except OSError as error:
             raise OutputError(f"{self.target}: cannot be put in place ({error.strerror or error})") from None
         if self._fsync:
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
+        remove_resumable(self.target)
 
     def _close(self) -> None:
         if hasattr(self, "_writer"):
@@ -144,7 +185,7 @@ class OutputFile:
     def discard(self) -> None:
         """Remove what was written; nothing to do after `commit()`."""
         self._close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what somebody holds goes with the next run to this target
             os.unlink(self.partial)
 
     def __enter__(self) -> OutputFile:
@@ -154,15 +195,15 @@ class OutputFile:
         self.discard()
 
 
-def _put(partial: Path, target: Path, overwrite: bool) -> None:
-    """Give a finished file its name, in one step; wait a little while another program holds the target.
+def patiently(action: Callable[[], None]) -> None:
+    """Do something with a file, again and again for a little while if another program is in the way.
 
     Raises:
-        FileExistsError: there is a file of that name, and it may not be replaced.
+        PermissionError: it still is. Any other `OSError` of the action at once.
     """
     for wait in (*_WAITS, None):
         try:
-            return _rename(partial, target, overwrite)
+            return action()
         except PermissionError:
             if wait is None:
                 raise
@@ -170,12 +211,17 @@ def _put(partial: Path, target: Path, overwrite: bool) -> None:
 
 
 def _rename(partial: Path, target: Path, overwrite: bool) -> None:
+    """Give a finished file its name, in one step.
+
+    Raises:
+        FileExistsError: there is a file of that name, and it may not be replaced.
+    """
     if overwrite:
         os.replace(partial, target)
         return
     if os.path.lexists(target):
         raise FileExistsError(target)
-    if os.name == "nt":
+    if WINDOWS:
         os.rename(partial, target)  # never replaces there
         return
     try:
@@ -188,7 +234,7 @@ def _rename(partial: Path, target: Path, overwrite: bool) -> None:
         os.rename(partial, target)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name durable; Windows cannot open a folder and needs no such thing."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

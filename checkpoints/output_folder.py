@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError
-from .output import PARTIAL, check_target
+from .file_system import WINDOWS
+from .output import PARTIAL, check_target, patiently, sync_folder
+from .partial_file import lock, remove_abandoned
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
 _PIPELINE = {
     "model_index.json", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
     "safety_checker", "feature_extractor", "README.md",
 }  # fmt: skip
+# A file in a folder under construction that its run holds locked, and what a folder that makes room is called.
+_LOCK, _OLD = ".unetscope-lock", "-old"
 
 
 class OutputFolder:
     """A diffusers folder under construction, beside its target, at `partial`.
 
-    Use it as a context manager: leaving it without `commit()` removes what was written and leaves the target as it was.
+    Use it as a context manager: leaving it without `commit()` removes what was written and leaves the target as it was. What
+    killed runs to the same target left behind is removed first, and a folder that one of them had moved aside is put back.
 
     Raises:
         OutputError: the target cannot be written, or is something that may not be replaced.
@@ -31,14 +38,16 @@ class OutputFolder:
         self.target = Path(target)
         mark = f"{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}"
         self.partial = self.target.with_name(self.target.name + mark)
-        self._old = self.target.with_name(f"{self.target.name}{mark}-old")
+        self._old = self.target.with_name(f"{self.target.name}{mark}{_OLD}")
+        self._lock: BinaryIO | None = None
+        _clean_up(self.target)
         if self.target.is_dir():
             self._check_replaceable(overwrite)
             check_target(self.partial, size)
         else:
             check_target(self.target, size)
         try:
-            self.partial.mkdir()
+            self._lock = _locked(self.partial)
         except OSError as error:
             raise OutputError(f"{target}: cannot be made ({error.strerror or error})") from None
 
@@ -55,24 +64,78 @@ class OutputFolder:
             )
 
     def commit(self) -> None:
-        """Put the finished folder under its name; the one that it replaces is removed after that."""
+        """Put the finished folder under its name; the one that it replaces is removed after that.
+
+        Raises:
+            OutputError: it cannot be put there.
+        """
         try:
+            self._unlock()
             if self.target.exists():
-                os.rename(self.target, self._old)
-            os.rename(self.partial, self.target)
+                patiently(lambda: os.rename(self.target, self._old))
+            patiently(lambda: os.rename(self.partial, self.target))
         except OSError as error:
-            if self._old.exists() and not self.target.exists():
-                os.rename(self._old, self.target)
-            raise OutputError(f"{self.target}: cannot be put in place ({error.strerror or error})") from None
+            with contextlib.suppress(OSError):
+                if self._old.exists() and not self.target.exists():
+                    os.rename(self._old, self.target)
+            held = isinstance(error, PermissionError)
+            raise OutputError(
+                f"{self.target}: cannot be put in place ({error.strerror or error})"
+                + (": another program may use a file in it; close it and try again, or choose another name" * held)
+            ) from None
+        sync_folder(self.target.parent)
         shutil.rmtree(self._old, ignore_errors=True)
+
+    def _unlock(self) -> None:
+        """The mark of work in progress is no part of the result; a folder that holds an open file cannot be renamed on Windows."""
+        if self._lock and not self._lock.closed:
+            if WINDOWS:
+                self._lock.close()
+            os.unlink(self.partial / _LOCK)
+            self._lock.close()
 
     def discard(self) -> None:
         """Remove what was written; nothing to do after `commit()`."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.partial)
+        if self._lock:
+            self._lock.close()
+        shutil.rmtree(self.partial, ignore_errors=True)  # what somebody holds goes with the next run to this target
 
     def __enter__(self) -> OutputFolder:
         return self
 
     def __exit__(self, *exc) -> None:
         self.discard()
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """Make a folder with a locked file in it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        folder.mkdir(exist_ok=True)
+        # Before the file is there and locked, another run may take the folder for a leftover.
+        with contextlib.suppress(FileNotFoundError):
+            file = open(folder / _LOCK, "xb")  # noqa: SIM115 (closed by its owner)
+            lock(file, wait=True)
+            if os.path.exists(file.name):
+                return file
+            file.close()
+
+
+def _clean_up(target: Path) -> None:
+    """Put back what a killed run moved aside, and remove what killed runs made. What cannot be removed stays."""
+    for path in map(Path, sorted(glob.glob(f"{glob.escape(str(target))}{PARTIAL}*"))):
+        if path.is_symlink() or not path.is_dir():
+            continue
+        with contextlib.suppress(OSError):
+            if path.name.endswith(_OLD):
+                if target.exists():
+                    shutil.rmtree(path)
+                else:
+                    os.rename(path, target)
+            elif not os.listdir(path):
+                path.rmdir()
+            elif (path / _LOCK).is_file() and remove_abandoned(path / _LOCK):
+                shutil.rmtree(path)

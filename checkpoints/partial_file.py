@@ -17,11 +17,17 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows
+    import msvcrt
+
     fcntl = None
 
 # What a file under construction is called: target name + this + process number + a number of its own, so that two runs to one
 # target are in nobody's way.
 PARTIAL = ".unetscope-partial-"
+# What a file under construction that can be gone on with, and its journal, are called: target name + this.
+RESUMABLE, JOURNAL = ".unetscope-resumable", ".unetscope-journal"
+# On Windows nobody else may read or write the bytes that are locked: a place where small files have none.
+_BEYOND = 1 << 30
 
 
 def partial_name(target: Path) -> Path:
@@ -49,18 +55,39 @@ def remove_leftovers(target: Path) -> list[Path]:
     removed = []
     for name in glob.glob(f"{glob.escape(str(target))}{PARTIAL}*"):
         path = Path(name)
-        with contextlib.suppress(OSError):
-            if path.is_symlink() or not path.is_file():
-                continue
-            with open(path, "rb") as file:
-                abandoned = lock(file, wait=False)
-                if abandoned and fcntl:
-                    path.unlink()
-            if abandoned and not fcntl:
-                path.unlink()
-            if abandoned:
-                removed.append(path)
+        if not path.is_symlink() and path.is_file() and remove_abandoned(path):
+            removed.append(path)
     return removed
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove a file unless a living run has it; returns whether it is gone."""
+    with contextlib.suppress(OSError):
+        with open(path, "rb") as file:
+            if not lock(file, wait=False):
+                return False
+            if fcntl:
+                path.unlink()
+        if not fcntl:
+            path.unlink()
+        return True
+    return False
+
+
+def remove_resumable(target: Path) -> None:
+    """Remove what a resumable run left for later, unless one is at work: the file that it was to become has been made."""
+    journal = Path(f"{target}{JOURNAL}")
+    with contextlib.suppress(OSError):
+        if journal.is_symlink() or not journal.is_file():
+            return
+        with open(journal, "r+b") as file:
+            if taken(file):
+                return
+            Path(f"{target}{RESUMABLE}").unlink(missing_ok=True)
+            if fcntl:
+                journal.unlink()
+        if not fcntl:
+            journal.unlink()
 
 
 def lock(file: BinaryIO, wait: bool) -> bool:
@@ -72,3 +99,18 @@ def lock(file: BinaryIO, wait: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def taken(file: BinaryIO) -> bool:
+    """Lock a small file until it is closed; True when another run has it. Where the file system knows no locks, nobody has."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(file.fileno(), _BEYOND, os.SEEK_SET)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    return False

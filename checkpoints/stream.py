@@ -6,6 +6,7 @@ and no two pieces depend on each other, so the number of threads never changes a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -133,7 +134,8 @@ class Pass:
         finally:
             stop.set()
             for thread in threads:
-                thread.join()
+                with contextlib.suppress(RuntimeError):  # never started: Ctrl-C came first
+                    thread.join()
         if failures:
             raise failures[0]
         if self._cancel.is_set():

@@ -25,7 +25,7 @@ def refuse_inputs(target: Path, inputs: Iterable[Path | str]) -> None:
     for given in map(Path, inputs):
         if _same(target, given):
             raise OutputError(f"{target}: is the input {given}; inputs are never written to, choose another name")
-        if any(_same(folder, given) for folder in _resolved(target).parents):
+        if any(_same(folder, given) for folder in resolved(target).parents):
             raise OutputError(f"{target}: lies inside the input {given}; inputs are never written to, write elsewhere")
         if os.path.isdir(given) and (within := _linked(target, given)):
             raise OutputError(
@@ -40,7 +40,7 @@ def refuse_holders(target: Path, inputs: Iterable[Path | str]) -> None:
         OutputError: with the input in question.
     """
     for given in map(Path, inputs):
-        if any(_same(folder, target) for folder in _resolved(given).parents):
+        if any(_same(folder, target) for folder in resolved(given).parents):
             raise OutputError(f"{target}: holds the input {given}; inputs are never removed, choose another name")
 
 
@@ -62,7 +62,9 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path | str) -> Path:
+    """Where a path leads through links; the path itself where they lead in circles, or where it is no path at all."""
+    path = Path(path)
     try:
         return path.resolve()
     except (OSError, ValueError, RuntimeError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ import typer
 from ..merge.methods import METHODS, Method
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
+from .endings import STOPPED, complain
 from .screen import progress, say, show_json, show_report, show_table, size
 from .short_forms import option
 
@@ -78,6 +80,11 @@ def _with_common(function: Callable, own: list[inspect.Parameter]) -> Callable:
 
 def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
     """Merge, or say what a merge would do, and show the report."""
+    with _kept_when_stopped(output, options.resumable):
+        _carry_out(recipe, output, options)
+
+
+def _carry_out(recipe: Recipe, output: Path, options: Options) -> None:
     from ..merge import dry_run, merge
 
     recipe = _with_options(recipe, options)
@@ -119,6 +126,22 @@ def carry_out(recipe: Recipe, output: Path, options: Options) -> None:
             say(f"sha256 {report.sha256}")
 
 
+@contextlib.contextmanager
+def _kept_when_stopped(output: Path, resumable: bool) -> Iterator[None]:
+    """Say what Ctrl-C leaves of a merge that can be gone on with; of others nothing is left, which needs no word here."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from ..checkpoints.partial_file import JOURNAL
+
+        if not resumable or not Path(f"{output}{JOURNAL}").exists():
+            raise
+        complain(
+            f"stopped; what is finished is kept beside {output}, and the same command with --resumable goes on from there"
+        )
+        raise typer.Exit(STOPPED) from None
+
+
 def _with_options(recipe: Recipe, options: Options) -> Recipe:
     """The recipe as the options change it."""
     fields = ("dtype", "position_ids", "nan", "overflow")
@@ -146,12 +169,12 @@ def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
     """Refuse, before any work, a recipe file that cannot be written or that would replace a model or a part of one."""
     from ..checkpoints.errors import OutputError
     from ..checkpoints.output import check_target
-    from ..checkpoints.targets import refuse_inputs
+    from ..checkpoints.targets import refuse_inputs, resolved
 
     path = options.save_recipe
     refuse_inputs(path, recipe.files())
     check_target(path, overwrite=options.overwrite)
-    if path.resolve() == output.resolve():
+    if resolved(path) == resolved(output):
         raise OutputError(
             f"{path}: --save-recipe and --output are one file; choose another name for the recipe, such as recipe.yaml"
         )
@@ -164,7 +187,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         try:
             return Path(os.path.relpath(model, path.parent)).as_posix()
         except ValueError:  # another drive
-            return str(Path(model).resolve())
+            return os.path.realpath(model)
 
     path.write_text(recipe.with_paths(seen_from_there).to_yaml(), encoding="utf-8")
 
@@ -188,7 +211,7 @@ def _method_command(method: Method) -> Callable:
     own = [*short_forms.inputs(method), option("output", Output), *short_forms.parameters(method)]
 
     def command(options: Options, output: Path, **given) -> None:
-        carry_out(short_forms.recipe(method, given), output, options)
+        carry_out(short_forms.recipe(method, given, options.convention), output, options)
 
     command.__name__, command.__doc__ = method.name, method.doc
     return _with_common(command, own)

@@ -216,7 +216,7 @@ def _files(models: Path, skipped: list[str]) -> Iterator[_Found]:
             if name.startswith(".") or not name.lower().endswith(SUFFIXES):
                 continue
             relative = path.relative_to(models).as_posix()
-            if path.is_symlink() and not path.resolve().is_relative_to(models):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(models):
                 skipped.append(relative)
             elif path.is_file():
                 yield _found(relative, path)

@@ -2,15 +2,16 @@
 
     python tests/failures.py [RUNS]
 
-Each trial is a real `unetscope merge` in a process of its own, on narrow checkpoints, slowed down so that there is time to
-break it. After each one the output is complete or absent (or the old one), the inputs are what they were, and everything else
-in the folder is recognisable as a leftover. `tests/merge/test_failures.py` runs a few of each.
+Each trial is a real `unetscope merge` (or `convert`) in a process of its own, on narrow checkpoints, slowed down so that there
+is time to break it. After each one the output is complete or absent (or the old one), the inputs are what they were, and
+everything else in the folder is recognisable as a leftover. `tests/merge/test_failures.py` runs a few of each.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +25,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import leftovers, tensors_of
 
-# The command line, with reads that take half a millisecond longer.
+# The command line, with reads that take half a millisecond longer, and journals that are written at once.
 SLOW = """
 import sys, time
+from unetscope.checkpoints import resumable
 from unetscope.checkpoints.checkpoint import Checkpoint
 from unetscope.cli import main
+resumable._EVERY = 0.01
 read = Checkpoint.read_raw
 def slow(*arguments):
     time.sleep(0.0005)
@@ -37,6 +40,8 @@ Checkpoint.read_raw = slow
 main(sys.argv[1:])
 """
 PATIENCE = 60.0
+# What a resumable merge leaves for the run that goes on with it.
+KEPT = ("out.safetensors.unetscope-journal", "out.safetensors.unetscope-resumable")
 
 
 class Broken(AssertionError):
@@ -77,7 +82,7 @@ class Place:
             if path.read_bytes() != original:
                 raise Broken(f"{path.name} was changed")
         strange = set(os.listdir(self.folder)) - {"a.safetensors", "b.safetensors", "out.safetensors", "cache"}
-        strange -= set(leftovers(self.folder))
+        strange -= {*leftovers(self.folder), *KEPT}
         if strange:
             raise Broken(f"there are files of unknown origin: {strange}")
         if not self.output.exists():
@@ -95,12 +100,16 @@ class Place:
     def clear(self) -> None:
         self.output.unlink(missing_ok=True)
 
+    def kept(self) -> list[str]:
+        """What lies there for a run that goes on."""
+        return [name for name in KEPT if (self.folder / name).exists()]
+
 
 class Run:
     """A merge in a process of its own."""
 
     def __init__(self, arguments: list[str], target: Path, environment: dict[str, str]):
-        self.target = target
+        self.target, self.told = target, ""
         self.process = subprocess.Popen(
             [sys.executable, "-c", SLOW, *arguments],
             stdout=subprocess.PIPE,
@@ -113,13 +122,14 @@ class Run:
         """Until the run has begun a file under construction, or has ended."""
         until = time.monotonic() + PATIENCE
         while self.process.poll() is None and time.monotonic() < until:
-            if any(f"partial-{self.process.pid}-" in name for name in leftovers(self.target.parent)):
+            names = os.listdir(self.target.parent)
+            if any(f"partial-{self.process.pid}-" in name or name in KEPT for name in names):
                 return
             time.sleep(0.002)
 
     def finish(self) -> tuple[int, str]:
         """Its exit code and what it said on stderr."""
-        _, said = self.process.communicate(timeout=PATIENCE)
+        self.told, said = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, said
 
 
@@ -171,6 +181,75 @@ def interrupted(place: Place, runs: int) -> Counter[str]:
         counts[f"exit {code}, output {place.check()}"] += 1
     place.clear()
     return counts
+
+
+def resumed(place: Place, runs: int) -> Counter[str]:
+    """Merges with `--resumable` that are killed, up to five times each, until one is through: the bytes of an undisturbed one."""
+    counts: Counter[str] = Counter()
+    for n in range(runs):
+        place.clear()
+        for attempt in range(6):
+            before = place.kept()
+            run = place.start("--resumable")
+            if attempt < 5:
+                run.wait_for_writing()
+                # What an earlier run left looks like writing.
+                time.sleep(random.random() * place.seconds / (1 if before else 2))
+                run.process.send_signal(signal.SIGKILL if n % 4 or before else signal.SIGINT)
+            code, said = run.finish()
+            counts["runs that went on"] += "were finished by an earlier run" in run.told
+            if code == 0:
+                break
+            if code == 130 and ("kept beside" in said) != bool(place.kept()) and not before:
+                raise Broken(f"Ctrl-C said {said!r} and left {place.kept()}")
+            if code not in (-signal.SIGKILL, 130):
+                raise Broken(f"a resumable merge ended with {code}: {said}")
+            counts["killed or stopped"] += 1
+            if place.check() == "complete":  # it was through when the signal came; its journal may be there still
+                code, said = place.start("--overwrite").finish()
+                break
+        if code or place.check() != "complete" or place.kept() or leftovers(place.folder):
+            raise Broken(f"a resumable merge did not come to its end: {code}, {said}, {os.listdir(place.folder)}")
+        counts["same bytes as undisturbed"] += 1
+    place.clear()
+    return counts
+
+
+def folders_killed(place: Place, runs: int) -> Counter[str]:
+    """SIGKILL of a conversion to a diffusers folder, every second time over an older one."""
+    counts: Counter[str] = Counter()
+    target = place.folder / "cache" / "pipeline"
+    target.parent.mkdir()
+    command = ["convert", str(place.inputs[0]), str(target), "--to", "diffusers"]
+    try:
+        began = time.monotonic()
+        if Run(command, target, {}).finish()[0]:
+            raise Broken("an undisturbed conversion failed")
+        seconds, expected = time.monotonic() - began, _contents(target)
+        for n in range(runs):
+            if n % 2 == 0:
+                shutil.rmtree(target, ignore_errors=True)
+            old = target.exists()
+            run = Run([*command, *(["--overwrite"] if old else [])], target, {})
+            run.wait_for_writing()
+            time.sleep(random.random() * seconds / 2)
+            run.process.kill()
+            run.finish()
+            if target.exists() and _contents(target) != expected:
+                raise Broken("an incomplete folder has the output's name")
+            counts["folder complete" if target.exists() else "folder absent"] += 1
+            if len(leftovers(target.parent)) > 2:
+                raise Broken(f"leftovers pile up: {leftovers(target.parent)}")
+        if Run([*command, "--overwrite"], target, {}).finish()[0] or os.listdir(target.parent) != ["pipeline"]:
+            raise Broken(f"the next run did not remove what was left: {os.listdir(target.parent)}")
+        counts["leftovers after the next run"] += 0
+    finally:
+        shutil.rmtree(target.parent)
+    return counts
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def raced(place: Place, runs: int) -> Counter[str]:
@@ -264,6 +343,8 @@ def read_only(place: Place, runs: int) -> Counter[str]:
 TRIALS = {
     "SIGKILL at a random moment": killed,
     "Ctrl-C at a random moment": interrupted,
+    "SIGKILL or Ctrl-C of `--resumable` merges, gone on with": resumed,
+    "SIGKILL of a conversion to a folder": folders_killed,
     "two runs to one output": raced,
     "input truncated while it is read": truncated,
     "disk full": disk_full,

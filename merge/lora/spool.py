@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ import numpy as np
 from ...checkpoints.codec import decode, encode
 from ...checkpoints.dtypes import DType
 from ...checkpoints.errors import OutputError
+from ...checkpoints.partial_file import PARTIAL
 from ...checkpoints.transfer import Fill, Outgoing
 from ..errors import MergeError
 
@@ -21,7 +21,9 @@ class Spool:
 
     def __init__(self, target: Path):
         try:
-            self._file = tempfile.TemporaryFile(dir=Path(target).absolute().parent)  # noqa: SIM115 (closed on exit)
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115 (closed on exit)
+                buffering=0, prefix=f"{Path(target).name}{PARTIAL}", dir=Path(target).absolute().parent
+            )
         except OSError as error:
             raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
         self._target, self._lock, self._end = target, Lock(), 0
@@ -64,7 +66,9 @@ class Spool:
             offset, self._end = self._end, self._end + raw.size
             try:
                 self._file.seek(offset)
-                self._file.write(raw.data)
+                left = memoryview(raw)
+                while left:
+                    left = left[self._file.write(left) :]
             except OSError as error:
                 raise OutputError(f"{self._target}: writing failed ({error.strerror or error})") from None
             self.tensors.append(Outgoing(name, dtype, tuple(shape), self._reader(offset, dtype.size)))
@@ -72,7 +76,14 @@ class Spool:
     def _reader(self, offset: int, size: int) -> Fill:
         def fill(start: int, stop: int, out: np.ndarray) -> None:
             with self._lock:
-                self._file.seek(offset + start * size, os.SEEK_SET)
-                self._file.readinto(out.data)
+                try:
+                    self._file.seek(offset + start * size)
+                    left = memoryview(out)
+                    while read := left and self._file.readinto(left):
+                        left = left[read:]
+                except OSError as error:
+                    raise OutputError(f"{self._target}: what was set aside cannot be read back ({error})") from None
+                if left:
+                    raise OutputError(f"{self._target}: what was set aside on the disk is gone; try again")
 
         return fill

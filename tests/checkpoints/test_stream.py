@@ -126,3 +126,19 @@ def test_fewer_threads_than_one_are_refused(threads):
 
 def test_no_pieces_are_no_work():
     Pass(2, lambda *_: None).run([], lambda: None)
+
+
+def test_ctrl_c_while_threads_are_begun_is_no_other_error(monkeypatch):
+    start, begun = threading.Thread.start, []
+
+    def interrupted(thread):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Pass(3).run(spans([100], 1), lambda: lambda piece: None)
+    begun[0].join(10)
+    assert not begun[0].is_alive()

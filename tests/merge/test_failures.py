@@ -26,7 +26,16 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "trial, runs", [("killed", 4), ("interrupted", 2), ("raced", 2), ("truncated", 1), ("disk_full", 2)]
+    "trial, runs",
+    [
+        ("killed", 4),
+        ("interrupted", 2),
+        ("resumed", 2),
+        ("folders_killed", 3),
+        ("raced", 2),
+        ("truncated", 1),
+        ("disk_full", 2),
+    ],
 )
 def test_a_merge_that_is_broken_leaves_no_incomplete_file_and_no_changed_input(trial, runs, place):
     assert sum(getattr(failures, trial)(place, runs).values()) >= 1
