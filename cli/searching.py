@@ -13,7 +13,7 @@ from .endings import STOPPED, complain
 from .screen import say, show_json, show_table
 
 if TYPE_CHECKING:
-    from ..search.confirm import Confirmation
+    from ..search.confirmation import Confirmation
     from ..search.loop import Outcome
 
 _RUN = "run"
@@ -72,7 +72,7 @@ def run(
         raise typer.Exit(STOPPED) from None
     _show(outcome)
     if read.confirm is not None and read.tree is None and _is_finished(outcome):
-        from ..search.confirm import confirm as confirmed
+        from ..search.confirmation import confirm as confirmed
 
         _show_confirmation(confirmed(folder, say=_tell))
 
@@ -80,7 +80,7 @@ def run(
 @app.command("confirm")
 def confirm(run: _RUN_FOLDER, json: Json = False) -> None:
     """Score the best trials on prompts and seeds that the search never saw, beside the parents and the baselines."""
-    from ..search.confirm import confirm as confirmed
+    from ..search.confirmation import confirm as confirmed
 
     found = confirmed(run, say=_quiet if json else _tell)
     if json:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .confirm import confirm
+    from .confirmation import confirm
     from .errors import SearchError
     from .loop import Outcome, search
     from .parameters import Parameter
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "confirm": ("confirm",),
+    "confirmation": ("confirm",),
     "errors": ("SearchError",),
     "loop": ("Outcome", "search"),
     "parameters": ("Parameter",),

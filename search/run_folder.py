@@ -101,7 +101,7 @@ class RunFolder:
         return self._file("images") / f"{number:05d}"
 
     def confirmation(self) -> dict[str, Any] | None:
-        """What `search confirm` found, or None when it was not run: see `confirm.Confirmation.to_plain`."""
+        """What `search confirm` found, or None when it was not run: see `confirmation.Confirmation.to_plain`."""
         path = self._file("confirmed.json")
         return _read_json(path) if path.is_file() else None
 
