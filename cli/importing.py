@@ -68,7 +68,7 @@ def import_(
     imported = import_recipe(file, request)
     if output is not None:
         text = imported.to_yaml(_seen_from(imported, output.parent))
-        _write(output, text, [file, *map(Path, imported.recipe.models.values())], overwrite)
+        _write(output, text, [file, *map(Path, imported.recipe.files())], overwrite)
     if json:
         show_json(imported.to_plain())
     elif output is None:
@@ -95,7 +95,7 @@ def export(
     if output is None:
         say(text)
         return
-    _write(output, text + "\n", [recipe, *map(Path, read.models.values())], overwrite)
+    _write(output, text + "\n", [recipe, *map(Path, read.files())], overwrite)
     say(f"wrote {output}: {len(text.splitlines()) - 2} nodes")
 
 
@@ -139,8 +139,12 @@ def _seen_from(imported: Imported, folder: Path) -> Recipe:
 
     recipe = imported.recipe
     models = {name: path if name in imported.missing else moved(path) for name, path in recipe.models.items()}
+    loras = {
+        name: lora if name in imported.missing else lora.model_copy(update={"path": moved(lora.path)})
+        for name, lora in recipe.loras.items()
+    }
     components = {k: _with_slash(moved(v)) if recipe.is_file(v) else v for k, v in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "components": components})
+    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
 
 
 def _with_slash(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import dataclass
 
 from .draft import Draft, Imported, Request
 from .supermerger import numbers
@@ -19,6 +20,26 @@ def is_log(text: str) -> bool:
     return "score" in header and "0" in header
 
 
+@dataclass(frozen=True)
+class Row:
+    """A measurement: its line in the table (from 1), the numbers in the log's order, the score, and its times in seconds."""
+
+    number: int
+    values: tuple[float, ...]
+    score: float
+    eval_seconds: float
+    iter_seconds: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a log holds: its readable rows, how many there are in all, and columns without a meaning."""
+
+    rows: tuple[Row, ...]
+    count: int
+    unknown: tuple[str, ...]
+
+
 def from_log(text: str, name: str, request: Request) -> Imported:
     """The weights with the highest score, as a weighted sum of the models that `request.inputs` names.
 
@@ -26,32 +47,53 @@ def from_log(text: str, name: str, request: Request) -> Imported:
         RecipeError: no row can be read, or the number of blocks is no known one.
     """
     draft = Draft(f"{name} (AutoMBW log)", request)
+    try:
+        table = read_table(text)
+    except ValueError as error:
+        raise draft.error(str(error)) from None
+    for column in table.unknown:
+        draft.note(f"column {column!r} has no meaning here")
+    best = max(table.rows, key=lambda row: (row.score, -row.number))
+    draft.note(
+        f"row {best.number} of {table.count} was taken, the best by score: {best.score:g}; the other rows are left out"
+    )
+    if bad := table.count - len(table.rows):
+        draft.note(f"{bad} rows could not be read")
+    return automb_recipe(automb_weights(list(best.values), "automb", draft), ["", ""], "", draft)
+
+
+def read_table(text: str) -> Table:
+    """Every row that has a score and all numbers.
+
+    Raises:
+        ValueError: no row can be read, or the number of blocks is no known one; the message says which.
+    """
     header = _header(text)
     blocks = sorted((int(column), i) for i, column in enumerate(header) if column.isascii() and column.isdigit())
     if [number for number, _ in blocks] != list(range(len(blocks))) or len(blocks) not in AUTOMB_SIZES:
-        raise draft.error(f"has {len(blocks)} numbered columns; AutoMBW has 0..26 (SD1) or 0..21 (SDXL)")
-    for column in header:
-        if not column.isdigit() and column not in (*_OWN, "", "unnamed: 0"):
-            draft.note(f"column {column!r} has no meaning here")
-    best, score, rows, bad = None, -math.inf, 0, 0
+        raise ValueError(f"has {len(blocks)} numbered columns; AutoMBW has 0..26 (SD1) or 0..21 (SDXL)")
+    if "score" not in header:
+        raise ValueError("has no column 'score'")
+    at = {column: i for i, column in enumerate(header)}
+    rows, count = [], 0
     try:
-        for row in list(csv.reader(io.StringIO(text)))[1:]:
-            rows += 1
-            at = header.index("score")
-            found = numbers([row[at]]) if at < len(row) else None
-            values = numbers([row[i] for _, i in blocks]) if max(i for _, i in blocks) < len(row) else None
-            if found is None or values is None or not all(map(math.isfinite, (*found, *values))):
-                bad += 1
-            elif found[0] > score:
-                best, score = (rows, values), found[0]
+        for count, cells in enumerate(list(csv.reader(io.StringIO(text)))[1:], 1):
+            score, times = _cell(cells, at["score"]), [_cell(cells, at.get(name, -1)) for name in _OWN[1:]]
+            values = tuple(_cell(cells, i) for _, i in blocks)
+            if all(map(math.isfinite, (score, *values))):
+                rows.append(Row(count, values, score, *times))
     except csv.Error as error:
-        raise draft.error(f"cannot be read as CSV ({error})") from None
-    if best is None:
-        raise draft.error(f"none of its {rows} rows has a score and {len(blocks)} numbers")
-    draft.note(f"row {best[0]} of {rows} was taken, the best by score: {score:g}; the other rows are left out")
-    if bad:
-        draft.note(f"{bad} rows could not be read")
-    return automb_recipe(automb_weights(best[1], "automb", draft), ["", ""], "", draft)
+        raise ValueError(f"cannot be read as CSV ({error})") from None
+    if not rows:
+        raise ValueError(f"none of its {count} rows has a score and {len(blocks)} numbers")
+    unknown = (column for column in header if not column.isdigit() and column not in (*_OWN, "", "unnamed: 0"))
+    return Table(tuple(rows), count, tuple(unknown))
+
+
+def _cell(cells: list[str], at: int) -> float:
+    """A cell as a number, or NaN."""
+    found = numbers([cells[at]]) if 0 <= at < len(cells) else None
+    return found[0] if found else math.nan
 
 
 def _header(text: str) -> list[str]:

@@ -100,11 +100,12 @@ def one_line(value: Any, longest: int = _LONGEST_LINE) -> str:
 
 
 class Draft:
-    """Collects models, steps and notes, and ends in an `Imported`."""
+    """Collects models, LoRAs, steps and notes, and ends in an `Imported`."""
 
     def __init__(self, origin: str, request: Request):
         self.origin, self.request = origin, request
         self.models: dict[str, str] = {}
+        self.loras: dict[str, Any] = {}
         self.steps: dict[str, dict[str, Any]] = {}
         self.hashes: dict[str, str] = {}
         self.missing: dict[str, None] = {}
@@ -130,14 +131,17 @@ class Draft:
         """A fault of the file, as an error to raise."""
         return RecipeError(f"{one_line(self.origin)}: {one_line(text)}")
 
-    def model(self, path: str, *, digest: str | None = None, known: bool = False, named: str = "") -> str:
-        """The name of a model, new or known.
+    def model(
+        self, path: str, *, digest: str | None = None, known: bool = False, named: str = "", lora: bool = False
+    ) -> str:
+        """The name of a model (or LoRA), new or known.
 
         Args:
             path: as recorded; the recipe's path unless the file is found by hash or name.
             digest: its hash, as recorded.
             known: the path is the user's own, not to be looked for.
             named: the name that it has to have, even where another model is the same file.
+            lora: it is a LoRA.
         """
         identity = digest or path
         if identity in self._by_identity and not named:
@@ -146,11 +150,11 @@ class Draft:
         if found and digest and not self.found(digest):
             self.note(f"{found} was found by its name; whether it has the hash {digest} is not known")
         name = named or self._new_name(_stem(path))
-        self.models[name] = str(found) if found else _path_text(path)
+        (self.loras if lora else self.models)[name] = written = str(found) if found else _path_text(path)
         self._by_identity[identity] = name
         if digest:
             self.hashes[name] = one_line(digest, 80)
-        if not found and not known and not _exists(self.models[name]):
+        if not found and not known and not _exists(written):
             self.missing[name] = None
         return name
 
@@ -200,9 +204,13 @@ class Draft:
             if name not in used:
                 used[name] = None
                 sources += self.steps.get(name, {}).get("inputs", ())
+                if isinstance(self.loras.get(name), dict):  # what it counts from is used by it
+                    sources.append(self.loras[name]["base"])
         steps = {name: step for name, step in self.steps.items() if name in used}
         models = {name: path for name, path in self.models.items() if name in used}
-        data = {"models": models, "steps": steps, "result": result, **{k: v for k, v in fields.items() if v}}
+        loras = {name: lora for name, lora in self.loras.items() if name in used}
+        given = {name: value for name, value in {"loras": loras, **fields}.items() if value}
+        data = {"models": models, "steps": steps, "result": result, **given}
         recipe = Recipe.parse(data, one_line(self.origin))
         notes = list(self._notes)
         shares, how = shares_of(recipe, self.request.family)
@@ -214,7 +222,7 @@ class Draft:
 
     def _new_name(self, wanted: str) -> str:
         name, n = wanted, 2
-        while name in self.models or name in self.steps or name == MERGED:
+        while name in self.models or name in self.loras or name in self.steps or name == MERGED:
             name, n = f"{wanted}.{n}", n + 1
         return name
 

@@ -1,21 +1,23 @@
 """mergekit's YAML: `merge_method`, `models` with parameters, `base_model`.
 
 mergekit merges language models; its files are read for the methods that both have, for people use it on other checkpoints too.
-A parameter is a number, or a list of `{filter, value}` of which the first that fits a key counts; a list of numbers is a gradient
-over a language model's layers and has no meaning for a UNET.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ..methods import METHODS
 from .draft import Draft, Imported, Request, one_line
+from .mergekit_settings import Settings
 
 _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-_KNOWN = ("merge_method", "models", "parameters", "base_model", "dtype", "out_dtype", "name")
+_KNOWN = ("merge_method", "models", "slices", "parameters", "base_model", "dtype", "out_dtype", "name")
 _HARMLESS = ("tokenizer_source", "tokenizer", "chat_template")
+_REVISION = re.compile(r"([^@]+)@([\w.-]+)")
+_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -24,42 +26,61 @@ class Kind:
 
     Attributes:
         method: ours.
-        base: the first input is `base_model`.
-        weights: models have a `weight`.
-        parameters: mergekit's name -> ours, of those that hold for all models.
-        fixed: parameters that its name implies.
-        defaults: mergekit's own defaults where ours differ, by our names.
+        base: whether `base_model` is the first input; `ignored`: it is a model like the others, where it is listed.
+        weighted: models have a `weight`.
+        numbers: mergekit's name -> ours and mergekit's default (None: it asks for a value), of what holds for all models here.
+        fixed: parameters that the method's name implies.
+        normalize: what `normalize` does, and its default: `share` is our `normalise`; `mean` averages where signs are elected;
+            `divide` divides the weights by their sum.
+        rescale: the default of `rescale`, by l1, of methods that have it.
+        left_out: parameter -> the value at which leaving it out changes nothing.
+        note: where the two differ.
     """
 
     method: str
-    base: bool = True
-    weights: bool = True
-    parameters: dict[str, str] | None = None
-    fixed: dict[str, Any] | None = None
-    defaults: dict[str, Any] | None = None
+    base: Literal["required", "optional", "ignored"] = "required"
+    weighted: bool = True
+    numbers: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    normalize: tuple[Literal["share", "mean", "divide"], bool] | None = None
+    rescale: bool | None = None
+    left_out: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
-_TASKS = {"lambda": "alpha"}
-_SPARSE = {**_TASKS, "density": "density"}
+_LAMBDA: dict[str, tuple[str, float | None]] = {"lambda": ("alpha", 1.0)}
+_SPARSE = {**_LAMBDA, "density": ("density", 1.0)}
+_CRUMBS = {**_SPARSE, "gamma": ("gamma", 0.01)}
+_DELLA = {**_SPARSE, "epsilon": ("epsilon", 0.15)}
+_SUM, _SIGNS = {"elect": "none", "combine": "sum"}, {"elect": "sum"}
+_UNSCALED = {"rescale": False}
+_ZERO = "where neither sign wins the base stays here; mergekit elects plus"
+_CHANCE = "which elements are dropped depends on the generator of random numbers: never the same as mergekit's"
 METHODS_OF_MERGEKIT = {
-    "linear": Kind("weighted_average", base=False, parameters={"normalize": "normalise"}),
-    "slerp": Kind("slerp", weights=False, parameters={"t": "alpha"}, fixed={"kind": "vectors"}),
-    "task_arithmetic": Kind("task_arithmetic", parameters=_TASKS),
-    "ties": Kind("ties", parameters=_SPARSE),
-    "dare_linear": Kind("dare", parameters=_SPARSE, fixed={"signs": "none"}),
-    "dare_ties": Kind("dare", parameters=_SPARSE, fixed={"signs": "sum"}),
-    "della": Kind("della", parameters={**_SPARSE, "epsilon": "epsilon"}),
-    "della_linear": Kind("della", parameters={**_SPARSE, "epsilon": "epsilon"}, fixed={"signs": "none"}),
-    "breadcrumbs": Kind("breadcrumbs", parameters={**_SPARSE, "gamma": "gamma"}),
-    "breadcrumbs_ties": Kind("breadcrumbs", parameters={**_SPARSE, "gamma": "gamma"}, fixed={"signs": "sum"}),
-    "model_stock": Kind("model_stock", weights=False),
-    "nuslerp": Kind("nuslerp", parameters={}),
-    "sce": Kind("sce", weights=False, parameters={"select_topk": "density"}),
-    "karcher": Kind(
-        "karcher_mean", base=False, weights=False, parameters={"tol": "tolerance", "max_iter": "iterations"}
-    ),
-    "passthrough": Kind("copy", base=False, weights=False),
-}
+    "linear": Kind("weighted_average", "ignored", normalize=("share", True)),
+    "slerp": Kind("slerp", weighted=False, numbers={"t": ("alpha", None)}, fixed={"norms": "slerp"},
+                  note="mergekit's slerp is a weighted sum below 1.8 degrees; here it is one between parallels alone"),
+    "nuslerp": Kind("nuslerp", "optional", left_out={"nuslerp_flatten": True, "nuslerp_row_wise": False}),
+    "multislerp": Kind("multislerp", "optional", left_out={"normalize_weights": True}),
+    "karcher": Kind("karcher_mean", "ignored", weighted=False,
+                    note="mergekit stops after ten steps or max_iter; here the mean is worked out to the last digit"),
+    "task_arithmetic": Kind("task_arithmetic", numbers=_LAMBDA, normalize=("divide", False), left_out=_UNSCALED),
+    "ties": Kind("ties", numbers=_SPARSE, fixed={"elect": "sum", "trim": "count"}, normalize=("mean", True),
+                 left_out=_UNSCALED, note=_ZERO),
+    "dare_linear": Kind("dare", numbers=_SPARSE, fixed=_SUM, normalize=("divide", False), rescale=True, note=_CHANCE),
+    "dare_ties": Kind("dare", numbers=_SPARSE, fixed=_SIGNS, normalize=("mean", False), rescale=True, note=_CHANCE),
+    "della": Kind("della", numbers=_DELLA, fixed=_SIGNS, normalize=("mean", True), rescale=True, note=_CHANCE),
+    "della_linear": Kind("della", numbers=_DELLA, fixed=_SUM, normalize=("divide", False), rescale=True, note=_CHANCE),
+    "breadcrumbs": Kind("breadcrumbs", numbers=_CRUMBS, fixed=_SUM, normalize=("divide", False), left_out=_UNSCALED),
+    "breadcrumbs_ties": Kind("breadcrumbs", numbers=_CRUMBS, fixed=_SIGNS, normalize=("mean", False), left_out=_UNSCALED,
+                             note=_ZERO),
+    "model_stock": Kind("model_stock", weighted=False, left_out={"filter_wise": False},
+                        note="where models disagree altogether the base stays here; mergekit goes beyond it"),
+    "sce": Kind("sce", weighted=False, numbers={"select_topk": ("density", 1.0)}, note=_ZERO),
+    "passthrough": Kind("copy", "ignored", weighted=False),
+}  # fmt: skip
+# Parameters that change how mergekit computes, not what.
+_TECHNICAL = ("int8_mask", "max_iter", "tol", "eps")
 
 
 def is_mergekit(data: Any) -> bool:
@@ -79,8 +100,8 @@ def from_mergekit(data: dict, name: str, request: Request) -> Imported:
     for unknown in [x for x in data if x not in _KNOWN]:
         if unknown in _HARMLESS:
             draft.note(f"{one_line(unknown, 60)} has no meaning for these models")
-        elif unknown in ("slices", "modules"):
-            raise draft.error(f"{unknown}: layers of several models are put together, which has no equivalent here")
+        elif unknown == "modules":
+            raise draft.error("modules: parts of several models are put together, which has no equivalent here")
         else:
             draft.refuse(f"{one_line(unknown, 60)} has no equivalent here")
     if kind is None or kind.method not in METHODS:
@@ -93,130 +114,185 @@ class _Configuration:
     """One configuration on its way to a step."""
 
     def __init__(self, data: dict, kind: Kind, draft: Draft):
-        self.data, self.kind, self.draft = data, kind, draft
-        shared = data.get("parameters")
-        self.shared: dict = shared if isinstance(shared, dict) else {}
-        self.models = self._models()
+        self.data, self.kind, self.draft, self.method = data, kind, draft, data["merge_method"]
+        listed, self.scopes, base = self._listed()
+        self.base = None if kind.base == "ignored" else base
+        self.models = [(name, own) for name, own in listed if name != self.base]
+        if base is not None and self.base is None and base not in [name for name, _ in listed]:
+            draft.refuse(f"base_model: {self.method} takes it for a model, and it is not listed among them")
+        if self.base is not None and any(own for name, own in listed if name == self.base):
+            draft.note("parameters of the base model have no effect in mergekit, and are left out")
 
     def imported(self) -> Imported:
-        kind, draft, base = self.kind, self.draft, self._base()
-        models = [(path, own) for path, own in self.models if not (kind.base and path == base)]
-        if kind.method == "slerp" and base is None:
-            base, models = models[0][0], models[1:]
-        if kind.base and base is None and METHODS[kind.method].inputs[:1] == ("base",):
-            raise draft.error(f"merge_method {self.data['merge_method']} needs a base_model")
-        if not models:
+        kind, draft = self.kind, self.draft
+        if kind.base == "required" and self.base is None:
+            raise draft.error(f"merge_method {self.method} needs a base_model")
+        if not self.models:
             raise draft.error("names no models beside the base")
-        inputs = [draft.model(path) for path in ([base] if kind.base and base else []) + [path for path, _ in models]]
-        values = self._values([own for _, own in models])
-        METHODS[kind.method].check_inputs(len(inputs), one_line(draft.origin))
-        result = draft.step(kind.method, inputs, values, near=str(self.data.get("name") or ""))
+        owns = [Settings([own, *self.scopes], draft) for _, own in self.models]
+        values = self._values(owns)
+        result = self._step([name for name, _ in self.models], owns, values)
+        if kind.note:
+            draft.note(kind.note)
         return draft.finish(result, output=self._output())
 
-    def _models(self) -> list[tuple[str, dict]]:
-        listed, out = self.data.get("models"), []
-        for entry in listed if isinstance(listed, list) else []:
+    def _step(self, models: list[str], owns: list[Settings], values: dict[str, Any]) -> str:
+        """The step, for methods that are called otherwise without a base, or with one, in more than one."""
+        draft, base = self.draft, self.base
+        method, near = self.kind.method, str(self.data.get("name") or "")
+        if method == "nuslerp":
+            values["alpha"] = self._second_share(values.pop("weights"))
+            if base is None:
+                method, values["norms"] = "slerp", "slerp"
+        if method == "multislerp" and base is not None:
+            changes = [draft.step("subtract", [model, base]) for model in models]
+            return draft.step("add", [base, draft.step(method, changes, values)], near=near)
+        if method == "copy" and (scale := owns[0].number("scale", 1.0)) != 1.0:
+            method, values = "weighted_average", {"weights": [scale], "normalise": False}
+        inputs = [*([base] if base is not None else []), *models]
+        METHODS[method].check_inputs(len(inputs), one_line(draft.origin))
+        return draft.step(method, inputs, values, near=near)
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def _listed(self) -> tuple[list[tuple[str, dict]], list[Any], str | None]:
+        """Models with their own parameters, the scopes around them, and the base: of `models`, or of the only slice."""
+        data, entries, scopes = self.data, self.data.get("models"), [self.data.get("parameters")]
+        base = data.get("base_model")
+        if "slices" in data:
+            one = data["slices"][0] if isinstance(data["slices"], list) and len(data["slices"]) == 1 else None
+            sources = one.get("sources") if isinstance(one, dict) else None
+            ranges = [x.get("layer_range") for x in sources if isinstance(x, dict)] if isinstance(sources, list) else []
+            if not ranges or any(x != ranges[0] for x in ranges):
+                raise self.draft.error(
+                    "slices: layers of several models are put together, which has no equivalent here"
+                )
+            self.draft.note(f"layer_range {one_line(ranges[0], 40)} was taken for the whole model")
+            entries, scopes, base = sources, [one.get("parameters"), *scopes], one.get("base_model") or base
+        out = []
+        for entry in entries if isinstance(entries, list) else []:
             entry = {"model": entry} if isinstance(entry, str) else entry
-            path = _path(entry.get("model")) if isinstance(entry, dict) else None
-            if path is None:
+            name = self._model(entry.get("model")) if isinstance(entry, dict) else None
+            if name is None:
                 raise self.draft.error("an entry of models has no model")
             own = entry.get("parameters")
-            out.append((path, own if isinstance(own, dict) else {}))
+            out.append((name, own if isinstance(own, dict) else {}))
         if not out:
             raise self.draft.error("has no list of models")
-        return out
-
-    def _base(self) -> str | None:
-        base = self.data.get("base_model")
-        if base is None:
-            return None
-        path = _path(base)
-        if path is None:
+        if base is not None and (base := self._model(base)) is None:
             raise self.draft.error("base_model is no name")
-        return path
+        return out, scopes, base
 
-    def _values(self, own: list[dict]) -> dict[str, Any]:
-        """Parameters by our names; `weight` stands with each model, the others are the same for all."""
+    def _model(self, value: Any) -> str | None:
+        """The name of a model or step: `name`, `name@revision`, `name+lora`, or the same as a mapping."""
+        lora = None
+        if isinstance(value, dict) and isinstance(value.get("model"), dict | str):
+            lora, value = value.get("lora"), value["model"]
+        elif isinstance(value, str) and value.count("+") == 1:
+            value, lora = value.split("+")
+        path, added = self._path(value), self._path(lora)
+        if path is None:
+            return None
+        name = self.draft.model(path)
+        return self.draft.step("add", [name, self.draft.model(added, lora=True)]) if added else name
+
+    def _path(self, value: Any) -> str | None:
+        revision = value.get("revision") if isinstance(value, dict) else None
+        value = value.get("path") if isinstance(value, dict) else value
+        if not isinstance(value, str) or not value.strip():
+            return None
+        if (match := _REVISION.fullmatch(value)) and not value.lower().endswith(_FILES):
+            value, revision = match.groups()
+        if revision is not None:
+            self.draft.note(f"revision {one_line(revision, 60)} of {value} has no meaning for files")
+        return value
+
+    # -- parameters ---------------------------------------------------------------------------------------------------
+
+    def _values(self, owns: list[Settings]) -> dict[str, Any]:
+        """Parameters by our names."""
         kind, draft = self.kind, self.draft
-        known = METHODS[kind.method].parameters
-        values: dict[str, Any] = {x: v for x, v in (kind.fixed or {}).items() if x in known}
-        for lost in [x for x in kind.fixed or {} if x not in known]:
-            draft.refuse(f"{kind.method} has no {lost} here, which {self.data['merge_method']} implies")
-        if kind.weights and "weights" in known:
-            values["weights"] = [self._weight(each) for each in own]
-        names = kind.parameters or {}
-        for name, ours in names.items():
-            given = [each[name] for each in (*own, self.shared) if name in each]
-            if not given:
-                continue
-            if any(x != given[0] for x in given[: -1 if name in self.shared and len(given) > 1 else None]):
+        shared = Settings(self.scopes, draft)
+        values: dict[str, Any] = {}
+        if kind.weighted:
+            values["weights"] = [own.number("weight", None) for own in owns]
+        for name, (ours, default) in kind.numbers.items():
+            # What is shared is not read from models' own parameters.
+            each = [(shared if name in ("lambda", "t", "select_topk") else own).number(name, default) for own in owns]
+            if any(x != each[0] for x in each):
                 draft.refuse(
-                    f"{name} differs from model to model; here it is one for all, and {one_line(given[0], 40)} was taken"
+                    f"{name} differs from model to model; here it is one for all, and {one_line(each[0], 40)} was taken"
                 )
-            values[ours] = bool(given[0]) if ours == "normalise" else self._number(given[0], name)
-        for name in dict.fromkeys(x for each in (self.shared, *own) for x in each):
-            self._unused(name, names)
+            values[ours] = each[0]
+        values |= kind.fixed
+        self._normalize(shared, values)
+        if kind.rescale is not None:
+            values["rescale"] = "l1" if shared.switch("rescale", kind.rescale) else "none"
+        if kind.method == "della":
+            values["epsilon"] = self._width(values["epsilon"], values["density"])
+        for name, usual in kind.left_out.items():
+            if shared.switch(name, usual) != usual:
+                draft.refuse(f"{name}: {str(not usual).lower()} has no equivalent here")
+        self._unused(owns)
         return values
 
-    def _weight(self, own: dict) -> Any:
-        return self._number(own.get("weight", self.shared.get("weight", 1.0)), "weight")
-
-    def _unused(self, name: Any, names: dict[str, str]) -> None:
-        if name in names or (name == "weight" and self.kind.weights):
+    def _normalize(self, shared: Settings, values: dict[str, Any]) -> None:
+        if self.kind.normalize is None:
             return
-        if name in ("int8_mask", "rescale", "embed_slerp"):
-            self.draft.note(f"{name} has no equivalent here, and no effect on what is meant")
-        elif name == "normalize" and self.data["merge_method"] in (
-            "ties",
-            "task_arithmetic",
-            "dare_linear",
-            "dare_ties",
-        ):
-            self.draft.refuse("normalize: weights are taken as they are here")
-        else:
-            self.draft.refuse(f"parameter {one_line(name, 60)} has no equivalent here")
+        how, default = self.kind.normalize
+        asked = shared.switch("normalize", default)
+        if how == "share":
+            values["normalise"] = asked
+        elif how == "mean":
+            values["combine"] = "mean" if asked else "sum"
+        elif asked and not all(isinstance(w, float) for w in values["weights"]):
+            self.draft.refuse("normalize: weights that differ from key to key are taken as they are here")
+        elif asked:
+            total = sum(values["weights"])
+            values["weights"] = [w / total for w in values["weights"]] if abs(total) >= 1e-8 else values["weights"]
 
-    def _number(self, value: Any, name: str) -> Any:
-        """A number, or block weights that choose by parts of keys: mergekit takes the first filter that fits, we the last."""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-        if isinstance(value, list) and value and all(isinstance(x, dict) and "value" in x for x in value):
-            lines: dict[str, Any] = {}
-            for entry in reversed(value):
-                inner = entry["value"]
-                if isinstance(inner, bool) or not isinstance(inner, int | float):
-                    self.draft.refuse(f"{name}: a value of a filter is no number ({one_line(inner, 60)})")
-                    continue
-                word = entry.get("filter")
-                if word is None or word == "*":
-                    lines["default"] = inner
-                elif isinstance(word, str) and word and not set(word) & set(" ,*?[]:"):
-                    lines.pop(f"key:*{word}*", None)
-                    lines[f"key:*{word}*"] = inner
-                else:
-                    self.draft.refuse(f"{name}: the filter {one_line(word, 60)!r} has no equivalent")
-            return lines or 0.0
-        self.draft.refuse(
-            f"{name}: {one_line(value, 60)} is no number; gradients over layers have no meaning for a UNET"
-        )
-        return 0.5 if name == "t" else 1.0
+    def _width(self, epsilon: Any, density: Any) -> Any:
+        """Our epsilon is the whole width of chances; mergekit's is half of it, and none where all is kept."""
+        if density == 1.0:
+            return 0.0
+        return {x: 2 * e for x, e in epsilon.items()} if isinstance(epsilon, dict) else 2 * epsilon
+
+    def _second_share(self, weights: list[Any]) -> float:
+        """The place between two models that their weights mean."""
+        if len(weights) != 2:
+            raise self.draft.error(f"merge_method {self.method} takes two models, {len(weights)} given")
+        if not all(isinstance(w, float) for w in weights):
+            self.draft.refuse("weight: weights that differ from key to key have no equivalent here; 0.5 was taken")
+            return 0.5
+        total = sum(weights)
+        return weights[1] / total if abs(total) >= 1e-6 else 0.5
+
+    def _unused(self, owns: list[Settings]) -> None:
+        kind, draft = self.kind, self.draft
+        read = {*kind.numbers, *kind.left_out, *(["weight"] if kind.weighted else [])}
+        read |= {"normalize"} if kind.normalize else set()
+        read |= {"rescale"} if kind.rescale is not None else set()
+        read |= {"scale"} if kind.method == "copy" else set()
+        for name in dict.fromkeys(x for own in owns for x in own.names()):
+            if name in read:
+                continue
+            if name in _TECHNICAL:
+                draft.note(f"{name} has no equivalent here, and no effect on what is meant")
+            elif name == "density" and kind.method == "task_arithmetic":
+                draft.note("density has no effect in mergekit's task_arithmetic, and is left out")
+            else:
+                draft.refuse(f"parameter {one_line(name, 60)} has no equivalent here")
 
     def _output(self) -> dict[str, str]:
-        dtype = self.data.get("out_dtype") or self.data.get("dtype")
+        dtype, worked = (
+            x.removeprefix("torch.") if isinstance(x, str) else x for x in map(self.data.get, ("out_dtype", "dtype"))
+        )
+        if worked and worked != "float32":
+            self.draft.note(f"the original works in {one_line(worked, 40)}; here all is worked out in fp32")
+        dtype = dtype or worked
         if dtype is None:
             return {}
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             self.draft.note(f"dtype {one_line(dtype, 40)} is not known here; fp16 is written")
             return {}
-        if self.data.get("dtype") and self.data.get("dtype") != "float32":
-            self.draft.note(f"the original works in {self.data['dtype']}; here all is worked out in fp32")
         return {"dtype": _DTYPES[dtype]}
-
-
-def _path(value: Any) -> str | None:
-    """A model's name, also where it is written as a mapping."""
-    while isinstance(value, dict) and "model" in value:
-        value = value["model"]
-    if isinstance(value, dict):
-        value = value.get("path")
-    return value if isinstance(value, str) and value.strip() else None

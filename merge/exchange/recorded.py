@@ -58,6 +58,10 @@ def _ours(data: dict, hashes: dict[str, str], draft: Draft) -> Imported:
     recipe = Recipe.parse(data, one_line(draft.origin))
     for name, path in recipe.models.items():
         draft.model(path, digest=hashes.get(name), named=name)
+    for name, lora in recipe.loras.items():
+        draft.model(lora.path, digest=hashes.get(name), named=name, lora=True)
+        if lora.base is not None:
+            draft.loras[name] = {"path": draft.loras[name], "base": lora.base}
     plain = recipe.to_plain()
     draft.steps = plain.get("steps", {})
     fields = {key: plain[key] for key in ("components", "convention", "output", "title") if key in plain}

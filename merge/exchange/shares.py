@@ -18,6 +18,8 @@ _FAMILIES: tuple[Family, ...] = ("sd1", "sdxl", "sd2", "sdxl_refiner")
 def shares_of(recipe: Recipe, family: Family | None = None) -> tuple[dict[str, float | None], str]:
     """The mean share of every model over the UNET's parameters, and a sentence on what that rests on (or empty).
 
+    A LoRA's is its strength, as if it changed every tensor.
+
     Block weights depend on the architecture: without `family` the first that they fit is taken, and the sentence says so.
     None for a model that a method reads which is not linear.
     """
@@ -31,7 +33,7 @@ def shares_of(recipe: Recipe, family: Family | None = None) -> tuple[dict[str, f
 
 
 def _shares(recipe: Recipe, family: Family) -> tuple[dict[str, float | None], str]:
-    models = recipe.models_of(recipe.result)
+    models = recipe.leaves(recipe.result)
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})
     groups = _groups(recipe, family)
     sums: dict[int, float] = defaultdict(float)

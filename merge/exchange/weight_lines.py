@@ -1,7 +1,8 @@
 """Recipes that are text: AutoMBW's recipe, and supermerger's weights and elemental lines as people paste them.
 
 One thing a line: `name=value` (modelA, modelB, modelC, modelO, mode, alpha, beta, base_alpha, base_beta, calcmode), a vector of
-numbers (the first is alpha, a second one beta), or an elemental line. 27 numbers are AutoMBW's for SD1, 22 its for SDXL.
+numbers (the first is alpha, a second one beta), or an elemental line. 27 numbers are AutoMBW's for SD1, 22 its for SDXL; people
+keep what the program printed below them, which is left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .supermerger import (
 AUTOMB_SIZES = (27, 22)
 _SIZES = (26, 25, 21, 20, 19, *AUTOMB_SIZES)
 _SETTINGS = ("modela", "modelb", "modelc", "modelo", "mode", "alpha", "beta", "base_alpha", "base_beta", "calcmode")
+# What AutoMBW writes beside the models.
+_AUTOMB_SETTINGS = ("position_id_fix", "output_mode")
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_ ]{0,30}?)\s*=\s*(.*?)\s*")
 # The old AutoMBW exchanged the numbers of these two, in the order of its recipe line.
 _OUT, _TIME = 25, 26
@@ -48,17 +51,22 @@ def from_weight_lines(text: str, name: str, request: Request) -> Imported:
     Raises:
         RecipeError: a line that is none of these, a vector of no known length, a mode that is not known.
     """
-    settings, vectors, elemental = _sorted(text, Draft(f"{name} (weights as text)", request))
-    automb = bool(vectors) and len(vectors[0]) in AUTOMB_SIZES
+    first = next((v for v in map(_vector, _lines(text)) if v and len(v) in _SIZES), [])
+    automb = len(first) in AUTOMB_SIZES
     draft = Draft(f"{name} ({'AutoMBW recipe' if automb else 'supermerger weights'})", request)
+    settings, vectors, elemental = _sorted(text, automb, draft)
     for setting in settings:
-        if setting not in _SETTINGS:
+        if setting not in (*_SETTINGS, *(_AUTOMB_SETTINGS if automb else ())):
             draft.note(f"{setting}={settings[setting]} has no meaning here")
     if automb:
         _check_automb(settings, vectors, elemental, draft)
         weights = automb_weights(vectors[0], "automb-recipe", draft)
         return automb_recipe(
-            weights, [settings.get("modela", ""), settings.get("modelb", "")], settings.get("modelo", ""), draft
+            weights,
+            [settings.get("modela", ""), settings.get("modelb", "")],
+            settings.get("modelo", ""),
+            draft,
+            _automb_output(settings, draft),
         )
     return _supermerger(settings, vectors, elemental, draft)
 
@@ -83,10 +91,12 @@ def automb_weights(values: list[float], convention: str, draft: Draft) -> dict[s
     return {"vector": values, "convention": convention}
 
 
-def automb_recipe(weights: dict[str, Any], recorded: list[str], title: str, draft: Draft) -> Imported:
+def automb_recipe(
+    weights: dict[str, Any], recorded: list[str], title: str, draft: Draft, output: dict[str, str] | None = None
+) -> Imported:
     """A weighted sum of two models, recorded or given by the user."""
     result = draft.step("weighted_sum", inputs_of(draft, recorded), {"alpha": weights})
-    return draft.finish(result, title=one_line(_stem(title), 200))
+    return draft.finish(result, title=one_line(_stem(title), 200), output=output)
 
 
 def inputs_of(draft: Draft, recorded: list[str]) -> list[str]:
@@ -151,6 +161,16 @@ def _number(settings: dict[str, str], name: str, draft: Draft) -> float | None:
     return value[0]
 
 
+def _automb_output(settings: dict[str, str], draft: Draft) -> dict[str, str]:
+    """What AutoMBW's own settings say of the result."""
+    if "output_mode" in settings:
+        draft.note(
+            f"output_mode={settings['output_mode']}: the result is written as fp16 here; output.dtype says another"
+        )
+    fix = settings.get("position_id_fix", "keep")
+    return {} if fix.casefold().startswith("keep") else {"position_ids": "restore"}
+
+
 def _check_automb(settings: dict[str, str], vectors: list, elemental: list[str], draft: Draft) -> None:
     """AutoMBW's recipe is a weighted sum by one vector; whatever else stands there is named."""
     if "mode" in settings and method_of(settings["mode"]) != method_of("weight sum"):
@@ -164,12 +184,16 @@ def _check_automb(settings: dict[str, str], vectors: list, elemental: list[str],
         draft.refuse("AutoMBW has no elemental lines")
 
 
-def _sorted(text: str, draft: Draft) -> tuple[dict[str, str], list[list[float]], list[str]]:
+def _sorted(text: str, automb: bool, draft: Draft) -> tuple[dict[str, str], list[list[float]], list[str]]:
     """Settings, vectors and elemental lines, each in its order."""
     settings: dict[str, str] = {}
-    vectors, elemental = [], []
+    vectors, elemental, printed = [], [], 0
     for line in _lines(text):
         vector, setting = _vector(line), _setting(line)
+        known = setting and setting[0] in (*_SETTINGS, *_AUTOMB_SETTINGS)
+        if automb and vectors and not known and not _is_weights(line):
+            printed += 1
+            continue
         if vector and len(vector) in _SIZES:
             vectors.append(vector)
         elif vector:
@@ -180,7 +204,14 @@ def _sorted(text: str, draft: Draft) -> tuple[dict[str, str], list[list[float]],
             elemental += elemental_lines(line)
         else:
             draft.refuse(f"the line {line!r} is no setting, no vector and no elemental line")
+    if printed:
+        draft.note(f"{printed} lines below the weights, which the program printed, were left out")
     return settings, vectors, elemental
+
+
+def _is_weights(line: str) -> bool:
+    vector = _vector(line)
+    return len(vector) in _SIZES if vector else all(map(is_elemental, elemental_lines(line)))
 
 
 def _lines(text: str) -> list[str]:

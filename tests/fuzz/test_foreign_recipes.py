@@ -13,6 +13,7 @@ from unetscope.checkpoints import UnetscopeError
 from unetscope.checkpoints.history import merge_history
 from unetscope.merge import Recipe
 from unetscope.merge.exchange import Request, to_mecha
+from unetscope.merge.exchange.mergekit import METHODS_OF_MERGEKIT
 from unetscope.merge.exchange.reading import import_text
 from unetscope.merge.exchange.recorded import from_metadata
 
@@ -121,11 +122,11 @@ def test_damaged_texts(content, partial):
 METHODS = st.sampled_from([
     "weighted_sum", "add_difference", "subtract", "scale", "n_average", "slerp", "clamp", "fallback", "pick_component", "ties_sum",
     "train_difference_mask", "ties_sum_with_dropout", "model_stock", "geometric_median", "cast", "convert_x", "tensor_sum", "zzz",
-    "perpendicular_component", "add_opposite_mask",
+    "perpendicular_component", "add_opposite_mask", "dropout", "ties_sum_extended", "model_stock_for_tensor", "train_difference",
 ])  # fmt: skip
 ARGUMENTS = st.lists(
     st.sampled_from(["&0", "&1", "&2", "&3", "&4", "&5", "0.5", "1", "null", "true", '"vae"', "alpha=0.3", "alpha=&2",
-        "k=0.2", "alpha=&4"]),
+        "k=0.2", "alpha=&4", "k=1.0", "vote_sgn=1.0", "apply_median=true", "della_eps=-0.1", "probability=0.5", "seed=7"]),
     max_size=4,
 ).map(" ".join)  # fmt: skip
 NODES = st.tuples(METHODS, ARGUMENTS).map(lambda node: f'merge "{node[0]}" {node[1]}') | st.sampled_from(
@@ -148,7 +149,7 @@ def test_any_graph_of_sd_mecha(nodes, versioned, partial):
 @FUZZ
 @given(
     ANYTHING,
-    st.sampled_from(["linear", "slerp", "task_arithmetic", "ties", "passthrough"]),
+    st.sampled_from(sorted(METHODS_OF_MERGEKIT)),
     ANYTHING,
     ANYTHING,
     ANYTHING,
@@ -158,6 +159,8 @@ def test_any_configuration_of_mergekit(models, method, parameters, base, more):
     tried(lambda: import_text(yaml.safe_dump(data), "x", Request(partial=True)))
     listed = [{"model": "a", "parameters": parameters}, {"model": "b", "parameters": {"weight": more, "t": more}}]
     tried(lambda: import_text(yaml.safe_dump(data | {"models": listed, "base_model": "a"}), "x", Request(partial=True)))
+    plain = [{"model": "a"}, {"model": "b", "parameters": {"weight": 0.5, "density": more, "t": 0.3}}]
+    tried(lambda: import_text(yaml.safe_dump(data | {"models": plain, "base_model": base}), "x", Request(partial=True)))
 
 
 @FUZZ

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny import load, tensors_of
 
 from unetscope.merge import Recipe, RecipeError, merge
@@ -237,6 +238,25 @@ def test_our_own_metadata_comes_back_as_the_recipe_it_was(make_checkpoint, tmp_p
     merge(there.recipe, tmp_path / "again.safetensors", fsync=False)
     one, two = load(tmp_path / "out.safetensors"), load(tmp_path / "again.safetensors")
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_loras_of_our_own_recipe_come_back_too():
+    data = {
+        "models": {"m": "m.safetensors", "other": "o.safetensors"},
+        "loras": {"l": "l.safetensors", "d": {"path": "d.safetensors", "base": "other"}},
+        "steps": {"out": {"method": "task_arithmetic", "inputs": ["m", "l", "d"], "weights": [0.5, 0.25]}},
+    }
+    recipe = Recipe.parse(data)
+    written = {
+        "unetscope.recipe": recipe.to_yaml(),
+        "unetscope.inputs": json.dumps([{"name": "l", "sha256": digest(4)}]),
+    }
+    found = from_metadata(written, "x.safetensors", Request(find={digest(4): "folder/renamed.safetensors"}.get))
+    assert found.recipe.loras["l"].path == "folder/renamed.safetensors"
+    assert found.recipe.loras["d"] == recipe.loras["d"]
+    assert found.recipe.models == recipe.models
+    assert found.shares == pytest.approx({"m": 1, "l": 0.5, "d": 0.25})
+    assert Recipe.parse(yaml.safe_load(found.to_yaml())) == found.recipe
 
 
 def test_metadata_saved_as_json_is_read_too(tmp_path):

@@ -8,6 +8,7 @@ from unetscope.checkpoints.layouts import layout
 from unetscope.merge import RecipeError
 from unetscope.merge.exchange import Request
 from unetscope.merge.exchange.reading import import_recipe, import_text
+from unetscope.merge.methods import METHODS
 
 IN = [f"IN{i:02}" for i in range(12)]
 OUT = [f"OUT{i:02}" for i in range(12)]
@@ -60,6 +61,23 @@ def test_the_old_automb_exchanged_out_and_time_embed():
 def test_22_numbers_are_automb_for_sdxl():
     by_label = labels(import_text(automb_line(22), "recipe.txt"), "sdxl")
     assert {x: by_label[x] for x in XL_ORDER} == dict(zip(XL_ORDER, numbers(22), strict=True))
+
+
+def test_what_automb_printed_below_its_weights_is_left_out_and_its_settings_are_read():
+    # As people keep it: the settings of the window, the weights, and the end of the program's log.
+    printed = (
+        "\n[0] hyper_score (Bayesian Optimization):  40%| | 101/250 [46:44:55<68:57:57, 1666.29s/it, best_iter=0, \n"
+        "Results: 'hyper_score'\n   Best score: 0.5242462374039804\n      '0'  : 0.05\n   Random seed: 1201246259\n"
+        "2023-11-08 00:40:53,644 - AutoMBWrt - INFO - merge completed.\n"
+    )
+    text = automb_line(27).replace("modelO", "position_id_fix=Fix\noutput_mode=Max Precision\nmodelO") + printed
+    found = import_text(text, "02b.recipe.txt")
+    assert {x: labels(found)[x] for x in LINE_ORDER} == dict(zip(LINE_ORDER, numbers(27), strict=True))
+    assert found.recipe.output.position_ids == "restore"
+    assert any("6 lines below the weights" in note for note in found.notes)
+    assert any("Max Precision" in note for note in found.notes)
+    later = "\n".join(reversed(automb_line(27).strip().splitlines()))
+    assert list(import_text(later, "x").recipe.models.values())[1] == "b.safetensors"
 
 
 @pytest.mark.parametrize("columns, order, family", [(27, LOG_ORDER, "sd1"), (22, XL_ORDER, "sdxl")])
@@ -213,9 +231,121 @@ def test_task_arithmetic_with_filters_takes_the_first_that_fits():
     assert step.given["alpha"] == 0.5
 
 
+BASED = "base_model: zero\nmodels: [{model: one}, {model: two}]\n"
+# mergekit's methods with the defaults and options that its `registry.py` gives them -> our step.
+CONFIGURATIONS = {
+    "slerp": (
+        "base_model: b\nmodels: [{model: a}, {model: b}]\nmerge_method: slerp\nparameters: {t: 1e-1}",
+        {"method": "slerp", "inputs": ["b", "a"], "alpha": 0.1, "norms": "slerp"},
+    ),
+    "nuslerp": (
+        BASED.replace("two}", "two, parameters: {weight: 3}}") + "merge_method: nuslerp\nparameters: {weight: 1}",
+        {"method": "nuslerp", "inputs": ["zero", "one", "two"], "alpha": 0.75},
+    ),
+    "nuslerp without a base": (
+        "models: [{model: a}, {model: b}]\nmerge_method: nuslerp\nparameters: {weight: 1}",
+        {"method": "slerp", "inputs": ["a", "b"], "alpha": 0.5, "norms": "slerp"},
+    ),
+    "multislerp": (
+        "models: [a, b, c]\nmerge_method: multislerp\nparameters: {weight: 0.5}",
+        {"method": "multislerp", "inputs": ["a", "b", "c"], "weights": [0.5, 0.5, 0.5]},
+    ),
+    "karcher": (
+        "models: [a, b, c]\nmerge_method: karcher\nparameters: {max_iter: 10, tol: 1e-5}",
+        {"method": "karcher_mean", "inputs": ["a", "b", "c"]},
+    ),
+    "model_stock": (BASED + "merge_method: model_stock", {"method": "model_stock", "inputs": ["zero", "one", "two"]}),
+    "ties": (
+        BASED + "merge_method: ties\nparameters: {weight: 0.5, lambda: 1.5, int8_mask: true}",
+        {"method": "ties", "weights": [0.5, 0.5], "alpha": 1.5, "density": 1.0, "elect": "sum", "trim": "count",
+         "combine": "mean"},
+    ),
+    "ties without normalize": (
+        BASED + "merge_method: ties\nparameters: {weight: 0.5, density: 0.2, normalize: false}",
+        {"method": "ties", "density": 0.2, "combine": "sum"},
+    ),
+    "dare_linear": (
+        BASED + "merge_method: dare_linear\nparameters: {weight: 1, density: 0.4, normalize: true}",
+        {"method": "dare", "weights": [0.5, 0.5], "density": 0.4, "elect": "none", "combine": "sum", "rescale": "l1"},
+    ),
+    "dare_ties": (
+        BASED + "merge_method: dare_ties\nparameters: {weight: 1, density: 0.4, rescale: false}",
+        {"method": "dare", "weights": [1, 1], "elect": "sum", "combine": "sum", "rescale": "none"},
+    ),
+    "della": (
+        BASED + "merge_method: della\nparameters: {weight: 1, density: 0.6, epsilon: 0.1}",
+        {"method": "della", "density": 0.6, "epsilon": 0.2, "elect": "sum", "combine": "mean", "rescale": "l1"},
+    ),
+    "della that keeps all": (BASED + "merge_method: della\nparameters: {weight: 1}", {"density": 1.0, "epsilon": 0.0}),
+    "della_linear": (
+        BASED + "merge_method: della_linear\nparameters: {weight: 1, density: 0.6}",
+        {"method": "della", "epsilon": 0.3, "elect": "none", "combine": "sum"},
+    ),
+    "breadcrumbs": (
+        BASED + "merge_method: breadcrumbs\nparameters: {weight: 1, density: 0.6}",
+        {"method": "breadcrumbs", "density": 0.6, "gamma": 0.01, "elect": "none", "combine": "sum"},
+    ),
+    "breadcrumbs_ties": (
+        BASED + "merge_method: breadcrumbs_ties\nparameters: {weight: 1, density: 0.6, gamma: 0.05}",
+        {"method": "breadcrumbs", "gamma": 0.05, "elect": "sum", "combine": "sum"},
+    ),
+    "sce": (BASED + "merge_method: sce\nparameters: {select_topk: 0.3}", {"method": "sce", "density": 0.3}),
+    "sce that selects all": (BASED + "merge_method: sce", {"method": "sce", "density": 1.0}),
+    "passthrough": (
+        "models: [{model: a, parameters: {scale: 0.5}}]\nmerge_method: passthrough",
+        {"method": "weighted_average", "inputs": ["a"], "weights": [0.5], "normalise": False},
+    ),
+    "one slice": (
+        "slices: [{sources: [{model: a, layer_range: [0, 32]}, {model: b, layer_range: [0, 32]}]}]\nmerge_method: slerp\n"
+        "base_model: a\nparameters: {t: {filter: attn, value: 0.2}}",
+        {"method": "slerp", "inputs": ["a", "b"], "alpha": {"default": 0.5, "key:*attn*": 0.2}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_method_that_mergekit_shares_with_us_keeps_its_defaults_and_options(name):
+    text, expected = CONFIGURATIONS[name]
+    step = list(import_text(text, "x.yaml").recipe.steps.values())[-1].to_plain()
+    assert {key: step.get(key) for key in expected} == expected
+    # Whatever decides the result is written down, not left to a default of ours.
+    known = METHODS[step["method"]].parameters
+    assert set(known) - {"ranks", "seed", "trim"} <= {*step, *(() if "alpha" in step else ("alpha",)), "weights"}
+
+
+def test_filters_of_a_model_come_before_those_of_the_configuration():
+    text = (
+        "merge_method: task_arithmetic\nbase_model: z\nmodels: [{model: a, parameters: {weight: [{filter: attn1, value: 0.9}]}}]\n"
+        "parameters: {weight: [{filter: attn, value: 0.5}, {value: 0.1}]}"
+    )
+    step = next(iter(import_text(text, "x.yaml").recipe.steps.values()))
+    weights = step.weights("supermerger")["weights"][0].resolve("sd1")
+    block = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0"
+    found = [weights.weight(f"{block}.{x}.weight") for x in ("attn1.to_q", "attn2.to_q", "ff.net.2")]
+    assert found == [0.9, 0.5, 0.1]
+
+
+def test_loras_and_revisions_of_mergekit_models_are_carried_over_or_named():
+    text = "models: [a/m+b/lora, c/n@v2]\nmerge_method: linear\nparameters: {weight: 1}"
+    found = import_text(text, "x.yaml")
+    assert {name: lora.path for name, lora in found.recipe.loras.items()} == {"lora": "b/lora"}
+    assert found.recipe.steps["add"].inputs == ["m", "lora"]
+    assert found.recipe.models == {"m": "a/m", "n": "c/n"}
+    assert any("revision v2" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
+        (BASED + "merge_method: ties\nparameters: {weight: 1, rescale: true}", "rescale: true has no equivalent"),
+        (BASED + "merge_method: model_stock\nparameters: {filter_wise: true}", "filter_wise: true"),
+        (BASED + "merge_method: nuslerp\nparameters: {weight: 1, nuslerp_flatten: false}", "nuslerp_flatten: false"),
+        (
+            BASED.replace("two}", "two, parameters: {density: 0.1}}") + "merge_method: ties\nparameters: {weight: 1}",
+            "density differs from model to model",
+        ),
+        (BASED + "merge_method: linear\nparameters: {weight: 1}", "base_model: linear takes it for a model"),
+        (BASED + "merge_method: arcee_fusion", "'arcee_fusion' has no equivalent"),
         ("merge_method: frankenmerge\nmodels: [a]", "'frankenmerge' has no equivalent"),
         ("merge_method: passthrough\nslices: [{sources: []}]", "slices"),
         ("merge_method: linear", "no list of models"),
