@@ -95,7 +95,8 @@ def export(
     if output is None:
         say(text)
         return
-    _write(output, text + "\n", [recipe, *map(Path, read.files())], overwrite)
+    # sd-mecha takes an empty line, and so a line break at the end, for a command.
+    _write(output, text, [recipe, *map(Path, read.files())], overwrite)
     say(f"wrote {output}: {len(text.splitlines()) - 2} nodes")
 
 

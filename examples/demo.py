@@ -33,6 +33,19 @@ STEPS = [
     ("The same from a recipe", "merge run examples/recipes/mbw.yaml -o demo/merged-recipe.safetensors --overwrite"),
     ("A recipe as a picture", "diagram examples/recipes/one_more_thing.yaml -o demo/recipe.svg --overwrite"),
     (
+        "What is questionable about a recipe, and which share has every model?",
+        "lint examples/recipes/one_more_thing.yaml",
+    ),
+    (
+        "A merge's recipe, read back from its own header; files are found by hash or name",
+        "import demo/merged-mbw.safetensors --models demo -o demo/imported.yaml --overwrite",
+    ),
+    (
+        "A recipe for sd-mecha",
+        "export examples/recipes/one_more_thing.yaml --to mecha -o demo/one_more_thing.mecha --overwrite",
+    ),
+    ("Every model of a folder by its hashes", "index demo --compute"),
+    (
         "What did a fine-tune change, block by block?",
         "diff demo/sd1-base.safetensors demo/sd1-photo.safetensors"
         " --heatmap demo/changed.png --diagram demo/changed.svg --overwrite",

@@ -19,7 +19,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from reprlib import Repr
 from typing import Annotated, Any, Literal
 
@@ -369,6 +369,8 @@ class Recipe(_Strict):
 
 def _joined(folder: Path, path: str) -> Path:
     """A recipe may have been written on Windows: backslashes separate folders there."""
+    if PureWindowsPath(path).is_absolute():  # it names its drive, wherever it is read
+        return Path(path)
     joined = Path(folder) / path
     return joined if "\\" not in path or os.path.exists(joined) else Path(folder) / path.replace("\\", "/")
 

@@ -19,7 +19,7 @@ from .shares import ComponentShares
 # Which input the others are thought to come from, of methods that take differences from it.
 _BASE_AT = {
     "add_difference": 2, "train_difference": 2, "add_opposite": 2, "multiply_difference": 2,
-    "similarity_add_difference": 2, "subtract": 1,
+    "similarity_add_difference": 2, "subtract": 1, "add_perpendicular": 2, "nuslerp": 0,
 }  # fmt: skip
 # Fine-tunes move by 0.001 to 0.2 of their weights' length; models that have nothing in common are 1.4 apart.
 _UNRELATED = 0.5

@@ -85,6 +85,23 @@ def test_a_changed_file_is_not_taken_for_what_it_was(folder):
     assert file.path.name == "word.pt" and file.sha256 is None
 
 
+def test_a_file_that_was_moved_or_renamed_is_found_where_it_is_once_it_was_read_there(folder):
+    HashIndex.load([folder], compute=True)
+    old, new = folder / "sd" / "One.safetensors", folder / "sd" / "deep" / "Renamed.safetensors"
+    found = digest(old)
+    old.rename(new)
+    # Another model under the old name, of the same size: no record of the old file may answer for it.
+    content = bytearray(new.read_bytes())
+    content[-1] ^= 1
+    old.write_bytes(content)
+    before = HashIndex.load([folder])
+    assert before.find(found) is None
+    assert before.find("one") == old and before.find("renamed") == new
+    after = HashIndex.load([folder], compute=True)
+    assert after.find(found[:10]) == new
+    assert after.find(hashlib.sha256(content).hexdigest()) == old
+
+
 def test_a_sha256_that_was_computed_elsewhere_is_known(folder):
     path = folder / "sd" / "One.safetensors"
     found = sha256(path)

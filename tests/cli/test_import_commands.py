@@ -86,6 +86,9 @@ def test_an_export_is_written_and_imported_again(here, run):
     # The first model's file told the architecture that block weights need.
     assert "sd1-supermerger_blocks" in (here / "r.mecha").read_text()
     assert "wrote r.mecha" in out
+    sd_mecha = pytest.importorskip("sd_mecha")
+    read = sd_mecha.serialize(sd_mecha.deserialize_path(here / "r.mecha"), finalize=False)
+    assert "weighted_sum" in read and "b.safetensors" in read
     code, out, _ = run("import", "r.mecha", "--json")
     assert json.loads(out)["recipe"]["components"] == {"vae": "a"}
 

@@ -263,9 +263,18 @@ def test_ema_weights_that_nothing_reads_are_told(folder, recipe, tmp_path):
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["add_difference", "train_difference"])
-def test_a_base_of_another_family_tree_is_found(method, recipe):
-    report = lint(recipe("a b other", {"mix": {"method": method, "inputs": ["a", "b", "other"]}}))
+@pytest.mark.parametrize(
+    "method, inputs",
+    [
+        ("add_difference", "a b other"),
+        ("train_difference", "a b other"),
+        ("add_perpendicular", "a b other"),
+        ("nuslerp", "other a b"),
+        ("ties", "other a b"),
+    ],
+)
+def test_a_base_of_another_family_tree_is_found(method, inputs, recipe):
+    report = lint(recipe("a b other", {"mix": {"method": method, "inputs": inputs.split()}}))
     bases = [f for f in report.findings if f.check == "base"]
     assert bases and all(f.step == "mix" and f.models[0] == "other" for f in bases)
     assert any("unet" in f.found for f in bases) and any("clip_l" in f.found for f in bases)

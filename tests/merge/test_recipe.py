@@ -211,6 +211,8 @@ def test_paths_count_from_the_recipes_folder_however_they_are_written(tmp_path):
           windows: sub\\y.safetensors
           above: ..\\z.safetensors
           absolute: /models/w.safetensors
+          drive: C:\\models\\v.safetensors
+          share: '\\\\nas\\models\\v.safetensors'
           odd: odd\\name.safetensors
         result: plain
         components: {vae: 'sub\\vae.safetensors', clip_l: windows}
@@ -221,6 +223,9 @@ def test_paths_count_from_the_recipes_folder_however_they_are_written(tmp_path):
     assert read.models["windows"] == f"{folder}/sub/y.safetensors"
     assert read.models["above"] == f"{folder}/../z.safetensors"
     assert read.models["absolute"] == "/models/w.safetensors"
+    # Windows' own absolute paths name the same file wherever the recipe is read, and not one below its folder.
+    assert read.models["drive"] == "C:\\models\\v.safetensors"
+    assert read.models["share"] == "\\\\nas\\models\\v.safetensors"
     assert read.models["odd"] == f"{folder}/odd\\name.safetensors"
     assert read.components == {"vae": f"{folder}/sub/vae.safetensors", "clip_l": "windows"}
 
