@@ -121,6 +121,22 @@ def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, m
     generator.close()
 
 
+@pytest.mark.parametrize(("dtype", "output"), [("fp16", "fp16"), ("bf16", "fp32"), ("fp16", "fp8_e4m3")])
+def test_half_precision_holds_the_saved_weights_rounded_once(dtype, output, models, folder):
+    found, path = models("sdxl"), folder / "half.safetensors"
+    generator = make_generator({"kind": "diffusers", "device": "cpu", "dtype": dtype}, folder)
+    wanted = recipe(found, {"*": 0.3, "IN*": 0.6}, output={"dtype": output})
+    generator.prepare(wanted)
+    merge(wanted, path, overwrite=True)
+    saved = from_file(path, "sdxl", folder)
+    for name, module in generator.modules.items():
+        expected = getattr(saved, name).state_dict()
+        kind = torch.float32 if name == "vae" else {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        for key, tensor in module.state_dict().items():
+            assert tensor.dtype == kind and torch.equal(tensor, expected[key].to(kind)), (name, key)
+    generator.close()
+
+
 @pytest.fixture(scope="module")
 def live(models, folder):
     generator = make_generator("diffusers", folder)
