@@ -139,17 +139,20 @@ def recipe_tree(recipe: Recipe, family: str) -> TreeNode:
     unfolded: set[str] = set()
 
     def node(name: str, role: str) -> TreeNode:
-        if name in recipe.models:
-            file = recipe.models[name].replace("\\", "/").rpartition("/")[2]
-            return TreeNode(file, detail=name, share=shares.get(name), role=role)
+        if name in recipe.models or name in recipe.loras:
+            path = recipe.models[name] if name in recipe.models else recipe.loras[name].path
+            detail = name if name in recipe.models else f"{name}, LoRA"
+            return TreeNode(
+                path.replace("\\", "/").rpartition("/")[2], detail=detail, share=shares.get(name), role=role
+            )
         step = recipe.steps[name]
         if name in unfolded:
             return TreeNode(name, detail="as above", role=role)
         unfolded.add(name)
-        roles = step.kind.inputs or [""] * len(step.inputs)
+        models = step.kind.models(len(step.inputs)) if step.kind.variadic else 0
         weights = step.given.get("weights")
-        if isinstance(weights, list):
-            roles = [_short(w) for w in weights]
+        each = [_short(w) for w in weights] if isinstance(weights, list) else [""] * models
+        roles = [*step.kind.inputs, *each]
         detail = ", ".join(f"{k} {_short(v)}" for k, v in step.given.items() if k != "weights")
         children = tuple(node(source, r) for source, r in zip(step.inputs, roles, strict=True))
         label = step.method if name == recipe.result else f"{name}: {step.method}"

@@ -306,7 +306,9 @@ class Recipe(_Strict):
 
         names = [*self.models, *self.loras, *self.steps]
         if clash := [name for name, count in Counter(names).items() if count > 1]:
-            raise RecipeError(f"{sorted(clash)[0]!r} names two of models, LoRAs and steps; give them different names")
+            name, kinds = sorted(clash)[0], {"a model": self.models, "a LoRA": self.loras, "a step": self.steps}
+            both = " and ".join(kind for kind, known in kinds.items() if name in known)
+            raise RecipeError(f"{name!r} names both {both}; give them different names")
         if MERGED in self.models:
             raise RecipeError(f"models.{MERGED}: components use this word for the merge itself; choose another name")
         for name, lora in self.loras.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unetscope.merge import METHODS
-from unetscope.merge.evaluate import evaluate
+from unetscope.merge.evaluate import evaluate, whole_rows
 from unetscope.merge.forms import Applied, Form, Model
 from unetscope.merge.solve import solve
 from unetscope.merge.spot import Spot
@@ -26,6 +26,7 @@ def result(name, arrays, *, names=None, key="k", length=1 << 16, **values) -> np
     if method.on_deltas:
         form = Form.combined((1.0, 1.0), [forms[0], form])
     flat, spot = [np.ascontiguousarray(a, np.float32).reshape(-1) for a in arrays], Spot(key, shape, ())
+    length = whole_rows(length, spot.row) if method.rows else length
 
     def pieces(models):
         for start in range(0, flat[0].size, length):

@@ -24,6 +24,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from ...checkpoints.errors import nearest
@@ -40,6 +41,9 @@ _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
 _KINDS: dict[Any, ParameterKind] = {
     float: "number", Share: "number", Numbers: "numbers", bool: "switch", int: "integer",
 }  # fmt: skip
+# What is shown of a wrong value: YAML whose aliases multiply is larger than any memory, written out.
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 # Keyword parameters that the engine supplies.
 _SUPPLIED = ("at", "has", "ema")
 
@@ -68,13 +72,12 @@ class Parameter:
             RecipeError: naming `where` and what is allowed.
         """
         if self.kind == "switch" and not isinstance(value, bool):
-            raise RecipeError(f"{where}: must be true or false, not {value!r:.80}")
+            raise RecipeError(f"{where}: must be true or false, not {_SHORT.repr(value)}")
         if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise RecipeError(f"{where}: must be a whole number, not {value!r:.80}")
+            raise RecipeError(f"{where}: must be a whole number, not {_SHORT.repr(value)}")
         if self.kind == "choice" and value not in self.choices:
-            raise RecipeError(
-                f"{where}: must be {' or '.join(self.choices)}, not {value!r:.80}{nearest(value, self.choices)}"
-            )
+            hint = nearest(value, self.choices) if isinstance(value, str) else ""
+            raise RecipeError(f"{where}: must be {' or '.join(self.choices)}, not {_SHORT.repr(value)}{hint}")
 
     def check_number(self, value: float, where: str) -> None:
         """Refuse a number that this parameter cannot have.
@@ -231,7 +234,7 @@ def method_named(name: str) -> Method:
         return METHODS[str(name).replace("-", "_")]
     except KeyError:
         raise RecipeError(
-            f"there is no merge method {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}"
+            f"there is no merge method {name!r}{nearest(name, METHODS)}; `unetscope methods` lists all of them"
         ) from None
 
 

@@ -148,3 +148,29 @@ def test_one_method_is_explained_with_all_that_its_docstring_says(name, run):
 
 def test_the_page_is_printed_as_it_is_committed(run):
     assert run("methods", "--markdown")[1] == page()
+
+
+# -- the tree of a recipe ----------------------------------------------------------------------------------------------
+
+
+def test_a_tree_has_loras_as_leaves_and_the_roles_of_base_methods(here, run, lora):
+    from unetscope.cli.drawing import recipe_tree
+    from unetscope.merge import Recipe
+
+    data = {
+        "models": {"m": "a.safetensors", "n": "b.safetensors"},
+        "loras": {"l": lora.name},
+        "steps": {"s": {"method": "task_arithmetic", "inputs": ["m", "n", "l"], "weights": [0.25, 0.5]}},
+    }
+    leaves = recipe_tree(Recipe.parse(data), "sd1").children
+    assert [(leaf.name, leaf.role) for leaf in leaves] == [
+        ("a.safetensors", "base"), ("b.safetensors", "0.25"), (lora.name, "0.5"),
+    ]  # fmt: skip
+    assert [leaf.share for leaf in leaves] == [pytest.approx(0.75), pytest.approx(0.25), pytest.approx(0.5)]
+    assert "LoRA" in leaves[2].detail
+    data["steps"]["s"] = {"method": "iso_c", "inputs": ["m", "n", "l"]}
+    leaves = recipe_tree(Recipe.parse(data), "sd1").children
+    assert [leaf.role for leaf in leaves] == ["base", "", ""] and {leaf.share for leaf in leaves} == {None}
+    Path("r.yaml").write_text(yaml.safe_dump(data))
+    code, _, err = run("diagram", "r.yaml", "-o", "tree.svg")
+    assert (code, err) == (0, "") and lora.name in Path("tree.svg").read_text()

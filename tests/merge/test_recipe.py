@@ -184,11 +184,21 @@ def test_a_model_may_be_written_with_its_path_below_it():
 
 
 def test_every_method_of_the_registry_is_taken_by_recipes():
+    needed = {"component": "vae"}
     for method in METHODS.values():
-        inputs = list(MODELS)[: len(method.inputs)] or list(MODELS)
-        given = {p.name: [1] * len(inputs) for p in method.parameters.values() if p.kind == "numbers"}
-        read = Recipe.parse(recipe(steps={"s": {"method": method.name, "inputs": inputs, **given}}))
-        assert read.steps["s"].kind is method
+        inputs = [*list(MODELS)[: len(method.inputs)], *(["b", "c"] if method.variadic else [])]
+        inputs = [
+            "d" if name in method.deltas else source for name, source in zip(method.inputs, inputs, strict=False)
+        ] + (inputs[len(method.inputs) :])
+        missing = {p.name: needed.get(p.name, 1) for p in method.parameters.values() if p.default is None}
+        steps = {
+            "d": {"method": "subtract", "inputs": ["a", "b"]},
+            "s": {"method": method.name, "inputs": inputs, **missing},
+            "m": {"method": "add", "inputs": ["a", "s"]}
+            if method.result == "delta"
+            else {"method": "copy", "inputs": ["s"]},
+        }
+        assert Recipe.parse(recipe(steps=steps)).steps["s"].kind is method
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
