@@ -1,0 +1,258 @@
+"""What there is to show of a search: of a run folder, also while it runs, or of an AutoMBW log. Reads files, computes little."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints.blocks import in_order
+from .automb import is_automb, read_automb
+from .errors import SearchError
+from .parameters import Parameter
+from .records import TrialRecord
+from .run_folder import RunFolder, best_of
+
+# Where time goes, in the order in which it passes; logs of other tools have one number for the first three.
+COSTS = ("merge", "generate", "reward", "evaluate", "other")
+COST_WORDS = {
+    "merge": "merge",
+    "generate": "generate images",
+    "reward": "reward",
+    "evaluate": "merge, images and reward",
+    "other": "other",
+}
+TREE = "tree.json"
+# Beside the best trial, the images of so many baselines are shown.
+MOST_BASELINES = 5
+# Below so many trials, an order of parameters is nothing but chance.
+FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A block's weight in the best trial, and among the best ones: their median, lowest and highest."""
+
+    best: float
+    middle: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A search, as far as it has come.
+
+    Attributes:
+        name: for people.
+        path: run folder or log.
+        family: of the models, or None when nobody says.
+        reward: `name`, `higher_is_better`, `is_preference`.
+        parameters: what is free.
+        trials: by number.
+        shots: name -> `prompt`, `seed`, `weight`...; empty where there are no images.
+        confirmed: what the confirmation found, or None.
+        notes: what is odd, in sentences.
+    """
+
+    name: str
+    path: Path
+    family: str | None
+    reward: Mapping[str, Any]
+    parameters: tuple[Parameter, ...]
+    trials: tuple[TrialRecord, ...]
+    shots: Mapping[str, Mapping[str, Any]]
+    confirmed: Mapping[str, Any] | None
+    notes: tuple[str, ...]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.reward.get("higher_is_better", True))
+
+    @property
+    def complete(self) -> list[TrialRecord]:
+        return [t for t in self.trials if t.state == "complete" and t.score is not None]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        return best_of(self.trials, self.higher_is_better)
+
+    @property
+    def baselines(self) -> list[TrialRecord]:
+        """Complete baselines, the best one first."""
+        return [t for t in self.ranked() if t.baseline]
+
+    def ranked(self) -> list[TrialRecord]:
+        """Complete trials, the best one first."""
+        sign = 1 if self.higher_is_better else -1
+        return sorted(self.complete, key=lambda t: (-sign * t.score, t.number))
+
+    def best_so_far(self) -> list[tuple[int, float]]:
+        """After each complete trial, in the order in which they were started: (number, best score until then)."""
+        found, best = [], None
+        for trial in self.complete:
+            if best is None or (trial.score > best if self.higher_is_better else trial.score < best):
+                best = trial.score
+            found.append((trial.number, best))
+        return found
+
+    def images(self, number: int) -> dict[str, Path]:
+        """Pictures of a trial by shot, as far as they were kept."""
+        return RunFolder(self.path).images(number) if self.path.is_dir() else {}
+
+    def moved(self) -> list[str]:
+        """What moves whole blocks: the numbers of the recipe that have a weight by block (`mix.alpha`)."""
+        return list(dict.fromkeys(p.of for p in self.parameters if p.labels and not p.is_choice))
+
+    def weights(self, trial: TrialRecord, of: str) -> dict[str, float]:
+        """Block label -> weight of a trial, of the blocks that are free, in network order."""
+        found = {
+            label: float(trial.point[p.name])
+            for p in self.parameters
+            if p.of == of and not p.is_choice and isinstance(trial.point.get(p.name), int | float)
+            for label in p.labels
+        }
+        return {label: found[label] for label in in_order(found)}
+
+    def spread(self, of: str, top: int) -> dict[str, Spread]:
+        """Each free block's weight in the best trial, and among the `top` best ones."""
+        several = [self.weights(trial, of) for trial in self.ranked()[:top]]
+        return {
+            label: Spread(best, median(values), min(values), max(values))
+            for label, best in (several[0] if several else {}).items()
+            if (values := [weights[label] for weights in several if label in weights])
+        }
+
+    def limits(self, of: str) -> tuple[float, float]:
+        """The ends of what the blocks' weights may be."""
+        ends = [(p.low, p.high) for p in self.parameters if p.of == of and p.labels and not p.is_choice]
+        return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 1.0)
+
+    def costs(self, trial: TrialRecord) -> dict[str, float]:
+        """Seconds of a trial by what they went to, in the order of `COSTS`."""
+        return {name: float(trial.seconds[name]) for name in COSTS if trial.seconds.get(name)}
+
+    def correlations(self) -> dict[str, float]:
+        """Spearman's rank correlation between each free number and the score, over complete trials; turned so that a positive
+        one always means: more of it is better. Empty below `FEWEST` trials."""
+        trials = self.complete
+        if len(trials) < FEWEST:
+            return {}
+        scores = ranks([t.score if self.higher_is_better else -t.score for t in trials])
+        found = {}
+        for p in self.parameters:
+            values = [t.point.get(p.name) for t in trials]
+            if not p.is_choice and all(isinstance(value, int | float) for value in values):
+                found[p.name] = correlation(ranks(values), scores)
+        return found
+
+    def chance(self) -> float:
+        """The size that a rank correlation of nothing has at most in 19 of 20 cases, with that many trials."""
+        return min(1.0, 1.96 / math.sqrt(max(len(self.complete) - 1, 1)))
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, place, count = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return ((last - count) + (last - 1))[place] / 2
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation; 0 when one of them never changes."""
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size else 0.0
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_overview(path: Path) -> Overview:
+    """A run folder, or an AutoMBW log.
+
+    Raises:
+        SearchError: it is neither, or cannot be read.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _of_log(path)
+    if (path / TREE).is_file():
+        raise SearchError(f"{path}: holds several searches, one for each merge of a tree; show one of its nodes/")
+    run = RunFolder(path).require()
+    setup = run.setup()
+    return Overview(
+        name=str(setup.get("title") or path.name),
+        path=path,
+        family=setup.get("family"),
+        reward=setup.get("reward") or {},
+        parameters=tuple(run.parameters()),
+        trials=tuple(run.trials()),
+        shots=setup.get("shots") or {},
+        confirmed=run.confirmation(),
+        notes=(),
+    )
+
+
+def _of_log(path: Path) -> Overview:
+    if not is_automb(path):
+        raise SearchError(f"{path}: is no run folder, and no AutoMBW log (a CSV with the columns 0, 1, 2... and score)")
+    log = read_automb(path)
+    labels = list(log.trials[0].point)
+    weights = [value for trial in log.trials for value in trial.point.values()]
+    low, high = min(0.0, *weights), max(1.0, *weights)
+    parameters = tuple(Parameter(label, low, high, of="alpha", labels=(label,)) for label in labels)
+    notes = ("The log does not say which reward, models or prompts its scores come from.", *log.notes)
+    return Overview(
+        log.name, path, log.family, {"name": "AutoMBW's score"}, parameters, tuple(log.trials), {}, None, notes
+    )
+
+
+def tree_nodes(path: Path) -> list[Path]:
+    """The run folders of a tree's searches, in order; empty when the folder is a single search."""
+    try:
+        names = json.loads((path / TREE).read_text(encoding="utf-8"))["nodes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [node for name in names if (node := path / "nodes" / Path(str(name)).name).is_dir()]
+
+
+def verdict_of(overview: Overview) -> tuple[str, str]:
+    """Whether the search was worth it: (`yes`, `no`, `cannot tell` or ``, a sentence)."""
+    found = overview.confirmed or {}
+    if found.get("verdict"):
+        return str(found["verdict"]), str(found.get("text") or "")
+    best, baselines = overview.best, overview.baselines
+    if best is None:
+        return "", "No trial is complete yet."
+    if not baselines:
+        return "", "No baseline was scored, so there is nothing to compare the best trial with."
+    first = baselines[0]
+    if best.baseline:
+        return "", f"No proposal beats the baselines so far: the best score is that of {best.baseline}."
+    difference = abs(best.score - first.score)
+    return "", (
+        f"The best trial is better than the best baseline ({first.baseline}) by {difference:.4g} on the prompts of the search. "
+        "That is not confirmed on others yet, and the best of many is always flattered by luck."
+    )
+
+
+def compared(overview: Overview) -> list[TrialRecord]:
+    """The trials whose images are shown side by side: the best one, and the best baselines."""
+    best = overview.best
+    if best is None:
+        return []
+    return [best, *[t for t in overview.baselines if t.number != best.number][:MOST_BASELINES]]
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -1,0 +1,212 @@
+"""The report of a search: a folder with a page that any browser opens, and every picture of it as a file of its own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.errors import UnetscopeError
+from .errors import SearchError
+from .importance import importances
+from .overview import Overview, compared, read_overview, tree_nodes
+from .plots.diagram import best_diagram
+from .records import TrialRecord
+from .report_page import page, tree_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Sides of the copies of images, in pixels, and how many are shown.
+_SIDE, _QUALITY = 512, 90
+MOST_SHOTS = 24
+
+
+@dataclass
+class Material:
+    """What a page shows, as paths below its folder.
+
+    Attributes:
+        plots: name -> (file for light, file for dark, words for those who do not see it).
+        diagrams: number of the recipe -> (file, words).
+        importance: method, and the values behind its plot.
+        columns: trials whose images stand side by side, the best one first.
+        images: (trial, shot) -> file.
+        shots: the rows.
+        notes: what could not be shown, and why.
+    """
+
+    plots: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    diagrams: dict[str, tuple[str, str]] = field(default_factory=dict)
+    importance: tuple[str, Any] = ("", {})
+    columns: list[TrialRecord] = field(default_factory=list)
+    images: dict[tuple[int, str], str] = field(default_factory=dict)
+    shots: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(run: Path, folder: Path, *, top: int = 10) -> Path:
+    """Write the report of a search, finished or not.
+
+    Args:
+        run: a run folder, the folder of a tree of searches, or an AutoMBW log (CSV).
+        folder: where it goes; made if need be, files of an earlier report are replaced.
+        top: over how many of the best trials the spread of weights is taken, and how many the table lists.
+
+    Returns:
+        its `index.html`. Beside it: `plots/` (PNG and SVG, light and dark), `images/`, `trials.csv`.
+
+    Raises:
+        SearchError: there is no search, it has no trial yet, or the folder cannot be written.
+    """
+    run, folder = Path(run), Path(folder)
+    nodes = tree_nodes(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if nodes:
+            return _write_tree(run, nodes, folder, top)
+        return _write_one(read_overview(run), folder, max(top, 1))
+    except OSError as error:
+        raise SearchError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
+
+
+def _write_tree(run: Path, nodes: list[Path], folder: Path, top: int) -> Path:
+    written = []
+    for node in nodes:
+        found = read_overview(node)
+        if found.trials:
+            write_report(node, folder / node.name, top=top)
+        written.append((node.name, found))
+    index = folder / "index.html"
+    index.write_text(tree_page(run.resolve().name, written), encoding="utf-8")
+    return index
+
+
+def _write_one(overview: Overview, folder: Path, top: int) -> Path:
+    if not overview.trials:
+        raise SearchError(f"{overview.path}: has no finished trial yet, so there is nothing to report")
+    (folder / "plots").mkdir(exist_ok=True)
+    material = Material(notes=list(overview.notes))
+    _draw_plots(overview, folder, top, material)
+    _draw_diagrams(overview, folder, top, material)
+    _copy_images(overview, folder, material)
+    _write_table(overview, folder / "trials.csv")
+    index = folder / "index.html"
+    index.write_text(page(overview, material, top), encoding="utf-8")
+    return index
+
+
+# -- plots --------------------------------------------------------------------------------------------------------------
+
+
+def _draw_plots(overview: Overview, folder: Path, top: int, material: Material) -> None:
+    from .plots.cost import draw_cost
+    from .plots.course import draw_course
+    from .plots.importance import draw_importance
+    from .plots.weights import draw_weights
+
+    name, best = overview.name, overview.best
+    if best is not None:
+        words = (
+            f"Scores of {len(overview.complete)} trials of {name}; the best is {best.score:.4g}, of trial {best.number}"
+        )
+        _save(lambda dark: draw_course(overview, dark=dark), "course", words, folder, material)
+    for number, of in enumerate(overview.moved()):
+        if spread := overview.spread(of, top):
+            limits, few = overview.limits(of), min(top, len(overview.complete))
+            words = f"Weights of {of} by block in the best trial: " + ", ".join(
+                f"{k} {s.best:.2f}" for k, s in spread.items()
+            )
+            plot = lambda dark, s=spread, f=few, e=limits: draw_weights(s, f, e, dark=dark)  # noqa: E731
+            _save(plot, f"weights-{number}", words, folder, material)
+    method, found = material.importance = importances(overview)
+    if found:
+        first = list(found)[:3]
+        words = f"Importance of {len(found)} free numbers ({method}); the largest: {', '.join(first)}"
+        plot = lambda dark: draw_importance(found, method, overview.chance(), dark=dark)  # noqa: E731
+        _save(plot, "importance", words, folder, material)
+    if any(overview.costs(t) for t in overview.trials):
+        total = sum(sum(overview.costs(t).values()) for t in overview.trials)
+        words = f"Seconds of each trial by what they went to; {total:.0f} s in all"
+        _save(lambda dark: draw_cost(overview, dark=dark), "cost", words, folder, material)
+
+
+def _save(draw: Callable[[bool], Figure], name: str, words: str, folder: Path, material: Material) -> None:
+    """A plot in both themes, as SVG for the page and as PNG to pass on."""
+    from ..analysis.plots.style import save
+
+    for dark, suffix in ((False, ""), (True, "-dark")):
+        figure = draw(dark)
+        for form in ("svg", "png"):
+            save(figure, folder / "plots" / f"{name}{suffix}.{form}")
+    material.plots[name] = (f"plots/{name}.svg", f"plots/{name}-dark.svg", words)
+
+
+def _draw_diagrams(overview: Overview, folder: Path, top: int, material: Material) -> None:
+    for number, of in enumerate(overview.moved()):
+        name = f"unet-{number}"
+        try:
+            drawing = best_diagram(overview, of, top)
+            if drawing is None:
+                continue
+            drawing.save(folder / "plots" / f"{name}.svg")
+            drawing.save(folder / "plots" / f"{name}.png")
+        except UnetscopeError as error:
+            if not (folder / "plots" / f"{name}.svg").is_file():
+                material.notes.append(f"No diagram of {of}: {error}")
+                continue
+            material.notes.append(f"No PNG of the diagram: {error}")
+        words = f"The UNET with the weights of {of} in the best trial; bars: how far the best trials are apart"
+        material.diagrams[of] = (f"plots/{name}.svg", words)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def _copy_images(overview: Overview, folder: Path, material: Material) -> None:
+    """Small copies of the images of the best trial and the baselines, on the prompts that the best one has."""
+    from PIL import Image
+
+    columns = [(trial, overview.images(trial.number)) for trial in compared(overview)]
+    columns = [(trial, images) for trial, images in columns if images]
+    if not columns:
+        if overview.shots:
+            material.notes.append("No image of the best trials was kept, so none is shown.")
+        return
+    shots = [shot for shot in overview.shots if shot in columns[0][1]] or list(columns[0][1])
+    if len(shots) > MOST_SHOTS:
+        material.notes.append(f"{MOST_SHOTS} of {len(shots)} prompts are shown.")
+    material.columns, material.shots = [trial for trial, _ in columns], shots[:MOST_SHOTS]
+    for trial, images in columns:
+        (folder / "images").mkdir(exist_ok=True)
+        for row, shot in enumerate(material.shots):
+            if shot not in images:
+                continue
+            name = f"images/{trial.number:05d}-{row:02d}.jpg"
+            try:
+                with Image.open(images[shot]) as image:
+                    small = image.convert("RGB")
+            except (OSError, ValueError):  # still being written, or damaged
+                continue
+            small.thumbnail((_SIDE, _SIDE))
+            small.save(folder / name, quality=_QUALITY)
+            material.images[trial.number, shot] = name
+
+
+def _write_table(overview: Overview, path: Path) -> None:
+    """Every trial with its point and its time."""
+    names = [p.name for p in overview.parameters]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "baseline", "score", *names, "seconds", "note"])
+        for t in overview.trials:
+            seconds = sum(overview.costs(t).values())
+            row = [t.number, t.state, t.baseline, t.score, *(t.point.get(name, "") for name in names), f"{seconds:.2f}"]
+            writer.writerow([_cell(value) for value in [*row, t.note]])
+
+
+def _cell(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
