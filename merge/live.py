@@ -102,7 +102,7 @@ class LiveMerge:
         for key in changed:
             self._made.pop(key, None)
         faults, todo = Faults(plan), set(changed)
-        run(plan, self._put, faults, over, [t.key for t in plan.tensors if t.key not in todo])
+        run(plan, self._put, faults, over, {t.key for t in plan.tensors} - todo)
         faults.refuse()
         check_inputs(self._files)
         self._made |= {key: said[key] for key in changed}
