@@ -43,7 +43,8 @@ def inspect(
 def _show(found: Inspection) -> None:
     say(f"{found.path.name}: {found.architecture.name}")
     predicts = f"{found.prediction} ({found.prediction_from})" if found.prediction else "not marked"
-    say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters; prediction type: {predicts}")
+    about = "" if found.adapter else f"; prediction type: {predicts}"
+    say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters{about}")
     show_table("Components", *_rows("component", found.components, found.total.bytes))
     if len(found.labels) > len(found.components):
         show_table("Block labels", *_rows("label", found.labels, found.total.bytes))

@@ -69,6 +69,15 @@ STEPS = [
         "An old .ckpt in fp32, opened without running its pickle, as fp16",
         "convert demo/sd1-old.ckpt demo/sd1-old-fp16.safetensors --dtype fp16 --prune --overwrite",
     ),
+    (
+        "What a fine-tune changed, as a LoRA; how much of it rank 8 holds, block by block",
+        "lora extract demo/sd1-photo.safetensors demo/sd1-base.safetensors -o demo/photo-lora.safetensors --rank 8 --overwrite",
+    ),
+    (
+        "That LoRA baked into another model: its output blocks, the text encoder at half the strength",
+        "lora bake demo/sd1-ink.safetensors --lora demo/photo-lora.safetensors:0.8:0.4 --lbw OUTALL"
+        " -o demo/ink-with-photo.safetensors --overwrite",
+    ),
     ("A merge knows its history", "inspect demo/merged-uniform.safetensors --scan"),
 ]
 
