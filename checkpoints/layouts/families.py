@@ -1,7 +1,7 @@
 """The four families as data: channels, depths and widths, as published, and narrow ones of the same structure.
 
 A narrow model has every key and every block of the real one, with few channels: a demo checkpoint of a few MB that
-diffusers builds, loads and runs (with 16 groups in its norms instead of 32).
+diffusers builds, loads and runs (with 4 groups in its norms instead of 32: at least 4 channels a group, as in the real ones).
 """
 
 from __future__ import annotations
@@ -123,25 +123,25 @@ REAL: dict[Family, Model] = {
 # Levels that differ in the real model differ here: a residual block has a skip convolution exactly where its input and
 # output widths differ. SDXL's two text encoders have different widths, by which diffusers tells them apart.
 _NARROW_VAE = (16, 32, 48, 48)
-_NARROW = {"groups": 16, "size_width": 32}
+_NARROW = {"groups": 4, "size_width": 32}
 
 NARROW: dict[Family, Model] = {
     "sd1": Model(
         Unet((16, 32, 48, 48), (1, 1, 1, 0), 1, context=32, heads=(2, 2, 2, 2), linear=False, sample=8, **_NARROW),
         (TextEncoder("CLIP_L", _SD_L, 32, layers=12, heads=2),),
-        Vae(_NARROW_VAE, scaling=0.18215, sample=64, groups=16),
+        Vae(_NARROW_VAE, scaling=0.18215, sample=64, groups=4),
         schedule=True,
     ),
     "sd2": Model(
         Unet((16, 32, 48, 48), (1, 1, 1, 0), 1, context=48, heads=(1, 2, 3, 3), linear=True, sample=8, **_NARROW),
         (TextEncoder("CLIP_H", _SD_H, 48, layers=24, heads=3),),
-        Vae(_NARROW_VAE, scaling=0.18215, sample=64, groups=16),
+        Vae(_NARROW_VAE, scaling=0.18215, sample=64, groups=4),
         schedule=True,
     ),
     "sdxl": Model(
         Unet((16, 32, 48), (0, 2, 10), 10, context=80, heads=(1, 2, 3), linear=True, sample=8, pooled=48, **_NARROW),
         (TextEncoder("CLIP_L", _XL_L, 32, layers=12, heads=2), TextEncoder("CLIP_G", _XL_G, 48, layers=32, heads=3)),
-        Vae(_NARROW_VAE, scaling=0.13025, sample=64, groups=16),
+        Vae(_NARROW_VAE, scaling=0.13025, sample=64, groups=4),
         schedule=False,
     ),
     "sdxl_refiner": Model(
@@ -150,7 +150,7 @@ NARROW: dict[Family, Model] = {
             pooled=48, size_ids=5, **_NARROW,
         ),
         (TextEncoder("CLIP_G", _REFINER_G, 48, layers=32, heads=3),),
-        Vae(_NARROW_VAE, scaling=0.13025, sample=64, groups=16),
+        Vae(_NARROW_VAE, scaling=0.13025, sample=64, groups=4),
         schedule=False,
     ),
 }  # fmt: skip
