@@ -13,7 +13,9 @@ import pytest
 
 from unetscope.checkpoints import CheckpointError
 from unetscope.checkpoints.diffusers_folder import read_folder
+from unetscope.checkpoints.hash_index import HashIndex
 from unetscope.checkpoints.opening import open_checkpoint
+from unetscope.merge import Recipe, merge
 
 SECONDS, BYTES = 30, 1500 << 20
 OPEN = """
@@ -21,8 +23,12 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 from unetscope.checkpoints import UnetscopeError
 from unetscope.checkpoints.history import merge_history
+from unetscope.checkpoints.lora import open_lora
 from unetscope.checkpoints.opening import open_checkpoint
 try:
+    if sys.argv[3:] == ["lora"]:
+        print("opened", len(open_lora(sys.argv[1]).modules))
+        sys.exit()
     checkpoint = open_checkpoint(sys.argv[1])
     merge_history(checkpoint.metadata, "x")
     print("opened", len(checkpoint.tensors))
@@ -113,11 +119,36 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+HOSTILE_LORAS = {
+    "a list of a million tensors": lambda p: zipped(
+        p, b"\x80\x02](" + tensor(b")") + b"q\x00" + b"h\x00" * 1_000_000 + b"e."
+    ),
+    "a list of one tensor and nested tuples": lambda p: zipped(p, b"\x80\x02](" + tensor(b")") + NESTED + b"e."),
+    "a shape nested beyond printing": HOSTILE["a shape nested beyond printing"],
+    "a compressed gigabyte": HOSTILE["a compressed gigabyte"],
+    "a call of the shell": lambda p: zipped(p, b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00false\x85R."),
+    "a header of many modules": lambda p: header(p, modules(30_000)),
+    "an alpha beyond the end of the header": lambda p: header(p, modules(1).replace(b"[0, 0]", b"[0, 999999999999]")),
+}
+
+
+def modules(count: int) -> bytes:
+    one = {"dtype": "F16", "shape": [0, 0], "data_offsets": [0, 0]}
+    return json.dumps(
+        {f"lora_unet_x{i}.{end}": one for i in range(count) for end in ("alpha", "lora_up.weight")}
+    ).encode()
+
+
+@pytest.mark.parametrize("what", [*HOSTILE, *(f"LoRA: {what}" for what in HOSTILE_LORAS)])
 def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, tmp_path):
-    path = HOSTILE[what](tmp_path / ("x.safetensors" if "header" in what else "x.ckpt"))
+    _, lora, name = what.rpartition("LoRA: ")
+    end = "safetensors" if "header" in what else "pt" if lora else "ckpt"
+    path = (HOSTILE_LORAS if lora else HOSTILE)[name](tmp_path / f"x.{end}")
     run = subprocess.run(
-        [sys.executable, "-c", OPEN, str(path), str(BYTES)], capture_output=True, text=True, timeout=SECONDS
+        [sys.executable, "-c", OPEN, str(path), str(BYTES), *["lora"] * bool(lora)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     assert run.returncode == 0, run.stderr[-600:]
     assert run.stdout.startswith("refused") or "history" in what, run.stdout[:300]
@@ -153,3 +184,20 @@ def test_what_never_ends_is_refused_unread(name, tmp_path):
         name = str(tmp_path / "pipe.safetensors")
     with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         open_checkpoint(name)
+
+
+def test_links_that_lead_in_circles_are_refused_by_merges_and_left_out_of_indexes(tmp_path):
+    (tmp_path / "a.safetensors").symlink_to("a.safetensors")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "above").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.5}
+    for name in ("a.safetensors", "null\0byte"):
+        recipe = Recipe.parse({"models": {"a": str(tmp_path / name), "b": "b"}, "steps": {"out": step}})
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            merge(recipe, tmp_path / "out.safetensors")
+    index = HashIndex.load([tmp_path])
+    assert index.files == ()
+    assert len([p for p in index.problems if "pipe.safetensors: is no file" in p]) == 1
+    assert len([p for p in index.problems if "read already" in p]) == 1
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "below", "pipe.safetensors"]
