@@ -117,11 +117,11 @@ class OpenClipVision(nn.Module):
 class OpenClip(nn.Module):
     """OpenCLIP's CLIP with its names: two layers, 128 and 64 wide, so that heads are 64 wide."""
 
-    def __init__(self):
+    def __init__(self, words: int = CLIP_WORDS):
         super().__init__()
         torch.manual_seed(7)
         self.visual = OpenClipVision(128, 2, 14, 2, 24)
-        self.token_embedding = nn.Embedding(CLIP_WORDS, 64)
+        self.token_embedding = nn.Embedding(words, 64)
         self.positional_embedding = nn.Parameter(torch.randn(77, 64))
         self.transformer = OpenClipTransformer(64, 1)
         self.ln_final = nn.LayerNorm(64)

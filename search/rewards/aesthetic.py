@@ -43,7 +43,7 @@ class Aesthetic(Reward):
 
     def check(self) -> None:
         require(self._weights, self.name, "the head", _HEAD)
-        check_clip(self._clip_path, self.name, _CLIP, None, prompts=False)
+        check_clip(self._clip_path, self.name, _CLIP)
 
     def load(self) -> None:
         self._clip = load_clip(self._clip_path, self.name, device=self._device, prompts=False, quick_gelu=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ..errors import SearchError
 from .open_clip_names import model_of
@@ -29,7 +30,7 @@ class Clip:
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: str):
-        self.model = model.to(device)
+        self.model = model
         self.logit_scale = float(model.logit_scale.exp())
         self._tokenizer, self._device = tokenizer, device
         self._size = model.config.vision_config.image_size
@@ -77,32 +78,34 @@ def _unit(features: Any) -> torch.Tensor:
     return tensor / tensor.norm(dim=1, keepdim=True)
 
 
-def check_clip(path: Path, reward: str, source: str, tokenizer: Path | None, prompts: bool) -> None:
+def check_clip(path: Path, reward: str, source: str, tokenizer: Path | None = None) -> None:
     """Refuse a CLIP that could not be loaded.
 
     Args:
         path: folder or file.
         reward: kind of the reward.
         source: where to get it.
-        tokenizer: folder of the tokenizer, when it is not beside the weights.
-        prompts: whether a tokenizer is needed at all.
+        tokenizer: folder of the tokenizer, if one is named.
 
     Raises:
         SearchError: something is missing.
     """
     require_package("transformers", reward, "transformers")
     require(path, reward, "the CLIP model", source, "config.json")
-    if prompts:
-        _tokenizer_folder(path, tokenizer, reward, source)
+    if tokenizer is not None:
+        require(
+            tokenizer,
+            reward,
+            "the tokenizer (tokenizer.json, or vocab.json with merges.txt)",
+            source,
+            *_TOKENIZER_FILES,
+        )
 
 
-def _tokenizer_folder(path: Path, tokenizer: Path | None, reward: str, source: str) -> Path:
-    folder = tokenizer or (path if path.is_dir() else path.parent)
-    require(folder, reward, "the tokenizer (tokenizer.json, or vocab.json with merges.txt)", source, *_TOKENIZER_FILES)
-    return folder
+# Models that a reward holds, so that others share them; those that none holds any more are gone.
+_LOADED: WeakValueDictionary[tuple[Path, bool, str], Any] = WeakValueDictionary()
 
 
-@lru_cache(maxsize=2)
 def load_clip(
     path: Path,
     reward: str,
@@ -118,37 +121,52 @@ def load_clip(
         path: folder in transformers' layout, or file of OpenCLIP.
         reward: kind of the reward, for errors.
         device: `auto`, `cpu`, `cuda`...
-        tokenizer: its folder, when it is not where the weights are.
+        tokenizer: its folder; by default what lies beside the weights, else CLIP's own, which comes with this package.
         prompts: whether prompts will be embedded.
         quick_gelu: of a file, which does not say: OpenAI's own weights need it, those of LAION do not.
 
     Raises:
         SearchError: it cannot be loaded.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    key = (path, quick_gelu and path.is_file(), chosen_device(device))
+    model = _LOADED.get(key)
+    if model is None:
+        model = _LOADED[key] = _model(path, reward, quick_gelu).requires_grad_(False).to(key[2])
+    words = _words(path, tokenizer, model.config.text_config.vocab_size, reward) if prompts else None
+    return Clip(model, words, key[2])
 
-    if path.is_dir():
-        try:
-            model = CLIPModel.from_pretrained(path, local_files_only=True).float().eval()
-        except Exception as error:  # transformers raises whatever it met
-            raise SearchError(f"reward {reward}: {path}: is no CLIP model of transformers ({_line(error)})") from None
-    else:
-        model = model_of(load_state(path, reward), path, reward, quick_gelu)
-    model.requires_grad_(False)
-    words = None
-    if prompts:
-        folder = _tokenizer_folder(path, tokenizer, reward, "the folder of its model on the Hugging Face hub")
+
+def _model(path: Path, reward: str, quick_gelu: bool) -> Any:
+    from transformers import CLIPModel
+
+    if path.is_file():
+        return model_of(load_state(path, reward), path, reward, quick_gelu)
+    try:
+        return CLIPModel.from_pretrained(path, local_files_only=True).float().eval()
+    except Exception as error:  # transformers raises whatever it met
+        raise SearchError(f"reward {reward}: {path}: is no CLIP model of transformers ({_line(error)})") from None
+
+
+def _words(path: Path, tokenizer: Path | None, size: int, reward: str) -> Any:
+    """The tokenizer that belongs to a model of that many tokens."""
+    from transformers import CLIPTokenizer
+
+    from ..generators.tokenizer import write_tokenizer
+
+    folder = tokenizer or (path if path.is_dir() else path.parent)
+    with tempfile.TemporaryDirectory() as scratch:
+        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            folder = write_tokenizer(Path(scratch), "clip_h")
         try:
             words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise SearchError(f"reward {reward}: {folder}: the tokenizer cannot be read ({_line(error)})") from None
-        size = model.config.text_config.vocab_size
-        # Without its files transformers makes a tokenizer of two tokens, silently.
-        if len(words) != size:
-            raise SearchError(
-                f"reward {reward}: {folder}: the tokenizer knows {len(words):,} tokens, the model {size:,}; take its own"
-            )
-    return Clip(model, words, chosen_device(device))
+    # Without its files transformers makes a tokenizer of two tokens, silently.
+    if len(words) != size:
+        raise SearchError(
+            f"reward {reward}: {path}: the tokenizer knows {len(words):,} tokens, the model {size:,}; name its own as tokenizer"
+        )
+    return words
 
 
 def _line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ class ClipScore(Reward):
 
     Args:
         weights: folder in transformers' layout, or file with OpenCLIP's names.
-        tokenizer: folder with the tokenizer's files, when they are not beside the weights.
+        tokenizer: folder with the tokenizer's files; by default those beside the weights, else CLIP's, which Unetscope brings.
         quick_gelu: whether a file needs it (OpenAI's own do); a folder says so itself.
         batch: images at a time.
         device: `auto`, `cpu`, `cuda`...
@@ -42,7 +42,7 @@ class ClipScore(Reward):
         self._clip: Clip | None = None
 
     def check(self) -> None:
-        check_clip(self._weights, self.name, self.source, self._tokenizer, prompts=True)
+        check_clip(self._weights, self.name, self.source, self._tokenizer)
 
     def load(self) -> None:
         self._clip = load_clip(
@@ -63,7 +63,7 @@ class ClipScore(Reward):
 class PickScore(ClipScore):
     """PickScore v1 (Kirstain et al. 2023): CLIP ViT-H/14 tuned on choices between pairs; the cosine times its logit scale.
 
-    Args: as `ClipScore`; `weights` is the folder of the model, with the tokenizer of CLIP-ViT-H-14-laion2B-s32B-b79K in it.
+    Args: as `ClipScore`; `weights` is the folder of the model.
     """
 
     name = "pick_score"
@@ -87,7 +87,7 @@ class HpsV21(ClipScore):
 
     Images that are not square are padded, as its authors do. Their code runs in half precision; here it is fp32.
 
-    Args: as `ClipScore`; `weights` is the file, and `tokenizer` a folder with CLIP's tokenizer.
+    Args: as `ClipScore`; `weights` is the file.
     """
 
     name = "hps_v21"
@@ -97,7 +97,7 @@ class HpsV21(ClipScore):
     def __init__(
         self,
         weights: Path = Path("HPS_v2.1_compressed.pt"),
-        tokenizer: Path = Path("clip-vit-large-patch14"),
+        tokenizer: Path | None = None,
         batch: int = 8,
         device: str = "auto",
     ):

@@ -101,6 +101,15 @@ def test_pick_score_and_clip_score_are_cosines_times_their_scales(clip_folder, t
         np.testing.assert_allclose(reward.score(IMAGES, PROMPTS), scale * logits, rtol=1e-4, atol=1e-4)
 
 
+def test_rewards_that_use_the_same_clip_share_it(clip_folder, tmp_path):
+    torch.save(tiny.head_tensors(24), tmp_path / "head.pth")
+    first = make_reward({"kind": "clip_score", "weights": str(clip_folder)}, tmp_path)
+    other = make_reward({"kind": "aesthetic", "weights": "head.pth", "clip": str(clip_folder)}, tmp_path)
+    first.load()
+    other.load()
+    assert first._clip.model is other._clip.model
+
+
 def test_a_file_with_openclips_names_gives_openclips_embeddings(tmp_path):
     reference, path = tiny.OpenClip().eval(), tmp_path / "HPS_v2.1_compressed.pt"
     torch.save({"epoch": 0, "state_dict": reference.state_dict()}, path)
@@ -171,11 +180,24 @@ def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(tmp_path):
     text = (words / "vocab.json").read_text(encoding="utf-8")
     (words / "vocab.json").write_text(text.replace('"!": 0, ', ""), encoding="utf-8")
     reward = make_reward({"kind": "clip_score", "weights": "clip.pt", "tokenizer": "words"}, tmp_path)
-    with pytest.raises(SearchError, match="take its own"):
+    with pytest.raises(SearchError, match="name its own as tokenizer"):
         reward.load()
-    reward = make_reward({"kind": "clip_score", "weights": "clip.pt"}, tmp_path)
     with pytest.raises(SearchError, match=r"holds none of tokenizer\.json, vocab\.json"):
-        reward.check()
+        make_reward({"kind": "clip_score", "weights": "clip.pt", "tokenizer": "."}, tmp_path).check()
+
+
+def test_a_file_without_a_tokenizer_beside_it_gets_clips_own(tmp_path):
+    reference = tiny.OpenClip(49408).eval()
+    torch.save(reference.state_dict(), tmp_path / "HPS_v2.1_compressed.pt")
+    reward = make_reward({"kind": "hps_v21", "weights": "HPS_v2.1_compressed.pt"}, tmp_path)
+    reward.check()
+    # CLIP's numbers of "a photo of a cat", as everybody's notebooks print them.
+    tokens = [49406, 320, 1125, 539, 320, 2368, 49407]
+    with torch.no_grad():
+        text = reference.encode_text(torch.tensor([tokens + [0] * (77 - len(tokens))]))
+        seen = reference.visual(torch.from_numpy(pixels(IMAGES[:1], 28)))
+    expected = torch.cosine_similarity(seen, text).numpy()
+    np.testing.assert_allclose(reward.score(IMAGES[:1], ["a photo of a cat"]), expected, atol=2e-6)
 
 
 def test_openclips_model_is_recognised_by_its_names(tmp_path):
