@@ -115,7 +115,8 @@ class ColourGenerator(Generator):
         self.made += len(shots)
         colour = [round(255 * self.red), *(0, 0)]
         return [
-            Image.new("RGB", (8, 8), (0, 0, 0) if self.black else (colour[0], 50 + shot.seed % 200, 1)) for shot in shots
+            Image.new("RGB", (8, 8), (0, 0, 0) if self.black else (colour[0], 50 + shot.seed % 200, 1))
+            for shot in shots
         ]
 
 
@@ -131,7 +132,10 @@ class RedReward(Reward):
         self.loads += 1
 
     def score(self, images, prompts):
-        return [float("nan") if self.spoilt and self.spoilt in p else self._one(i) for i, p in zip(images, prompts, strict=True)]
+        return [
+            float("nan") if self.spoilt and self.spoilt in p else self._one(i)
+            for i, p in zip(images, prompts, strict=True)
+        ]
 
     def _one(self, image) -> float:
         red, green, _ = image.getpixel((0, 0))

@@ -42,9 +42,7 @@ def panel(monkeypatch):
         reward = RedReward()
 
     def made(study, shots):
-        return objective.PanelObjective(
-            Panel.generator, Panel.reward, shots, batch=study.batch, pruning=study.pruning
-        )
+        return objective.PanelObjective(Panel.generator, Panel.reward, shots, batch=study.batch, pruning=study.pruning)
 
     monkeypatch.setattr("unetscope.search.objective.panel_objective", made)
     monkeypatch.setattr("unetscope.search.confirmation.panel_objective", made)

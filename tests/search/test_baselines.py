@@ -53,7 +53,9 @@ def test_frozen_weights_keep_a_baseline_from_being_a_parent(recipe):
 
 def test_a_vector_or_a_point_of_ones_own_is_a_baseline(recipe):
     vector = [i / 25 for i in range(26)]
-    found, _, _ = made(recipe({"free": [0, 1], "per": "block"}), [{"last year": vector}, {"mine": {"mix.alpha.M00": 0.9}}])
+    found, _, _ = made(
+        recipe({"free": [0, 1], "per": "block"}), [{"last year": vector}, {"mine": {"mix.alpha.M00": 0.9}}]
+    )
     assert list(found["last year"].values()) == list(map(pytest.approx, vector))
     assert found["mine"]["mix.alpha.M00"] == 0.9 and found["mine"]["mix.alpha.IN00"] == 0.5
 

@@ -230,9 +230,15 @@ def test_what_only_a_web_ui_can_do_is_refused_before_anything_loads(case, models
 def test_models_that_cannot_make_a_picture_are_refused_with_what_to_do(models, folder, make_checkpoint):
     generator = make_generator("diffusers", folder)
     undecided, _ = make_checkpoint("undecided", "sd2")
+    inpainting, _ = make_checkpoint("inpainting", in_channels=9)
+    refiner, _ = make_checkpoint("refiner", "sdxl_refiner")
     unet, _ = make_checkpoint("unet", change=lambda t: {k: v for k, v in t.items() if k.startswith("model.diff")})
     with pytest.raises(SearchError, match=r"say generator\.prediction: epsilon or v"):
         generator.check(Recipe.parse({"models": {"a": str(undecided)}}), [shot()])
+    with pytest.raises(SearchError, match=r"UNET has 9 input channels"):
+        generator.check(Recipe.parse({"models": {"a": str(inpainting)}}), [shot()])
+    with pytest.raises(SearchError, match=r"with SD1, SD2 and SDXL, not with SDXL"):
+        generator.check(Recipe.parse({"models": {"a": str(refiner)}}), [shot()])
     with pytest.raises(SearchError, match=r"no vae; take one from a file \(components: \{vae: FILE\}\)"):
         generator.check(Recipe.parse({"models": {"a": str(unet)}}), [shot()])
     with pytest.raises(SearchError, match=r"the recipe's result has no vae"):

@@ -75,7 +75,12 @@ def test_free_numbers_may_stand_in_vectors_options_gradients_and_lists(recipe):
 
 def test_methods_inputs_presets_and_components_can_be_chosen(recipe):
     step = {"method": {"choose": ["weighted_sum", "tensor_sum"]}, "inputs": ["a", {"choose": ["b", "c"]}]}
-    data = recipe({"preset": {"choose": ["GRAD_V", "GRAD_A"]}}, models="abc", step=step, components={"vae": {"choose": ["a", "b"]}})
+    data = recipe(
+        {"preset": {"choose": ["GRAD_V", "GRAD_A"]}},
+        models="abc",
+        step=step,
+        components={"vae": {"choose": ["a", "b"]}},
+    )
     template = read_template(data)
     assert names(template) == ["mix.method", "mix.inputs.2", "mix.alpha.preset", "components.vae"]
     point = {"mix.method": "tensor_sum", "mix.inputs.2": "c", "mix.alpha.preset": "GRAD_A", "components.vae": "b"}
@@ -113,7 +118,9 @@ def test_a_mistake_in_what_is_free_is_one_sentence(recipe, alpha, said):
 
 def test_what_others_refer_to_cannot_be_free(recipe):
     with pytest.raises(UnetscopeError, match=r"models\.a: cannot be chosen"):
-        read_template(recipe({"free": [0, 1]}) | {"models": {"b": recipe(0)["models"]["b"], "a": {"choose": ["x", "y"]}}})
+        read_template(
+            recipe({"free": [0, 1]}) | {"models": {"b": recipe(0)["models"]["b"], "a": {"choose": ["x", "y"]}}}
+        )
     with pytest.raises(UnetscopeError, match="a convention cannot be chosen"):
         read_template(recipe({"free": [0, 1]}, step={"convention": {"choose": ["automb", "supermerger"]}}))
 

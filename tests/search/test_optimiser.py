@@ -23,9 +23,7 @@ def optimiser(tmp_path, parameters, storage=None, own=True, worker="host-1", **s
     storage = storage or optuna.storages.InMemoryStorage()
     workers = Workers(RunFolder(tmp_path), worker)
     workers.enter()
-    return Optimiser(
-        storage, "study", parameters, Settings(**settings), workers, higher_is_better=True, own=own
-    )
+    return Optimiser(storage, "study", parameters, Settings(**settings), workers, higher_is_better=True, own=own)
 
 
 def evaluate(chosen: Optimiser, score, count: int) -> list[float]:
