@@ -9,15 +9,18 @@ import subprocess
 import sys
 
 import failures
+import numpy as np
 import pytest
 from tiny import leftovers, load, raw
 
 from unetscope.checkpoints import CheckpointError, OutputError, open_checkpoint
 from unetscope.checkpoints.checkpoint import Checkpoint
+from unetscope.checkpoints.dtypes import F16, F32
 from unetscope.checkpoints.file_system import _mounted_kind, largest_file
 from unetscope.checkpoints.output import PARTIAL, OutputFile, check_target
 from unetscope.checkpoints.partial_file import create_partial, remove_leftovers
 from unetscope.merge import Recipe, merge
+from unetscope.merge.lora.spool import Spool
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +182,44 @@ def test_a_file_system_that_cannot_allocate_is_written_all_the_same(tmp_path, mo
     assert (tmp_path / "x").read_bytes() == b"\0\0abc"
 
 
+@pytest.mark.parametrize("portable", ["0", "1"])
+def test_a_disk_that_fills_up_between_the_look_and_the_first_byte_is_told_and_nothing_is_left(
+    portable, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("UNETSCOPE_PORTABLE_IO", portable)
+    monkeypatch.setattr("unetscope.checkpoints.files._allocate", full)
+    with pytest.raises(OutputError, match=r"x: cannot be written \(No space left on device\)"):
+        OutputFile(tmp_path / "x", 5)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_full_while_a_loras_factors_are_set_aside_is_told_and_nothing_is_left(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="writing failed"), Spool(tmp_path / "x.safetensors") as spool:
+            spool.add("first", np.ones((32, 32)), F16)
+            spool.add("second", np.ones((64, 64)), F16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_set_aside_comes_back_whatever_came_between(tmp_path):
+    values = {str(n): np.arange(n * 1000, dtype=np.float32).reshape(n, 1000) for n in (1, 3, 0, 7)}
+    with Spool(tmp_path / "x.safetensors") as spool:
+        for name, array in values.items():
+            spool.add(name, array, F32)
+        for tensor in reversed(spool.tensors):
+            out = np.empty(tensor.nbytes, np.uint8)
+            tensor.fill(0, tensor.elements, out)
+            assert out.tobytes() == values[tensor.name].tobytes()
+    assert os.listdir(tmp_path) == []
+
+
 # -- inputs -------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +237,26 @@ def test_an_input_that_is_written_to_while_it_is_read_is_noticed(make_checkpoint
         merge(recipe(a, b), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("portable", ["0", "1"])
+def test_an_input_whose_disk_fails_or_that_is_gone_is_named(portable, make_checkpoint, tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setenv("UNETSCOPE_PORTABLE_IO", portable)
+    path, _ = make_checkpoint("a")
+    with open_checkpoint(path) as checkpoint:
+        key = next(iter(checkpoint.tensors))
+        reader = checkpoint._reader(path)
+        with monkeypatch.context() as broken:
+            broken.setattr(reader, "_read_some", failing)
+            with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read at byte .*Input/output error"):
+                checkpoint.raw(key)
+        checkpoint.close()
+        path.unlink()
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read \(No such file"):
+            checkpoint.raw(key)
 
 
 def test_paths_with_spaces_umlauts_and_backslashes_work_from_yaml(make_checkpoint, tmp_path):

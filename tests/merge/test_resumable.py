@@ -157,3 +157,42 @@ def test_an_existing_file_is_not_replaced_unasked(files, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         merge(recipe(files), target, resumable=True)
     assert target.read_bytes() == b"mine" and left_behind(target) == []
+
+
+def test_what_is_kept_is_removed_when_the_output_is_made_without_it(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    target = tmp_path / "out.safetensors"
+    _broken_off(recipe(files), target, monkeypatch)
+    assert len(left_behind(target)) == 2
+    merge(recipe(files), target)
+    assert target.exists() and left_behind(target) == []
+
+
+def test_what_a_living_resumable_run_keeps_is_not_removed(files, tmp_path):
+    target = tmp_path / "out.safetensors"
+    living = Journal(target, "work", {})
+    merge(recipe(files), target)
+    assert left_behind(target) == [target.name + JOURNAL]
+    living.remove()
+    assert left_behind(target) == []
+
+
+def test_a_link_in_the_place_of_a_journal_is_not_written_to(tmp_path):
+    target, precious = tmp_path / "out.safetensors", tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    for name in (JOURNAL, RESUMABLE):
+        link = tmp_path / (target.name + name)
+        link.symlink_to(precious)
+        with pytest.raises(OutputError, match="is a link"):
+            Journal(target, "work", {})
+        link.unlink()
+    assert precious.read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_told_by_the_journal(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unetscope.checkpoints.resumable._line", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        Journal(tmp_path / "out.safetensors", "work", {})
