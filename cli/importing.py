@@ -97,7 +97,8 @@ def export(
         return
     # sd-mecha takes an empty line, and so a line break at the end, for a command.
     _write(output, text, [recipe, *map(Path, read.files())], overwrite)
-    say(f"wrote {output}: {len(text.splitlines()) - 2} nodes")
+    nodes = [line for line in text.splitlines()[1:] if not line.startswith("#")]
+    say(f"wrote {output}: {_count(len(nodes), 'node')}")
 
 
 def register(app: typer.Typer) -> None:
@@ -172,9 +173,13 @@ def _show(imported: Imported, output: Path) -> None:
             ]
             for name, share in imported.shares.items()
         ]
-        show_table("Share of every model in the UNET", ["model", "share", ""], rows)
+        show_table("Shares", ["model", "share of the UNET", ""], rows)
     for text in imported.notes:
         note(text)
     if imported.missing:
         note(f"{len(imported.missing)} models were not found: put their paths into {output}, or give --models FOLDER")
-    say(f"wrote {output}: {len(recipe.models)} models, {len(recipe.steps)} steps")
+    say(f"wrote {output}: {_count(len(recipe.models), 'model')}, {_count(len(recipe.steps), 'step')}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

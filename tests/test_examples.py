@@ -60,8 +60,10 @@ def dropped(key: str, of: dict[str, np.ndarray], out: np.ndarray) -> np.ndarray:
     ink, photo = 1.2 * (of["ink"] - of["base"]), 1.0 * (of["photo"] - of["base"])
     sums = np.stack([of["base"] + i * ink + j * photo for i in (0, 1) for j in (0, 1)])
     nearest = abs(sums - out).argmin(axis=0)
-    # A quarter of the elements each, but for chance.
-    assert all(abs((nearest == n).mean() - 0.25) < 0.03 for n in range(4))
+    if key == CONV:  # of those that fp16 tells apart, a quarter each but for chance
+        apart = np.min([abs(sums[i] - sums[j]) for i in range(4) for j in range(i)], axis=0)
+        clear = nearest[apart > 2**-8 * abs(sums).max(axis=0)]
+        assert clear.size > 10_000 and all(abs((clear == n).mean() - 0.25) < 0.02 for n in range(4))
     return np.take_along_axis(sums, nearest[None], axis=0)[0]
 
 

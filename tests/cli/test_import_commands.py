@@ -27,7 +27,7 @@ def merged(here, run):
 def test_a_merge_is_imported_run_again_and_gives_the_same_weights(merged, here, run):
     code, out, _ = run("import", "mix.safetensors", "-o", "recipe.yaml", "--models", ".")
     assert code == 0
-    assert "wrote recipe.yaml: 2 models, 1 steps" in out
+    assert "wrote recipe.yaml: 2 models, 1 step\n" in out
     assert run("merge", "run", "recipe.yaml", "-o", "again.safetensors")[0] == 0
     one, two = load_file(merged), load_file(here / "again.safetensors")
     assert all((one[key] == two[key]).all() for key in one)

@@ -79,8 +79,8 @@ ONE_STEP = {
 @pytest.mark.parametrize("components", [{"vae": "merge"}, {}], ids=["VAE merged", "VAE copied"])
 def test_sd_mecha_merges_an_exported_step_to_our_weights(method, components, three, tmp_path):
     recipe = recipe_of(three, {"out": {"method": method, **ONE_STEP[method]}}, components=components)
-    # sd-mecha's median stops after a hundred steps, and its inner products are sums in fp32.
-    loose = {"geometric_median": 5e-5, "della": 5e-5, "add_perpendicular": 1e-5}
+    # sd-mecha's median stops where its objective stands still in fp32; its inner products are sums in fp32.
+    loose = {"geometric_median": 3e-4, "della": 3e-4, "add_perpendicular": 1e-5}
     assert_same_weights(recipe, to_mecha(recipe, "sd1"), tmp_path, loose.get(method, 2e-6))
 
 

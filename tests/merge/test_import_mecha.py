@@ -143,8 +143,8 @@ GRAPHS = {
 _SLOTS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
 
-# Its median stops after a hundred steps, and its inner products are sums in fp32.
-LOOSE = {"perpendicular": 1e-5, "median": 5e-5, "TIES and median": 5e-5, "DARE that drops nothing": 5e-5}
+# Its median stops where its objective stands still in fp32, and its inner products are sums in fp32.
+LOOSE = {"perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE that drops nothing": 3e-4}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -58,6 +58,14 @@ def test_the_old_automb_exchanged_out_and_time_embed():
     assert (by_label["OUT"], by_label["TIME_EMBED"]) == (0.27, 0.26)
 
 
+@pytest.mark.parametrize("columns, order, family", [(27, LOG_ORDER, "sd1"), (22, XL_ORDER, "sdxl")])
+def test_logs_of_the_old_automb_are_exchanged_in_the_order_of_their_columns(columns, order, family):
+    new, old = (labels(import_text(log(columns, [1]), "l.csv", Request(old_automb=o)), family) for o in (False, True))
+    assert (new["OUT"], new["TIME_EMBED"]) == (order.index("OUT") / 100, order.index("TIME_EMBED") / 100)
+    assert (old["OUT"], old["TIME_EMBED"]) == (new["TIME_EMBED"], new["OUT"])
+    assert {x: v for x, v in old.items() if x in order[:11]} == {x: v for x, v in new.items() if x in order[:11]}
+
+
 def test_22_numbers_are_automb_for_sdxl():
     by_label = labels(import_text(automb_line(22), "recipe.txt"), "sdxl")
     assert {x: by_label[x] for x in XL_ORDER} == dict(zip(XL_ORDER, numbers(22), strict=True))
