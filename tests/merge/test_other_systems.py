@@ -89,10 +89,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, code: str, command: list[str], out: str) -> str:
+def run(folder, code: str, command: list[str], out: str, **variables: str) -> str:
     """Run a command; returns a digest of what it wrote."""
     arguments = [out if word == "OUT" else word for word in command]
-    environment = os.environ | {"UNETSCOPE_CACHE": str(folder.parent / "cache")}
+    environment = os.environ | {"UNETSCOPE_CACHE": str(folder.parent / "cache")} | variables
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -109,6 +109,15 @@ def test_where_the_system_offers_what_windows_offers_the_bytes_are_the_same(what
     assert run(folder, AS_WINDOWS, again, "windows.safetensors") == expected
     assert set(os.listdir(folder)) - before == {"plain.safetensors", "windows.safetensors"}
     for name in ("plain", "windows"):
+        (folder / f"{name}.safetensors").unlink()
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_the_other_kernel_and_the_portable_way_of_io_give_the_same_bytes(what, folder):
+    expected = run(folder, PLAIN, COMMANDS[what], "plain.safetensors")
+    other = {"UNETSCOPE_KERNEL": "torch", "UNETSCOPE_PORTABLE_IO": "1"}
+    assert run(folder, PLAIN, COMMANDS[what], "other.safetensors", **other) == expected
+    for name in ("plain", "other"):
         (folder / f"{name}.safetensors").unlink()
 
 
