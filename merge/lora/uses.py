@@ -38,13 +38,17 @@ class LoraUse:
         """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNET and text encoders), and block weights as typed.
 
         Raises:
-            MergeError: block weights that are no preset, vector or number.
+            MergeError: a strength that is no finite number; block weights that are no preset, vector or number.
         """
         name, strengths = text, []
         while len(strengths) < 2 and not Path(name).exists():
             head, colon, last = name.rpartition(":")
             number = _number(last)
             if not colon or not head or number is None:
+                if colon and Path(head).is_file():
+                    raise MergeError(
+                        f"{text}: {last!r} is no strength; write FILE:0.8, or FILE:0.8:0.5 for UNET and text encoders"
+                    )
                 break
             name, strengths = head, [number, *strengths]
         return cls(Path(name), *strengths, blocks=_blocks(blocks), missing=1 if missing else 0)

@@ -128,6 +128,8 @@ def test_block_weights_of_loras_work_in_every_command_that_takes_vectors(run, lo
     "arguments, said",
     [
         (("bake", "a.safetensors", "--lora", "b.safetensors"), "b.safetensors: expected a LoRA, found SD1 checkpoint"),
+        (("bake", "a.safetensors", "--lora", "one.safetensors:strong"), "'strong' is no strength; write FILE:0.8"),
+        (("bake", "a.safetensors", "--lora", "one.safetensors:nan:1"), "'nan' is no strength"),
         (("bake", "one.safetensors", "--lora", "two.safetensors"), "expected a checkpoint, found LoRA for SD1"),
         (("bake", "a.safetensors", "--lora", "absent.safetensors"), "absent.safetensors: no such file"),
         (
