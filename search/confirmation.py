@@ -8,6 +8,7 @@ asked-for confidence (Bonferroni): choosing the best of k candidates against p p
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .storage import Workers
 from .study import Confirm, Study
 
 Verdict = Literal["yes", "no", "cannot tell"]
+_PARENT = re.compile("all [A-Z]")
 
 
 @dataclass(frozen=True)
@@ -138,20 +140,23 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
 def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[str, str, TrialRecord | None, Recipe]]:
     """The top trials, every parent by itself, and the baselines that are no parent."""
     sign = 1 if run.reward()["higher_is_better"] else -1
-    complete = [t for t in run.trials() if t.state == "complete"]
+    # Parents are measured as what they are.
+    complete = [t for t in run.trials() if t.state == "complete" and not _PARENT.fullmatch(t.baseline)]
     ranked = sorted(complete, key=lambda t: (-sign * t.score, t.number))
     top: list[TrialRecord] = []
     for trial in ranked:
         if all(dict(trial.point) != dict(other.point) for other in top):
             top.append(trial)
     top = top[: study.confirm.top]
+    if not top:
+        raise SearchError(f"{run.path}: no trial but the parents is complete, so there is nothing to confirm")
     out = [(f"trial {t.number}", "trial", t, template.recipe(t.point)) for t in top]
     whole = template.recipe(top[0].point)
     for name in template.parents(whole):
         out.append((name, "parent", None, _parent(whole, name)))
     taken = {t.number for t in top}
     for trial in complete:
-        if trial.baseline and not trial.baseline.startswith("all ") and trial.number not in taken:
+        if trial.baseline and trial.number not in taken:
             out.append((f"baseline {trial.baseline}", "baseline", trial, template.recipe(trial.point)))
     return out
 

@@ -70,7 +70,7 @@ def search(
         how it went; a first Ctrl-C is an ordinary ending, after the trial that is being made.
 
     Raises:
-        UnetscopeError: the study is mistaken, or the search cannot go on.
+        UnetscopeError: the study is mistaken, or the generator or the reward is out of order; `resume` goes on.
         KeyboardInterrupt: a second Ctrl-C; the trial that was being made is tried again by `resume`.
     """
     require_optuna()

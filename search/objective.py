@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -9,7 +10,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,23 @@ class Measured:
     note: str = ""
 
 
+class OutOfOrderError(SearchError):
+    """A generator or reward fails for good: the search stops, and `--resume` tries the point again."""
+
+
+@contextlib.contextmanager
+def _for_good() -> Iterator[None]:
+    """What generators and rewards raise, by their contracts, when they have given up; a model without images is not that."""
+    from .generators.contract import NoImageError
+
+    try:
+        yield
+    except NoImageError:
+        raise
+    except SearchError as error:
+        raise OutOfOrderError(f"{error}; the search has stopped, --resume goes on") from None
+
+
 Keep = Callable[[str, "Image"], None]
 
 
@@ -81,17 +99,22 @@ class Objective(ABC):
     def measure(
         self, template: Template, point: Mapping[str, Any], incumbent: TrialRecord | None, keep: Keep
     ) -> Measured:
-        """Score a point; whatever goes wrong makes a failed trial, with the reason as its note.
+        """Score a point; whatever goes wrong with it makes a failed trial, with the reason as its note.
 
         Args:
             template: makes the recipe.
             point: what fills it.
             incumbent: the best trial, to compare with; None where nothing is pruned.
             keep: gets every picture.
+
+        Raises:
+            OutOfOrderError: the generator or the reward is out of order, so that no other point would do better.
         """
         measured = Measured()
         try:
             self._measure(measured, template, point, incumbent, keep)
+        except OutOfOrderError:
+            raise
         except UnetscopeError as error:
             measured.score, measured.note = None, str(error)
         # An objective, a model or a driver may raise anything; one trial is lost, not the search.
@@ -183,11 +206,11 @@ class PanelObjective(Objective):
         black = []
         for start in range(0, len(self.shots), self.batch):
             batch = self.shots[start : start + self.batch]
-            with clock("generate"):
+            with clock("generate"), _for_good():
                 images = self.generator.images(batch)
             if len(images) != len(batch):
                 raise SearchError(f"the generator made {len(images)} images of {len(batch)}")
-            with clock("reward"):
+            with clock("reward"), _for_good():
                 parts = self.reward.parts(images, [shot.prompt for shot in batch])
                 scores = self.reward.combine(parts)
             for i, (shot, image) in enumerate(zip(batch, images, strict=True)):

@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 from unetscope.cli import main
 from unetscope.merge.recipe import Recipe
 from unetscope.search.errors import SearchError
+from unetscope.search.generators.contract import NoImageError
 from unetscope.search.loop import search
 from unetscope.search.pruning import is_hopeless, paired_estimate
 from unetscope.search.study import Pruning
@@ -128,6 +129,37 @@ def test_a_generator_that_ignores_the_weights_is_noticed(panel, picture_study, t
     outcome = run(picture_study(trials=50), tmp_path)
     assert outcome.ending.why == "stuck" and "are identical, though their weights differ" in outcome.ending.text
     assert len(outcome.run.trials()) == 5
+
+
+class Breaking(ColourGenerator):
+    """A generator that gives up, or that says that a model makes no image, when it has made so many pictures."""
+
+    def __init__(self, error: Exception, after: int):
+        super().__init__()
+        self.error, self.after = error, after
+
+    def images(self, shots):
+        if self.made == self.after:
+            self.made += len(shots)
+            raise self.error
+        return super().images(shots)
+
+
+def test_a_generator_that_gives_up_stops_the_search_and_no_point_is_lost(panel, picture_study, tmp_path):
+    panel.generator, panel.reward = Breaking(SearchError("no answer"), after=14), RedReward()
+    study = picture_study(batch=2)
+    with pytest.raises(SearchError, match="no answer; the search has stopped, --resume goes on"):
+        run(study, tmp_path)
+    outcome = run(study, tmp_path, resume=True)
+    assert sum(t.state == "complete" for t in outcome.run.trials()) == 10
+    assert {t.baseline for t in outcome.run.trials() if t.state == "complete"} == {"all A", "all B", "0.5", ""}
+
+
+def test_a_model_without_images_is_one_failed_trial(panel, picture_study, tmp_path):
+    panel.generator, panel.reward = Breaking(NoImageError("NaN in the UNET"), after=20), RedReward()
+    outcome = run(picture_study(batch=2), tmp_path)
+    failed = [t for t in outcome.run.trials() if t.state == "failed"]
+    assert [t.note for t in failed] == ["NaN in the UNET"] and outcome.ending.why == "trials"
 
 
 class Scaled(RedReward):
