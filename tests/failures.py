@@ -27,7 +27,8 @@ from tiny import leftovers, tensors_of
 
 # The command line, with reads that take half a millisecond longer, and journals that are written at once.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 from unetscope.checkpoints import resumable
 from unetscope.checkpoints.checkpoint import Checkpoint
 from unetscope.cli import main
@@ -179,6 +180,8 @@ def interrupted(place: Place, runs: int) -> Counter[str]:
         if code not in (0, 130) or (code == 130 and "Traceback" in said):
             raise Broken(f"Ctrl-C ended with {code}: {said}")
         counts[f"exit {code}, output {place.check()}"] += 1
+    if not any(name.startswith("exit 130") for name in counts):
+        raise Broken("no run was stopped by Ctrl-C")
     place.clear()
     return counts
 

@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     "trial, runs",
     [
         ("killed", 4),
-        ("interrupted", 2),
+        ("interrupted", 4),
         ("resumed", 2),
         ("folders_killed", 3),
         ("raced", 2),
