@@ -18,7 +18,7 @@ from ..stream import Pass
 from ..targets import require_suffix
 from ..tensors import Shape
 from ..transfer import Outgoing, write_tensors
-from .names import FUSED, STYLES, LoraFamily, Style, Target, spelled, targets
+from .names import FUSED, STYLES, LoraFamily, Style, Target, factor_ends, spelled, targets
 from .numbered import text_order, unet_order
 
 Modules = Literal["attention", "all"]
@@ -26,13 +26,6 @@ DemoKind = Literal["lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora
 KINDS: tuple[DemoKind, ...] = ("lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora")
 
 _BASES: dict[LoraFamily, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-_ENDINGS: dict[Style, tuple[str, str]] = {
-    "kohya": (".lora_up.weight", ".lora_down.weight"),
-    "single-file": (".lora_up.weight", ".lora_down.weight"),
-    "diffusers": (".lora.up.weight", ".lora.down.weight"),
-    "peft": (".lora_B.weight", ".lora_A.weight"),
-    "numbered": (":up", ":down"),
-}
 # What LoRA trainers leave alone: lookup tables, and the projection behind the second text encoder.
 _NEVER = ("embedding", "text_projection")
 _ATTENTION = (
@@ -98,7 +91,7 @@ def write_demo_lora(
     for name, target in _chosen(family, style, kind, modules, shapes):
         rng = np.random.default_rng(int.from_bytes(sha256(f"{seed} {target.path}".encode()).digest()[:8], "little"))
         shape = _module_shape(target, shapes)
-        for ending, values in _tensors(kind, style, shape, rank, alpha, strength, rng):
+        for ending, values in _tensors(kind, style, target, shape, rank, alpha, strength, rng):
             out[name + ending] = (DTYPES["F32"] if ending in (".alpha", ".on_input") else weights, values)
     _write(Path(path), out, _metadata(family, kind, rank, alpha, style), overwrite)
     return Path(path)
@@ -146,6 +139,7 @@ def _by_default(target: Target) -> bool:
 def _tensors(
     kind: DemoKind,
     style: Style,
+    target: Target,
     shape: Shape,
     rank: int,
     alpha: float | None,
@@ -181,14 +175,16 @@ def _tensors(
         yield ".lokr_w2_a", normal(outputs // rows, rank, std=strength / rank**0.5)
         yield ".lokr_w2_b", normal(rank, inputs // columns * prod(kernel))
     else:
-        yield from _low_rank(kind, style, shape, rank, strength, normal)
+        yield from _low_rank(kind, style, target, shape, rank, strength, normal)
     if alpha is not None and kind not in ("full", "ia3"):
         yield ":alpha" if style == "numbered" else ".alpha", np.array(alpha, np.float32)
 
 
-def _low_rank(kind: DemoKind, style: Style, shape: Shape, rank: int, strength: float, normal) -> Tensors:
+def _low_rank(
+    kind: DemoKind, style: Style, target: Target, shape: Shape, rank: int, strength: float, normal
+) -> Tensors:
     outputs, inputs, *kernel = shape
-    up, down = _ENDINGS[style]
+    down, up = factor_ends(target, style)
     ones = [1] * len(kernel)
     yield up, normal(outputs, rank, *ones, std=strength / rank**0.5)
     if kind == "locon" and prod(kernel) > 1 and style in ("kohya", "single-file"):

@@ -31,6 +31,19 @@ _KOHYA_PREFIXES = {
         "text_encoder_2": ("lora_te2_",),
     },
 }
+# Ends of the names of a LoRA's factors, down and up: in the UNET, and in text encoders.
+_KOHYA_ENDS = (".lora_down.weight", ".lora_up.weight")
+_PEFT_ENDS = (".lora_A.weight", ".lora_B.weight")
+_FACTOR_ENDS: dict[Style, tuple[tuple[str, str], tuple[str, str]]] = {
+    "kohya": (_KOHYA_ENDS, _KOHYA_ENDS),
+    "single-file": (_KOHYA_ENDS, _KOHYA_ENDS),
+    "diffusers": (
+        (".lora.down.weight", ".lora.up.weight"),
+        (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    ),
+    "peft": (_PEFT_ENDS, _PEFT_ENDS),
+    "numbered": ((":down", ":up"), (":down", ":up")),
+}
 # q, k and v of OpenCLIP lie in one tensor.
 FUSED = 3
 
@@ -110,6 +123,11 @@ def spelled(target: Target, family: LoraFamily, style: Style) -> str:
     if style == "single-file" and target.component == "unet":
         return "lora_unet_" + _canonical_module(target).replace(".", "_")
     return _KOHYA_PREFIXES[family][target.component][0] + target.module.replace(".", "_")
+
+
+def factor_ends(target: Target, style: Style) -> tuple[str, str]:
+    """What a style puts behind a module's name for its factors: down, up."""
+    return _FACTOR_ENDS[style][target.component != "unet"]
 
 
 def _spellings(target: Target, family: LoraFamily) -> list[tuple[str, Style]]:

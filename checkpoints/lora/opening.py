@@ -23,7 +23,7 @@ from .recognition import Recognised, recognise_names
 from .trainer import peft_scales
 
 # What the factors of the modules in use may take together; the largest module of SDXL at rank 128 takes 13 MB.
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 32 << 20
 
 
 @dataclass

@@ -13,24 +13,12 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.codec import decode
 from ...checkpoints.errors import nearest
 from ...checkpoints.layers import layer_kind
-from ...checkpoints.lora.names import FUSED, LoraFamily, Target, spelled, targets
+from ...checkpoints.lora.names import FUSED, LoraFamily, Target, factor_ends, spelled, targets
 from ...checkpoints.tensors import Shape
 from ..errors import MergeError
 
 Style = Literal["kohya", "single-file", "diffusers", "peft"]
 STYLES: tuple[Style, ...] = get_args(Style)
-# Ends of the names of (down, up), in the UNET and in text encoders.
-_KOHYA = (".lora_down.weight", ".lora_up.weight")
-_PEFT = (".lora_A.weight", ".lora_B.weight")
-_ENDS: dict[Style, tuple[tuple[str, str], tuple[str, str]]] = {
-    "kohya": (_KOHYA, _KOHYA),
-    "single-file": (_KOHYA, _KOHYA),
-    "diffusers": (
-        (".lora.down.weight", ".lora.up.weight"),
-        (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-    ),
-    "peft": (_PEFT, _PEFT),
-}
 # Styles whose readers know no alpha: there the scale is a part of the factors.
 WITHOUT_ALPHA: tuple[Style, ...] = ("diffusers", "peft")
 
@@ -92,7 +80,7 @@ class Layer:
 
     def factor_names(self, style: Style) -> tuple[str, str]:
         """What a file of this style calls the factors: down, up."""
-        down, up = _ENDS[style][self.target.component != "unet"]
+        down, up = factor_ends(self.target, style)
         return self.name(style) + down, self.name(style) + up
 
     def read(self, checkpoint: Checkpoint) -> np.ndarray:

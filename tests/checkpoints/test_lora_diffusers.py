@@ -1,0 +1,165 @@
+"""Whole LoRAs against diffusers' pipelines and PEFT: what one side writes, the other applies as the same change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import tensors_of
+
+from unetscope.checkpoints.layouts import text_configs, unet_config
+from unetscope.checkpoints.lora import open_lora, write_demo_lora
+from unetscope.merge.lora import convert_lora, extract_lora
+
+diffusers = pytest.importorskip("diffusers")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+from diffusers.loaders import single_file_utils  # noqa: E402
+
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+CLIP = {
+    ("sd1", "text_encoder"): "cond_stage_model.transformer.",
+    ("sd2", "text_encoder"): "cond_stage_model.model.",
+    ("sdxl", "text_encoder"): "conditioner.embedders.0.transformer.",
+    ("sdxl", "text_encoder_2"): "conditioner.embedders.1.model.",
+}
+
+
+def in_diffusers(family: str, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """A single file's tensors by component, as diffusers' own converters name and cut them."""
+    out = {"unet": single_file_utils.convert_ldm_unet_checkpoint(dict(tensors), unet_config(family, "narrow"))}
+    for name, config in text_configs(family, "narrow").items():
+        prefix = CLIP[family, name]
+        if prefix.endswith("transformer."):
+            own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            converted = single_file_utils.convert_ldm_clip_checkpoint(own, prefix)
+        else:
+            with torch.device("meta"):
+                model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**config))
+            converted = single_file_utils.convert_open_clip_checkpoint(model, dict(tensors), prefix=prefix)
+        out[name] = {key.removeprefix("text_model."): tensor for key, tensor in converted.items()}
+    return out
+
+
+def pipeline(family: str, tensors: dict[str, torch.Tensor]):
+    """A narrow pipeline with these weights, without VAE and tokenizers."""
+    parts = {"unet": diffusers.UNet2DConditionModel(**unet_config(family, "narrow"))}
+    for name, config in text_configs(family, "narrow").items():
+        projected = name == "text_encoder_2"
+        kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+        parts[name] = kind(transformers.CLIPTextConfig(**config))
+    for name, own in in_diffusers(family, tensors).items():
+        state = parts[name].state_dict()
+        parts[name].load_state_dict({key: own.get(key.removeprefix("text_model."), t) for key, t in state.items()})
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
+    parts |= {"vae": None, "tokenizer": None, "scheduler": scheduler}
+    if family == "sdxl":
+        return diffusers.StableDiffusionXLPipeline(tokenizer_2=None, **parts)
+    return diffusers.StableDiffusionPipeline(
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts
+    )
+
+
+def modules(pipe) -> dict[str, torch.nn.Module]:
+    return {name: part for name in COMPONENTS if (part := getattr(pipe, name, None)) is not None}
+
+
+def assert_moved(family: str, pipe, tensors, changes: dict[str, np.ndarray], tolerance: float = 1e-5) -> int:
+    """The pipeline's weights are the tensors plus the changes, whose keys are canonical; how many of them moved."""
+    assert changes.keys() <= tensors.keys()
+    wanted = in_diffusers(
+        family, {k: t + torch.from_numpy(changes[k]) if k in changes else t for k, t in tensors.items()}
+    )
+    before, moved = in_diffusers(family, tensors), 0
+    for component, module in modules(pipe).items():
+        for name, found in module.state_dict().items():
+            key = name.removeprefix("text_model.").replace(".base_layer", "")
+            if key in wanted[component] and found.is_floating_point():
+                expected = wanted[component][key]
+                torch.testing.assert_close(found, expected, rtol=0, atol=tolerance, msg=f"{component}.{key}")
+                moved += not torch.equal(before[component][key], expected)
+    return moved
+
+
+# How many weights a LoRA of the attention changes: UNET, then text encoders.
+COUNTS = {"sd1": 192 + 72, "sd2": 192 + 23 * 6, "sdxl": 722 + 72 + 192}
+# diffusers knows single-file names of SDXL only.
+READ = [(f, s) for f in COUNTS for s in ("kohya", "diffusers", "peft")] + [("sdxl", "single-file")]
+
+
+def fused(path, family: str, tensors):
+    """A pipeline into which diffusers has loaded and fused a LoRA."""
+    pipe = pipeline(family, tensors)
+    pipe.load_lora_weights(str(path))
+    pipe.fuse_lora(components=list(modules(pipe)))
+    pipe.unload_lora_weights()
+    return pipe
+
+
+def changes_of(path, tensors) -> dict[str, np.ndarray]:
+    with open_lora(path) as lora:
+        assert lora.unknown == []
+        return {key: module.delta(tensors[key].numpy()) for key, module in lora.modules.items()}
+
+
+@pytest.mark.parametrize(("family", "style"), READ)
+def test_a_lora_that_diffusers_loads_changes_the_weights_that_it_changes_here(tmp_path, family, style):
+    alpha = 2.5 if style in ("kohya", "single-file") else None
+    path = write_demo_lora(tmp_path / "a.safetensors", family, style=style, dtype="fp32", alpha=alpha)
+    tensors = tensors_of(family, 1, "fp32")
+    assert assert_moved(family, fused(path, family, tensors), tensors, changes_of(path, tensors)) == COUNTS[family]
+
+
+@pytest.mark.parametrize(("family", "style"), [(family, style) for family, style in READ if family != "sd2"])
+def test_diffusers_reads_what_is_converted_for_it(tmp_path, family, style):
+    source = write_demo_lora(tmp_path / "a.safetensors", family, dtype="fp32", alpha=2.5)
+    convert_lora(source, tmp_path / "b.safetensors", to=style)
+    tensors = tensors_of(family, 1, "fp32")
+    pipe = fused(tmp_path / "b.safetensors", family, tensors)
+    assert assert_moved(family, pipe, tensors, changes_of(source, tensors)) == COUNTS[family]
+
+
+# Of files whose alphas differ by layer diffusers 0.42 takes one alpha for all; these styles have none.
+@pytest.mark.parametrize("style", ["diffusers", "peft"])
+@pytest.mark.parametrize("family", COUNTS)
+def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
+    before, after = tensors_of(family, 1, "fp32"), tensors_of(family, 2, "fp32")
+    for name, tensors in (("base", before), ("tuned", after)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    out = tmp_path / "lora.safetensors"
+    extract_lora(
+        tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", out, rank=5000, dtype="fp32", style=style
+    )
+    with open_lora(out) as lora:
+        moved = {key: (after[key] - before[key]).numpy() for key in lora.modules}
+    assert assert_moved(family, fused(out, family, before), before, moved) == COUNTS[family]
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("options", ["plain", "use_rslora", "use_dora", "patterns"])
+def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, family, options):
+    more = {"plain": {}, "patterns": {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_k": 7, "k_proj": 5}}}
+    tensors = tensors_of(family, 1, "fp32")
+    pipe = pipeline(family, tensors)
+    saved = {}
+    for component, model in modules(pipe).items():
+        targets = (
+            ["to_q", "to_k", "to_out.0", "proj_in", "conv1"] if component == "unet" else ["q_proj", "k_proj", "fc1"]
+        )
+        torch.manual_seed(1)
+        config = peft.LoraConfig(
+            r=3, lora_alpha=4, target_modules=targets, init_lora_weights=False, **more.get(options, {options: True})
+        )
+        model.add_adapter(config)
+        saved[f"{component}_lora_layers"] = peft.get_peft_model_state_dict(model)
+        saved[f"{component}_lora_adapter_metadata"] = model.peft_config["default"].to_dict()
+    type(pipe).save_lora_weights(tmp_path, **saved)
+    for model in modules(pipe).values():
+        for layer in model.modules():
+            if isinstance(layer, peft.tuners.lora.LoraLayer):
+                layer.merge()
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    with open_lora(path) as lora:
+        assert lora.style == "peft" and lora.family == family
+    assert assert_moved(family, pipe, tensors, changes_of(path, tensors), 2e-5) > 100
