@@ -9,7 +9,7 @@ from ..checkpoints.codec import kernel_name
 
 @cache
 def kernels():
-    """The module with `inner_products`, `count_first`, `count_last`, `random_bits` and `keep_at_random`; the bits are the same."""
+    """The module with what `kernels_numpy` describes; both give the same bits."""
     if kernel_name() == "numba":
         from . import kernels_numba
 

@@ -6,9 +6,21 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .kernels_numpy import LANES, MIX_1, MIX_2, STEP, TILE, random_bits, sizes
+from .kernels_numpy import LANES, MIX_1, MIX_2, STEP, TILE, elected, random_bits, sizes
 
-__all__ = ["count_first", "count_last", "inner_products", "keep_at_random", "random_bits", "sizes"]
+__all__ = [
+    "agreeing",
+    "count_first",
+    "count_last",
+    "elected",
+    "inner_products",
+    "keep_at_random",
+    "random_bits",
+    "sizes",
+    "trim",
+]
+# Columns that `agreeing` works on at a time: they stay in the first-level cache.
+_PART = 2048
 
 
 def inner_products(values: np.ndarray, out: np.ndarray) -> None:
@@ -49,24 +61,78 @@ def _inner_products(values, out):
 
 
 def count_first(values: np.ndarray, counts: np.ndarray) -> None:
-    _count_first(sizes(values), counts)
+    _count_first(np.ascontiguousarray(values).view(np.uint32), counts)
 
 
 @njit(nogil=True, cache=True)
 def _count_first(bits, counts):
     for i in range(bits.size):
-        counts[bits[i] >> 16] += np.uint32(1)
+        counts[(bits[i] >> 16) & 0x7FFF] += np.uint32(1)
 
 
 def count_last(values: np.ndarray, first: int, counts: np.ndarray) -> None:
-    _count_last(sizes(values), np.uint32(first), counts)
+    _count_last(np.ascontiguousarray(values).view(np.uint32), np.uint32(first), counts)
 
 
 @njit(nogil=True, cache=True)
 def _count_last(bits, first, counts):
     for i in range(bits.size):
-        if bits[i] >> 16 == first:
+        if (bits[i] >> 16) & 0x7FFF == first:
             counts[bits[i] & 0xFFFF] += np.uint32(1)
+
+
+def trim(values: np.ndarray, least: np.float32, out: np.ndarray) -> None:
+    _trim(values, np.float32(least), out)
+
+
+@njit(nogil=True, cache=True)
+def _trim(values, least, out):
+    for i in range(values.size):
+        out[i] = values[i] if abs(values[i]) >= least else np.float32(0.0)
+
+
+def agreeing(
+    rows: np.ndarray, weights: np.ndarray, factors: np.ndarray, elect: int, mean: bool, out: np.ndarray
+) -> None:
+    _agreeing(rows, weights, factors, elect, mean, out)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _agreeing(rows, weights, factors, elect, mean, out):
+    zero, one = np.float32(0.0), np.float32(1.0)
+    votes, total, present = np.empty(_PART, np.float32), np.empty(_PART, np.float32), np.empty(_PART, np.float32)
+    for start in range(0, out.size, _PART):
+        n = min(_PART, out.size - start)
+        for k in range(n):
+            votes[k] = total[k] = present[k] = zero
+        if elect > 0:
+            for t in range(rows.shape[0]):
+                row, w = rows[t][start : start + n], weights[t]
+                if elect == 1:
+                    for k in range(n):
+                        votes[k] += w * row[k]
+                else:
+                    side = one if w > 0 else (-one if w < 0 else zero)
+                    for k in range(n):
+                        votes[k] += side * (one if row[k] > 0 else (-one if row[k] < 0 else zero))
+        for t in range(rows.shape[0]):
+            row, factor, size = rows[t][start : start + n], factors[t], abs(weights[t])
+            side = one if weights[t] > 0 else -one
+            for k in range(n):
+                x = row[k]
+                # Both have the same sign, and neither is 0; a product of the two could vanish.
+                vote = side * votes[k]
+                keeps = elect == 0 or ((x > 0) & (vote > 0)) | ((x < 0) & (vote < 0))
+                x = x if keeps else zero
+                total[k] += factor * x
+                present[k] += size if x != 0 else zero
+        part = out[start : start + n]
+        if mean:
+            for k in range(n):
+                part[k] = total[k] / present[k] if present[k] != 0 else zero
+        else:
+            for k in range(n):
+                part[k] = total[k]
 
 
 def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, out: np.ndarray) -> None:

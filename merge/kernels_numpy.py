@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Columns that are worked on at a time, and partial sums that an inner product is taken in: part of the result's definition.
@@ -49,6 +51,46 @@ def count_last(values: np.ndarray, first: int, counts: np.ndarray) -> None:
     found = sizes(values)
     inside = found[found >> np.uint32(16) == first] & np.uint32(0xFFFF)
     counts += np.bincount(inside, minlength=LAST).astype(counts.dtype)
+
+
+def trim(values: np.ndarray, least: np.float32, out: np.ndarray) -> None:
+    """Each value at least as large as `least`, either sign, else 0."""
+    out[:] = np.where(np.abs(values) >= least, values, np.float32(0))
+
+
+def agreeing(
+    rows: np.ndarray, weights: np.ndarray, factors: np.ndarray, elect: int, mean: bool, out: np.ndarray
+) -> None:
+    """out = sum factor_t x_t over the rows whose sign, weighted, is the elected one; by the sum of |w_t| of those if `mean`.
+
+    Args:
+        rows: (N, L) fp32.
+        weights, factors: (N,) fp32.
+        elect: 0 takes every row, 1 elects the sign of sum w_t x_t, 2 the sign that more rows have; without a winner 0 is left.
+        mean: divide; where no row has a value the result is 0.
+        out: (L,) fp32.
+    """
+    left = np.stack(elected(rows, weights, elect))
+    total, present = np.zeros_like(out), np.zeros_like(out)
+    for x, factor, weight in zip(left, factors, weights, strict=True):
+        total += factor * x
+        present += np.where(x != 0, np.abs(weight), np.float32(0))
+    out[:] = np.divide(total, present, out=np.zeros_like(total), where=present != 0) if mean else total
+
+
+def elected(rows: Sequence[np.ndarray], weights: Sequence[float], elect: int) -> list[np.ndarray]:
+    """The rows with 0 where their sign, weighted, is not the elected one: see `agreeing`."""
+    if elect == 0:
+        return list(rows)
+    votes = np.zeros_like(rows[0])
+    for x, weight in zip(rows, weights, strict=True):
+        votes += np.float32(weight) * x if elect == 1 else np.float32(np.sign(weight)) * np.sign(x)
+    up, down = votes > 0, votes < 0
+    out = []
+    for x, weight in zip(rows, weights, strict=True):
+        agrees = (x > 0) & (up if weight > 0 else down) | (x < 0) & (down if weight > 0 else up)
+        out.append(np.where(agrees, x, np.float32(0)))
+    return out
 
 
 def random_bits(stream: int, start: int, size: int) -> np.ndarray:

@@ -25,13 +25,11 @@ def streams(at: Spot, seed: int) -> list[int]:
     ]
 
 
-def dropped(tiles: Sequence[np.ndarray], start: int, streams: Sequence[int], density: float) -> list[np.ndarray]:
-    """The tiles with each element kept with the probability `density`, else 0."""
-    threshold, out = round(density * 2**_BITS), []
-    for tile, stream in zip(tiles, streams, strict=True):
-        kept = np.empty_like(tile)
+def dropped(tiles: Sequence[np.ndarray], start: int, streams: Sequence[int], density: float) -> np.ndarray:
+    """The tiles with each element kept with the probability `density`, else 0: (N, L)."""
+    threshold, out = round(density * 2**_BITS), np.empty((len(tiles), tiles[0].size), np.float32)
+    for tile, stream, kept in zip(tiles, streams, out, strict=True):
         kernels().keep_at_random(np.ascontiguousarray(tile), stream, start, threshold, kept)
-        out.append(kept)
     return out
 
 

@@ -17,24 +17,8 @@ if TYPE_CHECKING:  # the choices below are part of methods, and listing those mu
 
 Elect = Literal["none", "sum", "count"]
 Combine = Literal["sum", "mean", "median"]
-
-
-def elected(differences: Sequence[numpy.ndarray], weights: Sequence[float], elect: Elect) -> list[numpy.ndarray]:
-    """Differences with 0 where their sign, weighted, is not the elected one: that of the weighted sum, or of more models.
-
-    Where neither sign wins nothing is left.
-    """
-    if elect == "none":
-        return list(differences)
-    total = np.zeros_like(differences[0])
-    for x, w in zip(differences, weights, strict=True):
-        total += w * x if elect == "sum" else np.sign(w) * np.sign(x)
-    up, down = total > 0, total < 0
-    out = []
-    for x, w in zip(differences, weights, strict=True):
-        agrees = (x > 0) & (up if w > 0 else down) | (x < 0) & (down if w > 0 else up)
-        out.append(np.where(agrees, x, np.float32(0)))
-    return out
+# As the kernels number them.
+ELECTIONS: dict[Elect, int] = {"none": 0, "sum": 1, "count": 2}
 
 
 def combined(
@@ -46,35 +30,27 @@ def combined(
         kept: from the tiles of differences, what is left of each.
         weights: one for each.
         alpha: multiplies the result.
-        elect: see `elected`.
+        elect: elements of the other sign than the elected one, that of the weighted sum (`sum`) or of more models (`count`),
+            are dropped; where neither wins nothing is left.
         combine: `sum` is sum w_t x_t; `mean` is that by the sum of |w_t| over the models of which something is left at that
             place; `median` is the geometric median of what is left, the tensors taken as points.
     """
 
+    from ..kernels import kernels
     from ..reductions import Gram
     from ..weiszfeld import median_shares
 
-    def left(tiles: list[numpy.ndarray], start: int) -> list[numpy.ndarray]:
-        return elected(kept(tiles, start), weights, elect)
-
+    votes = ELECTIONS[elect]
+    factors = np.asarray(weights, np.float64)
     if combine == "median":
-        gram = yield Gram(len(weights), left)
-        sizes = np.abs(weights)
-        shares = median_shares(gram * np.outer(np.sign(weights), np.sign(weights)), sizes) if sizes.any() else sizes
-        factors = [alpha * s * float(np.sign(w)) for s, w in zip(shares.tolist(), weights, strict=True)]
-    else:
-        factors = [alpha * w for w in weights]
+        gram = yield Gram(len(weights), lambda tiles, start: kernels().elected(kept(tiles, start), weights, votes))
+        sides, sizes = np.sign(factors), np.abs(factors)
+        factors = sides * (median_shares(gram * np.outer(sides, sides), sizes) if sizes.any() else sizes)
+    factors, signed = (alpha * factors).astype(np.float32), np.asarray(weights, np.float32)
 
     def value(tiles: list[numpy.ndarray], start: int) -> numpy.ndarray:
-        found = left(tiles, start)
-        total = np.zeros_like(found[0])
-        for x, factor in zip(found, factors, strict=True):
-            total += factor * x
-        if combine != "mean":
-            return total
-        present = np.zeros_like(total)
-        for x, w in zip(found, weights, strict=True):
-            present += np.float32(abs(w)) * (x != 0)
-        return np.divide(total, present, out=total, where=present != 0)
+        out = np.empty_like(tiles[0])
+        kernels().agreeing(np.ascontiguousarray(kept(tiles, start)), signed, factors, votes, combine == "mean", out)
+        return out
 
     return value

@@ -41,6 +41,7 @@ def ties(
 
     Use: several fine-tunes of one base on different subjects. TIES-SOUP is density 1 with `elect: count`.
     """
+    from ..kernels import kernels
     from ..selection import Cuts, ranked
     from .combining import combined
 
@@ -52,13 +53,12 @@ def ties(
         cuts = yield Cuts(least, [rank - row[0].above for rank, row in zip(ranks, found, strict=True)])
 
     def kept(tiles, start):
-        out = []
+        out = np.empty((len(tiles), tiles[0].size), np.float32)
         for i, tile in enumerate(tiles):
-            size = np.abs(tile)
-            keep = size >= least[i]
+            kernels().trim(tile, least[i], out[i])
             if cuts is not None and cuts[i] < start + tile.size - 1:
-                keep &= (size > least[i]) | (np.arange(start, start + tile.size) <= cuts[i])
-            out.append(np.where(keep, tile, np.float32(0)))
+                late = max(cuts[i] + 1 - start, 0)
+                out[i, late:][np.abs(tile[late:]) == least[i]] = 0
         return out
 
     return (yield from combined(kept if density > 0 else _nothing, weights, alpha, elect, combine))
@@ -203,9 +203,10 @@ def sce(at: Spot, alpha: float = 1.0, density: Share = 0.1):
 
     Use: several fine-tunes of one base, of which those that changed a tensor most shall decide it.
     """
+    from ..kernels import kernels
     from ..reductions import Sums
     from ..selection import ranked
-    from .combining import combined, elected
+    from .combining import ELECTIONS, combined
 
     def spread(tiles, start):
         mean = sum(tiles[1:], tiles[0]) / len(tiles)
@@ -222,7 +223,7 @@ def sce(at: Spot, alpha: float = 1.0, density: Share = 0.1):
         return [np.where(keep, tile, np.float32(0)) for tile in tiles]
 
     def agreeing(tiles, start):
-        return elected(kept(tiles, start), [1.0] * at.count, "sum")
+        return kernels().elected(kept(tiles, start), [1.0] * at.count, ELECTIONS["sum"])
 
     energies = yield Sums(at.count, lambda tiles, start: [np.square(x, dtype=np.float64) for x in kept(tiles, start)])
     return (yield from combined(agreeing, energies.tolist(), alpha, "none", "mean"))
@@ -241,7 +242,8 @@ def _scaled(kept, factors):
     """What is left of each difference, times a factor."""
     if all(factor == 1 for factor in factors):
         return kept
-    return lambda tiles, start: [x * f for x, f in zip(kept(tiles, start), factors, strict=True)]
+    column = np.asarray(factors, np.float32)[:, None]
+    return lambda tiles, start: np.asarray(kept(tiles, start)) * column
 
 
 def _whole_by_left(count: int, kept):

@@ -95,6 +95,30 @@ def test_both_kernels_give_the_same_bits(x, y, stream, start, density):
     assert sums[0] == sums[1]
 
 
+@given(
+    st.integers(1, 5).flatmap(
+        lambda n: st.tuples(
+            arrays.arrays(np.float32, (n, 40), elements=st.sampled_from([-2.0, -0.5, -0.0, 0.0, 1e-38, 0.5, 1.5, 2.0])),
+            st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0, 3.0]), min_size=n, max_size=n),
+            st.lists(st.floats(-2, 2, width=32), min_size=n, max_size=n),
+        )
+    ),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+    st.floats(0, 2, width=32),
+)
+def test_both_kernels_trim_and_elect_alike_to_the_bit(case, elect, mean, least):
+    rows, weights, factors = case[0], np.float32(case[1]), np.float32(case[2])
+    found = []
+    for kernel in (kernels_numba, kernels_numpy):
+        out, trimmed = np.empty(40, np.float32), np.empty(40, np.float32)
+        kernel.agreeing(rows, weights, factors, elect, mean, out)
+        kernel.trim(rows[0], np.float32(least), trimmed)
+        left = np.stack(kernel.elected(rows, case[1], elect))
+        found.append([(a + 0.0).tobytes() for a in (out, trimmed, left)])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kernel", [kernels_numba, kernels_numpy])
 def test_inner_products_are_exact_to_double_precision(kernel):
     rows = np.random.default_rng(2).standard_normal((5, 70_001)).astype(np.float32)
