@@ -55,6 +55,10 @@ _DELLA = {**_SPARSE, "epsilon": ("epsilon", 0.15)}
 _SUM, _SIGNS = {"elect": "none", "combine": "sum"}, {"elect": "sum"}
 _UNSCALED = {"rescale": False}
 _ZERO = "where neither sign wins the base stays here; mergekit elects plus"
+_STOCK = (
+    "where models disagree altogether the base stays here and mergekit goes beyond it; it also takes models for less alike "
+    "where their changes are tiny (products of lengths below 1e-6)"
+)
 _CHANCE = "which elements are dropped depends on the generator of random numbers: never the same as mergekit's"
 METHODS_OF_MERGEKIT = {
     "linear": Kind("weighted_average", "ignored", normalize=("share", True)),
@@ -75,8 +79,9 @@ METHODS_OF_MERGEKIT = {
     "breadcrumbs_ties": Kind("breadcrumbs", numbers=_CRUMBS, fixed=_SIGNS, normalize=("mean", False), left_out=_UNSCALED,
                              note=_ZERO),
     "model_stock": Kind("model_stock", weighted=False, left_out={"filter_wise": False},
-                        note="where models disagree altogether the base stays here; mergekit goes beyond it"),
-    "sce": Kind("sce", weighted=False, numbers={"select_topk": ("density", 1.0)}, note=_ZERO),
+                        note=_STOCK),
+    "sce": Kind("sce", weighted=False, numbers={"select_topk": ("density", 1.0)},
+                note=f"{_ZERO}; and it weighs models evenly where their changes are tiny (mean squares below 1e-6)"),
     "passthrough": Kind("copy", "ignored", weighted=False),
 }  # fmt: skip
 # Parameters that change how mergekit computes, not what.
