@@ -35,6 +35,7 @@ class Group:
         name: the module as the file spells it.
         expected: the shapes that its weight may have, the likeliest first; the kernel is that of the first.
         told: the scale as metadata has it; for files that store no alpha.
+        on_input: whether PEFT's (IA)^3 multiplies inputs, where its config says so.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Group:
     tensors: Mapping[Role, TensorInfo]
     expected: tuple[Shape, ...]
     told: Told | None = None
+    on_input: bool | None = None
 
     @property
     def kernel(self) -> Shape:
@@ -220,15 +222,23 @@ def _multiplied(group: Group) -> Multiplied:
         flag = group.tensors.get("on_input")
         on_input = flag is not None and _flag(group, flag)
     else:
-        # PEFT: (1, inputs, 1...) before the layer, (outputs, 1) behind a linear one.
+        # PEFT: (1, inputs) before a linear layer, (outputs, 1) behind it; (1, either, 1, 1) at a convolution.
         info = group.tensors["ia3_l"]
-        on_input = len(info.shape) == 2 and info.shape[0] == 1
+        on_input = info.shape[:1] == (1,) if len(info.shape) == 2 else _conv_input(group, info)
     axis = 1 if on_input else 0
     shape = next((s for s in group.expected if len(s) >= 2 and s[axis] == info.elements), None)
     if shape is None:
         side, role = ("inputs" if on_input else "outputs"), ("ia3" if "ia3" in group.tensors else "ia3_l")
         group.check(False, role, f"a factor for each of the {side} of {list(group.expected[0])}")
     return Multiplied(shape, info, on_input, 0.0 if "ia3" in group.tensors else 1.0)
+
+
+def _conv_input(group: Group, info: TensorInfo) -> bool:
+    """Whether a factor of PEFT's (IA)^3 at a convolution is for its inputs: by its width, and the config where both fit."""
+    outputs, inputs = ({s[axis] for s in group.expected if len(s) >= 2} for axis in (0, 1))
+    if info.elements in outputs and info.elements in inputs:
+        return bool(group.on_input)
+    return info.elements in inputs
 
 
 def _flag(group: Group, info: TensorInfo) -> bool:

@@ -173,7 +173,8 @@ def _half(source: Checkpoint, a: TensorInfo, b: TensorInfo, core: TensorInfo | N
 class Kronecker:
     """LoKr: scale * kron(w1, w2), each whole or a product (Yeh et al. 2023; LyCORIS).
 
-    `left` and `right` are (whole,) or (a, b) or, for the right, (a, b, core). The scale is 1 where both are whole.
+    `left` and `right` are (whole,) or (a, b) or, for the right, (a, b, core). Where both are whole LyCORIS uses
+    no scale, PEFT does.
     """
 
     shape: Shape
@@ -200,7 +201,8 @@ class Kronecker:
         return (*self.left, *self.right, *((self.scale.stored,) if self.scale.stored else ()))
 
     def load(self, source: Checkpoint) -> Loaded:
-        outer = _side(source, self.left) * (1.0 if self.whole else self.scale.factor)
+        unscaled = self.whole and self.scale.value is None
+        outer = _side(source, self.left) * (1.0 if unscaled else self.scale.factor)
         inner = _side(source, self.right)
         columns = outer.shape[1] * inner.shape[1]
 

@@ -20,7 +20,7 @@ from .formulas import Formula, Loaded
 from .module import LoraModule, Part
 from .names import FUSED, LoraFamily, Style, Target, module_shape
 from .recognition import Recognised, recognise_names
-from .trainer import peft_scales
+from .trainer import peft_inputs, peft_scales
 
 # What the factors of the modules in use may take together; the largest module of SDXL at rank 128 takes 13 MB.
 _KEPT_BYTES = 32 << 20
@@ -128,12 +128,12 @@ def _modules(
     path: Path, source: Checkpoint, names: Recognised, metadata: dict[str, str], shapes: Mapping[str, Shape]
 ) -> dict[str, tuple[Shape, list[Part]]]:
     """Canonical key -> its shape, and the parts of its change."""
-    told = peft_scales(path, metadata, names)
+    told, on_input = peft_scales(path, metadata, names), peft_inputs(path, metadata, names)
     out: dict[str, tuple[Shape, list[Part]]] = {}
     for target, members in names.modules.items():
         expected = _expected(target, names.family, shapes)
         tensors = {role: source.tensors[name] for role, name in members.tensors.items()}
-        group = Group(path, members.spelling, source, tensors, expected, told.get(target))
+        group = Group(path, members.spelling, source, tensors, expected, told.get(target), on_input.get(target))
         weight, bias = weight_formula(group), bias_formula(group)
         if weight is not None:
             part = Part(members.spelling, weight, target.third, target.transposed)

@@ -52,9 +52,25 @@ def peft_scales(path: Path, metadata: Mapping[str, str], names: Recognised) -> d
     return out
 
 
+def peft_inputs(path: Path, metadata: Mapping[str, str], names: Recognised) -> dict[Target, bool]:
+    """Whether PEFT's (IA)^3 multiplies a module's inputs: it does so in feed-forward modules, which its config names."""
+    if names.style != "peft":
+        return {}
+    configs, out = _configs(path, metadata), {}
+    for target in names.modules:
+        config = configs.get(target.component, configs.get("")) or {}
+        if isinstance(config.get("feedforward_modules"), list):
+            out[target] = bool(
+                _of_pattern(dict.fromkeys(map(str, config["feedforward_modules"]), True), target.module, False)
+            )
+    return out
+
+
 def _told(path: Path, config: Mapping[str, Any], module: str) -> Told:
     rank = _of_pattern(config.get("rank_pattern"), module, config["r"])
-    alpha = _of_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
+    # LoHa and LoKr of PEFT call it `alpha`.
+    usual = config.get("lora_alpha", config.get("alpha", rank))
+    alpha = _of_pattern(config.get("alpha_pattern"), module, usual)
     if not all(isinstance(n, (int, float)) and n > 0 for n in (rank, alpha)):
         raise CheckpointError(
             f"{path}: its adapter config says rank {rank!r} and alpha {alpha!r}; expected two numbers above 0"
