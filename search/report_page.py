@@ -223,7 +223,11 @@ def _confirmed(overview: Overview) -> str:
 
 
 def _interval(found: dict | None) -> str:
-    return f"{found['mean']:+.4g}<br>[{found['low']:+.4g}, {found['high']:+.4g}]" if found else ""
+    """A difference and its interval; JSON has no infinity, so one of a single image has no ends."""
+    if not found:
+        return ""
+    low, high = ("∞" if end is None else f"{end:+.4g}" for end in (found["low"], found["high"]))
+    return f"{found['mean']:+.4g}<br>[{'-' if low == '∞' else ''}{low}, {high}]"
 
 
 def _notes(overview: Overview, material: Material) -> str:
