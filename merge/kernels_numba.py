@@ -15,7 +15,9 @@ __all__ = [
     "elected",
     "inner_products",
     "keep_at_random",
+    "keep_by_chance",
     "random_bits",
+    "row_ranks",
     "sizes",
     "trim",
 ]
@@ -135,6 +137,13 @@ def _agreeing(rows, weights, factors, elect, mean, out):
                 part[k] = total[k]
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _mixed(x):
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
 def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, out: np.ndarray) -> None:
     _keep_at_random(values, np.uint64(stream), np.uint64(start), np.uint64(threshold), out)
 
@@ -142,8 +151,48 @@ def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, 
 @njit(nogil=True, cache=True)
 def _keep_at_random(values, stream, start, threshold, out):
     for i in range(values.size):
-        x = (start + np.uint64(i + 1)) * np.uint64(STEP) + stream
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
-        x = x ^ (x >> np.uint64(31))
-        out[i] = values[i] if x >> np.uint64(11) < threshold else np.float32(0.0)
+        bits = _mixed((start + np.uint64(i + 1)) * np.uint64(STEP) + stream) >> np.uint64(11)
+        out[i] = values[i] if bits < threshold else np.float32(0.0)
+
+
+def keep_by_chance(
+    values: np.ndarray, chances: np.ndarray, stream: int, start: int, divide: bool, out: np.ndarray
+) -> None:
+    _keep_by_chance(values, chances, np.uint64(stream), np.uint64(start), divide, out)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _keep_by_chance(values, chances, stream, start, divide, out):
+    for i in range(values.size):
+        bits = _mixed((start + np.uint64(i + 1)) * np.uint64(STEP) + stream) >> np.uint64(11)
+        kept = np.float64(bits) < np.float64(chances[i]) * 2.0**53
+        out[i] = (values[i] / chances[i] if divide else values[i]) if kept else np.float32(0.0)
+
+
+def row_ranks(values: np.ndarray, row: int, out: np.ndarray) -> None:
+    _row_ranks(values.view(np.uint32).reshape(-1, row), out.reshape(-1, row))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _row_ranks(rows, out):
+    """Each row sorted by its 31 bits of size, eleven at a time, the last first: of equals the first stays first."""
+    n = rows.shape[1]
+    order, other, counts = np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(2048, np.int64)
+    for r in range(rows.shape[0]):
+        for i in range(n):
+            order[i] = i
+        for shift in (0, 11, 22):
+            counts[:] = 0
+            for i in range(n):
+                counts[((rows[r, i] & 0x7FFFFFFF) >> shift) & 2047] += 1
+            total = 0
+            for b in range(2048):
+                counts[b], total = total, total + counts[b]
+            for i in range(n):
+                place = order[i]
+                b = ((rows[r, place] & 0x7FFFFFFF) >> shift) & 2047
+                other[counts[b]] = place
+                counts[b] += 1
+            order, other = other, order
+        for i in range(n):
+            out[r, order[i]] = np.float32(i) / np.float32(n - 1) if n > 1 else np.float32(0.5)

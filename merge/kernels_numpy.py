@@ -107,3 +107,29 @@ def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, 
     kept = random_bits(stream, start, values.size) >> np.uint64(11) < np.uint64(threshold)
     np.multiply(values, kept, out=out)
     out[~kept] = 0  # a negative value times 0 is -0.0
+
+
+def keep_by_chance(
+    values: np.ndarray, chances: np.ndarray, stream: int, start: int, divide: bool, out: np.ndarray
+) -> None:
+    """Each value with a chance of its own (fp32, 0 to 1), else 0; divided by that chance if asked for."""
+    bits = random_bits(stream, start, values.size) >> np.uint64(11)
+    kept = bits.astype(np.float64) < chances.astype(np.float64) * 2.0**53
+    out[:] = 0
+    if divide:
+        np.divide(values, chances, out=out, where=kept)
+    else:
+        out[kept] = values[kept]
+
+
+def row_ranks(values: np.ndarray, row: int, out: np.ndarray) -> None:
+    """By size, from 0 for the smallest to 1 for the largest element of each row of `row` values; of equals the first is smaller.
+
+    A row of one has 0.5.
+    """
+    # Size and place as one number, so that no two are equal and every way of sorting agrees.
+    keys = (sizes(values).astype(np.uint64) << np.uint64(32)).reshape(-1, row) | np.arange(row, dtype=np.uint64)
+    keys.sort(axis=1)
+    steps = np.arange(row, dtype=np.float32) / np.float32(row - 1) if row > 1 else np.full(1, 0.5, np.float32)
+    places = (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
+    np.put_along_axis(out.reshape(-1, row), places, np.broadcast_to(steps, keys.shape), axis=1)

@@ -31,9 +31,3 @@ def dropped(tiles: Sequence[np.ndarray], start: int, streams: Sequence[int], den
     for tile, stream, kept in zip(tiles, streams, out, strict=True):
         kernels().keep_at_random(np.ascontiguousarray(tile), stream, start, threshold, kept)
     return out
-
-
-def chosen(start: int, size: int, stream: int, chances: np.ndarray) -> np.ndarray:
-    """Whether each element is kept, with a probability of its own."""
-    bits = kernels().random_bits(stream, start, size) >> np.uint64(64 - _BITS)
-    return bits < chances.astype(np.float64) * 2.0**_BITS

@@ -165,24 +165,24 @@ def della(
 
     Use: as dare, with large changes kept more often than small ones.
     """
-    from ..random_drop import chosen, streams
+    from ..kernels import kernels
+    from ..random_drop import streams
     from ..selection import Ranks
     from .combining import combined
 
     chance, row = streams(at, seed), at.row
-    shares = (yield Ranks(at.count)) if ranks == "tensor" else None
-
-    def chances(i, tile):
-        places = _row_ranks(tile, row) if shares is None else _looked_up(shares[i], tile)
-        return np.clip(density + epsilon * (places - 0.5), 0, 1)
+    table = (yield Ranks(at.count)) if ranks == "tensor" else None
 
     def kept(tiles, start):
-        out = []
+        out = np.empty((len(tiles), tiles[0].size), np.float32)
+        places = np.empty(tiles[0].size, np.float32)
         for i, tile in enumerate(tiles):
-            p = chances(i, tile)
-            keep = chosen(start, tile.size, chance[i], p) & (p > 0)
-            scaled = np.divide(tile, p, where=keep, out=np.zeros_like(tile)) if rescale == "density" else tile
-            out.append(np.where(keep, scaled, np.float32(0)))
+            if table is None:
+                kernels().row_ranks(tile, row, places)
+            else:
+                places = _looked_up(table[i], tile)
+            chances = np.clip(density + epsilon * (places - 0.5), 0, 1)
+            kernels().keep_by_chance(tile, chances, chance[i], start, rescale == "density", out[i])
         return out
 
     factors = [1.0] * at.count
@@ -252,19 +252,6 @@ def _whole_by_left(count: int, kept):
 
     sums = yield Sums(2 * count, lambda tiles, start: [abs(x) for x in (*tiles, *kept(tiles, start))])
     return [float(whole / left) if left > 0 else 1.0 for whole, left in zip(sums[:count], sums[count:], strict=True)]
-
-
-def _row_ranks(tile, row: int):
-    """From 0 for the smallest to 1 for the largest element of each row; of equals the first is the smaller."""
-    from ..kernels_numpy import sizes
-
-    # Size and place as one number, so that no two are equal and every way of sorting agrees.
-    keys = (sizes(tile).astype(np.uint64) << np.uint64(32)).reshape(-1, row) | np.arange(row, dtype=np.uint64)
-    keys.sort(axis=1)
-    ranks = np.empty(keys.shape, np.float32)
-    steps = np.arange(row, dtype=np.float32) / max(row - 1, 1) if row > 1 else np.full(1, 0.5, np.float32)
-    np.put_along_axis(ranks, (keys & np.uint64(0xFFFFFFFF)).astype(np.intp), np.broadcast_to(steps, keys.shape), axis=1)
-    return ranks.reshape(-1)
 
 
 def _looked_up(shares, tile):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from unetscope.merge import kernels_numba, kernels_numpy
-from unetscope.merge.random_drop import chosen, dropped, streams
+from unetscope.merge.random_drop import dropped, streams
 from unetscope.merge.selection import Cuts, Ranks, ranked
 from unetscope.merge.spot import Spot
 
@@ -185,9 +185,29 @@ def test_neighbours_are_kept_independently():
         assert abs((mask[:-lag] * mask[lag:]).mean() * 4) < 5 / np.sqrt(n)
 
 
-def test_elements_are_chosen_with_chances_of_their_own():
+@pytest.mark.parametrize("divide", [False, True])
+def test_elements_are_kept_with_chances_of_their_own(divide):
     chances = np.linspace(0, 1, 300_001, dtype=np.float32)
-    kept = chosen(0, chances.size, streams(spot(), 5)[0], chances)
+    out = np.empty_like(chances)
+    kernels_numba.keep_by_chance(np.full_like(chances, 2), chances, streams(spot(), 5)[0], 0, divide, out)
+    kept = out != 0
     assert not kept[0] and kept[-1]
+    np.testing.assert_allclose(out[kept], 2 / chances[kept] if divide else 2, rtol=1e-6)
     tenths = kept[:300_000].reshape(10, -1).mean(axis=1)
     assert np.abs(tenths - (np.arange(10) + 0.5) / 10).max() < 5 * np.sqrt(0.25 / 30_000)
+
+
+@given(VALUES, st.data())
+def test_both_kernels_rank_rows_and_keep_by_chance_alike(values, data):
+    row = data.draw(st.sampled_from([n for n in range(1, values.size + 1) if values.size % n == 0]))
+    found = []
+    for kernel in (kernels_numba, kernels_numpy):
+        ranks, kept = np.empty_like(values), np.empty_like(values)
+        kernel.row_ranks(values, row, ranks)
+        kernel.keep_by_chance(values, ranks, 7, 3, True, kept)
+        found.append((ranks.tobytes(), (kept + 0.0).tobytes()))
+    assert found[0] == found[1]
+    order = np.argsort(np.abs(values).reshape(-1, row), axis=1, kind="stable")
+    places = np.argsort(order, axis=1)
+    expected = places / (row - 1) if row > 1 else np.full(places.shape, 0.5)
+    np.testing.assert_allclose(ranks.reshape(-1, row), expected, rtol=1e-6)
