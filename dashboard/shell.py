@@ -17,6 +17,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "explore": ("Explore", ":material/account_tree:"),
     "compare": ("Compare", ":material/compare:"),
     "merge": ("Merge", ":material/merge:"),
+    "search": ("Search", ":material/query_stats:"),
     "collection": ("Collection", ":material/scatter_plot:"),
     "where_from": ("Where from", ":material/history_edu:"),
     "jobs": ("Jobs", ":material/pending_actions:"),

@@ -1,0 +1,257 @@
+"""Search: what a search has found so far, live while it runs, or what an AutoMBW log says."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from ...checkpoints.errors import UnetscopeError
+from ..diagram import unet_diagram
+from ..search_runs import RUNS_VARIABLE, Found, changed_at, find_runs, overview_of
+from ..shell import require_folders
+from ..wording import ago, duration, plain, printable
+
+if TYPE_CHECKING:
+    from ...search.overview import Overview
+    from ...search.records import TrialRecord
+
+_EVERY = 4.0
+_TOP, _SHOTS, _COLUMNS, _SIDE = 10, 6, 4, 384
+_HEIGHT = 620
+
+
+def show() -> None:
+    """Draw the page."""
+    st.title("Search")
+    runs = find_runs(require_folders())
+    if not runs:
+        _nothing()
+        return
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    by_name = {run.name: run for run in runs}
+    name = left.selectbox("Search", list(by_name), format_func=printable, key="run", bind="query-params")
+    if name not in by_name:
+        return
+    follow = right.toggle(
+        "Follow it while it runs", value=True, help=f"Looks every {_EVERY:g} s whether there is more."
+    )
+    # A fragment reruns alone: nothing else on the page moves while the search is followed.
+    st.fragment(_live, run_every=_EVERY if follow else None)(by_name[name])
+
+
+def _nothing() -> None:
+    st.info(
+        "There is no search in the models folder or the output folder yet: no run folder, and no log of AutoMBW (CSV)."
+    )
+    st.markdown(
+        "`unetscope search STUDY.yaml` starts one; its run folder appears here with its first trial. Searches elsewhere are "
+        f"found when the app is started with `{RUNS_VARIABLE}` set to their folder."
+    )
+
+
+def _live(run: Found) -> None:
+    try:
+        overview = overview_of(run.path)
+    except UnetscopeError as error:
+        st.error(plain(error))
+        return
+    st.caption(f"Last changed: {ago(changed_at(run.path))}")
+    if not overview.trials:
+        st.info("The search has begun, and its first trial is not finished yet.")
+        return
+    _numbers(overview)
+    _said(overview)
+    _charts(overview)
+    _blocks(overview)
+    _images(overview)
+    _table(overview)
+
+
+def _numbers(overview: Overview) -> None:
+    """The search in four numbers."""
+    best, baselines = overview.best, overview.baselines
+    done, failed = len(overview.trials), sum(t.state == "failed" for t in overview.trials)
+    one, two, three, four = st.columns(4)
+    one.metric("Trials", done, f"{failed} failed" if failed else None, delta_color="off", delta_arrow="off")
+    reward = printable(overview.reward.get("name", "score"))
+    two.metric("Best score", f"{best.score:.4g}" if best else "–", reward, delta_color="off", delta_arrow="off")
+    first = baselines[0] if baselines else None
+    three.metric(
+        "Best baseline", f"{first.score:.4g}" if first else "–", printable(first.baseline) if first else None,
+        delta_color="off", delta_arrow="off",
+    )  # fmt: skip
+    seconds = sum(sum(overview.costs(t).values()) for t in overview.trials)
+    four.metric("Work", duration(seconds) if seconds else "–")
+
+
+def _said(overview: Overview) -> None:
+    """What the numbers mean."""
+    from ...search.overview import verdict_of
+
+    verdict, text = verdict_of(overview)
+    show_it = {"yes": st.success, "no": st.warning, "cannot tell": st.warning}.get(verdict, st.info)
+    show_it((f"Better than both parents: {verdict}. " if verdict else "") + plain(text))
+    if overview.reward.get("is_preference") is False:
+        st.warning(
+            "This reward is no model of what people like: it measures plain features of images. A better score does not mean a "
+            "better picture."
+        )
+    for note in overview.notes:
+        st.caption(plain(note))
+
+
+def _charts(overview: Overview) -> None:
+    # What draws charts takes long to import, and a page that has none to draw need not wait for it.
+    from ..search_charts import cost_chart, course_chart
+
+    left, right = st.columns([3, 2])
+    left.altair_chart(course_chart(overview), width="stretch", alt="Scores of all trials, and the best one so far")
+    cost = cost_chart(overview)
+    if cost is not None:
+        right.altair_chart(cost, width="stretch", alt="Seconds of each trial by what they went to")
+
+
+def _blocks(overview: Overview) -> None:
+    """The best weights on the UNET and as bars, and what went with the score."""
+    from ..search_charts import correlation_chart, weights_chart
+
+    moved = overview.moved()
+    of = st.selectbox("Weights of", moved, key="search weights of") if len(moved) > 1 else next(iter(moved), None)
+    spread = overview.spread(of, _TOP) if of else {}
+    left, right = st.columns([1, 1], gap="small")
+    with left:
+        if spread and overview.family:
+            svg = _diagram(overview, of)
+            if svg:
+                unet_diagram(svg, height=_HEIGHT, key=f"search-{overview.family}")
+                few = min(_TOP, len(overview.complete))
+                st.caption(
+                    f"Colour and number: the best trial's weight. Bar in a box: the range of the {few} best trials."
+                )
+        elif spread:
+            st.info("There is no diagram: the run does not say of which architecture the models are.")
+    with right:
+        weights, mattered = st.tabs(["Weights", "What went with the score"])
+        with weights:
+            if spread:
+                st.altair_chart(weights_chart(spread, overview.limits(of)), width="stretch", alt="Weights by block")
+            else:
+                st.info("Nothing that is free moves whole blocks; the table below has all values.")
+        with mattered:
+            chart = correlation_chart(overview)
+            if chart is None:
+                st.info("There are too few complete trials to tell.")
+            else:
+                st.altair_chart(chart, width="stretch", alt="Rank correlation of each free number with the score")
+                st.caption(
+                    f"Spearman's rank correlation over {len(overview.complete)} trials. What stays in the grey band may be chance. "
+                    "The report (`unetscope search report`) has PED-ANOVA importances beside it."
+                )
+
+
+def _diagram(overview: Overview, of: str) -> str | None:
+    from ...search.plots.diagram import best_diagram
+
+    try:
+        drawing = best_diagram(overview, of, _TOP, theme="light")
+    except UnetscopeError as error:
+        st.caption(plain(error))
+        return None
+    return drawing.svg if drawing else None
+
+
+# -- images ---------------------------------------------------------------------------------------------------------------
+
+
+def _images(overview: Overview) -> None:
+    """The best trial beside the baselines, on the same prompts."""
+    from ...search.overview import compared
+
+    shown = [(trial, overview.images(trial.number)) for trial in compared(overview)]
+    shown = [(trial, images) for trial, images in shown if images][:_COLUMNS]
+    if not shown:
+        if overview.shots:
+            st.caption("No images of the best trials were kept.")
+        return
+    st.subheader("Images of the best trial and the baselines", anchor=False)
+    shots = [shot for shot in overview.shots if shot in shown[0][1]] or list(shown[0][1])
+    if len(shots) > _SHOTS:
+        first = st.select_slider("First prompt", shots[: len(shots) - _SHOTS + 1], key="search first shot")
+        at = shots.index(first) if first in shots else 0
+        shots = shots[at : at + _SHOTS]
+    for column, (trial, _) in zip(st.columns(_COLUMNS), shown, strict=False):
+        column.markdown(f"**{plain(_called(trial, overview))}** · {trial.score:.4g}")
+    for shot in shots:
+        about = overview.shots.get(shot, {})
+        st.caption(plain(f"{shot}: {str(about.get('prompt', ''))[:300]}"))
+        for column, (trial, images) in zip(st.columns(_COLUMNS), shown, strict=False):
+            _image(column, trial, shot, images.get(shot), overview)
+
+
+def _image(column: Any, trial: TrialRecord, shot: str, path: Path | None, overview: Overview) -> None:
+    data = _thumbnail(path, path.stat().st_mtime) if path and path.exists() else None
+    if data is None:
+        column.caption("not kept")
+        return
+    score = trial.scores.get(shot)
+    column.image(
+        data, width="stretch", caption=f"{score:.4g}" if score is not None else None,
+        alt=printable(f"{_called(trial, overview)}, {shot}"),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _thumbnail(path: Path, changed: float) -> bytes | None:
+    """A small copy of an image; None when it cannot be read (yet)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    small.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _called(trial: TrialRecord, overview: Overview) -> str:
+    best = overview.best
+    name = trial.baseline or f"trial {trial.number}"
+    return f"best: {name}" if best is not None and best.number == trial.number else name
+
+
+def _table(overview: Overview) -> None:
+    """The best trials with their values."""
+    st.subheader("The best trials", anchor=False)
+    st.dataframe(
+        table_rows(overview, _TOP), hide_index=True, alt="The best trials with their weights",
+        column_config={"score": st.column_config.NumberColumn(format="%.5g")},
+    )  # fmt: skip
+    failed = [t for t in overview.trials if t.state == "failed"]
+    if failed:
+        st.caption(plain(f"trial {failed[-1].number} failed: {failed[-1].note}"))
+
+
+def table_rows(overview: Overview, top: int) -> list[dict[str, Any]]:
+    """A row for each of the best trials."""
+    moved = overview.moved()
+    short = {p.name: p.labels[0] if len(p.labels) == 1 and len(moved) == 1 else p.name for p in overview.parameters}
+    rows = []
+    for trial in overview.ranked()[:top]:
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "score": trial.score,
+            "what": printable(trial.baseline or "proposal"),
+            "seconds": round(sum(overview.costs(trial).values()), 1),
+        }
+        for p in overview.parameters:
+            value = trial.point.get(p.name)
+            row[short[p.name]] = round(value, 3) if isinstance(value, float) else value
+        rows.append(row)
+    return rows

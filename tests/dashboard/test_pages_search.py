@@ -1,0 +1,138 @@
+"""Search: run folders and logs below the models folder, shown while they grow."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from fake_runs import add_trial, parameters, write_run
+
+from unetscope.dashboard.folders import Folders
+from unetscope.dashboard.screenshots import write_log
+from unetscope.dashboard.search_charts import correlation_chart, cost_chart, course_chart, weights_chart
+from unetscope.dashboard.search_runs import find_runs, overview_of
+from unetscope.search.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "run", trials=30).path
+
+
+@pytest.fixture
+def run(a_run, models):
+    shutil.copytree(a_run, models / "searches" / "photo-anime")
+    return RunFolder(models / "searches" / "photo-anime")
+
+
+def said(at) -> str:
+    return "\n".join(e.value for kind in (at.info, at.warning, at.success, at.caption, at.markdown) for e in kind)
+
+
+def test_without_a_search_the_page_says_how_to_start_one(models, open_page):
+    at = open_page("search")
+    assert not at.exception
+    assert "unetscope search STUDY.yaml" in said(at)
+
+
+def test_a_run_is_shown_with_its_best_trial_against_the_baselines(run, open_page):
+    at = open_page("search")
+    assert not at.exception
+    best, half = run.best(), next(t for t in run.trials() if t.baseline == "0.5")
+    values = {metric.label: metric.value for metric in at.metric}
+    assert values["Trials"] == "30"
+    assert values["Best score"] == f"{best.score:.4g}"
+    assert values["Best baseline"] == f"{half.score:.4g}"
+    table = at.dataframe[0].value
+    assert table["trial"].iloc[0] == best.number
+    assert table["IN04"].iloc[0] == round(best.point["mix.alpha.IN04"], 3)
+    assert "trial 5 failed" in said(at).replace("\\", "")
+
+
+def test_what_a_running_search_adds_is_shown_by_the_next_look(run, open_page, monkeypatch):
+    at = open_page("search")
+    point = {p.name: 0.25 for p in parameters()}
+    add_trial(run, 31, point, 99.0, "", {"castle-1": {}}, False, __import__("numpy").random.default_rng(0))
+    at.run()
+    assert {m.label: m.value for m in at.metric}["Best score"] == "99"
+
+
+def test_a_search_that_has_just_begun_and_one_that_is_gone_say_so(models, open_page):
+    run = write_run(models / "new", trials=0)
+    at = open_page("search")
+    assert not at.exception
+    assert "first trial is not finished" in said(at)
+    (run.path / "setup.json").write_text("{half")
+    at = open_page("search")
+    assert not at.exception
+    assert "cannot be read" in at.error[0].value
+
+
+def test_a_log_of_automb_is_shown_too(models, open_page):
+    write_log(models / "log.csv")
+    at = open_page("search", run="log.csv")
+    assert not at.exception
+    assert "does not say which reward" in said(at).replace("\\", "")
+    assert {m.label: m.value for m in at.metric}["Trials"] == "60"
+
+
+def test_plain_features_are_labelled(models, open_page):
+    reward = {"name": "features", "higher_is_better": True, "is_preference": False}
+    write_run(models / "run", trials=12, reward=reward, images=False)
+    at = open_page("search")
+    assert not at.exception
+    assert "no model of what people like" in said(at)
+
+
+def test_names_and_prompts_of_a_run_are_shown_as_they_are(models, open_page):
+    evil = "**bold** <b>x</b> [a](http://b)"
+    write_run(models / "run", trials=12, title=evil, shots={"s-1": {"prompt": evil, "seed": 1, "weight": 1}})
+    at = open_page("search")
+    assert not at.exception
+    assert "\\*\\*bold\\*\\*" in said(at) and evil not in said(at)
+
+
+def test_searches_are_found_below_the_folders_and_nowhere_else(run, models, tmp_path, monkeypatch):
+    write_run(tmp_path / "elsewhere" / "other", trials=3, images=False)
+    (models / "link").symlink_to(tmp_path / "elsewhere")
+    (models / "table.csv").write_text("a,b\n1,2\n")
+    write_run(models / "tree" / "nodes" / "ab", trials=3, images=False)
+    (models / "tree" / "tree.json").write_text('{"nodes": ["ab", "../../elsewhere/other"]}')
+    folders = Folders.at(models)
+    assert {found.name for found in find_runs(folders)} == {"searches/photo-anime", "tree/nodes/ab"}
+    monkeypatch.setenv("UNETSCOPE_RUNS", str(tmp_path / "elsewhere"))
+    assert {found.name for found in find_runs(folders)} == {"searches/photo-anime", "tree/nodes/ab", "other"}
+
+
+def rows(chart) -> list[dict]:
+    return [row for data in chart.to_dict()["datasets"].values() for row in data]
+
+
+def test_charts_have_every_trial_block_and_cost(a_run):
+    overview = overview_of(a_run)
+    course = rows(course_chart(overview))
+    assert {row["trial"] for row in course if row.get("what")} == {t.number for t in overview.trials} - {5}
+    assert {row["what"] for row in course if "what" in row} == {"proposal", "baseline", "given up early"}
+    spread = overview.spread("mix.alpha", 10)
+    assert [row["block"] for row in rows(weights_chart(spread, (0, 1)))] == list(spread)
+    correlated = [row for row in rows(correlation_chart(overview)) if "name" in row]
+    assert correlated[0]["printed"] == f"{overview.correlations()[correlated[0]['name']]:+.2f}"
+    total = sum(row["seconds"] for row in rows(cost_chart(overview)))
+    assert total == pytest.approx(sum(sum(t.seconds.values()) for t in overview.trials))
+
+
+def test_showing_a_run_imports_neither_torch_nor_matplotlib_nor_optuna(run):
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom streamlit.testing.v1 import AppTest\n"
+        "at = AppTest.from_string('from unetscope.dashboard.pages import search\\nsearch.show()', default_timeout=60).run()\n"
+        "assert not at.exception and at.metric, at.exception\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers', 'scipy', 'matplotlib', 'optuna') if name in sys.modules])"
+    )
+    environment = os.environ | {"UNETSCOPE_MODELS": str(run.path.parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == "[]"
