@@ -22,9 +22,11 @@ _RUN = "run"
 class StudyOrCommand(TyperGroup):
     """`search STUDY.yaml` is `search run STUDY.yaml`: what is no command's name belongs to `run`."""
 
+    usual = _RUN
+
     def parse_args(self, ctx, args):
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = [_RUN, *args]
+            args = [self.usual, *args]
         return super().parse_args(ctx, args)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import SearchError
+from .interrupts import Interrupts
 from .optimiser import Asked, Optimiser
 from .preparation import Prepared, open_run, prepare
 from .pruning import paired_estimate
@@ -97,11 +96,10 @@ class Worker:
         self.prepared, self.run, self.say = prepared, run, say
         self.study, self.objective = prepared.study, prepared.objective
         self.workers = Workers(run)
-        opened = open_storage(run, storage)
         self.workers.enter()
         try:
             self.optimiser = Optimiser(
-                opened,
+                open_storage(run, storage),
                 self.study.title or run.path.name,
                 prepared.template.parameters,
                 self.study.optimiser,
@@ -234,7 +232,7 @@ class Worker:
         written = {r.number for r in self.run.trials()}
         for record in sorted(self.records, key=lambda r: r.number):
             if record.number not in written:
-                self.run.append(record)
+                self.run.append(record, self.workers.name)
         if self._scaled:
             self._update_best()
 
@@ -242,7 +240,7 @@ class Worker:
         for record in self.optimiser.sync(holding=not self._scaled):
             # Workers of this folder write their own trials; those of other machines are written here too.
             if record.worker == self.workers.name or not self.workers.knows(record.worker):
-                self.run.append(record)
+                self.run.append(record, self.workers.name)
 
     def _incumbent(self) -> TrialRecord | None:
         return best_of(self.records, self.objective.higher_is_better)
@@ -303,32 +301,3 @@ def best_text(recipe: Recipe, best: TrialRecord, folder: Path, title: str) -> st
     if not recipe.title:
         recipe = recipe.model_copy(update={"title": f"{title or 'search'}, trial {best.number}"})
     return f"# Trial {best.number}, score {best.score!r}: unetscope merge run best.yaml -o merged.safetensors\n{recipe.to_yaml()}"
-
-
-class Interrupts:
-    """Ctrl-C, and the signal by which clusters announce that time is up: the first lets the trial finish, the second does not.
-
-    Attributes:
-        asked: whether somebody wants to stop.
-    """
-
-    def __init__(self):
-        self.asked = False
-        self._old: dict[int, object] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        # Not print: the signal may have come while something is printed.
-        os.write(2, b"\nstopping after this trial; again to stop at once\n")

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 from .baselines import Baseline
 from .errors import SearchError
 from .parameters import Parameter
+from .proposals import distribution, make_sampler, start_points
 from .records import TrialRecord
 from .run_folder import from_line, to_line
 from .storage import Workers, is_silent
 from .study import Optimiser as Settings
 
 if TYPE_CHECKING:
-    import optuna
-    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
@@ -96,9 +95,12 @@ class Optimiser:
                 ) from None
         existing = len(self.study.get_trials(deepcopy=False))
         host = 0 if own else zlib.crc32(platform.node().encode())
-        entropy = (settings.seed, existing, len(workers.others()), host)
+        # Workers that begin at the same moment see each other, and have different ranks.
+        others = workers.others()
+        rank = sum(name < workers.name for name in others)
+        entropy = (settings.seed, existing, len(others), rank, host)
         self.study.sampler = make_sampler(settings, self.parameters, entropy)
-        self._distributions = {p.name: _distribution(p) for p in self.parameters}
+        self._distributions = {p.name: distribution(p) for p in self.parameters}
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
@@ -290,70 +292,6 @@ class Optimiser:
         """The numbers of the baselines and start points: nobody proposed these."""
         trials = self.study.get_trials(deepcopy=False)
         return {t.number for t in trials if "baseline" in t.user_attrs or "start" in t.user_attrs}
-
-
-# -- samplers -----------------------------------------------------------------------------------------------------------
-
-
-def make_sampler(settings: Settings, parameters: Sequence[Parameter], entropy: Sequence[int]) -> BaseSampler:
-    """Optuna's sampler of that name.
-
-    Args:
-        settings: its name, and after how many trials it begins to learn.
-        parameters: what is free.
-        entropy: makes its random numbers; a resumed run and a second worker must have others, or they would repeat points.
-
-    Raises:
-        SearchError: a package that it needs is not installed.
-    """
-    import numpy as np
-    import optuna
-
-    seed = int(np.random.SeedSequence(list(entropy)).generate_state(1)[0])
-    start, samplers = max(1, settings.start), optuna.samplers
-    try:
-        if settings.name == "gp":
-            return samplers.GPSampler(seed=seed, n_startup_trials=start, warn_independent_sampling=False)
-        if settings.name == "tpe":
-            return samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True)
-        if settings.name == "cmaes":
-            numbers = [p for p in parameters if not p.is_choice]
-            # It begins in the centre, a sixth of the way to the ends wide.
-            stepped = any(p.step for p in numbers)
-            return samplers.CmaEsSampler(seed=seed, with_margin=stepped, warn_independent_sampling=False)
-        if settings.name == "qmc":
-            # All workers share one sequence, so its seed is the study's.
-            return samplers.QMCSampler(scramble=True, seed=settings.seed, warn_independent_sampling=False)
-        return samplers.RandomSampler(seed=seed)
-    except ImportError as error:
-        raise SearchError(f"optimiser {settings.name} needs {error.name}: pip install 'unetscope[search]'") from None
-
-
-def start_points(parameters: Sequence[Parameter], settings: Settings) -> list[dict[str, float | str]]:
-    """Points spread over what is free: a Latin hypercube has one in each slice of every number; `uniform` has them anywhere."""
-    import numpy as np
-    from scipy.stats import qmc
-
-    if settings.name not in ("gp", "tpe") or not settings.start:
-        return []
-    rng = np.random.default_rng(settings.seed)
-    if settings.start_points == "latin":
-        shares = qmc.LatinHypercube(len(parameters), rng=rng).random(settings.start)
-    else:
-        shares = rng.random((settings.start, len(parameters)))
-    return [
-        {
-            p.name: p.choices[min(int(x * len(p.choices)), len(p.choices) - 1)] if p.is_choice else p.at(float(x))
-            for p, x in zip(parameters, row, strict=True)
-        }
-        for row in shares
-    ]
-
-
-def _distribution(p: Parameter) -> optuna.distributions.BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    return CategoricalDistribution(list(p.choices)) if p.is_choice else FloatDistribution(p.low, p.high, step=p.step)
 
 
 def _fingerprint(parameters: Sequence[Parameter], direction: str) -> str:

@@ -126,9 +126,9 @@ class RunFolder:
         except OSError as error:
             raise SearchError(f"{self.path}: the run folder cannot be written ({error.strerror or error})") from None
 
-    def append(self, record: TrialRecord) -> None:
-        """Add a trial to the file of the worker that did it."""
-        path = self._file("trials") / f"{record.worker or 'imported'}.jsonl"
+    def append(self, record: TrialRecord, worker: str | None = None) -> None:
+        """Add a trial to the file of the worker that did it, or of the one that heard of it."""
+        path = self._file("trials") / f"{worker or record.worker or 'imported'}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as file:
             # A worker that was killed may have left half a line.

@@ -40,6 +40,8 @@ def descend(words: list[str]):
     """The command that words begin with, and the rest of them."""
     command = COMMAND
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        if words[0] not in command.commands and hasattr(command, "usual"):
+            words = [command.usual, *words]
         assert words[0] in command.commands, words
         command, words = command.commands[words[0]], words[1:]
     return command, words
@@ -84,7 +86,7 @@ def test_the_guide_names_only_options_that_exist():
 
 
 def test_the_guide_names_every_variable_that_the_program_reads():
-    rooms = [ROOT / name for name in ("checkpoints", "merge", "analysis", "diagrams", "cli", "dashboard")]
+    rooms = [ROOT / name for name in ("checkpoints", "merge", "analysis", "diagrams", "search", "cli", "dashboard")]
     read = {
         v for room in rooms for p in room.rglob("*.py") for v in re.findall(r"UNETSCOPE_[A-Z_]+", p.read_text("utf-8"))
     }

@@ -8,8 +8,9 @@ from fake_search import DIMENSIONS, Quadratic
 
 from unetscope.search.baselines import Baseline
 from unetscope.search.errors import SearchError
-from unetscope.search.optimiser import Optimiser, start_points
+from unetscope.search.optimiser import Optimiser
 from unetscope.search.parameters import Parameter
+from unetscope.search.proposals import start_points
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder
 from unetscope.search.storage import Workers
@@ -101,6 +102,19 @@ def test_the_same_seed_gives_the_same_proposals_and_a_resumed_run_does_not_repea
     first = proposals(one := optuna.storages.InMemoryStorage(), 4)
     assert proposals(optuna.storages.InMemoryStorage(), 4) == first
     assert not set(proposals(one, 4)) & set(first)
+
+
+def test_workers_that_begin_at_the_same_moment_propose_different_points(tmp_path):
+    storages = [optuna.storages.InMemoryStorage() for _ in range(3)]
+    alive = [Workers(RunFolder(tmp_path), name) for name in ("host-1", "host-2", "host-3")]
+    for workers in alive:
+        workers.enter()
+    points = set()
+    for workers, storage in zip(alive, storages, strict=True):
+        settings = Settings(name="random")
+        chosen = Optimiser(storage, "study", CUBE, settings, workers, higher_is_better=True, own=True)
+        points.add(tuple(chosen.ask().point.values()))
+    assert len(points) == 3
 
 
 def test_another_search_of_the_same_name_in_a_shared_storage_is_refused(tmp_path):

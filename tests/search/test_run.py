@@ -196,7 +196,7 @@ def test_a_killed_search_loses_at_most_the_trial_that_it_was_making(tmp_path):
 @posix
 @pytest.mark.parametrize("storage", [None, "sqlite:///shared.db"])
 def test_two_workers_share_a_search(tmp_path, storage):
-    study = write_study(tmp_path, SMALL, pause=0.2)
+    study = write_study(tmp_path, SMALL, pause=0.7)
     more = ("--storage", storage) if storage else ("--resume",)
     first = start(tmp_path, study, "-o", "run", *more)
     wait_for_trials(tmp_path / "run", 1, first)
@@ -211,6 +211,17 @@ def test_two_workers_share_a_search(tmp_path, storage):
     assert (
         json.loads((tmp_path / "run" / "best.json").read_text())["number"] == RunFolder(tmp_path / "run").best().number
     )
+
+
+def test_workers_with_folders_of_their_own_have_all_records_and_the_same_best_recipe(tmp_path, monkeypatch):
+    study = study_of(lambda w: w["x"], tmp_path, monkeypatch, title="shared")
+    for name, trials in (("near", 4), ("far", 8), ("near", 11), ("far", 11)):
+        monkeypatch.setattr("unetscope.search.storage.worker_name", lambda name=name: f"{name}-1")
+        run(study, tmp_path / name, storage=f"sqlite:///{tmp_path / 'shared.db'}", trials=trials)
+    near, far = RunFolder(tmp_path / "near"), RunFolder(tmp_path / "far")
+    assert near.trials() == far.trials() and len(near.trials()) == 11
+    assert near.best() == far.best() and {t.worker for t in near.trials()} == {"near-1", "far-1"}
+    assert len({t.point["x"] for t in near.trials()}) == 11
 
 
 def test_half_a_line_of_a_killed_worker_is_no_record(tmp_path):
