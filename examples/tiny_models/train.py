@@ -28,7 +28,7 @@ SEED = 1
 BASE = Lesson(steps=1000, rate=2e-3, shape=0.5, colour=0.5)
 FINE_TUNES = {
     "shape": Lesson(steps=400, rate=1e-3, shape=1.0, colour=0.0),
-    "colour": Lesson(steps=800, rate=2e-3, shape=0.0, colour=1.0),
+    "colour": Lesson(steps=700, rate=2e-3, shape=0.0, colour=1.0),
 }
 
 
