@@ -67,11 +67,8 @@ def _ties(values: list[np.ndarray], density: float = 0.2) -> np.ndarray:
     base, kept = values[0], []
     for model in values[1:]:
         delta = (model - base).astype(np.float32)
-        count = int(density * delta.size)
-        order = np.argsort(-np.abs(delta), kind="stable")[:count]
-        mask = np.zeros(delta.size, bool)
-        mask[order] = True
-        kept.append(np.where(mask, delta, 0).astype(np.float64))
+        least = np.sort(np.abs(delta))[::-1][int(density * delta.size) - 1]
+        kept.append(np.where(np.abs(delta) >= least, delta, 0).astype(np.float64))
     sign = np.sign(np.sum(kept, axis=0))
     agrees = [(np.sign(k) == sign) & (k != 0) for k in kept]
     count = np.sum(agrees, axis=0)
