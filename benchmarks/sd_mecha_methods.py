@@ -11,13 +11,15 @@ import sys
 
 import sd_mecha
 import torch
+from sd_mecha.extensions.builtin.merge_methods.linear import add_difference
 
 NODES = {
     "slerp": lambda a, b: sd_mecha.slerp(a, b, alpha=0.3),
     "geometric_median": lambda *models: sd_mecha.geometric_median(*models),
     "model_stock": lambda base, *models: sd_mecha.n_model_stock(base, *models),
-    "ties": lambda base, *models: sd_mecha.add_difference(
-        base, sd_mecha.ties_sum(*(sd_mecha.subtract(m, base) for m in models), k=0.2, vote_sgn=True)
+    # Their wrapper for it fails in this release.
+    "ties": lambda base, *models: add_difference(
+        base, sd_mecha.ties_sum(*(sd_mecha.subtract(m, base) for m in models), k=0.2, vote_sgn=True), alpha=1.0
     ),
     "dare": lambda base, *models: sd_mecha.dropout(base, *models, probability=0.5, alpha=1.0, seed=0),
 }
