@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..architecture import FAMILY_NAMES
 from ..checkpoint import Checkpoint, TensorInfo
@@ -30,6 +31,12 @@ class LoraCheckpoint(Checkpoint):
 
     lora: Lora | None = field(default=None, repr=False)
     base: Checkpoint | None = field(default=None, repr=False)
+    # Threads read a LoRA, each a small product at a time: threads of the linear algebra below them only wait for each other.
+    _alone: threadpool_limits | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._alone = threadpool_limits(1, user_api="blas")
 
     def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
         """Fill `out` (uint8) with elements `start` to `stop` of a change. Computes the rows that they touch; thread-safe."""
@@ -44,6 +51,9 @@ class LoraCheckpoint(Checkpoint):
         """Close the LoRA's file; the base is its owner's."""
         super().close()
         self.lora.close()
+        if self._alone is not None:
+            self._alone.restore_original_limits()
+            self._alone = None
 
     def _weight(self, key: str) -> Rows | None:
         if self.base is None or not self.lora.modules[key].needs_weight:

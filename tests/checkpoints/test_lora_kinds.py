@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_info
 from tiny import tensors_of
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
@@ -248,3 +249,14 @@ def test_the_narrow_models_are_those_of_the_tests():
     assert (
         tensors_of("sd1", 0)[LINEAR].shape == CASES["linear"][2] and tensors_of("sd1", 0)[CONV].shape == CASES["3x3"][2]
     )
+
+
+def test_products_run_on_the_threads_that_read_while_a_lora_is_open(tmp_path):
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    before = threads()
+    changes = lora_checkpoint(write_demo_lora(tmp_path / "l.safetensors", "sd1"))
+    assert threads() == {1}
+    changes.close()
+    assert threads() == before
