@@ -118,6 +118,10 @@ class Checkpoint:
 
     # -- values -----------------------------------------------------------------------------------------------------
 
+    def bytes_of(self, info: TensorInfo) -> int:
+        """How many bytes of files a tensor is read from."""
+        return info.nbytes
+
     def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
         """Fill `out` (uint8, `(stop - start) * size` bytes) with elements `start` to `stop` of a tensor, row-major.
 

@@ -118,7 +118,9 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        return sum(t.bytes_read for t in self.tensors)
+        """What a pass reads from files."""
+        read = (item for t in self.tensors if not t.positions for item in t.inputs.items())
+        return sum(self.checkpoints[i].bytes_of(info) for i, info in read)
 
     @property
     def bytes_written(self) -> int:

@@ -47,6 +47,12 @@ class LoraCheckpoint(Checkpoint):
         rows = self.lora.modules[info.key].rows(first, last, self._weight(info.key)).reshape(-1)
         out[:] = rows[start - first * columns : stop - first * columns].view(np.uint8)
 
+    def bytes_of(self, info: TensorInfo) -> int:
+        """The bytes of a change's factors, and of the weight where it follows from that."""
+        module = self.lora.modules[info.key]
+        weight = self.base[info.key].nbytes if module.needs_weight else 0
+        return weight + sum(t.nbytes for t in module.tensors)
+
     def close(self) -> None:
         """Close the LoRA's file; the base is its owner's."""
         super().close()

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_loras import MODULES, SD1, SD1_CONV, changes, write_lora
 
-from unetscope.merge import MergeError, Recipe, merge
+from unetscope.checkpoints.demo import write_demo
+from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.merge import MergeError, Recipe, dry_run, merge
 from unetscope.merge.lora import LoraUse, bake_recipe, merge_loras
 
 
@@ -116,3 +118,16 @@ def test_a_lora_for_another_architecture_is_refused(make_checkpoint, tmp_path):
     with pytest.raises(Exception, match="LoRA"):
         bake(base, [LoraUse(xl)], tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_dry_run_counts_the_factors_of_a_lora_and_not_its_changes(tmp_path):
+    base, lora = tmp_path / "base.safetensors", tmp_path / "style.safetensors"
+    write_demo(base, "sd1", seed=1)
+    write_demo_lora(lora, "sd1", seed=2)
+    models = {"models": {"a": str(base)}}
+    plain = dry_run(Recipe.parse(models), tmp_path / "out.safetensors").bytes_read
+    steps = {"s": {"method": "add", "inputs": ["a", "l"]}}
+    with_lora = dry_run(
+        Recipe.parse({**models, "loras": {"l": str(lora)}, "steps": steps}), tmp_path / "out.safetensors"
+    )
+    assert plain < with_lora.bytes_read <= plain + lora.stat().st_size
