@@ -79,12 +79,20 @@ def evaluate_all(
 
 
 def tiles(
-    forms: Sequence[Form], values: dict[int, np.ndarray], start: int, spot: Spot | None, solved: Solved
+    forms: Sequence[Form],
+    values: dict[int, np.ndarray],
+    start: int,
+    spot: Spot | None,
+    solved: Solved,
+    rows: bool = False,
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """The values of several forms, tile by tile: the tile's place in `values`, and a value for each form."""
+    """The values of several forms, tile by tile: the tile's place in `values`, and a value for each form.
+
+    With `rows` no tile ends inside a row, as where a step below the forms needs that.
+    """
     size, steps = next(iter(values.values())).size, list(dict.fromkeys(s for form in forms for s in form.applied()))
     length = tile_length(len(values))
-    if any(step.method.rows for step in steps):
+    if rows or any(step.method.rows for step in steps):
         length = whole_rows(length, spot.row)
     # Methods make a dozen intermediate arrays: in short tiles they stay in the cache.
     for first in range(0, size, length):

@@ -54,7 +54,7 @@ def _walk(
     """The tiles of a step's inputs, over the whole tensor."""
     for start, values in pieces(step.models):
         sound = mended(values) if is_broken(values) else values
-        for tile, found in tiles(inputs, sound, start, at, solved):
+        for tile, found in tiles(inputs, sound, start, at, solved, step.method.rows):
             yield start + tile.start, found
 
 

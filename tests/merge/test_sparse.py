@@ -278,6 +278,15 @@ def test_rows_do_not_depend_on_how_a_tensor_is_cut():
     assert all((result("della", given, seed=1, length=SHAPE[1] * n) == whole).all() for n in (1, 3, 7))
 
 
+@pytest.mark.parametrize("options", [{"rescale": "l1"}, {"combine": "median"}])
+def test_rows_stay_whole_where_della_measures_what_it_keeps(options):
+    # Longer than a tile, with rows that no tile length is a multiple of.
+    rng = np.random.default_rng(5)
+    given = [rng.standard_normal((40, 2881)).astype(np.float32) for _ in range(3)]
+    whole = result("della", given, length=1 << 19, **options)
+    close(result("della", given, length=2881, **options), whole)
+
+
 # -- SCE ---------------------------------------------------------------------------------------------------------------
 
 
