@@ -218,8 +218,8 @@ def _solved(plan: Plan, tensor: TensorPlan, length: int) -> tuple[TensorPlan, So
 
     solved = solve(tensor.form, Spot(tensor.key, tensor.merged_shape, ()), pieces)
     form = tensor.form.resolved({step: found for step, found in solved.items() if isinstance(found, Form)})
-    first = next(iter(tensor.inputs))
-    reads = [i for i in tensor.inputs if i in form.models() or (tensor.widened and i == first)]
+    # Of a widened tensor all inputs stay: which channels are merged depends on them.
+    reads = [i for i in tensor.inputs if i in form.models() or tensor.widened]
     return replace(tensor, form=form, inputs={i: tensor.inputs[i] for i in reads}), solved
 
 

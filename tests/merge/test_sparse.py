@@ -401,3 +401,35 @@ def test_the_text_encoder_takes_part_and_the_vae_does_not(files, tmp_path):
     out = merged(tmp_path, paths, {"s": {"method": "ties", "inputs": ["b", "x", "y"]}})
     changed = {place(k).component for k, t in out.items() if not torch.equal(t, tensors["b"][k])}
     assert {"unet", "clip_l"} <= changed and "vae" not in changed
+
+
+def test_of_models_with_more_channels_the_same_ones_are_merged_whatever_a_step_turns_out_to_be(
+    make_checkpoint, tmp_path
+):
+    made = {n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=4 if n == "b" else 9) for i, n in enumerate("abc")}
+    steps = {
+        "flat": {"method": "iso_c", "inputs": ["a", "c"]},
+        "turned": {
+            "method": "slerp",
+            "inputs": ["a", "b"],
+            "alpha": 0,
+        },  # b, the only one with four channels, has no share
+        "out": {"method": "weighted_sum", "inputs": ["flat", "turned"], "alpha": 0.5},
+    }
+    out = merged(tmp_path, {n: path for n, (path, _) in made.items()}, steps)
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    a, c = (made[n][1][key].numpy() for n in "ac")
+    expected = (result("iso_c", [a[:, :4], c[:, :4]]) + a[:, :4]) / 2
+    np.testing.assert_allclose(out[key][:, :4].numpy(), expected, rtol=0, atol=1e-6)
+    assert (out[key][:, 4:].numpy() == a[:, 4:]).all()
+
+
+@pytest.mark.parametrize("ranks", ["row", "tensor"])
+def test_rows_of_models_with_more_channels_are_those_of_the_channels_that_all_have(ranks, make_checkpoint, tmp_path):
+    made = {n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=9 if n == "b" else 4) for i, n in enumerate("bxy")}
+    step = {"method": "della", "inputs": ["b", "x", "y"], "ranks": ranks, "rescale": "l1"}
+    out = merged(tmp_path, {n: path for n, (path, _) in made.items()}, {"s": step})
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    given = [made[n][1][key].numpy()[:, :4] for n in "bxy"]
+    assert (out[key][:, :4].numpy() == result("della", given, names="bxy", key=key, ranks=ranks, rescale="l1")).all()
+    assert (out[key][:, 4:].numpy() == made["b"][1][key].numpy()[:, 4:]).all()
