@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .fixed_order import product
+
 _MOST = 1000
 # How little the shares have to change; distances are known to about 1e-8 of the largest.
 _SETTLED, _SAME = 1e-13, 1e-12
@@ -29,8 +31,8 @@ def median_shares(gram: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     shares = weights / weights.sum()
     same = _SAME * np.sqrt(apart.max(initial=0.0))
     for _ in range(_MOST):
-        towards = apart @ shares
-        distances = np.sqrt(np.maximum(towards - shares @ towards / 2, 0.0))
+        towards = product(apart, shares)
+        distances = np.sqrt(np.maximum(towards - product(shares, towards) / 2, 0.0))
         near = distances <= same
         pull = np.where(near, 0.0, weights / np.where(near, 1.0, distances))
         if not pull.any():  # all points are one
@@ -50,6 +52,6 @@ def _past_a_point(
     """The step from a point of this weight: towards the others as far as they pull harder than it holds."""
     # The pull as a vector is sum pull_i (x_i - m), whose coefficients add up to zero: its length follows from `apart`.
     vector = pull - pull.sum() * shares
-    strength = np.sqrt(max(-0.5 * vector @ apart @ vector, 0.0))
+    strength = np.sqrt(max(-0.5 * product(product(apart, vector), vector), 0.0))
     held = min(1.0, weight / strength) if strength > 0 else 1.0
     return (1 - held) * moved + held * shares

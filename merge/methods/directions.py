@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from ..fixed_order import product
 from ..spot import Spot
 from .numpy_later import np
 from .registry import Numbers, statistics
@@ -77,8 +78,7 @@ def multislerp(at: Spot, weights: Numbers = 1.0):
     mean = sphere.mean()
     if mean is None:
         return sphere.weights.tolist()
-    tangent = sphere.tangents(mean).T @ sphere.weights
-    return sphere.shares(sphere.walked(mean, tangent))
+    return sphere.shares(sphere.walked(mean, sphere.mean_of(sphere.tangents(mean))))
 
 
 @statistics("*", passes=2)
@@ -100,9 +100,8 @@ def karcher_mean(at: Spot, weights: Numbers = 1.0):
     if mean is None:
         return sphere.weights.tolist()
     for _ in range(100):
-        angles = sphere.angles(mean)
-        logarithms = sphere.tangents(mean) * (angles / np.where(np.sin(angles) > 0, np.sin(angles), 1.0))[:, None]
-        step = logarithms.T @ sphere.weights
+        stretched = [angle / math.sin(angle) if math.sin(angle) > 0 else angle for angle in sphere.angles(mean)]
+        step = sphere.mean_of(sphere.tangents(mean) * np.array(stretched)[:, None])
         mean = sphere.walked(mean, step)
         if sphere.length(step) < 1e-12:
             break
@@ -148,7 +147,7 @@ def _along(gram) -> float:
 
 
 def _angle(cosine: float) -> float:
-    """The angle between unit vectors of this inner product: by chords, whose digits do not vanish where it is small."""
+    """The angle between unit vectors of this inner product, which rounding may have put beyond -1 or 1."""
     return 2 * math.atan2(math.sqrt(max(2 - 2 * cosine, 0)), math.sqrt(max(2 + 2 * cosine, 0)))
 
 
@@ -177,22 +176,26 @@ class _Sphere:
         self._units = np.diag((self._sizes > 0).astype(np.float64))
 
     def length(self, point) -> float:
-        return math.sqrt(max(float(point @ self._products @ point), 0.0))
+        return math.sqrt(max(float(product(product(self._products, point), point)), 0.0))
 
     def mean(self):
         """The direction of the weighted sum; None where there is none."""
-        point = self._units @ self.weights
+        point = self.mean_of(self._units)
         length = self.length(point)
         return point / length if length > 1e-9 else None
 
-    def angles(self, point):
+    def mean_of(self, points):
+        """The weighted mean of points (N, N), one a row."""
+        return product(points.T, self.weights)
+
+    def angles(self, point) -> list[float]:
         """From a unit vector to each direction, 0 for those that have none."""
-        cosines = self._products @ point
-        return np.array([_angle(float(c)) if s else 0.0 for c, s in zip(cosines, self._sizes, strict=True)])
+        cosines = product(self._products, point)
+        return [_angle(float(c)) if s else 0.0 for c, s in zip(cosines, self._sizes, strict=True)]
 
     def tangents(self, point):
         """(N, N): each direction's part at right angles to a unit vector, as coefficients."""
-        return self._units - np.outer(self._products @ point, point)
+        return self._units - np.outer(product(self._products, point), point)
 
     def walked(self, point, tangent):
         """The end of a walk along the sphere from a unit vector."""
@@ -201,4 +204,6 @@ class _Sphere:
 
     def shares(self, point) -> list[float]:
         """A unit vector, with the mean length, as shares of the tensors."""
-        return (float(self.weights @ self._sizes) * point / max(self.length(point), 1e-300) * self._scale).tolist()
+        return (
+            float(product(self.weights, self._sizes)) * point / max(self.length(point), 1e-300) * self._scale
+        ).tolist()
