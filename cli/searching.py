@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,18 +74,14 @@ def run(
         complain(f"stopped at once; --resume goes on and tries the last point again ({folder})")
         raise typer.Exit(STOPPED) from None
     _show(outcome)
-    if read.confirm is not None and read.tree is None and _is_finished(outcome):
-        from ..search.confirmation import confirm as confirmed
-
-        _show_confirmation(confirmed(folder, say=_tell))
+    if read.confirm is not None and _is_finished(outcome):
+        _show_confirmation(_confirmed(folder, _tell))
 
 
 @app.command("confirm")
 def confirm(run: _RUN_FOLDER, json: Json = False) -> None:
     """Score the best trials on prompts and seeds that the search never saw, beside the parents and the baselines."""
-    from ..search.confirmation import confirm as confirmed
-
-    found = confirmed(run, say=_quiet if json else _tell)
+    found = _confirmed(run, _quiet if json else _tell)
     if json:
         show_json(found.to_plain())
     else:
@@ -100,6 +97,19 @@ def report(
     from ..search.report import write_report
 
     say(f"wrote {write_report(run, output)}")
+
+
+def _confirmed(run: Path, tell: Callable[[str], None]) -> Confirmation:
+    """Confirm a run; of a tree, its last merge."""
+    from ..search.confirmation import confirm as confirmed
+    from ..search.tree import nodes_of
+
+    nodes = nodes_of(run)
+    try:
+        return confirmed(nodes[-1].path if nodes else run, say=tell)
+    except KeyboardInterrupt:
+        complain(f"stopped; what was measured is kept, and `unetscope search confirm {run}` goes on")
+        raise typer.Exit(STOPPED) from None
 
 
 def _tell(text: str) -> None:

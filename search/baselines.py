@@ -166,8 +166,8 @@ class _Maker:
             if not p.is_choice and isinstance(x, int | float):
                 fits = p.nearest(float(x))
             if fits is None:
-                allowed = ", ".join(p.choices) or f"{p.low:g} to {p.high:g}"
-                raise SearchError(f"{where}.{name}: must be one of {allowed}, found {x!r:.80}")
+                allowed = f"one of {', '.join(p.choices)}" if p.is_choice else f"a number from {p.low:g} to {p.high:g}"
+                raise SearchError(f"{where}.{name}: must be {allowed}, found {x!r:.80}")
             point[name] = fits
         return point
 

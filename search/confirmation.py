@@ -17,12 +17,13 @@ from typing import Any, Literal
 from ..merge.recipe import MERGED, Recipe
 from .errors import SearchError
 from .free import Template
-from .objective import PanelObjective, panel_objective
+from .panel import PanelObjective, panel_objective
 from .preparation import load_run
 from .records import TrialRecord
 from .run_folder import RunFolder
 from .storage import Workers
-from .study import Confirm, Study
+from .study import Study
+from .study_settings import Confirm
 
 Verdict = Literal["yes", "no", "cannot tell"]
 _PARENT = re.compile("all [A-Z]")
@@ -150,7 +151,7 @@ def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[
     top = top[: study.confirm.top]
     if not top:
         raise SearchError(f"{run.path}: no trial but the parents is complete, so there is nothing to confirm")
-    out = [(f"trial {t.number}", "trial", t, template.recipe(t.point)) for t in top]
+    out = [(f"trial {t.number}{_baseline(t)}", "trial", t, template.recipe(t.point)) for t in top]
     whole = template.recipe(top[0].point)
     for name in template.parents(whole):
         out.append((name, "parent", None, _parent(whole, name)))
@@ -159,6 +160,11 @@ def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[
         if trial.baseline and trial.number not in taken:
             out.append((f"baseline {trial.baseline}", "baseline", trial, template.recipe(trial.point)))
     return out
+
+
+def _baseline(trial: TrialRecord) -> str:
+    """A baseline among the best trials says that nobody had to search for it."""
+    return f" ({trial.baseline})" if trial.baseline else ""
 
 
 def _parent(recipe: Recipe, name: str) -> Recipe:

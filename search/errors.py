@@ -7,3 +7,7 @@ from ..checkpoints.errors import UnetscopeError
 
 class SearchError(UnetscopeError):
     """A study, generator or reward cannot be used as it is; the message says what to change."""
+
+
+class OutOfOrderError(SearchError):
+    """What makes or scores images fails for good, whatever the model: the search stops, and `--resume` tries the point again."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.architecture import Family
-from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.errors import UnetscopeError
 from ..merge.block_weights import BlockWeights
 from ..merge.errors import RecipeError
 from ..merge.inline_steps import named_steps
@@ -296,5 +296,5 @@ def read_parameters(data: Any, family: Family | None, where: str = "parameters")
             raise SearchError(f"{where}.{name}: nothing in it is free; write e.g. {{free: [0, 1]}}")
     names = [p.name for p in found]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise SearchError(f"{where}: two free numbers would be called {twice[0]}{nearest(twice[0], ())}")
+        raise SearchError(f"{where}: two free numbers would be called {twice[0]}")
     return Template(read, tuple(found), {}, family, where)

@@ -20,7 +20,7 @@ from .proposals import distribution, make_sampler, start_points
 from .records import TrialRecord
 from .run_folder import from_line, to_line
 from .storage import Workers, is_silent
-from .study import Optimiser as Settings
+from .study_settings import Optimiser as Settings
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -115,6 +115,8 @@ class Optimiser:
             starts: whether start points follow at once; else `queue_starts` adds them.
         """
         if not self.is_new and self._attribute("queued") is not None:
+            if not self.workers.others():
+                self._ask_lost(baselines, scaled=starts)
             return
         for point, score in prior:
             self._add(point, score)
@@ -125,6 +127,22 @@ class Optimiser:
         if starts:
             self.queue_starts()
         self.study.set_user_attr("queued", len(self.study.get_trials(deepcopy=False)))
+
+    def _ask_lost(self, baselines: Sequence[Baseline], scaled: bool) -> None:
+        """Queue baselines again of which every attempt has failed: what was wrong may have been put right since.
+
+        Not when they gave the scores their scale (`scaled` false) and proposals have been told on it.
+        """
+        import optuna
+
+        trials = self.study.get_trials(deepcopy=False)
+        if not scaled and any("baseline" not in t.user_attrs and "prior" not in t.user_attrs for t in trials):
+            return
+        failed = optuna.trial.TrialState.FAIL
+        kept = {t.user_attrs.get("baseline") for t in trials if t.state != failed}
+        for baseline in baselines:
+            if baseline.name not in kept:
+                self.study.enqueue_trial(dict(baseline.point), user_attrs={"baseline": baseline.name})
 
     def queue_starts(self) -> None:
         """Add the start points, each once."""
@@ -261,10 +279,6 @@ class Optimiser:
             self.study.enqueue_trial(dict(params), user_attrs=again | {"again": trial.number})
         self.records[trial.number] = record
         return record
-
-    def scored(self) -> int:
-        """How many trials of the budget are used: those with a score, told or held."""
-        return sum(1 for r in self.records.values() if r.state != "failed")
 
     def running(self) -> int:
         """How many trials others are at."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..merge.plan import planned
 from .baselines import Baseline, baselines
 from .errors import SearchError
 from .free import Template
@@ -48,7 +49,14 @@ def prepare(study: Study) -> Prepared:
     """
     template = study.template()
     objective = make_objective(study)
-    objective.check(template)
+    if template.roles:
+        # Models that are not there or do not fit together would be noticed by the first trial, or by nobody before the end.
+        with planned(template.recipe(template.middle())):
+            pass
+    try:
+        objective.check(template)
+    except SearchError as error:
+        raise SearchError(f"{study.where}: {error}") from None
     if study.confirm is not None:
         study.held_out()
     found, notes = baselines(template, study.baselines, f"{study.where}: baselines")

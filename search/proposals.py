@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import SearchError
 from .parameters import Parameter
-from .study import Optimiser as Settings
+from .study_settings import Optimiser as Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

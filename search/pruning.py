@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .study import Pruning
+from .study_settings import Pruning
 
 
 def is_hopeless(

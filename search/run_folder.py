@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.output import patiently
 from .errors import SearchError
 from .parameters import Parameter
 from .records import TrialRecord
@@ -224,6 +225,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        # Windows refuses to replace a file while somebody reads it, which lasts a moment.
+        patiently(lambda: os.replace(partial, path))
     finally:
         partial.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from .records import TrialRecord
 from .run_folder import best_of
-from .study import Stop
+from .study_settings import Stop
 
 Why = Literal["trials", "patience", "hours", "target", "asked", "stuck", "failing"]
 

@@ -22,7 +22,7 @@ from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.architecture import FAMILY_NAMES, Family
 from ..checkpoints.errors import UnetscopeError, nearest
@@ -30,101 +30,23 @@ from ..merge.recipe_file import read_yaml
 from .errors import SearchError
 from .free import Template, read_parameters, read_template
 from .shots import Shot
+from .study_settings import (
+    Confirm,
+    Count,
+    Optimiser,
+    Positive,
+    Pruning,
+    Stop,
+    Strict,
+    named_optimiser,
+    switched,
+)
 
-OptimiserName = Literal["gp", "cmaes", "tpe", "qmc", "random"]
-OPTIMISERS: tuple[str, ...] = ("gp", "cmaes", "tpe", "qmc", "random")
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Optimiser(_Strict):
-    """Who proposes points.
-
-    Attributes:
-        name: `gp` (Gaussian process), `cmaes`, `tpe`, `qmc` (Sobol points) or `random`.
-        seed: the same seed and scores give the same proposals, with one worker and no interruption.
-        start: how many points are spread over what is free before the optimiser learns from scores; cmaes, qmc and random spread
-            their own.
-        start_points: how they are spread: `latin` (a Latin hypercube) or `uniform`.
-    """
-
-    name: OptimiserName = "gp"
-    seed: Count = 0
-    start: Count = 10
-    start_points: Literal["latin", "uniform"] = "latin"
-
-
-class Stop(_Strict):
-    """What ends a search before its budget.
-
-    Attributes:
-        patience: after so many proposals in a row without a better score; baselines and start points do not count.
-        hours: of this run of the command.
-        target: when a score is at least as good.
-        stuck: when so many trials in a row have the same score, or the same images, though their points differ; 0 never.
-        failures: when so many trials in a row fail; 0 never.
-    """
-
-    patience: Positive | None = None
-    hours: Annotated[float, Field(gt=0)] | None = None
-    target: float | None = None
-    stuck: Count = 5
-    failures: Count = 3
-
-
-class Pruning(_Strict):
-    """Trials that are worse than the best one on the same images are not finished.
-
-    Attributes:
-        p: the signed-rank test's level; larger gives up sooner.
-        after: images that every trial makes.
-    """
-
-    p: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    after: Annotated[int, Field(ge=2)] = 4
-
-
-class Confirm(_Strict):
-    """The best trials again, on prompts and seeds that the search never saw.
-
-    Attributes:
-        top: how many.
-        payloads: held-out prompts, in the forms of the study's; left out, the same prompts with other seeds.
-        seeds: held-out seeds.
-        confidence: of the intervals, all of them together.
-    """
-
-    top: Positive = 3
-    payloads: Any = None
-    seeds: list[Count] = Field(default_factory=lambda: [90001, 90002, 90003, 90004], min_length=1)
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-def _named_optimiser(value: Any) -> Any:
-    if isinstance(value, Mapping) and "name" in value and value["name"] not in OPTIMISERS:
-        value = value["name"]
-    if isinstance(value, str):
-        if value not in OPTIMISERS:
-            raise SearchError(
-                f"optimiser: there is no {value!r}{nearest(value, OPTIMISERS)}; there are {', '.join(OPTIMISERS)}"
-            )
-        return {"name": value}
-    return value
-
-
-def _switched(value: Any) -> Any:
-    """`true` means the defaults, `false` means not at all."""
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-
-class Study(_Strict):
+class Study(Strict):
     """A study.
 
     Attributes:
@@ -160,15 +82,15 @@ class Study(_Strict):
     reward: Any = None
     objective: str | None = None
     direction: Literal["maximise", "minimise"] | None = None
-    optimiser: Annotated[Optimiser, BeforeValidator(_named_optimiser)] = Field(default_factory=Optimiser)
+    optimiser: Annotated[Optimiser, BeforeValidator(named_optimiser)] = Field(default_factory=Optimiser)
     baselines: list[Any] | None = None
     prior: list[str] = Field(default_factory=list)
     trials: Positive = 120
     stop: Stop = Field(default_factory=Stop)
-    pruning: Annotated[Pruning | None, BeforeValidator(_switched)] = None
+    pruning: Annotated[Pruning | None, BeforeValidator(switched)] = None
     images: Literal["all", "best", "none"] = "best"
     batch: Positive = 4
-    confirm: Annotated[Confirm | None, BeforeValidator(_switched)] = None
+    confirm: Annotated[Confirm | None, BeforeValidator(switched)] = None
 
     _where: str = PrivateAttr("study")
     _folder: Path = PrivateAttr(Path())
@@ -296,7 +218,10 @@ class Study(_Strict):
     def _panel(self, payloads: Any, seeds: list[int]) -> list[Shot]:
         from .payloads import load_payloads, panel
 
-        shots = panel(load_payloads(payloads, self._folder), seeds)
+        try:
+            shots = panel(load_payloads(payloads, self._folder), seeds)
+        except SearchError as error:
+            raise SearchError(f"{self._where}: {error}") from None
         if not shots:
             raise SearchError(f"{self._where}: payloads: there is no prompt in them")
         # Every prompt once, then every prompt a second time: a pruned trial has seen as many prompts as it can.

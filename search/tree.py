@@ -12,6 +12,7 @@ folder of its own, `nodes/<name>`, with the study's budget; the last node's best
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 from ..checkpoints.errors import nearest
 from ..merge.inline_steps import named_steps
+from ..merge.plan import planned
 from ..merge.recipe import Recipe
 from .errors import SearchError
 from .loop import Outcome, Say, best_text, search
@@ -32,6 +34,8 @@ from .study import Study
 _SHARED = ("convention", "components", "output", "loras")
 _FIELDS = ("models", "step", "nodes", *_SHARED)
 _WAIT_SECONDS = 1.0
+# What some system does not take in the name of a folder.
+_NO_FOLDER = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^[. ]|[. ]$')
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,10 @@ def _nodes(data: Any, models: Mapping[str, str], step: Mapping, where: str) -> t
             raise SearchError(f"{where}.{name}: must be a list of models and nodes, or a mapping with inputs")
         if name in known:
             raise SearchError(f"{where}.{name}: another node or model has this name")
-        if "/" in name or "\\" in name or name.startswith("."):
-            raise SearchError(f"{where}.{name}: a node's name is a folder's too; leave out / and \\")
+        if _NO_FOLDER.search(name):
+            raise SearchError(
+                f"{where}.{name}: a node's name is a folder's too; write it with letters, digits, - and _"
+            )
         for source in inputs:
             if source not in known:
                 raise SearchError(
@@ -217,12 +223,15 @@ def _check(study: Study, tree: Tree) -> None:
     for node in tree.nodes:
         template = study.changed(tree=None, recipe=tree.recipe(node, below), confirm=False).template()
         below[node.name] = template.plain(template.middle())["steps"]
+    # Of all models, though most of them are needed only days later.
+    with planned(template.recipe(template.middle())):
+        pass
 
 
 def _node_study(study: Study, tree: Tree, node: Node, below: Mapping[str, Mapping[str, Any]], at: Path) -> Study:
     """A node's study. One that was begun keeps its recipe: another worker may build on what it has."""
     recipe = load_run(at)[1].recipe if RunFolder(at).exists else named_steps(tree.recipe(node, below))
-    return study.changed(tree=None, recipe=recipe, title=f"{study.title}/{node.name}", confirm=False)
+    return study.changed(tree=None, recipe=recipe, title=f"{study.title}/{node.name}")
 
 
 def _wait_for_others(at: Path) -> None:

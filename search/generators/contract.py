@@ -38,7 +38,8 @@ class Generator(ABC):
         """Make the result of a recipe the model that images are made with.
 
         Raises:
-            SearchError: the generator cannot take it.
+            OutOfOrderError: the generator cannot be reached, or takes no model at all.
+            SearchError: the generator cannot take this one.
             MergeError, CheckpointError: the recipe cannot be merged.
         """
 

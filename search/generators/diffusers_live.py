@@ -73,6 +73,7 @@ class DiffusersGenerator(Generator):
             sampler_named(shot.sampler_name, diffusers_fields(shot).schedule)
             check_prompt(shot.prompt, shot.name)
             check_prompt(shot.negative_prompt, shot.name)
+        _check_device(self.settings.device)
         with planned(recipe) as plan:
             recognised_widths(plan.family, {t.key: t.shape for t in plan.tensors})
             self._predicted(plan)
@@ -247,6 +248,26 @@ class DiffusersGenerator(Generator):
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have; torch is asked only where one is named.
+
+    Raises:
+        SearchError: naming it.
+    """
+    if name in ("auto", "cpu"):
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    # torch raises AssertionError where it was built without CUDA.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise SearchError(
+            f"generator.device: {name!r} cannot be used here ({reason}); write auto, cpu or cuda"
+        ) from None
 
 
 # What a pipeline needs, by the first words of keys.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ...checkpoints.errors import UnetscopeError, nearest
+from ...checkpoints.errors import UnetscopeError
 from ...merge import merge
 from ...merge.live import HeldMerge
 from ..errors import SearchError
 from ..shots import Shot
+from ..user_code import in_words, load_function
 from .contract import Generator, NoImageError
 from .settings import Settings, checked
 
@@ -46,7 +44,7 @@ class FunctionGenerator(Generator):
 
     def __init__(self, settings: Mapping[str, Any], folder: Path = Path()):
         self.settings = checked(FunctionSettings, settings)
-        self._place = _parsed(self.settings.function, folder)
+        self._folder = folder
         self._function: Callable | None = None
         self._held: HeldMerge | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
@@ -57,7 +55,7 @@ class FunctionGenerator(Generator):
 
     def _load(self) -> Callable:
         if self._function is None:
-            self._function = _imported(*self._place)
+            self._function = load_function(self.settings.function, self._folder, "generator.function")
             try:
                 inspect.signature(self._function).bind(None, [])
             except TypeError:
@@ -90,7 +88,7 @@ class FunctionGenerator(Generator):
         except UnetscopeError:
             raise
         except Exception as error:  # the user's own code: whatever goes wrong in it fails the trial
-            raise NoImageError(f"{named} failed with {type(error).__name__}: {error}{_line(error)}") from error
+            raise NoImageError(f"{named} failed with {in_words(error)}") from error
         return _images(found, len(shots), named)
 
     def close(self) -> None:
@@ -99,38 +97,6 @@ class FunctionGenerator(Generator):
         if self._scratch:
             self._scratch.cleanup()
         self._held = self._scratch = self._model = None
-
-
-def _parsed(said: str, folder: Path) -> tuple[str | Path, str]:
-    """The module's name or file, and the function's name."""
-    place, _, name = said.rpartition(":")
-    if not place or not name.isidentifier():
-        raise SearchError(f"generator.function: is {said!r}; write module:function or file.py:function")
-    if not place.endswith(".py"):
-        return place, name
-    path = folder / Path(place).expanduser()
-    if not path.is_file():
-        raise SearchError(f"generator.function: there is no file {path}")
-    return path, name
-
-
-def _imported(place: str | Path, name: str) -> Callable:
-    try:
-        if isinstance(place, Path):
-            spec = importlib.util.spec_from_file_location(f"_unetscope_{place.stem}", place)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses in it look their module up
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except Exception as error:  # the user's own code
-        raise SearchError(
-            f"generator.function: {place} cannot be imported: {type(error).__name__}: {error}{_line(error)}"
-        ) from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise SearchError(f"generator.function: {place} has no function {name!r}{nearest(name, vars(module))}")
-    return function
 
 
 def _images(found: Any, wanted: int, named: str) -> list[Image]:
@@ -145,11 +111,3 @@ def _images(found: Any, wanted: int, named: str) -> list[Image]:
     if len(found) != wanted:
         raise SearchError(f"{named} returned {len(found)} images for {wanted} shots; one for each, in order")
     return [image if image.mode == "RGB" else image.convert("RGB") for image in found]
-
-
-def _line(error: BaseException) -> str:
-    """Where in the user's code an error arose."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from ...checkpoints.errors import nearest
-from ..errors import SearchError
+from ..errors import OutOfOrderError, SearchError
 from ..shots import Shot
 from .contract import Generator, NoImageError
 from .settings import Settings, checked
@@ -101,7 +101,7 @@ class WebUiGenerator(Generator):
                 # The UI may run on another system: only the last part of its path is ours.
                 if str(model.get("filename", "")).replace("\\", "/").rpartition("/")[2] == path.name:
                     return model["title"]
-        raise SearchError(
+        raise OutOfOrderError(
             f"{self.settings.url}: does not see {path.name} in {path.parent}; is this the web UI's own model folder "
             "(generator.models_folder)?"
         )

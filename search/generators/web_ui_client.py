@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SearchError
+from ..errors import OutOfOrderError, SearchError
 from .contract import NoImageError
 
 if TYPE_CHECKING:
@@ -114,10 +114,16 @@ class WebUi:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _call(self, verb: str, name: str, body: dict[str, Any] | None = None) -> Any:
-        """Send a request until it is answered, or the retries are used up."""
+        """Send a request until it is answered, or the retries are used up.
+
+        Raises:
+            NoImageError: the model makes NaN.
+            OutOfOrderError: nothing answers.
+            SearchError: the UI refuses, or fails time and again.
+        """
         import requests
 
-        said = ""
+        said, kind = "", SearchError
         for attempt in range(self._retries + 1):
             if attempt:
                 self._wait(min(2.0 ** (attempt - 1), _LONGEST_WAIT))
@@ -126,6 +132,7 @@ class WebUi:
                     verb, f"{self.url}/sdapi/v1/{name}", json=body, timeout=(_CONNECT, self._timeout)
                 )
             except requests.exceptions.ReadTimeout:
+                kind = OutOfOrderError
                 said = f"did not answer {name} within {self._timeout:g} s (generator.timeout)"
                 self._interrupt()
                 continue
@@ -136,13 +143,16 @@ class WebUi:
             ):
                 raise SearchError(f"{self.url}: is no address; write http://127.0.0.1:7860") from None
             except requests.exceptions.RequestException as error:
+                kind = OutOfOrderError
                 said = f"cannot be reached ({_reason(error)}); start the web UI with --api, and check generator.url"
                 continue
             if answer.ok:
                 return self._content(answer)
             said = self._refused(answer, name)
+            # An error inside the UI may be this model's; a gateway's is not.
+            kind = SearchError if answer.status_code == 500 else OutOfOrderError
         again = f", after {self._retries + 1} attempts" if self._retries else ""
-        raise SearchError(f"{self.url}: {said}{again}")
+        raise kind(f"{self.url}: {said}{again}")
 
     def _content(self, answer: Any) -> Any:
         try:

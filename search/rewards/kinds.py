@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.errors import nearest
 from ..errors import SearchError
+from ..user_code import in_words, load_function
 from .contract import Reward
 from .options import checked_options
 
@@ -93,7 +91,7 @@ def _found(kind: str, folder: Path) -> Any:
         module, _, name = KINDS[kind].partition(":")
         return getattr(importlib.import_module(f".{module}", __package__), name)
     if ":" in kind:
-        return _named(kind, folder)
+        return load_function(kind, folder, f"reward {kind}", "class or function")
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if kind not in points:
         known = [*KINDS, *points]
@@ -105,33 +103,7 @@ def _found(kind: str, folder: Path) -> Any:
     except SearchError:
         raise
     except Exception as error:
-        raise SearchError(f"reward {kind}: its package cannot be imported: {_line(error)}") from error
-
-
-def _named(kind: str, folder: Path) -> Any:
-    """`package.module:Class`, or `file.py:Class`; the path of a file may hold a colon of its own."""
-    where, _, name = kind.rpartition(":")
-    try:
-        module = _file(where, folder) if where.endswith(".py") else importlib.import_module(where)
-    except SearchError:
-        raise
-    except Exception as error:  # whatever a user's file does when it is run
-        raise SearchError(f"reward {kind}: {where} cannot be imported: {_line(error)}") from error
-    if not hasattr(module, name):
-        there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise SearchError(f"reward {kind}: {where} has no {name!r}{nearest(name, there)}")
-    return _usable(getattr(module, name), kind)
-
-
-def _file(where: str, folder: Path) -> Any:
-    path = Path(os.path.realpath(folder / Path(where).expanduser()))
-    if not path.is_file():
-        raise SearchError(f"reward: {path}: no such file; paths begin at the study's folder")
-    spec = importlib.util.spec_from_file_location(f"unetscope_reward_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles of the file look for their module there
-    spec.loader.exec_module(module)
-    return module
+        raise SearchError(f"reward {kind}: its package cannot be imported: {in_words(error)}") from error
 
 
 def _usable(made: Any, kind: str) -> Any:
@@ -140,7 +112,3 @@ def _usable(made: Any, kind: str) -> Any:
             f"reward {kind}: is a {type(made).__name__}; expected a class derived from Reward, or a function"
         )
     return made
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -6,7 +6,7 @@ import pytest
 from fake_search import ColourGenerator, RedReward
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.search import objective
+from unetscope.search import panel as panel_module
 from unetscope.search.study import Study
 
 
@@ -42,9 +42,11 @@ def panel(monkeypatch):
         reward = RedReward()
 
     def made(study, shots):
-        return objective.PanelObjective(Panel.generator, Panel.reward, shots, batch=study.batch, pruning=study.pruning)
+        return panel_module.PanelObjective(
+            Panel.generator, Panel.reward, shots, batch=study.batch, pruning=study.pruning
+        )
 
-    monkeypatch.setattr("unetscope.search.objective.panel_objective", made)
+    monkeypatch.setattr("unetscope.search.panel.panel_objective", made)
     monkeypatch.setattr("unetscope.search.confirmation.panel_objective", made)
     return Panel
 

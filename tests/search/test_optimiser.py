@@ -14,7 +14,7 @@ from unetscope.search.proposals import start_points
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder
 from unetscope.search.storage import Workers
-from unetscope.search.study import Optimiser as Settings
+from unetscope.search.study_settings import Optimiser as Settings
 
 optuna = pytest.importorskip("optuna")
 CUBE = [Parameter(f"x{i}") for i in range(DIMENSIONS)]

@@ -16,7 +16,7 @@ from unetscope.search.errors import SearchError
 from unetscope.search.generators.contract import NoImageError
 from unetscope.search.loop import search
 from unetscope.search.pruning import is_hopeless, paired_estimate
-from unetscope.search.study import Pruning
+from unetscope.search.study_settings import Pruning
 
 pytest.importorskip("optuna")
 
