@@ -21,7 +21,8 @@ from merge import put_between_markers
 from unetscope.merge.recipe import Recipe
 from unetscope.search.confirmation import Interval, paired_interval
 from unetscope.search.loop import search
-from unetscope.search.objective import Measured, PanelObjective, panel_objective
+from unetscope.search.objective import Measured
+from unetscope.search.panel import PanelObjective, panel_objective
 from unetscope.search.study import Study
 
 HERE = Path(__file__).resolve().parent
