@@ -1,11 +1,12 @@
 """Whether a search finds a better merge than anybody would by hand: two trained tiny models, a reward that measures.
 
-    python benchmarks/search_tiny.py [--quick] [--seeds N] [--trials N] [--folder DIR] [--docs FILE]
+    python benchmarks/search_tiny.py [--quick] [--folder DIR] [--docs FILE]
 
 The study is examples/tiny_models/study.yaml: block weights of a model that knows shapes and one that knows colours. For each seed
-(of the panel's images and of the optimiser) the Gaussian process and random search get the same budget; the best trial of each is
-then measured on prompts and seeds that no search saw, beside both parents, their mean and the plain add-difference merge. About
-20 minutes on one core. Prints Markdown and puts it between the markers of docs/search.md.
+(of the panel's images and of the optimiser) the Gaussian process and random search get the same budget, once on a panel of one seed
+a prompt and once of three; the best trial of each is then measured on prompts and seeds that no search saw, beside
+both parents, their mean and the plain add-difference merge. About 25 minutes on one core. Prints Markdown and puts it between the
+markers of docs/search.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merge import put_between_markers
@@ -29,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent / "examples" / "tiny_models"
 DOCS = HERE.parent / "docs" / "search.md"
 BEGIN, END = "<!-- tiny: begin -->", "<!-- tiny: end -->"
-OPTIMISERS = {"gp": "search, Gaussian process", "random": "search, random points"}
+GP, RANDOM = "Gaussian process", "random points"
 SHAPE, COLOUR, MEAN = "shape model alone", "colour model alone", "their mean (0.5)"
 ADDED = "add difference (shape + colour - base)"
 FIXED = {SHAPE: 0.0, COLOUR: 1.0, MEAN: 0.5}
@@ -38,11 +39,40 @@ HELD_OUT = range(5001, 5009)
 CONFIDENCE = 0.95
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of search: who proposes, how many seeds each prompt has, how many trials there are, and how many searches."""
+
+    name: str
+    optimiser: str
+    panel: int
+    trials: int
+    searches: int
+
+    def title(self, prompts: int) -> str:
+        who = {"gp": GP, "random": RANDOM}[self.optimiser]
+        return f"search, {who}, {self.trials} trials of {self.panel * prompts} images, {self.searches} times"
+
+
+KINDS = (
+    Kind("gp", "gp", 1, 40, 5),
+    Kind("random", "random", 1, 40, 5),
+    Kind("wide", "gp", 3, 25, 3),
+    Kind("random-wide", "random", 3, 25, 3),
+)
+
+
 @dataclass
 class Row:
-    """A merge, or the best ones of several searches: scores on the held-out panel, and in its search."""
+    """A merge, or the best ones of several searches.
+
+    Attributes:
+        searched, mean_there: its score in the search, and that of the 0.5 merge on the same images.
+        held_out: on prompts and seeds that no search saw.
+    """
 
     searched: list[float] = field(default_factory=list)
+    mean_there: list[float] = field(default_factory=list)
     held_out: list[Measured] = field(default_factory=list)
 
     def scores(self) -> list[float]:
@@ -63,13 +93,18 @@ def fixed_recipes(study: Study) -> dict[str, Recipe]:
     return found
 
 
-def run(study: Study, optimiser: str, seed: int, trials: int, folder: Path) -> tuple[Recipe, float]:
-    """The best recipe of a search and its score there; a search that was finished before is not run again."""
+def run(study: Study, kind: Kind, seed: int, path: Path) -> tuple[Recipe, float, float]:
+    """The best recipe of a search, its score there, and that of the mean; a search that was finished is not run again."""
     own = study.changed(
-        optimiser={"name": optimiser, "seed": seed}, seeds=[seed], trials=trials, confirm=False, images="none"
+        optimiser={"name": kind.optimiser, "seed": seed},
+        seeds=[seed + 100 * i for i in range(kind.panel)],
+        trials=kind.trials,
+        confirm=False,
+        images="none",
     )
-    outcome = search(own, folder, resume=folder.exists(), say=lambda line: None)
-    return own.template().recipe(outcome.best.point), outcome.best.score
+    outcome = search(own, path, resume=path.exists(), say=lambda line: None)
+    mean = next(t.score for t in outcome.run.trials() if t.baseline == "0.5")
+    return own.template().recipe(outcome.best.point), outcome.best.score, mean
 
 
 def measure(objective: PanelObjective, recipe: Recipe) -> Measured:
@@ -84,21 +119,27 @@ def measure(objective: PanelObjective, recipe: Recipe) -> Measured:
     return measured
 
 
-def experiment(study: Study, seeds: Sequence[int], trials: int, folder: Path) -> dict[str, Row]:
+def experiment(study: Study, kinds: Sequence[Kind], folder: Path) -> dict[str, Row]:
     """All merges and searches, the fixed ones first."""
     held_out = study.changed(confirm={**study.confirm.model_dump(), "seeds": list(HELD_OUT)})
     objective = panel_objective(held_out, held_out.held_out())
     objective.load()
-    rows = {name: Row(held_out=[measure(objective, recipe)]) for name, recipe in fixed_recipes(study).items()}
-    for name, row in rows.items():
-        print(f"{name}: {row.scores()[0]:.3f}", flush=True)
-    for optimiser, title in OPTIMISERS.items():
-        rows[title] = Row()
-        for seed in seeds:
-            recipe, score = run(study, optimiser, seed, trials, folder / f"{optimiser}-{seed}")
+    rows: dict[str, Row] = {}
+
+    def add(name: str, recipe: Recipe) -> None:
+        row = rows.setdefault(name, Row())
+        row.held_out.append(measure(objective, recipe))
+        print(f"{name}: {row.scores()[-1]:.3f}", flush=True)
+
+    for name, recipe in fixed_recipes(study).items():
+        add(name, recipe)
+    for kind in kinds:
+        title = kind.title(len(study.changed(seeds=[1]).shots()))
+        for seed in range(1, kind.searches + 1):
+            recipe, score, mean = run(study, kind, seed, folder / f"{kind.name}-{seed}")
+            add(title, recipe)
             rows[title].searched.append(score)
-            rows[title].held_out.append(measure(objective, recipe))
-            print(f"{title}, seed {seed}: {score:.3f}, held out {rows[title].scores()[-1]:.3f}", flush=True)
+            rows[title].mean_there.append(mean)
     objective.close()
     return rows
 
@@ -106,23 +147,25 @@ def experiment(study: Study, seeds: Sequence[int], trials: int, folder: Path) ->
 # -- in words -----------------------------------------------------------------------------------------------------------
 
 
-def report(rows: dict[str, Row], trials: int, shots: int) -> list[str]:
+def report(rows: dict[str, Row]) -> list[str]:
     """The lines between the markers."""
-    lines = [
-        "| merge | score on held-out images | shape | colour | score in its own search |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ["merge", "in its search", "the mean there", "on unseen prompts and seeds"]
+    heads += ["shape", "colour", "than the mean: better, worse, cannot tell"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in rows.items():
-        cells = [_spread(row.scores()), f"{row.part('shape'):.2f}", f"{row.part('colour'):.2f}", _spread(row.searched)]
+        cells = [_spread(row.searched), _spread(row.mean_there), _spread(row.scores())]
+        cells += [f"{row.part(part):.2f}" for part in ("shape", "colour")]
+        cells.append(_counts(row, rows[MEAN]) if row.searched else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    runs = len(rows[OPTIMISERS["gp"]].scores())
+    searches = [row for row in rows.values() if row.searched]
+    count = sum(_better(row, rows[SHAPE]) == _better(row, rows[COLOUR]) == len(row.searched) for row in searches)
     lines += [
         "",
-        f"{runs} searches of each kind with {trials} trials of {shots} images; the held-out panel has 12 other prompts with "
-        f"{len(HELD_OUT)} seeds. ± is the standard deviation over searches.",
-        "",
+        f"± is the deviation over searches. Unseen: 12 prompts with {len(HELD_OUT)} seeds each; shape, colour and the last "
+        "column are of these images too. The last column compares each search's best trial with the mean, image by image "
+        f"({CONFIDENCE:.0%} intervals). All best trials beat both parents in {count} of {len(searches)} kinds of search.",
     ]
-    return lines + [f"- {line}" for line in verdicts(rows)]
+    return lines + [f"\n{line}" for line in _optimisers(rows)]
 
 
 def _spread(scores: list[float]) -> str:
@@ -132,28 +175,34 @@ def _spread(scores: list[float]) -> str:
     return mean if len(scores) < 2 else f"{mean} ± {statistics.stdev(scores):.3f}"
 
 
-def verdicts(rows: dict[str, Row]) -> list[str]:
-    """Whether searches are better than what they have to beat."""
+def _optimisers(rows: dict[str, Row]) -> list[str]:
+    """Of the same panel and budget: whether the Gaussian process is better than random points."""
     lines = []
-    for title in OPTIMISERS.values():
-        counted = {other: _counts(rows[title], rows[other]) for other in (SHAPE, COLOUR, MEAN, ADDED)}
-        against = "; ".join(f"{other}: {text}" for other, text in counted.items())
-        lines.append(f"{title}, each best trial image by image ({CONFIDENCE:.0%} intervals) against {against}.")
-    gp, random = (rows[title].scores() for title in OPTIMISERS.values())
-    differences = dict(enumerate(a - b for a, b in zip(gp, random, strict=True)))
-    if len(differences) > 1:
-        zero, equal = dict.fromkeys(differences, 0.0), dict.fromkeys(differences, 1.0)
-        found = paired_interval(differences, zero, equal, CONFIDENCE)
-        lines.append(f"Gaussian process less random points, seed by seed: {_words(found)}.")
+    for title, row in rows.items():
+        other = rows.get(title.replace(GP, RANDOM))
+        if GP in title and other and len(row.held_out) > 1:
+            differences = dict(enumerate(a - b for a, b in zip(row.scores(), other.scores(), strict=True)))
+            zero, equal = dict.fromkeys(differences, 0.0), dict.fromkeys(differences, 1.0)
+            found = _words(paired_interval(differences, zero, equal, CONFIDENCE))
+            lines.append(f"{title}, less random points, seed by seed, on unseen prompts and seeds: {found}.")
     return lines
+
+
+def _intervals(row: Row, other: Row) -> list[Interval]:
+    """Of each best trial less the other merge, image by image."""
+    reference = other.held_out[0].scores
+    equal = dict.fromkeys(reference, 1.0)
+    return [paired_interval(measured.scores, reference, equal, CONFIDENCE) for measured in row.held_out]
+
+
+def _better(row: Row, other: Row) -> int:
+    return sum(x.low > 0 for x in _intervals(row, other))
 
 
 def _counts(row: Row, other: Row) -> str:
     """In how many searches the best trial is better, worse, or neither for sure."""
-    reference = other.held_out[0].scores
-    intervals = [paired_interval(m.scores, reference, dict.fromkeys(reference, 1.0), CONFIDENCE) for m in row.held_out]
-    better, worse = sum(x.low > 0 for x in intervals), sum(x.high < 0 for x in intervals)
-    return f"better {better}, worse {worse}, cannot tell {len(intervals) - better - worse}"
+    better, worse = _better(row, other), sum(x.high < 0 for x in _intervals(row, other))
+    return f"{better}, {worse}, {len(row.held_out) - better - worse}"
 
 
 def _words(x: Interval) -> str:
@@ -163,17 +212,17 @@ def _words(x: Interval) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two seeds, ten trials, nothing put into the docs")
-    parser.add_argument("--seeds", type=int, default=5, help="how many searches of each kind")
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument(
+        "--quick", action="store_true", help="two searches of each kind, ten trials, nothing put into the docs"
+    )
     parser.add_argument("--folder", type=Path, help="where run folders are kept: a run that was stopped goes on")
     parser.add_argument("--docs", type=Path, help="the page to put the table into")
     given = parser.parse_args()
-    seeds, trials = (2, 10) if given.quick else (given.seeds, given.trials)
+    kinds = [replace(kind, trials=10, searches=2) for kind in KINDS] if given.quick else KINDS
     study = Study.load(MODELS / "study.yaml")
     with tempfile.TemporaryDirectory(prefix="unetscope-tiny-") as own:
-        rows = experiment(study, range(1, seeds + 1), trials, given.folder or Path(own))
-    text = "\n".join(report(rows, trials, len(study.shots())))
+        rows = experiment(study, kinds, given.folder or Path(own))
+    text = "\n".join(report(rows))
     print(text)
     docs = given.docs or (None if given.quick else DOCS)
     if docs:
