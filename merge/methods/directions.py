@@ -86,7 +86,7 @@ def karcher_mean(at: Spot, weights: Numbers = 1.0):
     """The direction whose weighted squared angles to x_t / |x_t| are smallest (Riemannian mean), times the mean length.
 
     Found by steps along the mean of logarithms until nothing moves. Tensors that are 0 count in the mean length alone; where the
-    directions cancel out it is the weighted mean.
+    directions cancel out it is the weighted mean. A tensor opposite to the mean pulls nowhere.
 
     Source: Karcher 1977; `karcher` of mergekit, which has no weights and stops after ten steps.
 
@@ -100,7 +100,8 @@ def karcher_mean(at: Spot, weights: Numbers = 1.0):
     if mean is None:
         return sphere.weights.tolist()
     for _ in range(100):
-        stretched = [angle / math.sin(angle) if math.sin(angle) > 0 else angle for angle in sphere.angles(mean)]
+        # Opposite to the mean, but for what fp32 rounds, the logarithm has no direction: such a tensor pulls nowhere.
+        stretched = [angle / math.sin(angle) if math.sin(angle) > 1e-6 else 1.0 for angle in sphere.angles(mean)]
         step = sphere.mean_of(sphere.tangents(mean) * np.array(stretched)[:, None])
         mean = sphere.walked(mean, step)
         if sphere.length(step) < 1e-12:

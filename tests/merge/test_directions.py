@@ -106,6 +106,14 @@ def test_means_of_directions_that_cancel_out_are_weighted_means(name):
     assert (result(name, [a, a, a]) == a).all()
 
 
+@pytest.mark.parametrize("name", ["multislerp", "karcher_mean"])
+def test_a_tensor_opposite_to_the_mean_counts_in_its_length_alone(name):
+    (a,) = tensors(1)
+    close(result(name, [a, -2 * a, 3 * a]), 2 * a.astype(np.float64))
+    one = [np.full(1, x, np.float32) for x in (1, -2, 3)]
+    close(result(name, one), [2.0])
+
+
 def test_perpendicular_parts():
     a, b, c = tensors(3)
     x, y, z = wide([a, b, c])
