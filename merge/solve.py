@@ -40,10 +40,12 @@ def solve(form: Form, spot: Spot, pieces: Pieces) -> Solved:
     for step in unsolved(form):
         at = replace(spot, names=step.sources)
         inputs = tuple(f.resolved({s: x for s, x in solved.items() if isinstance(x, Form)}) for f in step.inputs)
-        if step.method.kind == "whole":
-            solved[step] = _whole(step, inputs, at, pieces, solved)
-            continue
-        found = _measured(step, inputs, at, pieces, solved)
+        # Differences too large for fp32 are found in the result, and said there.
+        with np.errstate(all="ignore"):
+            if step.method.kind == "whole":
+                solved[step] = _whole(step, inputs, at, pieces, solved)
+                continue
+            found = _measured(step, inputs, at, pieces, solved)
         solved[step] = Form.combined(tuple(map(float, found)), list(inputs)) if not callable(found) else found
     return solved
 
@@ -77,6 +79,9 @@ def _whole(step: Applied, inputs: tuple[Form, ...], at: Spot, pieces: Pieces, so
     for start, found in _walk(step, inputs, at, pieces, solved):
         for array, values in zip(arrays, found, strict=True):
             array[start : start + values.size] = values
+    if not all(np.isfinite(array).all() for array in arrays):
+        # A difference too large for fp32, of which no decomposition is known: so is the result.
+        return np.full(at.elements, np.nan, np.float32)
     given = dict(step.values)
     if "at" in step.method.supplied:
         given["at"] = at

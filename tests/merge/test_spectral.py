@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from step_results import result
 from tiny import load, raw
 
 from unetscope.checkpoints.blocks import place
@@ -155,6 +156,12 @@ def test_methods_leave_their_inputs_alone(name):
     before = [d.tobytes() for d in given]
     apply(name, given, (0.5, 1.0, 2.0))
     assert [d.tobytes() for d in given] == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_differences_too_large_for_fp32_are_no_number_and_no_failure(name):
+    given = [np.full((4, 6), x, np.float32) for x in (3e38, -3e38, 1e38)]
+    assert not np.isfinite(result(name, given)).any()
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
