@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -21,6 +22,28 @@ from .opening import Lora, open_lora
 from .values import Rows
 
 
+class _OneThread:
+    """Keeps linear algebra on one thread while LoRAs are open; they close in any order, and the last gives the threads back."""
+
+    def __init__(self):
+        self._open, self._limits, self._guard = 0, None, threading.Lock()
+
+    def enter(self) -> None:
+        with self._guard:
+            self._open += 1
+            if self._open == 1:
+                self._limits = threadpool_limits(1, user_api="blas")
+
+    def leave(self) -> None:
+        with self._guard:
+            self._open -= 1
+            if not self._open:
+                self._limits.restore_original_limits()
+
+
+_ONE_THREAD = _OneThread()
+
+
 @dataclass
 class LoraCheckpoint(Checkpoint):
     """A LoRA in the delta space: each tensor is the change of that key, F32, computed when it is read.
@@ -31,12 +54,12 @@ class LoraCheckpoint(Checkpoint):
 
     lora: Lora | None = field(default=None, repr=False)
     base: Checkpoint | None = field(default=None, repr=False)
-    # Threads read a LoRA, each a small product at a time: threads of the linear algebra below them only wait for each other.
-    _alone: threadpool_limits | None = field(default=None, repr=False)
+    _open: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._alone = threadpool_limits(1, user_api="blas")
+        # Threads read a LoRA, each a small product at a time: threads of the linear algebra below only wait for each other.
+        _ONE_THREAD.enter()
 
     def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
         """Fill `out` (uint8) with elements `start` to `stop` of a change. Computes the rows that they touch; thread-safe."""
@@ -57,9 +80,9 @@ class LoraCheckpoint(Checkpoint):
         """Close the LoRA's file; the base is its owner's."""
         super().close()
         self.lora.close()
-        if self._alone is not None:
-            self._alone.restore_original_limits()
-            self._alone = None
+        if self._open:
+            self._open = False
+            _ONE_THREAD.leave()
 
     def _weight(self, key: str) -> Rows | None:
         if self.base is None or not self.lora.modules[key].needs_weight:

@@ -256,7 +256,10 @@ def test_products_run_on_the_threads_that_read_while_a_lora_is_open(tmp_path):
         return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
     before = threads()
-    changes = lora_checkpoint(write_demo_lora(tmp_path / "l.safetensors", "sd1"))
+    one, other = (lora_checkpoint(write_demo_lora(tmp_path / f"{n}.safetensors", "sd1")) for n in ("one", "other"))
     assert threads() == {1}
-    changes.close()
+    one.close()
+    one.close()
+    assert threads() == {1}
+    other.close()
     assert threads() == before
