@@ -19,7 +19,8 @@ from .building import Group, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, Part
 from .names import FUSED, LoraFamily, Style, Target, module_shape
-from .recognition import Recognised, recognise_names
+from .recognised import Recognised
+from .recognition import recognise_names
 from .trainer import peft_inputs, peft_scales
 
 # What the factors of the modules in use may take together; the largest module of SDXL at rank 128 takes 13 MB.

@@ -5,40 +5,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
 from ..architecture import recognise
 from ..errors import CheckpointError
 from ..tensors import Shape
-from .names import FAMILIES, LoraFamily, Style, Target, by_spelling, module_shape
+from .names import FAMILIES, LoraFamily, Target, by_spelling, module_shape
 from .numbered import NAME, is_numbered, numbered_targets
-from .roles import Role, refused_kind, split
+from .recognised import Members, Recognised
+from .roles import refused_kind, split
 from .trainer import said_family
 
 _INPUT_ROLES = ("down", "hada_w1_b", "diff")
 # The sides of a Kronecker product: their columns multiplied are the inputs.
 _KRONECKER = ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b", "lokr_t2")
 _TEXT = re.compile(r"lora_te\d?_|(base_model\.model\.)?text_encoder")
-
-
-@dataclass
-class Members:
-    """A module's tensors: role -> the name in the file; `spelling` is the module's name there."""
-
-    spelling: str
-    tensors: dict[Role, str] = field(default_factory=dict)
-
-
-@dataclass
-class Recognised:
-    """The answer: modules in the order of the file, and the names that no module fits."""
-
-    family: LoraFamily
-    style: Style
-    modules: dict[Target, Members]
-    unknown: list[str]
 
 
 def recognise_names(

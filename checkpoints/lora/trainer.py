@@ -7,14 +7,12 @@ import re
 from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import CheckpointError
 from .building import Told
 from .names import LoraFamily, Target
-
-if TYPE_CHECKING:
-    from .recognition import Recognised
+from .recognised import Recognised
 
 _ADAPTER_METADATA = "lora_adapter_metadata"
 _CONFIG_LIMIT = 1 << 20
