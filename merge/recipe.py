@@ -356,10 +356,11 @@ class Recipe(_Strict):
                 if isinstance(given, Real) and not isinstance(given, bool):
                     continue  # one number counts for every model
                 if not isinstance(given, list) or len(given) != wanted:
-                    count = len(given) if isinstance(given, list) else "none"
+                    count = f"{len(given)} given" if isinstance(given, list) else f"found {_SHORT.repr(given)}"
                     each = "model after the base" if method.on_deltas else "input"
                     raise RecipeError(
-                        f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; {count} given"
+                        f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "
+                        f"{'none given' if given is None else count}"
                     )
             elif name not in step.given and parameter.default is None:
                 raise RecipeError(f"{where}.{name}: is missing; {method.name} needs it")

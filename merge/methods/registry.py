@@ -86,7 +86,8 @@ class Parameter:
             RecipeError: naming `where`, what is allowed and what was found.
         """
         if self.share and not 0 <= value <= 1:
-            raise RecipeError(f"{where}: must be a share from 0 to 1, not {value:g}")
+            hint = f"; {value:g} % is {value / 100:g}" if 2 <= value <= 100 else ""
+            raise RecipeError(f"{where}: must be a share from 0 to 1, not {value:g}{hint}")
 
     @property
     def weighs(self) -> bool:

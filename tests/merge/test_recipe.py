@@ -73,6 +73,10 @@ REFUSED = {
     "a convention that is none": (steps(convention="supermerge"), "recipe: steps.mix: .*did you mean 'supermerger'"),
     "a convention for all": (recipe(convention="comfy"), "recipe: .*did you mean 'comfyui'"),
     "weights missing": (steps(method="weighted_average"), "steps.mix.weights: needs a list of 2 weights.*none given"),
+    "weights of one for all, by block": (
+        steps(method="weighted_average", weights={"IN*": 1}),
+        r"needs a list of 2 weights, one for each input; found \{'IN\*': 1\}",
+    ),
     "weights too few": (steps(method="weighted_average", weights=[1]), "needs a list of 2 weights.*1 given"),
     "a switch of text": (
         steps(method="weighted_average", weights=[1, 1], normalise="yes"),

@@ -378,7 +378,9 @@ def test_numbers_may_differ_by_block(files, tmp_path):
 def test_a_share_beyond_1_is_refused_before_anything_is_written(files, tmp_path):
     paths, _ = files
     steps = {"s": {"method": "ties", "inputs": ["b", "x", "y"], "density": {"default": 0.5, "IN04": 20}}}
-    with pytest.raises(RecipeError, match=r"steps\.s\.density at IN04: must be a share from 0 to 1, not 20"):
+    with pytest.raises(
+        RecipeError, match=r"steps\.s\.density at IN04: must be a share from 0 to 1, not 20; 20 % is 0\.2"
+    ):
         merged(tmp_path, paths, steps)
     assert not list(tmp_path.glob("out*"))
 
