@@ -27,7 +27,8 @@ from ..checkpoints.resumable import Journal, ResumableFile
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
-from .evaluate import Faults, Solved, whole_rows
+from .evaluate import Solved, whole_rows
+from .faults import Faults
 from .forms import Applied, Form
 from .plan import Plan, TensorPlan
 from .solve import solve, unsolved
