@@ -20,10 +20,11 @@ from ..checkpoints.hashes import identity
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import Shape
 from .engine import Put, check_inputs, identities, run
-from .evaluate import Faults
+from .faults import Faults
 from .forms import Applied
 from .plan import Plan, TensorPlan, make_plan
 from .recipe import Recipe
+from .solve import unsolved
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def _signature(plan: Plan, tensor: TensorPlan) -> tuple:
     inputs = tuple((i, plan.names[i], info.shape, info.dtype, info.stored.pieces) for i, info in tensor.inputs.items())
     output = plan.recipe.output
     how = (tensor.dtype, tensor.shape, tensor.positions, tensor.widened, output.nan, output.overflow)
+    # What is summed over a tensor may depend, in the last digit, on where its pieces end.
+    how += (plan.piece() if unsolved(tensor.form) else None,)
     return (*how, terms, tensor.form.coefficients, inputs)
 
 
