@@ -142,11 +142,11 @@ class Plan:
     def memory(self, threads: int | None = None) -> int:
         """Bytes of buffers that a run holds, an upper bound, for each thread:
 
-        a piece of each input as stored, as fp32 and repaired, and of the result; of methods that measure, a tile of each
-        input in double precision, and what they count in; of methods on whole tensors, the largest of them, each input and what
-        the method makes of it.
+        a piece of each input as stored, twice where some tensors are linear and others are not, as fp32 and repaired, and of the
+        result; of methods that measure, a tile of each input in double precision and what is made of it, and what they count in;
+        of methods on whole tensors, the largest of them, each input and what the method makes of it.
         """
-        piece = self.piece() * ((self.widest_input + 8) * self.most_inputs + 24)
+        piece = self.piece() * ((2 * self.widest_input + 8) * self.most_inputs + 24)
         tile = tile_length(self.most_inputs) * 24 * self.most_inputs
         steps = max((_steps_memory(t) for t in self.tensors), default=0)
         return (threads or default_threads()) * (piece + tile + steps)

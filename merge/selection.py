@@ -15,9 +15,6 @@ from .kernels import kernels
 from .kernels_numpy import FIRST, LAST, sizes
 from .reductions import Of, Reduction
 
-# Bytes that counting takes for each input: the second pass needs as much for each rank.
-COUNTERS = LAST * 4
-
 
 @dataclass(frozen=True)
 class Ranked:
@@ -52,6 +49,7 @@ def ranked(
     if callable(ranks):
         ranks = ranks(int(first[0][0][1:].sum(dtype=np.int64)))
     bins = [[_bin(counts, rank) for rank in wanted] for (counts,), wanted in zip(first, ranks, strict=True)]
+    del first  # half as much again as what is counted next
     last = yield _Counts([list(dict.fromkeys(number for number, _ in found)) for found in bins], of)
     out = []
     for found, counted, wanted in zip(bins, last, ranks, strict=True):
