@@ -207,7 +207,8 @@ class Study(Strict):
             SearchError: it has an image of the search's own panel.
         """
         confirm = self.confirm or Confirm()
-        shots = self._panel(confirm.payloads if confirm.payloads is not None else self.payloads, confirm.seeds)
+        payloads = self.payloads if confirm.payloads is None else confirm.payloads
+        shots = self._panel(payloads, confirm.seeds, "confirm: ")
         seen = {(s.prompt, s.negative_prompt, s.seed) for s in self.shots()}
         if again := [s.name for s in shots if (s.prompt, s.negative_prompt, s.seed) in seen]:
             raise SearchError(
@@ -215,15 +216,15 @@ class Study(Strict):
             )
         return shots
 
-    def _panel(self, payloads: Any, seeds: list[int]) -> list[Shot]:
+    def _panel(self, payloads: Any, seeds: list[int], part: str = "") -> list[Shot]:
         from .payloads import load_payloads, panel
 
         try:
             shots = panel(load_payloads(payloads, self._folder), seeds)
         except SearchError as error:
-            raise SearchError(f"{self._where}: {error}") from None
+            raise SearchError(f"{self._where}: {part}{error}") from None
         if not shots:
-            raise SearchError(f"{self._where}: payloads: there is no prompt in them")
+            raise SearchError(f"{self._where}: {part}payloads: there is no prompt in them")
         # Every prompt once, then every prompt a second time: a pruned trial has seen as many prompts as it can.
         seen: Counter[str] = Counter()
         rounds = []

@@ -12,7 +12,7 @@ from scipy.stats import wilcoxon
 
 from unetscope.cli import main
 from unetscope.merge.recipe import Recipe
-from unetscope.search.errors import SearchError
+from unetscope.search.errors import OutOfOrderError, SearchError
 from unetscope.search.generators.contract import NoImageError
 from unetscope.search.loop import search
 from unetscope.search.pruning import is_hopeless, paired_estimate
@@ -153,6 +153,35 @@ def test_a_generator_that_gives_up_stops_the_search_and_no_point_is_lost(panel, 
     outcome = run(study, tmp_path, resume=True)
     assert sum(t.state == "complete" for t in outcome.run.trials()) == 10
     assert {t.baseline for t in outcome.run.trials() if t.state == "complete"} == {"all A", "all B", "0.5", ""}
+
+
+class Unreachable(ColourGenerator):
+    """A generator that takes no model from some time on."""
+
+    def prepare(self, recipe):
+        if self.prepared == 4:
+            self.prepared += 1
+            raise OutOfOrderError("nobody answers")
+        super().prepare(recipe)
+
+
+def test_a_generator_that_cannot_be_reached_stops_the_search_before_its_points_are_lost(panel, picture_study, tmp_path):
+    panel.generator, panel.reward = Unreachable(), RedReward()
+    with pytest.raises(SearchError, match="nobody answers; the search has stopped, --resume goes on"):
+        run(picture_study(), tmp_path)
+    outcome = run(picture_study(), tmp_path, resume=True)
+    failed = [t for t in outcome.run.trials() if t.state == "failed"]
+    again = [t for t in outcome.run.trials() if t.state == "complete" and t.point == failed[0].point]
+    assert len(failed) == len(again) == 1
+
+
+def test_baselines_that_failed_are_tried_again_when_the_search_goes_on(panel, picture_study, tmp_path):
+    panel.generator, panel.reward = ColourGenerator(black=True), RedReward()
+    assert run(picture_study(), tmp_path).ending.why == "failing"
+    panel.generator = ColourGenerator()
+    outcome = run(picture_study(), tmp_path, resume=True)
+    complete = [t.baseline for t in outcome.run.trials() if t.state == "complete" and t.baseline]
+    assert sorted(complete) == ["0.5", "all A", "all B"]
 
 
 def test_a_model_without_images_is_one_failed_trial(panel, picture_study, tmp_path):

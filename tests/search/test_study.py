@@ -94,3 +94,16 @@ def test_a_recipe_of_its_own_file_is_written_into_the_study_and_its_paths_hold(t
     assert again.recipe["models"] == {"a": "a.safetensors", "b": "b.safetensors"}
     point = {"mix.alpha": 0.5}
     assert again.template().recipe(point).models.keys() == study.template().recipe(point).models.keys()
+
+
+def test_models_that_are_missing_are_found_before_the_search_even_where_only_a_function_scores(recipe, tmp_path):
+    (tmp_path / "score.py").write_text("def score(x): return 1")
+    data = recipe({"free": [0, 1]})
+    data["models"]["b"] = str(tmp_path / "nope.safetensors")
+    with pytest.raises(UnetscopeError, match="no such file"):
+        prepare(Study.parse({"recipe": data, "objective": "score.py:score"}, "study.yaml", tmp_path))
+
+
+def test_mistakes_in_held_out_prompts_say_so(panel, picture_study):
+    with pytest.raises(UnetscopeError, match=r"study\.yaml: confirm: payloads: there is no .*held"):
+        picture_study(confirm={"payloads": "held/"}).held_out()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fake_search import ColourGenerator, RedReward
 from safetensors.torch import load_file
 
+from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.cli import main
 from unetscope.merge.recipe import Recipe
+from unetscope.search.confirmation import confirm
 from unetscope.search.errors import SearchError
 from unetscope.search.run_folder import RunFolder
 from unetscope.search.study import Study
@@ -98,6 +101,27 @@ def test_a_tree_goes_on_where_it_was_stopped(make_study, tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "run").best_recipe() is not None
 
 
+def test_a_model_that_is_missing_or_does_not_fit_is_found_before_the_first_node(make_study, tmp_path, model_folder):
+    for wrong, said in (("nope", "no such file"), ("xl", "models of different architectures")):
+        models = {name: str(model_folder / f"{name}.safetensors") for name in "abc"}
+        models["d"] = str(model_folder / f"{wrong}.safetensors")
+        with pytest.raises(UnetscopeError, match=said):
+            search_tree(make_study(models=models), tmp_path / "run", say=lambda text: None)
+    assert not make_study.asked
+
+
+def test_a_tree_of_pictures_is_confirmed_by_its_last_node(panel, picture_study, model_folder, tmp_path):
+    panel.generator, panel.reward = ColourGenerator(), RedReward()
+    models = {name: str(model_folder / f"{name}.safetensors") for name in "abc"}
+    nodes = {"ab": ["a", "b"], "top": ["ab", "c"]}
+    held_out = {"top": 1, "payloads": [{"prompt": "unseen"}], "seeds": [11, 12]}
+    study = picture_study(recipe=None, tree={"models": models, "step": STEP, "nodes": nodes}, confirm=held_out)
+    search_tree(study, tmp_path / "run", say=lambda text: None)
+    found = confirm(tmp_path / "run" / "nodes" / "top", say=lambda text: None)
+    assert found.new_prompts and [c.name for c in found.candidates if c.role == "parent"] == ["ab", "c"]
+    assert all(len(c.scores) == 2 for c in found.candidates)
+
+
 def test_twenty_models_are_merged_in_nineteen_steps(make_study):
     models = [f"m{i}.safetensors" for i in range(20)]
     tree = read_tree({"models": models, "step": STEP}, "tree")
@@ -116,6 +140,7 @@ def test_twenty_models_are_merged_in_nineteen_steps(make_study):
         ({"nodes": {"x": ["a", "q"]}}, "'q' is no model and no node before it"),
         ({"nodes": {"x": ["a", "b"], "y": ["c", "d"]}}, "nodes.x: no other node uses it"),
         ({"nodes": {"a": ["a", "b"]}}, "another node or model has this name"),
+        ({"nodes": {"a:b": ["a", "b"]}}, "a node's name is a folder's too"),
         ({"models": ["a.safetensors"]}, "two or more models"),
         ({"model": 1}, "did you mean 'models'"),
     ],

@@ -11,7 +11,7 @@ from fake_web_ui import FakeWebUi
 from tiny import load
 
 from unetscope.merge import Recipe, merge
-from unetscope.search.errors import SearchError
+from unetscope.search.errors import OutOfOrderError, SearchError
 from unetscope.search.generators import NoImageError, make_generator
 from unetscope.search.generators.trial_files import PREFIX
 from unetscope.search.generators.web_ui import WebUiGenerator
@@ -136,6 +136,18 @@ def test_failures_that_last_are_said_with_what_the_ui_says(make, ui, recipe, fol
     with pytest.raises(SearchError, match=r"refuses txt2img \(422\).*valid integer"):
         generator.images(SHOTS)
     assert len(ui.bodies("txt2img")) == 4
+
+
+def test_a_ui_that_is_gone_is_out_of_order_while_an_error_inside_it_is_one_models(make, ui, recipe):
+    generator = make(retries=1)
+    generator.prepare(recipe())
+    ui.fail("options", *[(500, {"error": "RuntimeError", "errors": "cannot load"})] * 2)
+    with pytest.raises(SearchError, match=r"fails at options \(500\)") as raised:
+        generator.prepare(recipe())
+    assert not isinstance(raised.value, OutOfOrderError)
+    ui.stop()
+    with pytest.raises(OutOfOrderError, match="cannot be reached"):
+        generator.prepare(recipe())
 
 
 def test_nan_and_black_images_fail_the_trial_without_another_attempt(make, ui, recipe):
