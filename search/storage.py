@@ -12,6 +12,7 @@ import platform
 import re
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,10 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
             host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
             if not host or not port.isdigit():
                 raise SearchError(f"--storage {url}: write grpc://host:port")
-            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+            with warnings.catch_warnings():
+                # That Optuna calls its proxy experimental is nothing that a user could act on.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
             proxy.wait_server_ready(timeout=_REPLY_SECONDS)
             return proxy
         if "://" not in url:

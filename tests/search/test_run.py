@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 
@@ -222,6 +224,43 @@ def test_workers_with_folders_of_their_own_have_all_records_and_the_same_best_re
     assert near.trials() == far.trials() and len(near.trials()) == 11
     assert near.best() == far.best() and {t.worker for t in near.trials()} == {"near-1", "far-1"}
     assert len({t.point["x"] for t in near.trials()}) == 11
+
+
+# Optuna's proxy, as a process of its own.
+_PROXY = """
+import sys
+import optuna
+storage = optuna.storages.RDBStorage("sqlite:///proxy.db")
+optuna.storages.run_grpc_proxy_server(storage, host="localhost", port=int(sys.argv[1]))
+"""
+
+
+def test_a_search_may_be_kept_behind_optunas_grpc_proxy(tmp_path, monkeypatch):
+    pytest.importorskip("grpc")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    proxy = subprocess.Popen([sys.executable, "-c", _PROXY, str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        study = study_of(lambda w: w["x"], tmp_path, monkeypatch, title="proxied")
+        for name, trials in (("near", 4), ("far", 7)):
+            outcome, _ = run(study, tmp_path / name, storage=f"grpc://localhost:{port}", trials=trials)
+            assert len(outcome.run.trials()) == trials and outcome.best == outcome.run.best()
+    finally:
+        proxy.kill()
+        proxy.wait()
+
+
+def test_a_storage_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.search.storage._REPLY_SECONDS", 0.2)
+    study = study_of(lambda w: w["x"], tmp_path, monkeypatch)
+    for url, said in (
+        ("grpc://localhost", "write grpc://host:port"),
+        ("grpc://localhost:1", "cannot be opened"),
+        ("nosuchdb://host/x", "cannot be opened"),
+    ):
+        with pytest.raises(SearchError, match=said):
+            run(study, tmp_path / "run", storage=url, resume=True)
 
 
 def test_half_a_line_of_a_killed_worker_is_no_record(tmp_path):
