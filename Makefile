@@ -6,7 +6,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 
 .PHONY: demo app test lint format diagrams screenshots wheel bench clean
 
-demo: $(VENV)/.core
+demo: $(VENV)/.search
 	$(PY) examples/demo.py
 
 app: $(VENV)/.app
@@ -39,9 +39,9 @@ bench: $(VENV)/.test
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info
 
-$(VENV)/.core: pyproject.toml constraints.txt
+$(VENV)/.search: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable ".[search]"
 	touch $@
 
 $(VENV)/.app: pyproject.toml constraints.txt

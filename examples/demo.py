@@ -9,10 +9,13 @@ import shlex
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
+# What a search that makes images needs beside the core.
+SEARCH_NEEDS = ("optuna", "filelock", "diffusers", "transformers", "PIL")
 
 STEPS = [
     ("What is in a file?", "inspect demo/sd1-photo.safetensors"),
@@ -78,6 +81,12 @@ STEPS = [
         "lora bake demo/sd1-ink.safetensors --lora demo/photo-lora.safetensors:0.8:0.4 --lbw OUTALL"
         " -o demo/ink-with-photo.safetensors --overwrite",
     ),
+    (
+        "Which blocks from which model? A search: images are made with each merge, and a reward scores them",
+        "search examples/tiny_models/quick.yaml -o demo/search --resume",
+    ),
+    ("What the search found, as a page", "search report demo/search -o demo/search-report"),
+    ("The best recipe as a checkpoint", "merge run demo/search/best.yaml -o demo/found.safetensors --overwrite"),
     ("A merge knows its history", "inspect demo/merged-uniform.safetensors --scan"),
 ]
 
@@ -91,10 +100,15 @@ def main() -> None:
     demo_collection(FOLDER, progress=lambda name: print(f"  {FOLDER / name}"))
     for title, command in STEPS:
         print(f"\n--- {title}\n$ unetscope {command}", flush=True)
+        if "demo/search" in command and (missing := [name for name in SEARCH_NEEDS if not find_spec(name)]):
+            print(f"left out: it needs {', '.join(missing)} (pip install 'unetscope[search]')")
+            continue
         subprocess.run([sys.executable, "-m", "unetscope", *shlex.split(command)], check=True)
     print(f"\nDone in {time.perf_counter() - began:.0f} s. In {FOLDER.resolve()}:")
-    for path in sorted(p for p in FOLDER.rglob("*") if p.is_file()):
-        print(f"  {path.relative_to(FOLDER).as_posix():32} {path.stat().st_size / 1e6:8.2f} MB")
+    for path in sorted(FOLDER.iterdir()):
+        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        name = path.name if path.is_file() else f"{path.name}/ ({len(files)} files)"
+        print(f"  {name:32} {sum(p.stat().st_size for p in files) / 1e6:8.2f} MB")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from unetscope.search.confirmation import confirm  # noqa: E402
 from unetscope.search.generators import make_generator  # noqa: E402
 from unetscope.search.generators.tokenizer import write_tokenizer  # noqa: E402
 from unetscope.search.loop import search  # noqa: E402
+from unetscope.search.preparation import prepare  # noqa: E402
 from unetscope.search.report import write_report  # noqa: E402
 from unetscope.search.rewards import make_reward  # noqa: E402
 from unetscope.search.study import Study  # noqa: E402
@@ -105,6 +106,12 @@ def test_each_model_is_good_at_what_it_was_told_the_truth_about(study, reward):
     generator.close()
     assert found["shape"]["shape"] > 0.6 and found["shape"]["colour"] < 0.4
     assert found["colour"]["colour"] > 0.6 and found["colour"]["shape"] < 0.5
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_beside_the_models_can_be_run(path):
+    found = prepare(Study.load(path))
+    assert {"all A", "all B", "0.5"} <= {baseline.name for baseline in found.baselines}
 
 
 # -- the whole loop -------------------------------------------------------------------------------------------------------
