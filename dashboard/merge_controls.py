@@ -1,4 +1,4 @@
-"""The left side of the Merge page: method, models, parameters, components. Session state holds the values, under `m.`."""
+"""The left side of the Merge page: method, models, components. Session state holds the values, under `m.`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 import streamlit as st
 
 from ..checkpoints.architecture import Family
-from ..merge.methods import METHODS, Method, Parameter
+from ..merge.methods import METHODS, Method
 from .library import Entry, Shelf
 from .merge_form import COMPONENTS, MergeForm
-from .wording import plain
+from .merge_parameters import KEEP, keep_parameters
 
-KEEP = {"persist_state": "session"}
 FIRST_METHOD = "weighted_sum"
 _DTYPES = ("fp16", "bf16", "fp32", "fp8_e4m3", "keep")
 _AS_RESULT, _MERGED = "as the method has it", "merged like the UNET"
@@ -31,23 +30,38 @@ def choose_method() -> Method:
         **KEEP,
     )
     method = METHODS[name]
-    st.caption(plain(method.summary))
+    st.caption(method.summary)
+    with st.expander("About this method", icon=":material/menu_book:"):
+        _about(method)
     return method
+
+
+def _about(method: Method) -> None:
+    """What its documentation says beside the formula: the meaning of its parameters, what it is for, where it comes from."""
+    said = {"For": method.said("Use"), "Source": method.said("Source")}
+    for paragraph in method.details.split("\n\n"):
+        if paragraph:
+            st.caption(" ".join(paragraph.split()))
+    for word, text in said.items():
+        if text:
+            st.caption(f"**{word}:** {text}")
 
 
 def choose_models(method: Method, shelf: Shelf) -> tuple[Entry, ...]:
     """The models and LoRAs, in the method's order; fewer than it takes while some are open."""
     found: list[Entry] = []
-    for position, name in enumerate(method.inputs):
+    for name in method.inputs:
         # Files of other architectures cannot be merged with the first model.
         family = found[0].family if found else None
         by_name = {e.name: e for e in (shelf.loras if name in method.deltas else shelf.models)}
         fitting = [n for n, e in by_name.items() if not found or e.family in (family, None)]
         key = f"m.model.{name}"
         _drop_unknown(key, fitting)
-        usual = None if name in method.deltas else _usual(position, fitting, by_name)
+        if key not in st.session_state and name not in method.deltas:
+            st.session_state[key] = _usual(name, fitting, by_name, [e.name for e in found])
         title = "LoRA" if name in method.deltas else "Base" if name == "base" else f"Model {name.upper()}"
-        chosen = st.selectbox(title, fitting, index=usual, key=key, placeholder="choose a file", **KEEP)
+        start = None if name in method.deltas else 0  # of models the state above has the first choice
+        chosen = st.selectbox(title, fitting, index=start, key=key, placeholder="choose a file", **KEEP)
         if chosen is None:
             return tuple(found)
         found.append(by_name[chosen])
@@ -71,56 +85,13 @@ def _more_models(method: Method, shelf: Shelf, first: list[Entry]) -> list[Entry
     return [by_name[name] for name in chosen]
 
 
-def _usual(position: int, names: list[str], by_name: dict[str, Entry]) -> int | None:
-    """The first choice for the model at this position: files that are no merges themselves, each another one."""
-    order = sorted(range(len(names)), key=lambda i: by_name[names[i]].merged)
-    return order[min(position, len(order) - 1)] if order else None
+def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list[str]) -> str | None:
+    """What an input has at first: a file that is no merge itself and that no input before it has; as base one that is called so."""
 
+    def last_wanted(file: str) -> tuple[bool, bool, bool]:
+        return file in taken, by_name[file].merged, name == "base" and "base" not in file.lower()
 
-def choose_parameters(method: Method, models: tuple[Entry, ...]) -> dict[str, Any]:
-    """The parameters but for block weights: name -> value; a list of numbers, one a model; None where the diagram has it."""
-    return {p.name: _parameter(p, method, models) for p in method.parameters.values()}
-
-
-def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
-    if p.kind == "switch":
-        return st.checkbox(p.name, value=bool(p.default), key=f"m.switch.{p.name}", **KEEP)
-    if p.kind == "choice":
-        first = p.choices.index(p.default) if p.default is not None else 0
-        return st.selectbox(p.name, p.choices, index=first, key=f"m.choice.{p.name}", **KEEP)
-    if p.kind == "integer":
-        return int(st.number_input(p.name, value=p.default or 0, step=1, key=f"m.integer.{p.name}", **KEEP))
-    if p.kind == "number":
-        return _number(p.name, p.default if p.default is not None else 0.5)
-    weighed = models[len(method.inputs) :] if method.variadic else models
-    usual = 1.0 if p.default is None else p.default
-    return [
-        st.number_input(
-            f"{p.name}: {plain(entry.name)}",
-            value=float(usual),
-            step=0.05,
-            format="%.4g",
-            key=f"m.each.{p.name}.{entry.name}",
-            **KEEP,
-        )
-        for entry in weighed
-    ]
-
-
-def _number(name: str, default: float) -> float | None:
-    left, right = st.columns([1, 1], vertical_alignment="bottom")
-    by_block = right.toggle(
-        "by block",
-        value=name == "alpha",
-        key=f"m.by_block.{name}",
-        help=f"Set {name} for each block in the diagram.",
-        **KEEP,
-    )
-    value = left.number_input(
-        name, value=float(default), step=0.05, format="%.4g", key=f"m.number.{name}", disabled=by_block,
-        help="0 takes all of the first model, 1 all of what is added.", **KEEP,
-    )  # fmt: skip
-    return None if by_block else value
+    return min(offered, key=last_wanted, default=None)
 
 
 def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
@@ -171,10 +142,20 @@ def choose_output() -> dict[str, Any]:
     return changed | ({"mix_predictions": True} if mixed else {})
 
 
+def begin_with(entry: Entry, shelf: Shelf) -> None:
+    """Choose a file of the library: as the first model, or, a LoRA, as what is added to one. Called before controls are drawn."""
+    state = st.session_state
+    if entry.what != "lora":
+        state["m.model.a"] = entry.name
+        return
+    state["m.method"], state["m.model.difference"] = "add", entry.name
+    now = shelf.named(state.get("m.model.a"))
+    if now is None or now.family != entry.family:
+        state["m.model.a"] = next((model.name for model in shelf.models if model.family == entry.family), None)
+
+
 def apply(form: MergeForm) -> None:
     """Set every control as a form says. To be called before they are drawn."""
-    from .merge_weights import keep_weights
-
     state, method = st.session_state, METHODS[form.method]
     state["m.method"] = form.method
     first = form.models[: len(method.inputs)]
@@ -182,19 +163,7 @@ def apply(form: MergeForm) -> None:
     rest = form.models[len(method.inputs) :] if method.variadic else form.models
     if method.variadic:
         state["m.models"] = list(dict.fromkeys(rest))
-    for name, value in form.parameters.items():
-        kind = method.parameters[name].kind
-        if kind == "numbers":
-            state.update({f"m.each.{name}.{model}": weight for model, weight in zip(rest, value, strict=True)})
-        elif kind == "number":
-            by_block = isinstance(value, dict)
-            state[f"m.by_block.{name}"] = by_block
-            if by_block:
-                keep_weights(name, value)
-            else:
-                state[f"m.number.{name}"] = float(value)
-        else:
-            state[f"m.{kind}.{name}"] = value
+    keep_parameters(method, rest, form.parameters)
     for component in COMPONENTS:
         source = form.components.get(component)
         state[f"m.component.{component}"] = _MERGED if source == "merge" else source or _AS_RESULT

@@ -24,6 +24,10 @@ class FormError(UnetscopeError):
     """A recipe that the controls cannot show, or controls that make no recipe."""
 
 
+class Unfinished(FormError):
+    """Models are still to be chosen."""
+
+
 @dataclass(frozen=True)
 class MergeForm:
     """The controls.
@@ -50,14 +54,14 @@ class MergeForm:
         """The recipe that the controls say, its paths below the models folder.
 
         Raises:
-            FormError: models are missing. RecipeError: whatever else a recipe cannot say.
+            Unfinished: models are missing. RecipeError: whatever else a recipe cannot say.
         """
         from ..merge import Recipe
         from ..merge.methods import method_named
 
         method = method_named(self.method)
         if not method.fits(len(self.models)) or not all(self.models):
-            raise FormError(f"choose the models first: {self.method} takes {method.wanted}")
+            raise Unfinished(f"choose the models first: {self.method} takes {method.wanted}")
         first = len(method.inputs)
         names = [*method.inputs, *model_names(self.models[first:], method.inputs)]
         step: dict[str, Any] = {"method": self.method, "inputs": names}

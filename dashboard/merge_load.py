@@ -8,8 +8,9 @@ import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
 from .library import Shelf
-from .merge_controls import KEEP, apply
+from .merge_controls import apply
 from .merge_form import FormError, finder, from_recipe, in_library
+from .merge_parameters import KEEP
 from .wording import plain
 
 if TYPE_CHECKING:

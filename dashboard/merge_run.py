@@ -11,8 +11,8 @@ from ..checkpoints.errors import UnetscopeError
 from . import jobs
 from .folders import FolderError, Folders
 from .job_view import show_ended, show_job
-from .merge_controls import KEEP
 from .merge_form import runnable
+from .merge_parameters import KEEP
 from .report_view import show_report
 from .wording import plain
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..merge import Recipe
 
 
-def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
-    """Name, dry run and start; `complaint` says why there is no recipe."""
+def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinished: bool = False) -> None:
+    """Name, dry run and start; `complaint` says why there is no recipe, which is no mistake as long as it is `unfinished`."""
     name = st.text_input(
         "Name of the result", key="m.name", placeholder="my-merge", help=f"Written to {folders.output}", **KEEP
     )
@@ -39,7 +39,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders) -> None:
         if not overwrite:
             problem = problem or f"{target.name} exists already: tick Replace it, or choose another name"
     if complaint:
-        st.error(plain(complaint))
+        (st.info if unfinished else st.error)(plain(complaint))
     with st.container(horizontal=True):
         dry = st.button(
             "Dry run", key="m.dry run", icon=":material/fact_check:", help="Says what would be done; writes nothing."

@@ -15,13 +15,13 @@ from ..checkpoints.architecture import Family
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.presets import preset_names
+from ..merge.methods import Parameter
 from . import weights_editing as editing
 from .diagram import Gram, unet_diagram
-from .merge_controls import KEEP
+from .merge_parameters import KEEP, MIDDLE, starting_weights
 from .weights_editing import Undo, Weights
 from .wording import plain
 
-_START = 0.5
 _HEIGHT = 620
 _DIGITS = 4  # finer than anybody drags
 
@@ -31,21 +31,28 @@ def keep_weights(parameter: str, weights: Weights) -> None:
     st.session_state[_key(parameter)] = _undo(parameter).changed(dict(weights))
 
 
-def weights_of(parameter: str, family: Family) -> Weights:
-    """A parameter's weights for an architecture; what another architecture had and this one has is taken over."""
-    now = _undo(parameter).now or {}
-    labels = editing.weighted_labels(family)
-    if tuple(now) != labels:
-        now = {label: now.get(label, _START) for label in labels}
-        st.session_state[_key(parameter)] = Undo(now=now)
-    return now
+def weights_of(parameter: Parameter, family: Family) -> Weights:
+    """A parameter's weights for an architecture; what another architecture had and this one has is taken over.
+
+    As long as nobody has touched them they are the method's usual value, which another method's is not.
+    """
+    undo, state = _undo(parameter.name), st.session_state
+    now, usual = undo.now or {}, starting_weights(parameter, editing.weighted_labels(family))
+    began = f"m.began.{parameter.name}"
+    untouched = not undo.past and not undo.future and set(now.values()) <= {state.get(began)}
+    wanted = usual if untouched else {label: now.get(label, usual[label]) for label in usual}
+    if tuple(now.items()) != tuple(wanted.items()):
+        state[_key(parameter.name)] = Undo(now=wanted)
+    if untouched:
+        state[began] = next(iter(usual.values()))
+    return wanted
 
 
-def edit_weights(parameter: str, family: Family, gram: Gram | None) -> Weights:
+def edit_weights(parameter: Parameter, family: Family, gram: Gram | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
-    weights = weights_of(parameter, family)
+    name, weights = parameter.name, weights_of(parameter, family)
     _tools(parameter, family, weights)
-    low, high = st.session_state.get("m.limits", (0.0, 1.0))
+    low, high = (0.0, 1.0) if parameter.share else st.session_state.get("m.limits", (0.0, 1.0))
     limits = (min(low, *weights.values()), max(high, *weights.values()))
     state = unet_diagram(
         _drawing(family),
@@ -55,17 +62,17 @@ def edit_weights(parameter: str, family: Family, gram: Gram | None) -> Weights:
         selected=st.session_state.get("m.selected", ()),
         gram=gram,
         height=_HEIGHT,
-        key=f"merge-{parameter}-{family}",
+        key=f"merge-{name}-{family}",
     )
     moved = {label: round(state.weights.get(label, value), _DIGITS) for label, value in weights.items()}
-    selected = tuple(name for name in state.selected if name in weights)
+    selected = tuple(label for label in state.selected if label in weights)
     if state.changed and (moved != weights or selected != st.session_state.get("m.selected", ())):
         st.session_state["m.selected"] = selected
         if moved != weights:
-            keep_weights(parameter, moved)
+            keep_weights(name, moved)
         # The tools above know the new weights and selection in the next run only.
         st.rerun()
-    _table(parameter, weights)
+    _table(name, weights)
     return weights
 
 
@@ -88,7 +95,7 @@ def _drawing(family: Family) -> str:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _tools(parameter: str, family: Family, weights: Weights) -> None:
+def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
     chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
     state = st.session_state
@@ -99,7 +106,10 @@ def _tools(parameter: str, family: Family, weights: Weights) -> None:
         def act() -> None:
             now = weights_of(parameter, family)
             try:
-                keep_weights(parameter, make(now, _selected(now) or list(now)))
+                changed = make(now, _selected(now) or list(now))
+                for label, value in changed.items():
+                    parameter.check_number(value, f"{parameter.name} of {label}")
+                keep_weights(parameter.name, changed)
             except UnetscopeError as error:
                 state["m.complaint"] = str(error)
 
@@ -113,12 +123,13 @@ def _tools(parameter: str, family: Family, weights: Weights) -> None:
         return editing.randomised(now, labels, *state["m.random.range"], int(state["m.random.seed"]), family)
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        _history_buttons(parameter)
+        _history_buttons(parameter.name)
         with st.popover("Set", icon=":material/edit:"):
-            _number(f"Weight of {where}", _START, "m.set")
+            _number(f"Weight of {where}", MIDDLE, "m.set")
             set_it = change(lambda now, labels: editing.with_value(now, labels, state["m.set"]))
             st.button("Set it", on_click=set_it, type="primary")
-            st.slider("Handles in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
+            if not parameter.share:  # whose handles run from 0 to 1, as it does
+                st.slider("Handles in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
         with st.popover("Preset", icon=":material/bookmarks:"):
             st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
             use = change(lambda now, labels: editing.from_text(state["m.preset"], DEFAULT_CONVENTION, family))

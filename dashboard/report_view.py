@@ -36,11 +36,16 @@ def show_report(report: dict[str, Any], key: str) -> None:
 
 
 def share_rows(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each label: tensors, parameters, the share of each model in percent."""
+    """A row for each label: tensors, parameters, the share of each model in percent.
+
+    A method that looks at the values themselves gives its models no share that a number could say: their cells are empty.
+    """
     names = list(dict.fromkeys(name for row in labels for name in row["shares"]))
     rows = []
     for row in labels:
-        shares = {f"{name} (%)": round(100 * row["shares"].get(name, 0.0), 2) for name in names}
+        absent = None if row["methods"] else 0.0
+        shares = {name: row["shares"].get(name, absent) for name in names}
+        shares = {f"{name} (%)": share if share is None else round(100 * share, 2) for name, share in shares.items()}
         note = ", ".join([*row["methods"], *(["differs by layer"] if row["varies"] else [])])
         rows.append(
             {

@@ -10,9 +10,10 @@ from ...checkpoints.architecture import Family
 from ...checkpoints.errors import UnetscopeError
 from ...merge.methods import Method
 from ..library import Entry, Shelf, read_library
-from ..merge_controls import choose_components, choose_method, choose_models, choose_output, choose_parameters
-from ..merge_form import MergeForm
+from ..merge_controls import begin_with, choose_components, choose_method, choose_models, choose_output
+from ..merge_form import MergeForm, Unfinished
 from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
+from ..merge_parameters import choose_parameters, usual_number
 from ..merge_predict import gram_for
 from ..merge_run import outcome, run_panel, show_recipe
 from ..merge_weights import edit_weights, weights_of
@@ -20,6 +21,9 @@ from ..shell import link_to, require_folders
 from ..weights_editing import Weights
 
 _READ_SECONDS = 2.0
+_ON_DEMAND = "This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
+_A_MODEL_EACH = "Here every model has one weight; in a recipe as text it may differ by block as well."
+_NONE = "This method has no block weights."
 
 
 def show() -> None:
@@ -34,7 +38,7 @@ def show() -> None:
         link_to("library", "Go to Library")
         return
     if named := shelf.named(st.query_params.get("a")):  # a link of the library
-        st.session_state["m.model.a"] = named.name
+        begin_with(named, shelf)
         del st.query_params["a"]
     with st.container(horizontal=True, vertical_alignment="center"):
         mode = choose_mode()
@@ -64,13 +68,13 @@ def _with_controls(shelf: Shelf, folders) -> Any:
         values = _block_weights(method, values, models, family)
     loras = frozenset(entry.name for entry in models if entry.what == "lora")
     form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output, loras=loras)
-    recipe, complaint = None, ""
+    recipe, complaint, unfinished = None, "", False
     try:
         recipe = form.recipe()
     except UnetscopeError as error:
-        complaint = str(error)
+        complaint, unfinished = str(error), isinstance(error, Unfinished)
     with panel:
-        run_panel(recipe, complaint, folders)
+        run_panel(recipe, complaint, folders, unfinished)
     return recipe
 
 
@@ -80,19 +84,20 @@ def _block_weights(
     """The parameters with their block weights; the diagram edits one of those that have any."""
     by_block = [name for name, value in values.items() if value is None]
     if not by_block:
-        st.info("This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
-                if any(p.kind == "number" for p in method.parameters.values())
-                else "This method has no block weights: every block is merged alike.")  # fmt: skip
+        kinds = {p.kind for p in method.parameters.values()}
+        st.info(_ON_DEMAND if "number" in kinds else _A_MODEL_EACH if "numbers" in kinds else _NONE)
         return values
     if family is None:
         st.info("Choose a first model of a known architecture; its blocks appear here with a weight each.")
-        return {name: 0.5 if value is None else value for name, value in values.items()}
+        return values | {name: usual_number(method.parameters[name]) for name in by_block}
     shown = by_block[0]
     if len(by_block) > 1:
+        if st.session_state.get("m.diagram") not in by_block:  # the parameter of another method
+            st.session_state.pop("m.diagram", None)
         shown = (
             st.segmented_control("The diagram sets", by_block, default=by_block[0], key="m.diagram", required=True)
             or shown
         )
-    whole = {name: weights_of(name, family) if value is None else value for name, value in values.items()}
+    whole = values | {name: weights_of(method.parameters[name], family) for name in by_block}
     gram = gram_for(method, whole, shown, models)
-    return whole | {shown: edit_weights(shown, family, gram)}
+    return whole | {shown: edit_weights(method.parameters[shown], family, gram)}

@@ -9,6 +9,7 @@ from tiny import load, raw
 from unetscope.checkpoints import open_checkpoint, place
 from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.dashboard import jobs, worker
+from unetscope.dashboard.report_view import share_rows
 from unetscope.dashboard.weights_editing import even
 from unetscope.merge import METHODS, Recipe, merge
 
@@ -191,6 +192,62 @@ def test_every_method_that_makes_a_model_has_controls(name, models, no_workers, 
     step = recipe_of(at)["steps"]["mix"]
     assert (step["method"], len(step["inputs"])) == (name, len(method.inputs) + 2 * method.variadic)
     assert {k for k in step if k not in ("method", "inputs")} == set(method.parameters)
+    at.text_input(key="m.name").set_value("out").run()
+    button(at, "Dry run").click().run()
+    if name == "exchange_ema":  # of which demo checkpoints have none
+        assert "EMA" in texts(at) and "Nothing was written" not in texts(at)
+    else:
+        assert "Nothing was written" in texts(at)
+
+
+def test_every_method_starts_with_its_own_usual_values_whatever_was_chosen_before(page):
+    for name in ("ties", "breadcrumbs", "dare", "ties", "della", "weighted_sum"):
+        page.selectbox(key="m.method").set_value(name).run()
+        if name != "weighted_sum":
+            page.multiselect(key="m.models").set_value(["tuned.safetensors"]).run()
+        step = recipe_of(page)["steps"]["mix"]
+        usual = {p.name: [p.default] if p.kind == "numbers" else p.default for p in METHODS[name].parameters.values()}
+        assert {k: v for k, v in step.items() if k not in ("method", "inputs")} == usual
+
+
+def test_block_weights_that_were_set_are_kept_for_the_next_method(page):
+    page.text_area(key="m.paste").set_value("IN05: 0.9")
+    button(page, "Use them").click().run()
+    page.selectbox(key="m.method").set_value("add_difference").run()
+    assert recipe_of(page)["steps"]["mix"]["alpha"]["IN05"] == 0.9
+
+
+def test_a_share_stays_between_0_and_1(page):
+    page.selectbox(key="m.method").set_value("ties").run()
+    page.multiselect(key="m.models").set_value(["tuned.safetensors"]).run()
+    assert (page.number_input(key="m.number.ties.density").min, page.number_input(key="m.number.ties.density").max) == (
+        0,
+        1,
+    )
+    page.toggle(key="m.by_block.alpha").set_value(False)
+    page.toggle(key="m.by_block.density").set_value(True).run()
+    page.text_area(key="m.paste").set_value("IN05: 1.5")
+    button(page, "Use them").click().run()
+    assert "density of IN05: must be a share from 0 to 1, not 1.5" in texts(page)
+    assert recipe_of(page)["steps"]["mix"]["density"] == 0.2
+
+
+def test_a_base_is_at_first_a_file_that_is_called_so(models, no_workers, open_page):
+    (models / "tuned.safetensors").rename(models / "a-tune.safetensors")
+    at = open_page("merge")
+    assert (at.selectbox(key="m.model.a").value, at.selectbox(key="m.model.b").value) == (
+        "a-tune.safetensors", "base.safetensors",
+    )  # fmt: skip
+    at.selectbox(key="m.method").set_value("nuslerp").run()
+    assert at.selectbox(key="m.model.base").value == "base.safetensors"
+
+
+def test_a_report_gives_no_share_where_a_method_looks_at_the_values():
+    labels = [
+        {"label": "IN00", "tensors": 2, "parameters": 9, "shares": {}, "methods": ["slerp"], "varies": False},
+        {"label": "VAE", "tensors": 2, "parameters": 9, "shares": {"a": 1.0}, "methods": [], "varies": False},
+    ]
+    assert [(row["a (%)"], row["note"]) for row in share_rows(labels)] == [(None, "slerp"), (100.0, "")]
 
 
 def test_differences_are_no_result_and_no_choice(page):
@@ -236,7 +293,7 @@ def test_a_merge_with_a_base_and_a_lora_comes_back_into_the_controls(page, model
 
 def test_a_choice_reaches_the_recipe(page):
     page.selectbox(key="m.method").set_value("pick_component").run()
-    page.selectbox(key="m.choice.component").set_value("clip_l").run()
+    page.selectbox(key="m.choice.pick_component.component").set_value("clip_l").run()
     assert recipe_of(page)["steps"]["mix"]["component"] == "clip_l"
 
 

@@ -1,0 +1,110 @@
+"""The parameters of a method as widgets of the Merge page. Session state holds their values, under `m.`.
+
+Each method has values of its own: what was set for one is not another's, whose usual value may be quite different. Block weights
+are shared by name, so that methods can be compared with the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from ..merge.methods import Method, Parameter
+from .library import Entry
+from .weights_editing import Weights
+from .wording import plain
+
+KEEP = {"persist_state": "session"}
+# Where a parameter has no usual value.
+MIDDLE = 0.5
+_SHARE_LIMITS = {"min_value": 0.0, "max_value": 1.0}
+
+
+def usual_number(parameter: Parameter) -> float:
+    """What a parameter of kind `number` is until somebody sets it."""
+    return MIDDLE if parameter.default is None else float(parameter.default)
+
+
+def choose_parameters(method: Method, models: tuple[Entry, ...]) -> dict[str, Any]:
+    """The parameters but for block weights: name -> value; a list of numbers, one a model; None where the diagram has it."""
+    return {p.name: _parameter(p, method, models) for p in method.parameters.values()}
+
+
+def keep_parameters(method: Method, models: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Set the widgets to these values. To be called before they are drawn.
+
+    Args:
+        models: the names of those that have a number each.
+    """
+    from .merge_weights import keep_weights
+
+    state = st.session_state
+    for name, value in values.items():
+        parameter = method.parameters[name]
+        if parameter.kind == "numbers":
+            state.update({f"m.each.{name}.{model}": weight for model, weight in zip(models, value, strict=True)})
+            continue
+        by_block = isinstance(value, Mapping)
+        if parameter.kind == "number":
+            state[f"m.by_block.{name}"] = by_block
+        if by_block:
+            keep_weights(name, dict(value))
+        else:
+            state[_key(method, parameter)] = float(value) if parameter.kind == "number" else value
+
+
+def _key(method: Method, parameter: Parameter) -> str:
+    return f"m.{parameter.kind}.{method.name}.{parameter.name}"
+
+
+def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
+    key = _key(method, p)
+    if p.kind == "switch":
+        return st.checkbox(p.name, value=bool(p.default), key=key, **KEEP)
+    if p.kind == "choice":
+        first = p.choices.index(p.default) if p.default is not None else 0
+        return st.selectbox(p.name, p.choices, index=first, key=key, **KEEP)
+    if p.kind == "integer":
+        return int(st.number_input(p.name, value=p.default or 0, step=1, key=key, help="A whole number.", **KEEP))
+    if p.kind == "number":
+        return _number(p, key)
+    weighed = models[len(method.inputs) :] if method.variadic else models
+    return [_number_of(p, entry) for entry in weighed]
+
+
+def _number_of(p: Parameter, entry: Entry) -> float:
+    """One of a list of numbers: that of a model."""
+    usual = 1.0 if p.default is None else float(p.default)
+    key = f"m.each.{p.name}.{entry.name}"
+    return st.number_input(
+        f"{p.name}: {plain(entry.name)}", value=usual, step=0.05, format="%.4g", key=key, help=_help(p), **KEEP
+    )
+
+
+def _number(p: Parameter, key: str) -> float | None:
+    """A number, or None where the diagram has one for each block."""
+    left, right = st.columns([1, 1], vertical_alignment="bottom")
+    by_block = right.toggle(
+        "by block",
+        value=p.name == "alpha",
+        key=f"m.by_block.{p.name}",
+        help=f"Set {p.name} for each block in the diagram.",
+        **KEEP,
+    )
+    value = left.number_input(
+        p.name, value=usual_number(p), step=0.01 if p.share else 0.05, format="%.4g", key=key, disabled=by_block,
+        help=_help(p), **(_SHARE_LIMITS if p.share else {}), **KEEP,
+    )  # fmt: skip
+    return None if by_block else value
+
+
+def _help(p: Parameter) -> str:
+    kind = "A share, from 0 to 1" if p.share else "Any number"
+    return f"{kind}{'' if p.default is None else f'; usually {p.default:g}'}. *About this method* says what it does."
+
+
+def starting_weights(parameter: Parameter, labels: Sequence[str]) -> Weights:
+    """Block weights before anybody has set them: the usual value everywhere."""
+    return dict.fromkeys(labels, usual_number(parameter))
