@@ -3,8 +3,8 @@
     python benchmarks/methods.py [--quick] [--folder DIR] [--only TEXT] [--programs a,b] [--runs N] [--docs FILE]
 
 Full-size SD1 files, a base and its fine-tunes; whole processes, start-up included, files in the page cache, one program after
-the other. What Unetscope wrote is compared with numpy in double precision, tensor by tensor. A program is stopped after five
-minutes. Needs 20 GB of disk; `--quick` takes narrow files. Prints Markdown and puts it between the markers of
+the other. What Unetscope wrote is compared with numpy in double precision, tensor by tensor. A program is stopped after 150
+seconds. Needs 20 GB of disk; `--quick` takes narrow files. Prints Markdown and puts it between the markers of
 docs/benchmarks.md.
 """
 
@@ -29,7 +29,7 @@ from unetscope.checkpoints.demo import write_demo
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
-TIMEOUT = 300.0
+TIMEOUT = 150.0
 # How many times as fast as sd-mecha.
 GOALS = {"geometric_median": 10}
 GOAL = 3

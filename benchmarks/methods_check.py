@@ -60,7 +60,7 @@ def _stock(values: list[np.ndarray]) -> np.ndarray:
     n, sizes = len(deltas), [np.linalg.norm(d) for d in deltas]
     pairs = [deltas[i] @ deltas[j] / (sizes[i] * sizes[j]) for i in range(n) for j in range(i)]
     cosine = float(np.mean(pairs)) if pairs else 1.0
-    return base + n * cosine / (1 + (n - 1) * cosine) * np.mean(deltas, axis=0)
+    return base + max(n * cosine / (1 + (n - 1) * cosine), 0) * np.mean(deltas, axis=0)
 
 
 def _ties(values: list[np.ndarray], density: float = 0.2) -> np.ndarray:
@@ -76,9 +76,12 @@ def _ties(values: list[np.ndarray], density: float = 0.2) -> np.ndarray:
 
 
 def _kept(result: np.ndarray, values: list[np.ndarray], density: float = 0.5) -> float:
-    """How far the share of elements that no model changed is from (1 - density)^N, in standard deviations."""
+    """How far the share of elements that stay the base's is from (1 - density)^N, in standard deviations.
+
+    Of elements that all models changed the same way: changes of different signs could cancel out.
+    """
     deltas = [v - values[0] for v in values[1:]]
-    changed = np.all([d != 0 for d in deltas], axis=0)
+    changed = np.all([d > 0 for d in deltas], axis=0) | np.all([d < 0 for d in deltas], axis=0)
     share = float(np.mean(result[changed] == values[0][changed]))
     expected = (1 - density) ** len(deltas)
     return abs(share - expected) / np.sqrt(expected * (1 - expected) / max(changed.sum(), 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -178,7 +178,7 @@ def run(
 
         def work(span: Span) -> None:
             part_length = whole_rows(length, tensors[span.index].row)
-            tensor, solved = _solved(plan, tensors[span.index], part_length)
+            tensor, solved = _solved(plan, tensors[span.index], part_length, buffers)
             most = tensor.elements if tensor.widened or tensor.positions else part_length
             for part in spans([span.elements], most):
                 piece = Span(span.index, span.start + part.start, span.start + part.stop)
@@ -208,14 +208,14 @@ class _Unwritten:
             self._out.finish(key, self._faults.noted(key))
 
 
-def _solved(plan: Plan, tensor: TensorPlan, length: int) -> tuple[TensorPlan, Solved]:
+def _solved(plan: Plan, tensor: TensorPlan, length: int, buffers: _Buffers) -> tuple[TensorPlan, Solved]:
     """A tensor whose steps have measured what they need to know, and what they found; most tensors have no such steps."""
     if not unsolved(tensor.form):
         return tensor, {}
 
     def pieces(models: tuple[int, ...]) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
         for piece in [Span(0, 0, tensor.elements)] if tensor.widened else spans([tensor.elements], length):
-            yield piece.start, _decoded(tensor, {i: _read(plan, tensor, i, piece) for i in models})
+            yield piece.start, _decoded(tensor, _read(plan, tensor, models, piece, buffers), buffers)
 
     solved = solve(tensor.form, Spot(tensor.key, tensor.merged_shape, ()), pieces)
     form = tensor.form.resolved({step: found for step, found in solved.items() if isinstance(found, Form)})
@@ -225,14 +225,30 @@ def _solved(plan: Plan, tensor: TensorPlan, length: int) -> tuple[TensorPlan, So
 
 
 class _Buffers:
-    """A thread's memory: raw inputs side by side, and one raw output."""
+    """A thread's memory: raw inputs side by side, the same as fp32 where that is needed, and one raw output.
+
+    It is used again for every piece: fresh memory would cost the system more time than reading into it.
+    """
 
     def __init__(self, plan: Plan, length: int):
-        self.inputs = np.empty(plan.most_inputs * length * plan.widest_input, np.uint8)
+        self._count, self._length, self._widest = plan.most_inputs, length, plan.widest_input
+        self._inputs = np.empty(self._count * length * self._widest, np.uint8)
+        self._singles: np.ndarray | None = None
         self.output = np.empty(length * 8, np.uint8)
 
     def rows(self, count: int, nbytes: int) -> np.ndarray:
-        return self.inputs[: count * nbytes].reshape(count, nbytes)
+        return self._inputs[: count * nbytes].reshape(count, nbytes)
+
+    def raw(self, slot: int, nbytes: int) -> np.ndarray:
+        """Room for a piece of the `slot`-th input as it is stored."""
+        start = slot * self._length * self._widest
+        return self._inputs[start : start + nbytes]
+
+    def single(self, slot: int, elements: int) -> np.ndarray:
+        """Room for a piece of the `slot`-th input as fp32."""
+        if self._singles is None:
+            self._singles = np.empty((self._count, self._length), np.float32)
+        return self._singles[slot, :elements]
 
 
 def _result(
@@ -252,8 +268,8 @@ def _result(
         return out
     models, dtypes = tensor.form.linear_models(), {i.dtype for i in tensor.inputs.values()}
     if models is None or len(dtypes) > 1 or tensor.widened:
-        raws = {i: _read(plan, tensor, i, piece) for i in tensor.inputs}
-        _evaluated(tensor, raws, out, faults, piece.start, solved)
+        raws = _read(plan, tensor, tensor.inputs, piece, buffers)
+        _evaluated(tensor, raws, out, faults, buffers, piece.start, solved)
         return out
     (dtype,) = dtypes
     rows = buffers.rows(len(models), piece.elements * dtype.size)
@@ -261,7 +277,7 @@ def _result(
         plan.checkpoints[index].read_raw(tensor.inputs[index], piece.start, piece.stop, row)
     if _combine(codec.stored(rows, dtype), tensor.form, tensor, out):
         # Something is not finite: do the piece again, looking for the reason.
-        _evaluated(tensor, dict(zip(models, rows, strict=True)), out, faults)
+        _evaluated(tensor, dict(zip(models, rows, strict=True)), out, faults, buffers)
     return out
 
 
@@ -282,21 +298,25 @@ def _combine(rows: np.ndarray, form: Form, tensor: TensorPlan, out: np.ndarray) 
     return codec.kernel().linear(rows, coefficients, form.anchor, codec.stored(out, tensor.dtype), limit)
 
 
-def _read(plan: Plan, tensor: TensorPlan, index: int, piece: Span) -> np.ndarray:
-    """A piece of one input as raw bytes; of a widened tensor, where inputs differ in shape, all of it."""
-    info = tensor.inputs[index]
-    start, stop = (0, info.elements) if tensor.widened else (piece.start, piece.stop)
-    raw = np.empty((stop - start) * info.dtype.size, np.uint8)
-    plan.checkpoints[index].read_raw(info, start, stop, raw)
-    return raw
-
-
-def _decoded(tensor: TensorPlan, raws: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Inputs as fp32; of a widened tensor the channels that all have, flat."""
-    values = {}
-    for index, raw in raws.items():
+def _read(
+    plan: Plan, tensor: TensorPlan, models: Iterable[int], piece: Span, buffers: _Buffers
+) -> dict[int, np.ndarray]:
+    """A piece of some inputs as raw bytes; of a widened tensor, where inputs differ in shape, all of it."""
+    raws = {}
+    for slot, index in enumerate(models):
         info = tensor.inputs[index]
-        values[index] = np.empty(raw.size // info.dtype.size, np.float32)
+        start, stop = (0, info.elements) if tensor.widened else (piece.start, piece.stop)
+        raws[index] = buffers.raw(slot, (stop - start) * info.dtype.size)
+        plan.checkpoints[index].read_raw(info, start, stop, raws[index])
+    return raws
+
+
+def _decoded(tensor: TensorPlan, raws: dict[int, np.ndarray], buffers: _Buffers) -> dict[int, np.ndarray]:
+    """Inputs as fp32, until the next piece; of a widened tensor the channels that all have, flat."""
+    values = {}
+    for slot, (index, raw) in enumerate(raws.items()):
+        info = tensor.inputs[index]
+        values[index] = buffers.single(slot, raw.size // info.dtype.size)
         codec.decode(raw, info.dtype, values[index])
         if tensor.widened:
             values[index] = values[index].reshape(info.shape)[:, : tensor.merged_shape[1]].ravel()
@@ -308,11 +328,12 @@ def _evaluated(
     raws: dict[int, np.ndarray],
     out: np.ndarray,
     faults: Faults,
+    buffers: _Buffers,
     start: int = 0,
     solved: Solved = MappingProxyType({}),
 ) -> None:
     """Any form, by way of fp32 copies of the inputs; values that are not finite are repaired or noted."""
-    result = faults.value(tensor, _decoded(tensor, raws), start, solved)
+    result = faults.value(tensor, _decoded(tensor, raws, buffers), start, solved)
     if tensor.widened:
         first = next(iter(tensor.inputs))
         wide = np.empty(tensor.elements, np.float32)
