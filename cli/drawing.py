@@ -109,7 +109,7 @@ def _recipe_drawing(path: Path, title: str | None, theme: str):
     recipe = Recipe.load(path)
     family = family_of(recipe)
     root = recipe_tree(recipe, family)
-    return draw_tree(root, title or recipe.title or path.stem, f"shares of the UNET's parameters, {family}", theme)
+    return draw_tree(root, title or recipe.title or path.stem, f"the UNET's parameters, {family}", theme)
 
 
 def family_of(recipe: Recipe) -> str:

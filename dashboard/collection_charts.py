@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy.sparse.csgraph import connected_components
 
 from .heatmap import PALETTE
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # From here on numbers in the cells of a matrix do not fit.
 _PRINTED = 14
 _SHORT = 26
+# Names of places nearer than this cover each other: parts of the map's width, across and upright.
+_CROWDED = (0.12, 0.07)
 
 
 def short_name(name: str) -> str:
@@ -25,16 +28,15 @@ def short_name(name: str) -> str:
 
 
 def map_chart(found: Comparison, group: str) -> alt.LayerChart:
-    """The map; models that share a point are written there together."""
+    """The map; models that share a point are written there together, and so are those whose names would cover each other."""
     frame = found.map(group)
     reach = max(float(np.abs(frame[["x", "y"]].to_numpy()).max()), 1e-12)
     frame["spot"] = [f"{x / reach:.6f} {y / reach:.6f}" for x, y in zip(frame["x"], frame["y"], strict=True)]
     spots = (
         frame.groupby("spot", sort=False).agg(x=("x", "first"), y=("y", "first"), names=("name", list)).reset_index()
     )
-    spots["name"] = [_together(names) for names in spots["names"]]
     spots["all"] = [", ".join(names) for names in spots["names"]]
-    spots["count"] = [len(names) for names in spots["names"]]
+    spots["name"] = written(spots[["x", "y"]].to_numpy(), list(spots["names"]))
     span = max(np.ptp(spots["x"]), np.ptp(spots["y"]), 1e-12)
     room = {axis: (spots[axis].min() + spots[axis].max()) / 2 for axis in "xy"}
     scales = {a: alt.Scale(domain=[room[a] - 0.72 * span, room[a] + 0.72 * span], nice=False) for a in "xy"}
@@ -52,8 +54,24 @@ def map_chart(found: Comparison, group: str) -> alt.LayerChart:
     return (points + words).properties(height=430).interactive()
 
 
-def _together(names: list[str]) -> str:
-    return " = ".join(map(short_name, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def written(places: np.ndarray, names: list[list[str]]) -> list[str]:
+    """What is written at each of the places (N, 2) of a map: the names there, and at the top of a heap those of all its places,
+    of which the others have nothing then."""
+    span = max(float(np.ptp(places, axis=0).max()), 1e-12)
+    scaled = places / np.multiply(_CROWDED, span)
+    near = np.abs(scaled[:, None] - scaled[None]).max(axis=2) < 1
+    count, heaps = connected_components(near, directed=False)
+    found = [""] * len(names)
+    for heap in range(count):
+        members = np.flatnonzero(heaps == heap)
+        top = members[np.argmax(places[members, 1])]
+        between = " = " if len(members) == 1 else ", "
+        found[top] = _together([name for i in members for name in names[i]], between)
+    return found
+
+
+def _together(names: list[str], between: str) -> str:
+    return between.join(map(short_name, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def matrix_chart(found: Comparison, group: str, what: str) -> alt.LayerChart | alt.Chart:

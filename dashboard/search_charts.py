@@ -12,6 +12,7 @@ from .heatmap import PALETTE
 
 # Between light and dark, so that it can be read on both.
 _INK = "#808a98"
+_DARK = "#566070"
 _LINE, _SHADES = PALETTE[9], {"merge": 15, "generate": 6, "reward": 11, "evaluate": 6, "other": 2}
 _NAMED, _SHOWN = 5, 20
 
@@ -67,13 +68,14 @@ def weights_chart(spread: Mapping[str, Spread], limits: tuple[float, float]) -> 
     form = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("best", "middle", "low", "high")]
     base = alt.Chart(frame).encode(y=y, tooltip=["block:N", *form])
     bars = base.mark_bar(height={"band": 0.75}).encode(
-        x=alt.X(
-            "best:Q", scale=scale, title="weight (bar: best trial; line: range of the best ones, with their median)"
-        ),
+        x=alt.X("best:Q", scale=scale, title="weight"),
         color=alt.Color("best:Q", scale=alt.Scale(range=PALETTE, domain=list(limits), clamp=True), legend=None),
     )
-    lines = base.mark_rule(strokeWidth=1.5, color=_INK).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
-    marks = base.mark_tick(thickness=2, color=_INK, height={"band": 0.5}).encode(x=alt.X("middle:Q", scale=scale))
+    # A light line below the grey one: bars are of every colour, pages light and dark.
+    reach = {"x": alt.X("low:Q", scale=scale), "x2": "high:Q"}
+    lines = base.mark_rule(strokeWidth=4, color="white", opacity=0.75).encode(**reach)
+    lines += base.mark_rule(strokeWidth=1.5, color=_DARK).encode(**reach)
+    marks = base.mark_tick(thickness=2.5, color=_DARK, height={"band": 0.5}).encode(x=alt.X("middle:Q", scale=scale))
     words = base.mark_text(align="left", dx=4, fontSize=10, color=_INK).encode(
         x=alt.value("width"), text=alt.Text("best:Q", format=".2f")
     )
@@ -123,5 +125,5 @@ def cost_chart(overview: Overview) -> alt.Chart | None:
             order="order:Q",
             tooltip=["trial:O", "what:N", alt.Tooltip("seconds:Q", format=".2f")],
         )
-        .properties(height=220)
+        .properties(height=330)
     )

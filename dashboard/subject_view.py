@@ -31,7 +31,7 @@ def shelf_or_none() -> Shelf:
 
 def choose_subject(shelf: Shelf, where=st) -> Subject:
     """An architecture or a file, chosen on the page or named in its address (`of`)."""
-    drawable = [entry for entry in shelf.entries if entry.family and not entry.error]
+    drawable = [entry for entry in shelf.entries if entry.family and not entry.error and entry.what != "lora"]
     subjects = {name: Subject(name, name) for name in ARCHITECTURES}
     subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
     # Not bound to the address by the widget, which would write titles there: a link says sdxl, not "SDXL".

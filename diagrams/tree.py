@@ -16,6 +16,8 @@ from .theme import Theme
 _LEAF_W, _LEAF_H, _LEAF_STEP = 340.0, 44.0, 56.0
 _STEP_W, _BETWEEN = 230.0, 84.0
 _LINE = 14.0
+_SHARES = "Percentages: effective share of each model in the result. Shares below 0 subtract."
+_NO_SHARES = "What each model gives to the result follows from the values of its weights, so there are no percentages."
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def draw_tree(root: TreeNode, title: str = "Recipe", subtitle: str = "", theme: 
         _box(canvas, one, number)
         bottom = max(bottom, one.y + one.height / 2)
     end = max(end, bottom)
-    note = "Percentages: effective share of each model in the result. Shares below 0 subtract."
+    leaves = [one.node.share for one in _walk(spot) if not one.node.children]
+    note = _SHARES if any(share is not None for share in leaves) else _NO_SHARES
     draw_notes(canvas, 0, end + 16, [note], 800.0)
     canvas.grow(_left(spot.column) + _STEP_W, end + 44)
     return Drawing(canvas, title, theme_named(theme), (), lambda: tree_dot(root, title))

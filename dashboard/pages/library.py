@@ -151,7 +151,7 @@ def table_rows(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> list[d
             "architecture": entry.architecture or "unreadable",
             "dtype": ", ".join(entry.dtypes[:2]),
             "size (MB)": entry.size / 1e6,
-            "components": ", ".join(_PARTS.get(c, c) for c in entry.components if c not in ("schedule", "marker")),
+            "components": _components(entry),
             "merged": "yes" if entry.merged else "",
             "health": _health(entry, scans.get(entry.name)),
         }
@@ -159,6 +159,12 @@ def table_rows(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> list[d
             row[_PARTS[component]] = parts[component].get(entry.name, "not scanned" if entry.name not in scans else "")
         rows.append(row)
     return rows
+
+
+def _components(entry: Entry) -> str:
+    if entry.what == "lora":  # whose names the components of a checkpoint are not
+        return ""
+    return ", ".join(_PARTS.get(c, c) for c in entry.components if c not in ("schedule", "marker"))
 
 
 def _health(entry: Entry, scan: dict[str, Any] | None) -> str:
@@ -200,12 +206,16 @@ def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
 
 def _actions(entry: Entry, scan: dict[str, Any] | None) -> None:
     columns = st.columns(4)
-    with columns[0]:
-        link_to("explore", "Explore its blocks", of=entry.name)
-    with columns[1]:
-        link_to("compare", "Compare it", a=entry.name)
-    with columns[2]:
-        link_to("merge", "Merge it", a=entry.name)
+    if entry.what == "lora":
+        with columns[0]:
+            link_to("merge", "Add it to a model", a=entry.name)
+    else:
+        with columns[0]:
+            link_to("explore", "Explore its blocks", of=entry.name)
+        with columns[1]:
+            link_to("compare", "Compare it", a=entry.name)
+        with columns[2]:
+            link_to("merge", "Merge it", a=entry.name)
     if scan is None and columns[3].button("Scan this file", icon=":material/health_and_safety:", width="stretch"):
         scan_files([entry])
         st.rerun()

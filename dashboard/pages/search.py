@@ -139,6 +139,7 @@ def _blocks(overview: Overview) -> None:
         with weights:
             if spread:
                 st.altair_chart(weights_chart(spread, overview.limits(of)), width="stretch", alt="Weights by block")
+                st.caption("Bar and number: the best trial. Line: the range of the best trials; tick: their median.")
             else:
                 st.info("Nothing that is free moves whole blocks; the table below has all values.")
         with mattered:

@@ -12,7 +12,7 @@ import yaml
 from unetscope.analysis.collection import compare
 from unetscope.checkpoints import open_checkpoint
 from unetscope.dashboard import jobs
-from unetscope.dashboard.collection_charts import clustered, map_chart, matrix_chart, short_name, tree_chart
+from unetscope.dashboard.collection_charts import clustered, map_chart, matrix_chart, short_name, tree_chart, written
 from unetscope.dashboard.measuring import kept, kept_comparison
 from unetscope.dashboard.pages.where_from import colours_of, share_rows, stacked
 
@@ -63,6 +63,12 @@ def test_charts_show_every_model_and_equal_ones_together(files, models):
     assert abs(order.index("base") - order.index("copy")) == 1
     tree = tree_chart(found, "model").to_dict()
     assert len(next(iter(tree["datasets"].values()))) == 4 * 3
+
+
+def test_names_that_would_cover_each_other_on_the_map_are_written_once_above_the_heap():
+    places = np.array([[0.0, 0.0], [0.01, 0.03], [1.0, 0.0], [0.1, 0.05]])
+    assert written(places, [["a"], ["b"], ["c", "d"], ["e"]]) == ["", "", "c = d", "a, b, e"]
+    assert written(np.zeros((1, 2)), [["a"]]) == ["a"]
 
 
 def test_hostile_names_stay_strings_in_the_trees_axis(files, models):

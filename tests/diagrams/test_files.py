@@ -166,6 +166,12 @@ def test_a_recipe_of_twenty_models_shows_every_name_and_share_without_overlap():
             assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
 
 
+def test_a_recipe_without_shares_does_not_speak_of_percentages():
+    models = [TreeNode(f"{name}.safetensors") for name in "abc"]
+    assert "Percentages" not in draw_tree(TreeNode("ties", "density 0.3", children=models)).svg
+    assert "Percentages" in draw_tree(TreeNode("uniform", children=leaves(3))).svg
+
+
 def test_importing_and_drawing_needs_neither_torch_nor_diffusers():
     import subprocess
     import sys
