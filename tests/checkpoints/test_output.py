@@ -62,7 +62,8 @@ def test_targets_that_cannot_be_written_are_refused_in_one_sentence(tmp_path):
         tmp_path / "there" / "x": "does not exist",
         tmp_path / "folder": "is a folder; name a file",
         tmp_path / "there": "exists already; choose another name or allow it to be replaced",
-        tmp_path / ("x" * 255): "the name is too long: while it is written",  # room for the name, but not for the partial file's
+        tmp_path
+        / ("x" * 255): "the name is too long: while it is written",  # room for the name, but not for the partial file's
         tmp_path / ("x" * 300): "cannot be written",
         tmp_path / "null\0byte": "cannot be written",
     }
