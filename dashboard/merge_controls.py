@@ -151,7 +151,8 @@ def begin_with(entry: Entry, shelf: Shelf) -> None:
     state["m.method"], state["m.model.difference"] = "add", entry.name
     now = shelf.named(state.get("m.model.a"))
     if now is None or now.family != entry.family:
-        state["m.model.a"] = next((model.name for model in shelf.models if model.family == entry.family), None)
+        by_name = {model.name: model for model in shelf.models if model.family == entry.family}
+        state["m.model.a"] = _usual("a", list(by_name), by_name, [])
 
 
 def apply(form: MergeForm) -> None:

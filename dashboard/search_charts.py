@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import pandas as pd
@@ -15,6 +15,8 @@ _INK = "#808a98"
 _DARK = "#566070"
 _LINE, _SHADES = PALETTE[9], {"merge": 15, "generate": 6, "reward": 11, "evaluate": 6, "other": 2}
 _NAMED, _SHOWN = 5, 20
+# The height of a name, as a part of the range of all scores.
+_NAME_PART = 0.055
 
 
 def course_chart(overview: Overview) -> alt.LayerChart:
@@ -45,16 +47,42 @@ def course_chart(overview: Overview) -> alt.LayerChart:
     legend = alt.Legend(orient="top", title=None)
     layers = [points.encode(x=x, y=y, shape=shape.legend(legend), color=colour.legend(legend), tooltip=tips)]
     layers.append(alt.Chart(line).mark_line(interpolate="step-after", strokeWidth=2.5, color=_LINE).encode(x=x, y=y))
+    shown = overview.baselines[:_NAMED]
+    scores = [row["score"] for row in rows]
+    gap = _NAME_PART * (max(scores) - min(scores)) if scores else 0.0
+    places = apart([t.score for t in shown], gap)
     named = pd.DataFrame(
-        [{"score": t.score, "name": f"{t.baseline} {t.score:.4g}"} for t in overview.baselines[:_NAMED]],
-        columns=["score", "name"],
+        [
+            {"score": t.score, "at": at, "name": f"{t.baseline} {t.score:.4g}"}
+            for t, at in zip(shown, places, strict=True)
+        ],
+        columns=["score", "at", "name"],
     )
-    rules = alt.Chart(named).encode(y=y)
-    layers.append(rules.mark_rule(strokeDash=[4, 4], color=_INK))
-    layers.append(
-        rules.mark_text(align="left", dx=4, fontSize=11, color=_INK).encode(text="name:N", x=alt.value("width"))
-    )
+    rules = alt.Chart(named)
+    layers.append(rules.mark_rule(strokeDash=[4, 4], color=_INK).encode(y=y))
+    words = rules.mark_text(align="left", dx=4, fontSize=11, color=_INK)
+    layers.append(words.encode(text="name:N", x=alt.value("width"), y="at:Q"))
     return alt.layer(*layers).properties(height=330)
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """Where the names of values stand so that none covers another: at the values, or, nearer than `gap`, a bit beside them."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    heaps: list[list[int]] = []
+
+    def middle(heap: Sequence[int]) -> float:
+        return sum(values[i] for i in heap) / len(heap)
+
+    for i in order:
+        heaps.append([i])
+        while len(heaps) > 1 and middle(heaps[-1]) - middle(heaps[-2]) < gap * (len(heaps[-1]) + len(heaps[-2])) / 2:
+            last = heaps.pop()
+            heaps[-1] += last
+    places = [0.0] * len(values)
+    for heap in heaps:
+        for n, i in enumerate(heap):
+            places[i] = middle(heap) + gap * (n - (len(heap) - 1) / 2)
+    return places
 
 
 def weights_chart(spread: Mapping[str, Spread], limits: tuple[float, float]) -> alt.LayerChart:

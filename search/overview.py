@@ -227,7 +227,11 @@ def verdict_of(overview: Overview) -> tuple[str, str]:
     """Whether the search was worth it: (`yes`, `no`, `cannot tell` or ``, a sentence)."""
     found = overview.confirmed or {}
     if found.get("verdict"):
-        return str(found["verdict"]), str(found.get("text") or "")
+        verdict, text = str(found["verdict"]), str(found.get("text") or "")
+        if text.endswith(f": {verdict}"):  # says the verdict again
+            name = text.partition(" is better")[0]
+            text = f"{name[:1].upper()}{name[1:]} was measured again on images that the search never saw."
+        return verdict, text
     best, baselines = overview.best, overview.baselines
     if best is None:
         return "", "No trial is complete yet."

@@ -177,7 +177,7 @@ def _top(overview: Overview, top: int) -> str:
             str(trial.number),
             f"{trial.score:.6g}",
             escape(what),
-            duration(seconds) if seconds else "–",
+            duration(seconds).replace(" ", "&nbsp;") if seconds else "–",
         ]
         rows.append([*cells, f"<code>{escape(values)}</code>", escape(trial.note)])
     if not rows:

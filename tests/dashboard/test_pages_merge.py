@@ -250,6 +250,15 @@ def test_a_report_gives_no_share_where_a_method_looks_at_the_values():
     assert [(row["a (%)"], row["note"]) for row in share_rows(labels)] == [(None, "slerp"), (100.0, "")]
 
 
+def test_a_lora_of_the_library_is_added_to_a_model_of_its_architecture(models, lora, no_workers, open_page):
+    write_demo_lora(models / "wide-style.safetensors", "sdxl", seed=3)
+    at = open_page("merge", a=lora)
+    found = recipe_of(at)
+    assert (found["models"], found["loras"]) == ({"a": "base.safetensors"}, {"difference": lora})
+    at = open_page("merge", a="wide-style.safetensors")
+    assert recipe_of(at)["models"] == {"a": "wide.safetensors"}
+
+
 def test_differences_are_no_result_and_no_choice(page):
     assert "subtract" not in page.selectbox(key="m.method").options
 

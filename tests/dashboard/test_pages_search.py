@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 
 import pytest
 from fake_runs import add_trial, parameters, write_run
 
 from unetscope.dashboard.folders import Folders
 from unetscope.dashboard.screenshots import write_log
-from unetscope.dashboard.search_charts import correlation_chart, cost_chart, course_chart, weights_chart
+from unetscope.dashboard.search_charts import apart, correlation_chart, cost_chart, course_chart, weights_chart
 from unetscope.dashboard.search_runs import find_runs, overview_of
 from unetscope.search.run_folder import RunFolder
 
@@ -119,6 +120,14 @@ def test_charts_have_every_trial_block_and_cost(a_run):
     assert correlated[0]["printed"] == f"{overview.correlations()[correlated[0]['name']]:+.2f}"
     total = sum(row["seconds"] for row in rows(cost_chart(overview)))
     assert total == pytest.approx(sum(sum(t.seconds.values()) for t in overview.trials))
+
+
+def test_names_of_baselines_with_near_scores_stand_apart_around_their_mean():
+    places = apart([0.30, 0.1, 0.31, 0.9], 0.05)
+    assert places == pytest.approx([0.28, 0.1, 0.33, 0.9])
+    crowded = apart([0.5, 0.5, 0.5, 0.52], 0.05)
+    assert sum(crowded) == pytest.approx(2.02) and min(b - a for a, b in pairwise(crowded)) > 0.049
+    assert apart([], 0.1) == []
 
 
 def test_showing_a_run_imports_neither_torch_nor_matplotlib_nor_optuna(run):

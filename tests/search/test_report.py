@@ -140,6 +140,13 @@ def test_a_confirmation_is_shown_with_its_intervals(tmp_path):
     assert "90 % confidence" in text
 
 
+def test_the_verdict_of_a_confirmation_is_said_once(tmp_path):
+    found = {"verdict": "yes", "text": "trial 3 is better than both parents: yes", "candidates": []}
+    run = write_run(tmp_path / "run", trials=4, confirmed=found)
+    said = "Trial 3 was measured again on images that the search never saw."
+    assert verdict_of(read_overview(run.path)) == ("yes", said)
+
+
 def test_a_log_of_automb_has_a_report_too(tmp_path):
     rng, lines = np.random.default_rng(0), [",".join([*map(str, range(27)), "score", "eval_times", "iter_times"])]
     for _ in range(30):
