@@ -16,7 +16,7 @@ _DARK = "#566070"
 _LINE, _SHADES = PALETTE[9], {"merge": 15, "generate": 6, "reward": 11, "evaluate": 6, "other": 2}
 _NAMED, _SHOWN = 5, 20
 # The height of a name, as a part of the range of all scores.
-_NAME_PART = 0.055
+_NAME_PART = 0.075
 
 
 def course_chart(overview: Overview) -> alt.LayerChart:
