@@ -269,10 +269,14 @@ def test_a_pipeline_of_the_folder_paints_what_the_single_file_paints(make_checkp
             path, config=str(tmp_path / "folder"), subfolder="unet", local_files_only=True
         ),
     ]
+    ours, theirs = (unet.state_dict() for unet in parts)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     noise, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 32)
     with torch.no_grad():
         left, right = (unet(noise, 7, text).sample for unet in parts)
-    assert torch.isfinite(left).all() and torch.equal(left, right)
+    # The weights are the same to the bit; where they lie in memory decides about a last digit of the sums.
+    assert torch.isfinite(left).all()
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
