@@ -16,8 +16,9 @@ import numpy as np
 from ..checkpoints import codec
 from .errors import MergeError
 from .evaluate import Solved, evaluate, is_broken, mended
-from .plan import Plan, TensorPlan
+from .plan import Plan
 from .spot import Spot
+from .tensor_plan import TensorPlan
 
 # How many tensors a message names.
 _NAMED = 6

@@ -22,9 +22,10 @@ from ..checkpoints.tensors import Shape
 from .engine import Put, check_inputs, identities, run
 from .faults import Faults
 from .forms import Applied
-from .plan import Plan, TensorPlan, make_plan
+from .plan import Plan, make_plan
 from .recipe import Recipe
 from .solve import unsolved
+from .tensor_plan import TensorPlan
 
 
 @dataclass(frozen=True)

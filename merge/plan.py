@@ -1,100 +1,23 @@
 """From a recipe and the headers of its models to a plan: for every tensor of the output, what it is made of.
 
 Everything that can be refused is refused here, before the first byte of weight is read. The engine that follows has no
-decisions left to make.
+decisions left to make. `tensor_plan` says what is known of one tensor, `planner` how that is found.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoints import Checkpoint, open_checkpoint
-from ..checkpoints.architecture import FAMILY_NAMES
-from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS, place
-from ..checkpoints.checkpoint import TensorInfo
-from ..checkpoints.dtypes import I64, DType, dtype_named
-from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.stream import default_threads, piece_length
-from ..checkpoints.targets import resolved
-from ..checkpoints.tensors import Shape
-from .collapse import Collapse
-from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
-from .ema import with_ema
-from .errors import MergeError
 from .evaluate import tile_length
-from .forms import Form, Model
-from .recipe import MERGED, Lora, Recipe
+from .planner import Planner
+from .recipe import Recipe
 from .solve import unsolved
-from .spot import Spot
-
-_MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
-_BUFFERS = ("schedule", "marker", "other")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlan:
-    """One tensor of the output.
-
-    Attributes:
-        key, dtype, shape: as it is written.
-        form: the weighted sum that it is; a sum of one model with coefficient 1 is a copy.
-        inputs: model index -> its tensor, for every model that the form reads.
-        positions: write the integers 0, 1, 2... instead of reading anything.
-        widened: the first input has more input channels than the others: only the channels that all have are merged, the
-            rest is the first input's.
-    """
-
-    key: str
-    dtype: DType
-    shape: Shape
-    form: Form
-    inputs: dict[int, TensorInfo]
-    positions: bool = False
-    widened: bool = False
-
-    @property
-    def elements(self) -> int:
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
-
-    @property
-    def merged_shape(self) -> Shape:
-        """The shape of what is merged: of a widened tensor the channels that all inputs have."""
-        if not self.widened:
-            return self.shape
-        return self.shape[0], min(info.shape[1] for info in self.inputs.values()), *self.shape[2:]
-
-    @property
-    def row(self) -> int:
-        """1, or the elements of a row where a step of the form works on whole rows."""
-        rows = any(step.method.rows for step in self.form.applied())
-        return Spot(self.key, self.merged_shape, ()).row if rows else 1
-
-    @property
-    def nbytes(self) -> int:
-        return self.elements * self.dtype.size
-
-    @property
-    def bytes_read(self) -> int:
-        return 0 if self.positions else sum(info.nbytes for info in self.inputs.values())
-
-    @property
-    def copied(self) -> bool:
-        """Whether the stored bytes of one model are the result as they are."""
-        source = self.form.single
-        plain = source is not None and not self.positions and not self.widened
-        return plain and self.inputs[source.index].dtype == self.dtype
-
-    @property
-    def buffer(self) -> bool:
-        """Whether it is a schedule buffer, marker or unknown key: copied as it is, infinities and all."""
-        return place(self.key).component in _BUFFERS
+from .tensor_plan import TensorPlan
 
 
 @dataclass
@@ -148,7 +71,7 @@ class Plan:
         """
         piece = self.piece() * ((2 * self.widest_input + 8) * self.most_inputs + 24)
         tile = tile_length(self.most_inputs) * 24 * self.most_inputs
-        steps = max((_steps_memory(t) for t in self.tensors), default=0)
+        steps = max((t.steps_memory for t in self.tensors), default=0)
         return (threads or default_threads()) * (piece + tile + steps)
 
     @property
@@ -182,239 +105,8 @@ def make_plan(recipe: Recipe, opened: Callable[[Path], Checkpoint] = open_checkp
         MergeError: the models do not fit together, or the recipe's result has no tensors.
         LabelError: a block weight does not fit the architecture.
     """
-    return _Planner(recipe, opened).plan()
-
-
-class _Planner:
-    def __init__(self, recipe: Recipe, opened: Callable[[Path], Checkpoint]):
-        self.recipe = recipe
-        self._opened = opened
-        self.names: list[str] = []
-        self.checkpoints: list[Checkpoint] = []
-        self.index: dict[str, int] = {}
-        self.averaged: dict[int, int] = {}
-        self.missing: Counter[tuple[str, str, str]] = Counter()
-        self.warnings: list[str] = []
-        by_path: dict[Path, int] = {}
-        files = {v: v for v in recipe.components.values() if recipe.is_file(v)}
-        used = set(recipe.leaves(recipe.result))
-        for source in recipe.components.values():
-            if source in recipe.models or source in recipe.steps:
-                used.update(recipe.leaves(source))
-        for name in (*recipe.models, *recipe.loras):
-            if name not in used:
-                self.warnings.append(f"model {name!r} is not used by the result")
-        for name, path in {**{n: p for n, p in recipe.models.items() if n in used}, **files}.items():
-            real = resolved(path)
-            if real not in by_path:
-                by_path[real] = len(self.checkpoints)
-                self.checkpoints.append(self._opened(Path(path)))
-                self.names.append(_distinct(Path(name).name if name in files else name, self.names))
-            self.index[name] = by_path[real]
-        for name, lora in recipe.loras.items():
-            if name in used:
-                self.index[name] = len(self.checkpoints)
-                self.checkpoints.append(self._open_lora(name, lora))
-                self.names.append(_distinct(name, self.names))
-        for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
-            self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
-
-    def _open_lora(self, name: str, lora: Lora) -> Checkpoint:
-        """A LoRA as a model of differences; the model that it counts from is the first one unless it names another."""
-        from ..checkpoints.lora import lora_checkpoint
-
-        base = lora.base or next(iter(self.recipe.models_of(self.recipe.result)), None)
-        if base is not None and base not in self.index:  # used by no step: opened for the LoRA's sake
-            self.index[base] = len(self.checkpoints)
-            self.checkpoints.append(self._opened(Path(self.recipe.models[base])))
-            self.names.append(_distinct(base, self.names))
-        return lora_checkpoint(Path(lora.path), None if base is None else self.checkpoints[self.index[base]])
-
-    def _averaged(self, index: int) -> int:
-        """The number of a model's EMA copy, which is a model like others: its UNET is the moving average."""
-        if index not in self.averaged:
-            checkpoint, name = self.checkpoints[index], self.names[index]
-            self.averaged[index] = len(self.checkpoints)
-            self.checkpoints.append(with_ema(checkpoint, name))
-            self.names.append(_distinct(f"{name} (EMA)", self.names))
-        return self.averaged[index]
-
-    # -- where each component comes from ------------------------------------------------------------------------------
-
-    def source(self, component: str) -> tuple[str, bool]:
-        """The step, model or file that a component comes from, and whether the recipe asks for it by name."""
-        named = self.recipe.components
-        for name in (component, "text_encoders" if component.upper() in TEXT_LABELS else component):
-            if name in named:
-                return (self.recipe.result if named[name] == MERGED else named[name]), True
-        return self.recipe.result, False
-
-    def models_of(self, source: str) -> list[int]:
-        """The indices of the models below a source, the first model first."""
-        if source in self.index:
-            return [self.index[source]]
-        return list(dict.fromkeys(self.index[name] for name in self.recipe.models_of(source)))
-
-    # -- the plan -------------------------------------------------------------------------------------------------------
-
-    def plan(self) -> Plan:
-        unets = self.models_of(self.source("unet")[0])
-        main = list(dict.fromkeys([*self.models_of(self.recipe.result), *unets]))
-        family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
-        self.family = family
-        prediction, notes = check_predictions(
-            [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
-        )
-        self.warnings += notes
-        self._check_loras(family)
-        self.collapse = Collapse(
-            self.recipe, family, self.index, lambda i, key: self._lookup(i, key) is not None, self._averaged
-        )
-        tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
-        tensors += self._buffers()
-        if not tensors:
-            raise MergeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
-        self._report_missing()
-        return Plan(
-            self.recipe, self.checkpoints, self.names, family, prediction, self._in_file_order(tensors), self.warnings
-        )
-
-    def _check_loras(self, family: str) -> None:
-        """Refuse LoRAs of another architecture, and say what of them nothing in the models fits."""
-        held = {key for i in self.models_of(self.recipe.result) for key in self.checkpoints[i].tensors}
-        for name in self.recipe.loras:
-            if name not in self.index:
-                continue
-            lora = self.checkpoints[self.index[name]]
-            if lora.architecture.family not in (None, family):
-                raise MergeError(
-                    f"{name} ({lora.path}) is a LoRA for {FAMILY_NAMES[lora.architecture.family]}, but the models are "
-                    f"{FAMILY_NAMES[family]}; leave it out"
-                )
-            if strange := [key for key in lora.tensors if key not in held]:
-                self.warnings.append(
-                    f"{name}: {len(strange):,} of its tensors are in no model ({strange[0]}, ...): left out"
-                )
-
-    def _component(self, component: str) -> Iterator[TensorPlan]:
-        source, asked = self.source(component)
-        models = self.models_of(source)
-        foreign = component.upper() in TEXT_LABELS and component.upper() not in TEXT_ENCODERS[self.family]
-        if foreign and component in self.recipe.components:
-            raise MergeError(f"components.{component}: {FAMILY_NAMES[self.family]} has no such text encoder")
-        if foreign and asked:  # `text_encoders` of another architecture: those that this one has
-            return
-        keys: dict[str, None] = {}
-        for i in models:
-            for key, info in self.checkpoints[i].tensors.items():
-                if info.component == component:
-                    keys[self._renamed(key, component)] = None
-        if not keys and (
-            component in self.recipe.components or (asked and component.upper() in TEXT_ENCODERS[self.family])
-        ):
-            held = ", ".join(self.names[i] for i in models)
-            raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
-        if foreign and keys:
-            self.warnings.append(f"{component} is left out: {FAMILY_NAMES[self.family]} has no such text encoder")
-            return
-        # Of files that hold nothing else, the VAE is what is meant.
-        alone = all(self.checkpoints[i].components == {"vae"} for i in models)
-        for key in keys:
-            form = self.collapse.form(source, key, merge_vae=asked or alone)
-            yield self._tensor(key, form, models, dtype_named_or_none(self.recipe.output.dtype))
-
-    def _renamed(self, key: str, component: str) -> str:
-        """A text encoder's key under the prefix that this architecture has for it: SD1's CLIP_L serves in SDXL."""
-        prefixes = COMPONENT_PREFIXES.get(component, ())
-        if len(prefixes) > 1 and self.family in _TEXT_PREFIX and component in _TEXT_PREFIX[self.family]:
-            for prefix in prefixes:
-                if key.startswith(prefix):
-                    return _TEXT_PREFIX[self.family][component] + key.removeprefix(prefix)
-        return key
-
-    def _lookup(self, model: int, key: str) -> TensorInfo | None:
-        """A model's tensor of that key, wherever its own architecture keeps it."""
-        tensors = self.checkpoints[model].tensors
-        if key in tensors:
-            return tensors[key]
-        prefixes = COMPONENT_PREFIXES.get(place(key).component, ())
-        rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
-        return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
-
-    def _tensor(self, key: str, form: Form, models: list[int], dtype: DType | None) -> TensorPlan:
-        """The plan of one tensor; inputs that lack it leave it to the first model that has it."""
-        found = {i: self._lookup(i, key) for i in form.models()}
-        owner = next(i for i in models if self._lookup(i, key) is not None)
-        first = self._lookup(owner, key)
-        lacking = [i for i, info in found.items() if info is None]
-        if lacking:
-            for i in lacking:
-                self.missing[(self.names[i], place(key).component, self.names[owner])] += 1
-        if lacking or not all(info.dtype.is_float for info in (first, *found.values()) if info):
-            # Integers are never averaged: they are the first model's, even where another one's share is 1.
-            form, found = Form.of(Model(owner)), {owner: first}
-        wanted = first.dtype.is_float or self.recipe.output.position_ids == "restore"
-        positions = wanted and is_position_ids(key) and can_be_counted(first.shape)
-        if positions:
-            return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, positions=True)
-        if key == FIRST_CONV and any(info.shape != first.shape for info in found.values()):
-            # The first model's extra input channels are kept even where its share is 0.
-            found = {owner: first, **found}
-        shape, widened = common_shape(key, [(self.names[i], info.shape) for i, info in found.items()])
-        # `keep` and tensors that are no floats keep the dtype of the first model that has them.
-        out = dtype if dtype is not None and first.dtype.is_float else first.dtype
-        return TensorPlan(key, out, shape, form, found, widened=widened)
-
-    def _buffers(self) -> Iterator[TensorPlan]:
-        """Buffers, markers and unknown keys of the model that the UNET comes from first; its EMA copy is left behind."""
-        owner = self.models_of(self.source("unet")[0])[0]
-        for key, info in self.checkpoints[owner].tensors.items():
-            if info.component in _BUFFERS:
-                yield self._tensor(key, Form.of(Model(owner)), [owner], None)
-        counts = [sum(t.component == "ema" for t in c.tensors.values()) for c in self.checkpoints]
-        # Two of them are only a counter and a rate, which pruned files keep.
-        with_ema = [name for name, count in zip(self.names, counts, strict=True) if count > 2]
-        if with_ema:
-            self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
-
-    def _report_missing(self) -> None:
-        for (name, component, owner), count in self.missing.items():
-            self.warnings.append(f"{name} lacks {count:,} tensors of {component}: copied from {owner}")
-
-    def _in_file_order(self, tensors: list[TensorPlan]) -> list[TensorPlan]:
-        """The order of the first model's file, then the rest as planned: reading goes forward through the disk."""
-        first = self.checkpoints[self.models_of(self.recipe.result)[0]]
-        rank = {key: i for i, key in enumerate(first.tensors)}
-        return sorted(tensors, key=lambda t: rank.get(t.key, len(rank)))
-
-
-def _steps_memory(tensor: TensorPlan) -> int:
-    """Bytes that the steps of a tensor hold beside tiles, at most: they are solved one after the other, and whole results stay."""
-    total = 0
-    for step in unsolved(tensor.form):
-        if step.method.kind == "whole":
-            total += tensor.elements * (4 + step.method.working) * (len(step.inputs) + 1)
-        else:
-            total += step.method.working * len(step.inputs)
-    return total
-
-
-# Where each architecture keeps a text encoder that others keep elsewhere.
-_TEXT_PREFIX = {
-    "sd1": {"clip_l": "cond_stage_model.transformer."},
-    "sdxl": {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."},
-    "sdxl_refiner": {"clip_g": "conditioner.embedders.0.model."},
-}
-
-
-def _distinct(name: str, taken: list[str]) -> str:
-    """The name, or one with a number: files of components have no names of their own and may be called alike."""
-    shown, number = name, 2
-    while shown in taken:
-        shown, number = f"{name} ({number})", number + 1
-    return shown
-
-
-def dtype_named_or_none(name: str) -> DType | None:
-    """The output dtype, or None for `keep`."""
-    return None if name == "keep" else dtype_named(name)
+    planner = Planner(recipe, opened)
+    tensors = planner.tensors()
+    return Plan(
+        recipe, planner.checkpoints, planner.names, planner.family, planner.prediction, tensors, planner.warnings
+    )

@@ -16,8 +16,9 @@ from ..checkpoints.blocks import ALL_LABELS, BUFFER_LABELS, COMPONENTS, place
 from ..checkpoints.stream import Progress
 from .errors import MergeError
 from .forms import Applied
-from .plan import Plan, TensorPlan, planned
+from .plan import Plan, planned
 from .recipe import Recipe
+from .tensor_plan import TensorPlan
 
 if TYPE_CHECKING:
     import pandas as pd

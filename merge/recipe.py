@@ -18,29 +18,24 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from numbers import Real
 from pathlib import Path, PureWindowsPath
-from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.errors import UnetscopeError, nearest
-from .block_weights import BlockWeights
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
-from .methods import Method, method_named
 from .methods.registry import Space
+from .mistakes import explained
 from .recipe_file import read_yaml
+from .step import Step
 
 # The parts of a checkpoint that a recipe can take from somewhere else.
 COMPONENT_NAMES = ("unet", "text_encoders", "clip_l", "clip_h", "clip_g", "vae")
 MERGED = "merge"
 _SUFFIXES = (".safetensors", ".ckpt", ".pt")
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 OutputDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
@@ -68,46 +63,6 @@ class Output(_Strict):
     mix_predictions: bool = False
 
 
-class Step(BaseModel):
-    """One step: a method, its inputs, and the method's parameters under their own names (`alpha: 0.3`)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    method: str
-    inputs: list[str]
-    convention: str | None = None
-
-    @property
-    def kind(self) -> Method:
-        return method_named(self.method)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The parameters that the recipe gives."""
-        return dict(self.__pydantic_extra__ or {})
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain data, block weights as their user wrote them."""
-        plain = {"method": self.method, "inputs": list(self.inputs)}
-        if self.convention is not None:
-            plain["convention"] = self.convention
-        return plain | {name: _plain(value) for name, value in self.given.items()}
-
-    def weights(self, convention: str) -> dict[str, BlockWeights | list[BlockWeights] | bool | int | str]:
-        """Every parameter of the method, given or by default, numbers read as block weights."""
-        convention, values = self.convention or convention, {}
-        for name, parameter in self.kind.parameters.items():
-            value = self.given.get(name, parameter.default)
-            if not parameter.weighs:
-                values[name] = value
-            elif parameter.kind == "number":
-                values[name] = BlockWeights.parse(value, convention)
-            else:
-                each = value if isinstance(value, list) else [value] * self.kind.models(len(self.inputs))
-                values[name] = [BlockWeights.parse(v, convention) for v in each]
-        return values
-
-
 class Lora(_Strict):
     """A LoRA: a file of differences.
 
@@ -119,16 +74,6 @@ class Lora(_Strict):
 
     path: str
     base: str | None = None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BlockWeights):
-        return value.to_plain()
-    if isinstance(value, dict):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool | int) else value
 
 
 def _by_name(value: Any) -> Any:
@@ -183,7 +128,7 @@ class Recipe(_Strict):
         try:
             return cls(**named_steps(data))
         except ValidationError as error:
-            raise RecipeError(f"{where}: {_explain(error)}") from None
+            raise RecipeError(f"{where}: {explained(error, cls.model_fields, Output.model_fields)}") from None
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}") from None
         except TypeError:
@@ -316,7 +261,7 @@ class Recipe(_Strict):
                 raise RecipeError(f"loras.{name}.base: {lora.base!r} is no model{nearest(lora.base, self.models)}")
         convention_named(self.convention)
         for name, step in self.steps.items():
-            self._check_step(f"steps.{name}", step, names)
+            step.check(f"steps.{name}", names, self.convention)
         if not self.result:
             raise RecipeError("result: is missing; there is no step, so name the model to take")
         if self.result not in names:
@@ -339,36 +284,6 @@ class Recipe(_Strict):
                 raise RecipeError(f"{what}: {source!r} is a difference, no model; add it to one (task_arithmetic, add)")
         return self
 
-    def _check_step(self, where: str, step: Step, names: list[str]) -> None:
-        method = step.kind
-        for source in step.inputs:
-            if source not in names:
-                raise RecipeError(f"{where}.inputs: {source!r} is no model and no step{nearest(source, names)}")
-        method.check_inputs(len(step.inputs), where)
-        for name, value in step.given.items():
-            if name not in method.parameters:
-                takes = ", ".join(method.parameters) or "no parameters"
-                raise RecipeError(f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}")
-            method.parameters[name].check(value, f"{where}.{name}")
-        for name, parameter in method.parameters.items():
-            if parameter.kind == "numbers" and (name in step.given or parameter.default is None):
-                given, wanted = step.given.get(name), method.models(len(step.inputs))
-                if isinstance(given, Real) and not isinstance(given, bool):
-                    continue  # one number counts for every model
-                if not isinstance(given, list) or len(given) != wanted:
-                    count = f"{len(given)} given" if isinstance(given, list) else f"found {_SHORT.repr(given)}"
-                    each = "model after the base" if method.on_deltas else "input"
-                    raise RecipeError(
-                        f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "
-                        f"{'none given' if given is None else count}"
-                    )
-            elif name not in step.given and parameter.default is None:
-                raise RecipeError(f"{where}.{name}: is missing; {method.name} needs it")
-        try:
-            step.weights(self.convention)
-        except UnetscopeError as error:
-            raise RecipeError(f"{where}: {error}") from None
-
 
 def _joined(folder: Path, path: str) -> Path:
     """A recipe may have been written on Windows: backslashes separate folders there."""
@@ -376,34 +291,3 @@ def _joined(folder: Path, path: str) -> Path:
         return Path(path)
     joined = Path(folder) / path
     return joined if "\\" not in path or os.path.exists(joined) else Path(folder) / path.replace("\\", "/")
-
-
-def _explain(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as a sentence of ours."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        fields = Output.model_fields if place.startswith("output.") else Recipe.model_fields
-        name = str(first["loc"][-1])
-        return f"{place}: unknown name{nearest(name, fields)}; known are {', '.join(fields)}"
-    if first["type"] == "missing":
-        return f"{place}: is missing"
-    found = _SHORT.repr(first["input"])
-    if place.endswith(".[key]"):
-        return f"{place.removesuffix('.[key]').rpartition('.')[0]}: the name {found} is no text; write it in quotes"
-    if first["type"] in _EXPECTED:
-        return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
-    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"
-
-
-# What pydantic calls dictionaries, instances and valid strings.
-_EXPECTED = {
-    "dict_type": "a mapping of names",
-    "model_type": "a mapping of names",
-    "model_attributes_type": "a mapping of names",
-    "string_type": "text",
-    "list_type": "a list",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "too_short": "at least one",
-}

@@ -10,7 +10,8 @@ from typing import Any
 from ..checkpoints.blocks import in_order, place
 from ..checkpoints.stream import Pass
 from .forms import Model
-from .plan import Plan, TensorPlan
+from .plan import Plan
+from .tensor_plan import TensorPlan
 
 
 @dataclass

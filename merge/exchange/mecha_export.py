@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from ...checkpoints.architecture import Family
 from ..errors import RecipeError
-from ..recipe import MERGED, Recipe, Step
+from ..recipe import MERGED, Recipe
+from ..step import Step
 from .draft import one_line
 from .mecha_numbers import Number, Numbers
 from .mecha_writers import WRITERS

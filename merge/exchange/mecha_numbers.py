@@ -10,7 +10,8 @@ from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import UnetscopeError
 from ..block_weights import BlockWeights
 from ..errors import RecipeError
-from ..recipe import MERGED, Recipe, Step
+from ..recipe import MERGED, Recipe
+from ..step import Step
 
 # One number, or slot -> number.
 Number = float | dict[str, float]

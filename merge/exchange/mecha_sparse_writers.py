@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
-from ..recipe import Step
+from ..step import Step
 
 if TYPE_CHECKING:
     from .mecha_export import Writer

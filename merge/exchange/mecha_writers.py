@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
-from ..recipe import Step
+from ..step import Step
 from .mecha_numbers import combined
 from .mecha_sparse_writers import dare, della, even_weights, ties
 
