@@ -2,54 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from .. import __version__
-from . import (
-    analysing,
-    converting,
-    drawing,
-    importing,
-    indexing,
-    linting,
-    listing,
-    looking,
-    lora,
-    making,
-    merging,
-    searching,
-    tracing,
-)
-from . import app as dashboard
+from .arguments import ListCommand
 from .endings import Commands
+from .late import imported
+
+
+class _Top(Commands):
+    makers: ClassVar = {
+        "inspect": imported("inspect", "looking.inspect"),
+        "stats": imported("stats", "analysing.stats"),
+        "diff": imported("diff", "analysing.diff"),
+        "compare": imported("compare", "analysing.compare"),
+        "trace": imported("trace", "tracing.trace", ListCommand),
+        "predict": imported("predict", "tracing.predict"),
+        "spectrum": imported("spectrum", "tracing.spectrum"),
+        "index": imported("index", "indexing.index"),
+        "lint": imported("lint", "linting.lint"),
+        "convert": imported("convert", "converting.convert"),
+        "import": imported("import", "importing.import_", ListCommand),
+        "export": imported("export", "importing.export"),
+        "methods": imported("methods", "listing.methods"),
+        "presets": imported("presets", "listing.presets"),
+        "diagram": imported("diagram", "drawing.diagram"),
+        "layers": imported("layers", "drawing.layers"),
+        "app": imported("app", "app.app"),
+        "demo-checkpoint": imported("demo-checkpoint", "making.demo_checkpoint"),
+        "merge": imported("merge", "merging.app"),
+        "lora": imported("lora", "lora.app"),
+        "search": imported("search", "searching.app"),
+    }
+
 
 app = typer.Typer(
-    cls=Commands,
+    cls=_Top,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
 )
-app.command("inspect")(looking.inspect)
-app.command("stats")(analysing.stats)
-app.command("diff")(analysing.diff)
-app.command("compare")(analysing.compare)
-tracing.register(app)
-app.command("index")(indexing.index)
-app.command("lint")(linting.lint)
-app.command("convert")(converting.convert)
-importing.register(app)
-app.command("methods")(listing.methods)
-app.command("presets")(listing.presets)
-app.command("diagram")(drawing.diagram)
-app.command("layers")(drawing.layers)
-app.command("app")(dashboard.app)
-app.command("demo-checkpoint")(making.demo_checkpoint)
-app.add_typer(merging.app, name="merge")
-app.add_typer(lora.app, name="lora")
-app.add_typer(searching.app, name="search")
 
 
 def _version(wanted: bool) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from .late import LateGroup
 
 STOPPED = 130
 
 
-class Commands(TyperGroup):
+class Commands(LateGroup):
     """The commands of `unetscope`. What they raise is told here, because typer would end some of it without a word."""
 
     def make_context(self, *args: Any, **named: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .arguments import Json, ListCommand, Overwrite
+from .arguments import Json, Overwrite
 from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -99,12 +99,6 @@ def export(
     _write(output, text, [recipe, *map(Path, read.files())], overwrite)
     nodes = [line for line in text.splitlines()[1:] if not line.startswith("#")]
     say(f"wrote {output}: {_count(len(nodes), 'node')}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add both commands to `unetscope`."""
-    app.command("import", cls=ListCommand)(import_)
-    app.command("export")(export)
 
 
 def _finder(folders: list[str]) -> Callable[[str], Path | None]:

@@ -7,8 +7,9 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -16,13 +17,12 @@ from ..merge.methods import METHODS, Method
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
 from .endings import STOPPED, complain
+from .late import LateGroup, command
 from .screen import progress, say, show_json, show_report, show_table, size
 from .short_forms import option
 
 if TYPE_CHECKING:
     from ..merge import Recipe
-
-app = typer.Typer(no_args_is_help=True, help="Merge checkpoints: by a recipe, or by one method from the command line.")
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")]
 # Options of every merge: name -> (type, default).
@@ -203,22 +203,21 @@ def _run(recipe: Path, output: Path, options: Options) -> None:
 
 
 _RECIPE = Annotated[Path, typer.Argument(help="A recipe, YAML.", show_default=False)]
-app.command("run")(_with_common(_run, [option("recipe", _RECIPE), option("output", Output)]))
 
 
-def _method_command(method: Method) -> Callable:
+def _run_command() -> Any:
+    return command("run", _with_common(_run, [option("recipe", _RECIPE), option("output", Output)]))
+
+
+def _method_command(method: Method) -> Any:
     """The command of a method: its inputs as arguments, its parameters as options."""
     own = [*short_forms.inputs(method), option("output", Output), *short_forms.parameters(method)]
 
-    def command(options: Options, output: Path, **given) -> None:
+    def merged(options: Options, output: Path, **given) -> None:
         carry_out(short_forms.recipe(method, given, options.convention), output, options)
 
-    command.__name__, command.__doc__ = method.name, method.doc
-    return _with_common(command, own)
-
-
-for _method in METHODS.values():
-    app.command(_method.command, help=_method.summary)(_method_command(_method))
+    merged.__name__, merged.__doc__ = method.name, method.doc
+    return command(method.command, _with_common(merged, own), summary=method.summary)
 
 
 _UNETS = Annotated[list[str], typer.Option("--unets", help="Checkpoints whose UNETs to combine.")]
@@ -227,7 +226,6 @@ _FOLDER = Annotated[Path, typer.Option("-o", "--output", help="The folder to wri
 _GRID_VAE = Annotated[str | None, typer.Option(help="Bake this file's VAE into all of them; else each UNET's own.")]
 
 
-@app.command("grid", cls=ListCommand)
 def grid(
     unets: _UNETS,
     text_encoders: _TEXTS,
@@ -259,3 +257,16 @@ def grid(
         return
     rows = [[c.target.name, c.unet.name, c.text_encoder.name, size(r.bytes_written)] for c, r in reports]
     show_table(f"{'Would write' if dry_run else 'Wrote'} to {output}", ["file", "UNET", "text encoders", "size"], rows)
+
+
+class _Merges(LateGroup):
+    makers: ClassVar = {
+        "run": _run_command,
+        **{method.command: partial(_method_command, method) for method in METHODS.values()},
+        "grid": partial(command, "grid", grid, ListCommand),
+    }
+
+
+app = typer.Typer(
+    cls=_Merges, no_args_is_help=True, help="Merge checkpoints: by a recipe, or by one method from the command line."
+)

@@ -125,6 +125,9 @@ def tree(root: Any, line: Callable[[Any], str], children: Callable[[Any], Sequen
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr with rate and time left; yields the callback that moves it."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, key: None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     bar = Progress(
@@ -135,7 +138,6 @@ def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task(printable(what), total=None)

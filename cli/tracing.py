@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .analysing import PICTURES, RECIPES, TABLES, check_results, opened, write_csv
-from .arguments import ListCommand, Overwrite, Threads, expand
+from .arguments import Overwrite, Threads, expand
 from .screen import note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
@@ -130,10 +130,3 @@ def spectrum(
         show_frame(f"{b.name} - {a.name} by {by}", table)
     if csv:
         write_csv(table, csv)
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command("trace", cls=ListCommand)(trace)
-    app.command("predict")(predict)
-    app.command("spectrum")(spectrum)

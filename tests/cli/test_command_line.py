@@ -47,6 +47,22 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stdout
 
 
+def test_a_merge_imports_no_other_command_and_no_plugins_of_pydantic(here):
+    code = (
+        "import os, sys\nfrom unetscope.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "others = {'analysing', 'searching', 'tracing', 'drawing', 'lora'}\n"
+        "assert not {f'unetscope.cli.{name}' for name in others} & set(sys.modules)\n"
+        "assert not {'torch', 'rich.progress'} & set(sys.modules)\n"
+        "assert os.environ['PYDANTIC_DISABLE_PLUGINS'] == '__all__'\n"
+    )
+    given = ["merge", "uniform", "a.safetensors", "b.safetensors", "-o", "out.safetensors"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYDANTIC_DISABLE_PLUGINS", "UNETSCOPE_KERNEL")}
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert Path("out.safetensors").exists()
+
+
 def test_the_installed_command_answers():
     done = subprocess.run([sys.executable, "-m", "unetscope", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0

@@ -1,0 +1,72 @@
+"""Commands that are made when somebody asks for them: a merge should not wait for the options of fifty others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# Makes a command: click's object, as typer derives it from a function.
+Maker = Callable[[], Any]
+
+
+def command(name: str, function: Callable, cls: type[TyperCommand] | None = None, summary: str | None = None) -> Any:
+    """The command of a function, which typer reads its arguments and options off."""
+    single = typer.Typer(add_completion=False)
+    single.command(name, cls=cls, help=summary)(function)
+    return typer.main.get_command(single)
+
+
+def imported(name: str, place: str, cls: type[TyperCommand] | None = None) -> Maker:
+    """Makes the command, or the group, at `place`: a function or a `typer.Typer` of one of our modules (`looking.inspect`)."""
+    module, _, attribute = place.partition(".")
+
+    def make() -> Any:
+        found = getattr(import_module(f".{module}", __package__), attribute)
+        if not isinstance(found, typer.Typer):
+            return command(name, found, cls)
+        group = typer.main.get_group(found)
+        group.name = name
+        return group
+
+    return make
+
+
+class LateCommands(MutableMapping[str, Any]):
+    """Commands by name, in the order in which help lists them. Each is made once, when it is first looked up."""
+
+    def __init__(self, makers: Mapping[str, Maker]):
+        self._makers, self._made = dict(makers), {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._makers[name] = lambda: command
+
+    def __delitem__(self, name: str) -> None:
+        del self._makers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+class LateGroup(TyperGroup):
+    """A group whose commands are made late: a subclass says how, in `makers`."""
+
+    makers: ClassVar[Mapping[str, Maker]] = {}
+
+    def __init__(self, **given: Any):
+        super().__init__(**given)
+        self.commands = LateCommands({**{n: lambda c=c: c for n, c in self.commands.items()}, **self.makers})
