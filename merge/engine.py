@@ -1,4 +1,4 @@
-"""Runs a plan: reads pieces of the inputs, combines them in fp32, rounds once, writes them where they belong.
+"""Runs a plan: has pieces of the result made on several threads, and writes them where they belong.
 
 Nothing is decided here. Each thread owns its buffers; a piece is read, worked on and written before the next one, so memory
 does not depend on how large the models are.
@@ -8,31 +8,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
 from .. import __version__
-from ..checkpoints import codec
 from ..checkpoints.errors import CheckpointError, UnetscopeError
 from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
-from ..checkpoints.position_ids import positions
 from ..checkpoints.resumable import Journal, ResumableFile
 from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
-from .evaluate import Solved, whole_rows
+from .evaluate import whole_rows
 from .faults import Faults
-from .forms import Applied, Form
-from .plan import Plan, TensorPlan
-from .solve import solve, unsolved
-from .spot import Spot
+from .forms import Applied
+from .neighbours import Run, runs
+from .pieces import PieceMaker
+from .plan import Plan
+from .solve import unsolved
+from .tensor_plan import TensorPlan
 
 
 @dataclass
@@ -95,7 +93,7 @@ def write(
         def put(tensor: TensorPlan, start: int, raw: np.ndarray) -> None:
             out.write_at(offsets[tensor.key] + start * tensor.dtype.size, raw)
 
-        run(plan, put, faults, Pass(threads, progress, cancel), finished, out if journal else None)
+        run(plan, put, faults, Pass(threads, progress, cancel), finished, offsets, out if journal else None)
         try:
             faults.refuse()
             check_inputs(inputs)
@@ -145,7 +143,7 @@ def check_inputs(before: dict[Path, str]) -> None:
 
 
 # Takes a piece of the result: its tensor, its first element, and its raw bytes, which are overwritten by the next piece. Called
-# from several threads; a tensor's pieces come in any order.
+# from several threads; a tensor's pieces come in any order. Where neighbours are joined, "its tensor" may be a whole run of them.
 Put = Callable[[TensorPlan, int, np.ndarray], None]
 
 
@@ -155,18 +153,21 @@ def run(
     faults: Faults,
     over: Pass,
     finished: Container[str] = (),
+    offsets: Mapping[str, int] | None = None,
     resumed: ResumableFile | None = None,
 ) -> None:
     """Work out every tensor of a plan but those that are finished, and hand the pieces to `put`.
 
-    A resumable file is told of every tensor that is complete.
+    Neighbours are joined where `offsets` says where each tensor begins in the output. A resumable file is told of every tensor
+    that is complete.
     """
-    tensors, length = plan.tensors, plan.piece()
+    joined, length = runs(plan, offsets, finished), plan.piece()
+    tensors = [run.whole for run in joined]
     at_once = [t.widened or t.positions or bool(unsolved(t.form)) for t in tensors]
     whole = [Span(i, 0, t.elements) for i, t in enumerate(tensors) if at_once[i] and t.elements]
-    pieces = list(spans([0 if once else t.elements for t, once in zip(tensors, at_once, strict=True)], length))
-    todo = sorted((p for p in [*pieces, *whole] if tensors[p.index].key not in finished), key=lambda p: p.index)
-    unwritten = _Unwritten(tensors, todo, faults, resumed) if resumed else None
+    pieces = spans([0 if once else t.elements for t, once in zip(tensors, at_once, strict=True)], length)
+    todo = sorted([*pieces, *whole], key=lambda p: p.index)
+    unwritten = _Unwritten(plan, joined, faults, resumed) if resumed else None
 
     def cost(piece: Span) -> int:
         tensor = tensors[piece.index]
@@ -174,171 +175,52 @@ def run(
 
     def worker() -> Callable[[Span], None]:
         largest = [length, *(t.elements for t in tensors if t.widened or t.positions)]
-        buffers = _Buffers(plan, max(*largest, *(t.row for t in tensors)))
+        maker = PieceMaker(plan, faults, max(*largest, *(t.row for t in tensors)))
 
         def work(span: Span) -> None:
             part_length = whole_rows(length, tensors[span.index].row)
-            tensor, solved = _solved(plan, tensors[span.index], part_length, buffers)
+            tensor, solved = maker.solve(tensors[span.index], part_length)
             most = tensor.elements if tensor.widened or tensor.positions else part_length
-            for part in spans([span.elements], most):
-                piece = Span(span.index, span.start + part.start, span.start + part.stop)
-                put(tensor, piece.start, _result(plan, tensor, piece, buffers, faults, solved))
+            for start in range(span.start, span.stop, most):
+                stop = min(start + most, span.stop)
+                raw = maker.fused(tensor, start, stop)
+                if raw is not None:
+                    put(tensor, start, raw)
+                    continue
+                # Not one fused loop, or something is not finite: tensor by tensor, looking for the reason.
+                for one, own_start, own_stop in _apart(plan, joined[span.index], tensor, start, stop):
+                    put(one, own_start, maker.make(one, own_start, own_stop, solved))
             if unwritten:
                 unwritten.wrote(span)
 
         return work
 
-    total = sum(t.nbytes + t.bytes_read for t in tensors if t.key not in finished)
+    total = sum(t.nbytes + t.bytes_read for t in tensors)
     over.run(todo, worker, weight=cost, total=total, key=lambda p: tensors[p.index].key)
 
 
-class _Unwritten:
-    """Counts the pieces that tensors still lack, and tells a resumable file of those that lack none."""
+def _apart(plan: Plan, joined: Run, tensor: TensorPlan, start: int, stop: int) -> Iterator[tuple[TensorPlan, int, int]]:
+    """The tensors that a piece of a run holds, each with its own part of the piece."""
+    if joined.single:
+        yield tensor, start, stop
+        return
+    for number, own_start, own_stop in joined.parts(start, stop):
+        yield plan.tensors[number], own_start, own_stop
 
-    def __init__(self, tensors: list[TensorPlan], todo: list[Span], faults: Faults, out: ResumableFile):
-        self._tensors, self._faults, self._out = tensors, faults, out
-        self._pieces, self._guard = Counter(span.index for span in todo), threading.Lock()
+
+class _Unwritten:
+    """Counts the elements that tensors still lack, and tells a resumable file of those that lack none."""
+
+    def __init__(self, plan: Plan, joined: list[Run], faults: Faults, out: ResumableFile):
+        self._tensors, self._joined, self._faults, self._out = plan.tensors, joined, faults, out
+        self._lacking, self._guard = [t.elements for t in plan.tensors], threading.Lock()
 
     def wrote(self, span: Span) -> None:
+        complete = []
         with self._guard:
-            self._pieces[span.index] -= 1
-            complete = not self._pieces[span.index]
-        if complete:
-            key = self._tensors[span.index].key
+            for number, start, stop in self._joined[span.index].parts(span.start, span.stop):
+                self._lacking[number] -= stop - start
+                if not self._lacking[number]:
+                    complete.append(self._tensors[number].key)
+        for key in complete:
             self._out.finish(key, self._faults.noted(key))
-
-
-def _solved(plan: Plan, tensor: TensorPlan, length: int, buffers: _Buffers) -> tuple[TensorPlan, Solved]:
-    """A tensor whose steps have measured what they need to know, and what they found; most tensors have no such steps."""
-    if not unsolved(tensor.form):
-        return tensor, {}
-
-    def pieces(models: tuple[int, ...]) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-        for piece in [Span(0, 0, tensor.elements)] if tensor.widened else spans([tensor.elements], length):
-            yield piece.start, _decoded(tensor, _read(plan, tensor, models, piece, buffers), buffers)
-
-    solved = solve(tensor.form, Spot(tensor.key, tensor.merged_shape, ()), pieces)
-    form = tensor.form.resolved({step: found for step, found in solved.items() if isinstance(found, Form)})
-    # Of a widened tensor all inputs stay: which channels are merged depends on them.
-    reads = [i for i in tensor.inputs if i in form.models() or tensor.widened]
-    return replace(tensor, form=form, inputs={i: tensor.inputs[i] for i in reads}), solved
-
-
-class _Buffers:
-    """A thread's memory: raw inputs side by side, the same as fp32 where that is needed, and one raw output.
-
-    It is used again for every piece: fresh memory would cost the system more time than reading into it.
-    """
-
-    def __init__(self, plan: Plan, length: int):
-        self._count, self._length, self._widest = plan.most_inputs, length, plan.widest_input
-        self._inputs = np.empty(self._count * length * self._widest, np.uint8)
-        self._singles: np.ndarray | None = None
-        self.output = np.empty(length * 8, np.uint8)
-
-    def rows(self, count: int, nbytes: int) -> np.ndarray:
-        return self._inputs[: count * nbytes].reshape(count, nbytes)
-
-    def raw(self, slot: int, nbytes: int) -> np.ndarray:
-        """Room for a piece of the `slot`-th input as it is stored."""
-        start = slot * self._length * self._widest
-        return self._inputs[start : start + nbytes]
-
-    def single(self, slot: int, elements: int) -> np.ndarray:
-        """Room for a piece of the `slot`-th input as fp32."""
-        if self._singles is None:
-            self._singles = np.empty((self._count, self._length), np.float32)
-        return self._singles[slot, :elements]
-
-
-def _result(
-    plan: Plan, tensor: TensorPlan, piece: Span, buffers: _Buffers, faults: Faults, solved: Solved
-) -> np.ndarray:
-    """The raw bytes of a piece of the output."""
-    out = buffers.output[: piece.elements * tensor.dtype.size]
-    if tensor.positions:
-        out.view(np.int64)[:] = positions(tensor.shape, piece.start, piece.stop)
-        return out
-    if tensor.copied:
-        index = tensor.form.single.index
-        info = tensor.inputs[index]
-        plan.checkpoints[index].read_raw(info, piece.start, piece.stop, out)
-        if tensor.dtype.is_float and not tensor.buffer:
-            _check_copy(tensor, index, out, faults)
-        return out
-    models, dtypes = tensor.form.linear_models(), {i.dtype for i in tensor.inputs.values()}
-    if models is None or len(dtypes) > 1 or tensor.widened:
-        raws = _read(plan, tensor, tensor.inputs, piece, buffers)
-        _evaluated(tensor, raws, out, faults, buffers, piece.start, solved)
-        return out
-    (dtype,) = dtypes
-    rows = buffers.rows(len(models), piece.elements * dtype.size)
-    for row, index in zip(rows, models, strict=True):
-        plan.checkpoints[index].read_raw(tensor.inputs[index], piece.start, piece.stop, row)
-    if _combine(codec.stored(rows, dtype), tensor.form, tensor, out):
-        # Something is not finite: do the piece again, looking for the reason.
-        _evaluated(tensor, dict(zip(models, rows, strict=True)), out, faults, buffers)
-    return out
-
-
-def _check_copy(tensor: TensorPlan, index: int, raw: np.ndarray, faults: Faults) -> None:
-    """Note values that are not finite in a tensor that is copied as it is, and put 0 in their place."""
-    elements = codec.stored(raw, tensor.dtype)
-    if codec.kernel().count_bad(elements, codec.finite_limit(tensor.dtype)):
-        values = np.empty(elements.size, np.float32)
-        codec.decode(raw, tensor.dtype, values)
-        broken = ~np.isfinite(values)
-        faults.note(tensor.key, {index: int(broken.sum())})
-        elements[broken] = 0
-
-
-def _combine(rows: np.ndarray, form: Form, tensor: TensorPlan, out: np.ndarray) -> int:
-    coefficients = np.array(form.coefficients, np.float32)
-    limit = codec.finite_limit(tensor.dtype)
-    return codec.kernel().linear(rows, coefficients, form.anchor, codec.stored(out, tensor.dtype), limit)
-
-
-def _read(
-    plan: Plan, tensor: TensorPlan, models: Iterable[int], piece: Span, buffers: _Buffers
-) -> dict[int, np.ndarray]:
-    """A piece of some inputs as raw bytes; of a widened tensor, where inputs differ in shape, all of it."""
-    raws = {}
-    for slot, index in enumerate(models):
-        info = tensor.inputs[index]
-        start, stop = (0, info.elements) if tensor.widened else (piece.start, piece.stop)
-        raws[index] = buffers.raw(slot, (stop - start) * info.dtype.size)
-        plan.checkpoints[index].read_raw(info, start, stop, raws[index])
-    return raws
-
-
-def _decoded(tensor: TensorPlan, raws: dict[int, np.ndarray], buffers: _Buffers) -> dict[int, np.ndarray]:
-    """Inputs as fp32, until the next piece; of a widened tensor the channels that all have, flat."""
-    values = {}
-    for slot, (index, raw) in enumerate(raws.items()):
-        info = tensor.inputs[index]
-        values[index] = buffers.single(slot, raw.size // info.dtype.size)
-        codec.decode(raw, info.dtype, values[index])
-        if tensor.widened:
-            values[index] = values[index].reshape(info.shape)[:, : tensor.merged_shape[1]].ravel()
-    return values
-
-
-def _evaluated(
-    tensor: TensorPlan,
-    raws: dict[int, np.ndarray],
-    out: np.ndarray,
-    faults: Faults,
-    buffers: _Buffers,
-    start: int = 0,
-    solved: Solved = MappingProxyType({}),
-) -> None:
-    """Any form, by way of fp32 copies of the inputs; values that are not finite are repaired or noted."""
-    result = faults.value(tensor, _decoded(tensor, raws, buffers), start, solved)
-    if tensor.widened:
-        first = next(iter(tensor.inputs))
-        wide = np.empty(tensor.elements, np.float32)
-        codec.decode(raws[first], tensor.inputs[first].dtype, wide)
-        wide = wide.reshape(tensor.shape)
-        wide[:, : tensor.merged_shape[1]] = result.reshape(tensor.merged_shape)
-        result = wide.ravel()
-    codec.encode(result, tensor.dtype, out)

@@ -1,0 +1,109 @@
+"""Neighbours that merge as one: tensors that lie one after another in every input and in the output, and are the same sum.
+
+Files of one layout make a merge a few long runs instead of a thousand tensors, most of them smaller than what is read at a time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..checkpoints import Checkpoint
+from ..checkpoints.checkpoint import TensorInfo
+from ..checkpoints.tensors import StoredTensor
+from .plan import Plan
+from .tensor_plan import TensorPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tensors of a plan that follow one another, from the `first` on, as one; or a single tensor.
+
+    Attributes:
+        whole: the one: all their elements, under the first one's key.
+        starts: where each begins in it, and where the last ends, in elements.
+    """
+
+    whole: TensorPlan
+    first: int
+    starts: tuple[int, ...]
+
+    @property
+    def single(self) -> bool:
+        return len(self.starts) == 2
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The tensors that elements `start` to `stop` belong to: each one's number in the plan, and which of its own they are."""
+        n = bisect_right(self.starts, start) - 1
+        while n < len(self.starts) - 1 and self.starts[n] < stop:
+            begins, ends = self.starts[n : n + 2]
+            yield self.first + n, max(start - begins, 0), min(stop, ends) - begins
+            n += 1
+
+
+def runs(plan: Plan, offsets: Mapping[str, int] | None, without: Container[str] = ()) -> list[Run]:
+    """A plan's tensors, neighbours joined.
+
+    Args:
+        offsets: where each tensor begins in the output, in bytes; None where it goes nowhere that tensors could be neighbours.
+        without: keys of tensors that are left out.
+    """
+    found: list[Run] = []
+    joined: list[TensorPlan] = []
+
+    def end() -> None:
+        if joined:
+            found.append(_run(joined, first))
+            joined.clear()
+
+    for number, tensor in enumerate(plan.tensors):
+        if tensor.key in without:
+            end()
+            continue
+        if not (joined and offsets and _follows(plan, joined[-1], tensor, offsets)):
+            end()
+            first = number
+        joined.append(tensor)
+    end()
+    return found
+
+
+def _run(tensors: list[TensorPlan], first: int) -> Run:
+    starts = [0]
+    for tensor in tensors:
+        starts.append(starts[-1] + tensor.elements)
+    if len(tensors) == 1:
+        return Run(tensors[0], first, tuple(starts))
+    head, shape = tensors[0], (starts[-1],)
+    inputs = {index: TensorInfo(head.key, _stretched(info.stored, shape)) for index, info in head.inputs.items()}
+    return Run(replace(head, shape=shape, inputs=inputs), first, tuple(starts))
+
+
+def _stretched(stored: StoredTensor, shape: tuple[int]) -> StoredTensor:
+    (piece,) = stored.pieces
+    return StoredTensor.at(stored.name, stored.dtype, shape, piece.path, piece.offset)
+
+
+def _follows(plan: Plan, before: TensorPlan, tensor: TensorPlan, offsets: Mapping[str, int]) -> bool:
+    """Whether a tensor is what the one before it is, and lies right behind it wherever it is read and written."""
+    return (
+        before.dtype == tensor.dtype
+        and before.form == tensor.form
+        and before.buffer == tensor.buffer
+        and offsets[before.key] + before.nbytes == offsets[tensor.key]
+        and before.form.linear_models() is not None
+        and not (before.positions or tensor.positions or before.widened or tensor.widened)
+        and before.inputs.keys() == tensor.inputs.keys()
+        and all(_adjacent(plan.checkpoints[i], info, tensor.inputs[i]) for i, info in before.inputs.items())
+    )
+
+
+def _adjacent(checkpoint: Checkpoint, before: TensorInfo, info: TensorInfo) -> bool:
+    a, b = before.stored, info.stored
+    if type(checkpoint) is not Checkpoint or a.dtype != b.dtype or not (a.contiguous and b.contiguous):
+        return False  # a LoRA's tensors are worked out, not read
+    if len(a.pieces) != 1 or len(b.pieces) != 1:
+        return False
+    (p,), (q,) = a.pieces, b.pieces
+    return p.path == q.path and p.offset + a.nbytes == q.offset
