@@ -53,7 +53,8 @@ class Objective(ABC):
 
     Attributes:
         name: for reports.
-        higher_is_better, is_preference: as a reward's.
+        higher_is_better, is_preference, measures: as a reward's.
+        caution: what its reward's says.
         needs_calibration: whether scores mean something only when all baselines are measured.
         shots: the panel; empty where there are no images.
     """
@@ -61,6 +62,8 @@ class Objective(ABC):
     name = "objective"
     higher_is_better = True
     is_preference = True
+    measures = ""
+    caution = ""
     needs_calibration = False
     shots: Sequence[Shot] = ()
 

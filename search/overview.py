@@ -53,7 +53,7 @@ class Overview:
         name: for people.
         path: run folder or log.
         family: of the models, or None when nobody says.
-        reward: `name`, `higher_is_better`, `is_preference`.
+        reward: `name`, `higher_is_better`, `is_preference`, `measures`, `caution`.
         parameters: what is free.
         trials: by number.
         shots: name -> `prompt`, `seed`, `weight`...; empty where there are no images.
@@ -74,6 +74,20 @@ class Overview:
     @property
     def higher_is_better(self) -> bool:
         return bool(self.reward.get("higher_is_better", True))
+
+    @property
+    def measures(self) -> str:
+        """What scores stand for, as what follows "it measures"; empty where only the reward's name tells, or `caution` does."""
+        said = str(self.reward.get("measures") or "")
+        return "" if said in self.caution else said
+
+    @property
+    def caution(self) -> str:
+        """What a reader of the scores must know, in sentences; empty where they stand for what people like, or may."""
+        # Runs of earlier versions say no more than that.
+        old = "This reward is no model of what people like." if self.reward.get("is_preference") is False else ""
+        said = str(self.reward.get("caution") or old)
+        return said and f"{said} A better score need not be a picture that people like better."
 
     @property
     def complete(self) -> list[TrialRecord]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..checkpoints.wording import counted
 from .errors import OutOfOrderError, SearchError
 from .free import Template
 from .objective import Keep, Measured, Objective
@@ -46,6 +47,7 @@ class PanelObjective(Objective):
         )
         self.name, self.higher_is_better = reward.name, reward.higher_is_better
         self.is_preference, self.needs_calibration = reward.is_preference, reward.needs_calibration
+        self.measures, self.caution = reward.measures, reward.caution()
         self.weights = {shot.name: shot.weight for shot in shots}
 
     def check(self, template: Template) -> None:
@@ -74,7 +76,7 @@ class PanelObjective(Objective):
             with clock("generate"), _for_good():
                 images = self.generator.images(batch)
             if len(images) != len(batch):
-                raise SearchError(f"the generator made {len(images)} images of {len(batch)}")
+                raise SearchError(f"the generator made {counted(len(images), 'image')} of {len(batch)}")
             with clock("reward"), _for_good():
                 parts = self.reward.parts(images, [shot.prompt for shot in batch])
                 scores = self.reward.combine(parts)
@@ -100,8 +102,8 @@ class PanelObjective(Objective):
         if len(black) == made:
             return None, "all images are black, as they are when a model's numbers are not finite (NaN)"
         if missing := [name for name, x in measured.scores.items() if not math.isfinite(x)]:
-            return None, f"{len(missing)} of {made} images have no score (NaN), {missing[0]} among them"
-        note = f"{len(black)} of {made} images are black, {black[0]} among them" if black else ""
+            return None, f"no score (NaN) for {len(missing)} of {counted(made, 'image')}, {missing[0]} among them"
+        note = f"black: {len(black)} of {counted(made, 'image')}, {black[0]} among them" if black else ""
         return self.mean(measured.scores), note
 
     def mean(self, scores: Mapping[str, float]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoints.wording import counted
 from ..merge.plan import planned
 from .baselines import Baseline, baselines
 from .errors import SearchError
@@ -65,9 +66,11 @@ def prepare(study: Study) -> Prepared:
     if objective.needs_calibration and not found:
         raise SearchError(f"{study.where}: baselines: this reward takes its scale from them, so there must be some")
     if len(found) >= study.trials:
-        notes.append(f"the budget of {study.trials} trials has room for little more than the {len(found)} baselines")
-    if not objective.is_preference:
-        notes.append(f"the reward {objective.name} measures plain image features; it is no model of what people like")
+        notes.append(
+            f"the budget of {counted(study.trials, 'trial')} has room for little more than the {counted(len(found), 'baseline')}"
+        )
+    if objective.caution:
+        notes.append(f"{objective.name}: {objective.caution[:1].lower()}{objective.caution[1:].removesuffix('.')}")
     return Prepared(study, template, objective, found, prior, notes)
 
 
@@ -87,8 +90,9 @@ def open_run(prepared: Prepared, path: Path, *, resume: bool, joining: bool) -> 
     setup = _setup(prepared, run)
     if run.exists:
         if not (resume or joining):
+            trials = counted(len(run.trials()), "trial")
             raise SearchError(
-                f"{path}: has a search with {len(run.trials())} trials; go on with it by --resume, or choose another folder by -o"
+                f"{path}: has a search with {trials}; go on with it by --resume, or choose another folder by -o"
             )
         _same(run, setup)
         run.write_setup(prepared.study.to_yaml(), setup)
@@ -110,6 +114,8 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
             "name": objective.name,
             "higher_is_better": objective.higher_is_better,
             "is_preference": objective.is_preference,
+            "measures": objective.measures,
+            "caution": objective.caution,
         },
         "shots": {
             s.name: {
@@ -134,13 +140,18 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
 def _same(run: RunFolder, setup: Mapping[str, Any]) -> None:
     """Refuse to go on with a search in which something else is free, or other images are made: scores would not compare."""
     old = run.setup()
-    names = {"parameters": "the free numbers", "shots": "the prompts, seeds or image settings", "reward": "the reward"}
+    names = {
+        "parameters": "the free numbers of the study have",
+        "shots": "the prompts, seeds or image settings of the study have",
+        "reward": "the reward of the study has",
+    }
     new = json.loads(json.dumps(setup))
+    for one in (old, new):
+        # How a reward is described may change; which one it is may not.
+        one["reward"] = {name: (one.get("reward") or {}).get(name) for name in ("name", "higher_is_better")}
     for key, what in names.items():
         if old.get(key) != new[key]:
-            raise SearchError(
-                f"{run.path}: {what} of the study have changed since this search began; choose another folder by -o"
-            )
+            raise SearchError(f"{run.path}: {what} changed since this search began; choose another folder by -o")
 
 
 def load_run(path: Path | str) -> tuple[RunFolder, Study]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.wording import counted
 from .errors import SearchError
 from .importance import importances
 from .overview import Overview, compared, read_overview, tree_nodes
@@ -109,9 +110,8 @@ def _draw_plots(overview: Overview, folder: Path, top: int, material: Material) 
 
     name, best = overview.name, overview.best
     if best is not None:
-        words = (
-            f"Scores of {len(overview.complete)} trials of {name}; the best is {best.score:.4g}, of trial {best.number}"
-        )
+        done = counted(len(overview.complete), "trial")
+        words = f"Scores of {done} of {name}; the best is {best.score:.4g}, of trial {best.number}"
         _save(lambda dark: draw_course(overview, dark=dark), "course", words, folder, material)
     for number, of in enumerate(overview.moved()):
         if spread := overview.spread(of, top):
@@ -124,7 +124,7 @@ def _draw_plots(overview: Overview, folder: Path, top: int, material: Material) 
     method, found = material.importance = importances(overview)
     if found:
         first = list(found)[:3]
-        words = f"Importance of {len(found)} free numbers ({method}); the largest: {', '.join(first)}"
+        words = f"Importance of {counted(len(found), 'free number')} ({method}); the largest: {', '.join(first)}"
         plot = lambda dark: draw_importance(found, method, overview.chance(), dark=dark)  # noqa: E731
         _save(plot, "importance", words, folder, material)
     if any(overview.costs(t) for t in overview.trials):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..checkpoints.wording import counted
 from .overview import Overview, duration, verdict_of
 from .records import TrialRecord
 
@@ -83,20 +84,18 @@ def document(title: str, body: str) -> str:
 def _head(overview: Overview) -> str:
     states = {s: sum(t.state == s for t in overview.trials) for s in ("complete", "pruned", "failed")}
     words = {"complete": "complete", "pruned": "given up before their last image", "failed": "failed"}
-    counted = ", ".join(f"{count} {words[state]}" for state, count in states.items() if count)
+    how = ", ".join(f"{count} {words[state]}" for state, count in states.items() if count)
     seconds = sum(sum(overview.costs(t).values()) for t in overview.trials)
-    about = [f"{len(overview.trials)} trials ({counted})", f"{len(overview.parameters)} free numbers"]
-    about += [f"{len(overview.shots)} images a trial"] if overview.shots else []
+    about = [f"{counted(len(overview.trials), 'trial')} ({how})", counted(len(overview.parameters), "free number")]
+    about += [f"{counted(len(overview.shots), 'image')} a trial"] if overview.shots else []
     about += [f"{duration(seconds)} of work"] if seconds else []
     reward = str(overview.reward.get("name", ""))
     better = "higher" if overview.higher_is_better else "lower"
     lines = [f"<h1>{escape(overview.name)}</h1>", f"<p class=soft>{escape(' · '.join(about))}</p>"]
-    lines.append(f"<p>Score: {escape(reward)}; {better} is better.</p>")
-    if overview.reward.get("is_preference") is False:
-        lines.append(
-            "<p><strong>This reward is no model of what people like:</strong> it measures plain features of images. "
-            "A better score does not mean a better picture.</p>"
-        )
+    measures = f" It measures {escape(overview.measures)}." if overview.measures else ""
+    lines.append(f"<p>Score: {escape(reward)}; {better} is better.{measures}</p>")
+    if overview.caution:
+        lines.append(f"<p><strong>{escape(overview.caution)}</strong></p>")
     return "\n".join(lines)
 
 
@@ -130,7 +129,7 @@ def _diagrams(material: Material) -> str:
 def _importance(overview: Overview, material: Material) -> str:
     method, found = material.importance
     if not found:
-        return f"<h2>What mattered</h2><p>{len(overview.complete)} complete trials are too few to tell.</p>"
+        return f"<h2>What mattered</h2><p>Complete trials: {len(overview.complete)}, too few to tell.</p>"
     words = (
         f"Importance by {method}, over {len(overview.complete)} trials. With so many free numbers and so few trials it is a hint: "
         "what the search did not move apart it cannot tell apart."

@@ -71,7 +71,7 @@ class RunFolder:
         return self.setup().get("family")
 
     def reward(self) -> dict[str, Any]:
-        """`name`, `higher_is_better` and `is_preference` of the reward."""
+        """Of the reward: `name`, `higher_is_better`, `is_preference`, and in words what it `measures` and its `caution`."""
         return self.setup()["reward"]
 
     def trials(self) -> list[TrialRecord]:
@@ -113,8 +113,8 @@ class RunFolder:
 
         Args:
             study_text: the study as YAML.
-            setup: `parameters` (plain), `family`, `reward` (name, higher_is_better, is_preference), `shots` (name -> prompt,
-                seed, weight), `folder` (of the study's file, from here), `version`.
+            setup: `parameters` (plain), `family`, `reward` (name, higher_is_better, is_preference, measures, caution), `shots`
+                (name -> prompt, seed, weight), `folder` (of the study's file, from here), `version`.
 
         Raises:
             SearchError: the folder cannot be written.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..checkpoints.wording import counted
 from .records import TrialRecord
 from .run_folder import best_of
 from .study_settings import Stop
@@ -54,9 +55,9 @@ def reached(
     """
     scored = [r for r in records if r.state != "failed"]
     if len(scored) + running >= budget:
-        return Ending("trials", f"the budget of {budget} trials is used")
+        return Ending("trials", f"the budget of {counted(budget, 'trial')} is used")
     if stop.hours is not None and seconds >= stop.hours * 3600:
-        return Ending("hours", f"{stop.hours:g} hours are over")
+        return Ending("hours", f"{stop.hours:g} {'hour is' if stop.hours == 1 else 'hours are'} over")
     best = best_of(scored, higher_is_better)
     if best is None:
         return None
@@ -66,7 +67,9 @@ def reached(
         since = sum(1 for r in scored if r.number > best.number and r.number not in given)
         if since >= stop.patience:
             return Ending(
-                "patience", f"{since} proposals in a row were not better than trial {best.number} ({best.score:.6g})"
+                "patience",
+                f"{counted(since, 'proposal')} in a row {'was' if since == 1 else 'were'} not better than trial {best.number} "
+                f"({best.score:.6g})",
             )
     return None
 
@@ -92,7 +95,8 @@ class Watch:
         if record.state == "failed":
             self._failed.append(record)
             if self.stop.failures and len(self._failed) == self.stop.failures:
-                text = f"the last {len(self._failed)} trials have failed; the last one: {record.note}"
+                count = counted(len(self._failed), "trial")
+                text = f"{count} in a row failed; the last one: {record.note}"
                 return Ending("failing", text)
             return None
         self._failed.clear()

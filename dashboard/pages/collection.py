@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from ...checkpoints.wording import counted
 from ..library import Entry, read_library
 from ..measure_view import offer
 from ..measuring import comparison_identity, kept_comparison
@@ -75,7 +76,7 @@ def _result(found: Comparison) -> None:
     shown = left.selectbox("Of what", list(groups), key="collection of", bind="query-params")
     group = groups[shown]
     right.caption(
-        f"{found.parameters[group]:,} parameters that all of them have; {len(found.left_out):,} tensors left out."
+        f"{counted(found.parameters[group], 'parameter')} that all of them have; {counted(len(found.left_out), 'tensor')} left out."
     )
     if found.not_finite:
         st.warning(plain(f"NaN or infinite weights, so without distances: {', '.join(found.not_finite)}"))

@@ -9,6 +9,7 @@ import streamlit as st
 
 from ...checkpoints.blocks import describe_label
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.wording import counted
 from ..diagram import unet_diagram
 from ..measure_view import offer
 from ..measuring import identity_for, kept_statistics
@@ -88,10 +89,14 @@ def _downloads(subject: Subject, level: str, block: str | None, drawing) -> None
             "Diagram, PNG", lambda: picture(drawing, ".png"), f"{name}.png", "image/png", on_click="ignore"
         )
         st.download_button(
-            f"{len(rows):,} layers, CSV", lambda: rows_as(rows, "csv"), f"{name}.csv", "text/csv", on_click="ignore"
+            f"{counted(len(rows), 'layer')}, CSV",
+            lambda: rows_as(rows, "csv"),
+            f"{name}.csv",
+            "text/csv",
+            on_click="ignore",
         )
         st.download_button(
-            f"{len(rows):,} layers, JSON",
+            f"{counted(len(rows), 'layer')}, JSON",
             lambda: rows_as(rows, "json"),
             f"{name}.json",
             "application/json",
@@ -139,7 +144,7 @@ def _headline(subject: Subject, level: str, block: str | None, selected: list[st
     what = f"{describe_label(names[0])} · " if len(names) == 1 and names[0] in subject.labels else ""
     total = sum(row["params"] for row in rows)
     st.markdown(f"**{plain(title or subject.title)}**")
-    st.caption(plain(f"{what}{amount(total)} parameters in {len(rows):,} tensors"))
+    st.caption(plain(f"{what}{amount(total)} parameters in {counted(len(rows), 'tensor')}"))
     label = label_of(subject, selected[0]) if selected else None
     down, up = st.columns(2)
     if level != "Layers" and label in subject.labels:

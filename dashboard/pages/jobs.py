@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ...checkpoints.wording import counted
 from .. import jobs
 from ..job_view import ended_line, show_job
 from ..report_view import show_report
@@ -35,7 +36,7 @@ def show() -> None:
     for job in ended[:_SHOWN]:
         _ended(job)
     if len(ended) > _SHOWN:
-        st.caption(f"and {len(ended) - _SHOWN:,} older ones")
+        st.caption(f"and {counted(len(ended) - _SHOWN, 'older one')}")
     if st.button("Clear the list", help="Removes these records, not the files that were made."):
         for job in ended:
             jobs.forget(job.id)

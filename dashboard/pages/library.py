@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from ...checkpoints.wording import counted
 from .. import jobs
 from ..folders import Folders
 from ..history_view import show_history
@@ -67,11 +68,11 @@ def _summary(folders: Folders, shelf: Shelf, scanned: int) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     total = sum(entry.size for entry in shelf.entries)
     left.caption(
-        f"{len(shelf.entries):,} files, {plain(size(total))}, in {plain(folders.models)} · {scanned:,} scanned"
+        f"{counted(len(shelf.entries), 'file')}, {plain(size(total))}, in {plain(folders.models)} · {scanned:,} scanned"
     )
     waiting = [entry for entry in shelf.entries if not entry.error and scan_of(entry.identity) is None]
     if waiting and right.button(
-        f"Scan {len(waiting):,} files", icon=":material/health_and_safety:", width="stretch",
+        f"Scan {counted(len(waiting), 'file')}", icon=":material/health_and_safety:", width="stretch",
         help=f"Reads {size(sum(e.size for e in waiting))} in the background, once: broken values, position ids, SHA-256, and "
         "fingerprints that tell which files share a VAE or a text encoder.",
     ):  # fmt: skip
@@ -95,7 +96,7 @@ def _continue() -> None:
 
 def _reading(shelf: Shelf) -> None:
     if shelf.unread:
-        st.caption(f"reading the headers of {shelf.unread:,} more files …")
+        st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
         _continue()
 
 
@@ -235,7 +236,10 @@ def _overview(entry: Entry, found: Any) -> None:
     ]
     st.dataframe([{"what": what, "found": printable(text)} for what, text in lines], hide_index=True, alt="Overview")
     said = [str(found.truncation)] if found.truncation else []
-    said += [f"{component}: {len(keys):,} keys of its layout are missing" for component, keys in found.missing.items()]
+    said += [
+        f"{component}: {counted(len(keys), 'key')} of its layout {'is' if len(keys) == 1 else 'are'} missing"
+        for component, keys in found.missing.items()
+    ]
     for sentence in [*said, *found.notes]:
         st.warning(plain(sentence))
 

@@ -95,11 +95,10 @@ def _said(overview: Overview) -> None:
     verdict, text = verdict_of(overview)
     show_it = {"yes": st.success, "no": st.warning, "cannot tell": st.warning}.get(verdict, st.info)
     show_it((f"Better than both parents: {verdict}. " if verdict else "") + plain(text))
-    if overview.reward.get("is_preference") is False:
-        st.warning(
-            "This reward is no model of what people like: it measures plain features of images. A better score does not mean a "
-            "better picture."
-        )
+    if overview.measures:
+        st.caption(f"The score measures {plain(overview.measures)}.")
+    if overview.caution:
+        st.warning(plain(overview.caution))
     for note in overview.notes:
         st.caption(plain(note))
 

@@ -91,6 +91,7 @@ class ShapeAndColour(Reward):
 
     name = "shape_and_colour"
     is_preference = False
+    measures = "whether an image has the shape and the colour that its prompt names"
 
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
         return self.parts(images, prompts)[self.name]

@@ -14,6 +14,7 @@ from ...checkpoints.architecture import Family
 from ...checkpoints.dtypes import DTYPES, DType
 from ...checkpoints.naming import to_diffusers
 from ...checkpoints.tensors import Piece, Shape, StoredTensor, row_major
+from ...checkpoints.wording import counted
 from ..errors import SearchError
 
 if TYPE_CHECKING:
@@ -128,6 +129,6 @@ def _refuse_missing(component: str, missing: Iterable[str], translated: Mapping[
             f"the recipe's result has no {component}; take one from a file (components: {{{recipe}: FILE}})"
         )
     raise SearchError(
-        f"the recipe's result lacks {len(missing):,} tensors of {component} ({', '.join(missing[:_SHOWN])}"
+        f"the recipe's result lacks {counted(len(missing), 'tensor')} of {component} ({', '.join(missing[:_SHOWN])}"
         f"{', ...' if len(missing) > _SHOWN else ''}); take it from a file that has them (components: {{{recipe}: FILE}})"
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.wording import counted
 from ...merge import merge
 from ...merge.live import HeldMerge
 from ..errors import SearchError
@@ -109,5 +110,7 @@ def _images(found: Any, wanted: int, named: str) -> list[Image]:
     if strange := [type(image).__name__ for image in found if not isinstance(image, Image)]:
         raise SearchError(f"{named} returned {strange[0]} in its list; images are PIL.Image.Image")
     if len(found) != wanted:
-        raise SearchError(f"{named} returned {len(found)} images for {wanted} shots; one for each, in order")
+        raise SearchError(
+            f"{named} returned {counted(len(found), 'image')} for {counted(wanted, 'shot')}; one for each, in order"
+        )
     return [image if image.mode == "RGB" else image.convert("RGB") for image in found]

@@ -29,6 +29,7 @@ class Aesthetic(Reward):
     """
 
     name = "aesthetic"
+    measures = "how pleasing an image looks, whatever its prompt, by a head on CLIP's embedding"
 
     def __init__(
         self,

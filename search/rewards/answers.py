@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from ...checkpoints.wording import counted
 from ..errors import SearchError
 
 
@@ -24,7 +25,7 @@ def scores_of(text: str, count: int, who: str) -> list[float]:
         shown = " ".join(text.split())[:120]
         raise SearchError(f'{who}: said {shown!r}; expected {{"scores": [numbers]}}')
     if len(found) != count:
-        raise SearchError(f"{who}: gave {len(found)} scores for {count} images")
+        raise SearchError(f"{who}: gave {counted(len(found), 'score')} for {counted(count, 'image')}")
     return [math.nan if value is None else float(value) for value in found]
 
 

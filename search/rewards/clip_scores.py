@@ -26,6 +26,8 @@ class ClipScore(Reward):
     """
 
     name = "clip_score"
+    is_preference = False
+    measures = "how near the meanings of image and prompt are, by CLIP"
     source = "huggingface.co/openai/clip-vit-large-patch14"
     fit: Fit = "crop"
 
@@ -67,6 +69,8 @@ class PickScore(ClipScore):
     """
 
     name = "pick_score"
+    is_preference = True
+    measures = "how much people would like an image for its prompt, by PickScore"
     source = "huggingface.co/yuvalkirstain/PickScore_v1"
 
     def __init__(
@@ -91,6 +95,8 @@ class HpsV21(ClipScore):
     """
 
     name = "hps_v21"
+    is_preference = True
+    measures = "how much people would like an image for its prompt, by HPS v2.1"
     source = "huggingface.co/xswu/HPSv2 (HPS_v2.1_compressed.pt)"
     fit = "pad"
 

@@ -32,6 +32,7 @@ class Command(Reward):
     """
 
     name = "command"
+    measures = "what a program of the user's prints"
 
     def __init__(
         self, command: list[str] | str, timeout: float = 600.0, higher_is_better: bool = True, base: Path = Path()

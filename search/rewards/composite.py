@@ -61,6 +61,7 @@ class Composite(Reward):
         if not self._rewards:
             raise SearchError("reward composite: has no parts; list at least one reward under parts")
         self.is_preference = all(reward.is_preference for reward in self._rewards.values())
+        self.measures = _joined_words(self._rewards)
         self.scales = {name: Scale() for name in self._rewards}
 
     def _free(self, name: str, given: bool) -> str:
@@ -70,6 +71,12 @@ class Composite(Reward):
         while free in self._rewards:
             free, number = f"{name}-{number}", number + 1
         return free
+
+    def caution(self) -> str:
+        others = {name: reward for name, reward in self._rewards.items() if not reward.is_preference}
+        if not others or len(others) == len(self._rewards):
+            return super().caution()
+        return f"Not all of this reward is a model of what people like: it measures {_joined_words(others)} as well."
 
     def check(self) -> None:
         for reward in self._rewards.values():
@@ -114,9 +121,8 @@ class Composite(Reward):
         """Take mean and spread of every part from the baselines; see the class."""
         notes = []
         if len(baselines) < 2:
-            notes.append(
-                f"{len(baselines)} baseline was scored, and z-scores need two or more: the spread of each part over prompts is used"
-            )
+            scored = f"{len(baselines) or 'no'} baseline was scored, and z-scores need two or more"
+            notes.append(f"{scored}: the spread of each part over prompts is used")
         for name in self._rewards:
             shots: dict[str, list[float]] = {}
             for trial in baselines:
@@ -149,6 +155,11 @@ def _scale(name: str, shots: Mapping[str, Sequence[float]]) -> tuple[Scale, str]
     if spread <= _least(values):
         return Scale(mean, 1.0), f"{name} never changes among the baselines: its raw differences are used"
     return Scale(mean, spread), note
+
+
+def _joined_words(rewards: Mapping[str, Reward]) -> str:
+    """What parts measure, each with its name."""
+    return "; ".join(f"{name} ({reward.measures})" if reward.measures else name for name, reward in rewards.items())
 
 
 def _number(raw: float | None) -> float:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...checkpoints.wording import counted
 from ..errors import SearchError
 
 if TYPE_CHECKING:
@@ -26,14 +27,24 @@ class Reward(ABC):
     Attributes:
         name: for reports (`aesthetic`, `composite`...).
         higher_is_better: whether a larger score is a better one.
-        is_preference: whether it stands for what people like; plain image features do not, and reports say so.
+        is_preference: False where it is known that scores do not stand for what people like; reports say so.
+        measures: what its scores stand for, as what follows "it measures"; empty where only its name tells.
         needs_calibration: whether scores mean something only after `calibrate`: until then no optimiser may see them.
     """
 
     name: str = ""
     higher_is_better: bool = True
     is_preference: bool = True
+    measures: str = ""
     needs_calibration: bool = False
+
+    def caution(self) -> str:
+        """What a reader of its scores must know, in a sentence; empty where they stand for what people like, or may."""
+        if self.is_preference:
+            return ""
+        return "This reward is no model of what people like" + (
+            f": it measures {self.measures}." if self.measures else "."
+        )
 
     def check(self) -> None:  # noqa: B027 (some have nothing to check)
         """Refuse what could never work, before anything heavy loads.
@@ -65,7 +76,9 @@ class Reward(ABC):
         """
         scores = [float(score) for score in self.score(images, prompts)]
         if len(scores) != len(images):
-            raise SearchError(f"reward {self.name}: gave {len(scores)} scores for {len(images)} images")
+            raise SearchError(
+                f"reward {self.name}: gave {counted(len(scores), 'score')} for {counted(len(images), 'image')}"
+            )
         return {self.name: scores}
 
     def combine(self, parts: Mapping[str, Sequence[float]]) -> list[float]:

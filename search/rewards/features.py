@@ -27,6 +27,7 @@ class Features(Reward):
 
     name = "features"
     is_preference = False
+    measures = "sharpness, exposure, colourfulness and noise, whatever an image shows"
 
     def __init__(self, weights: dict[str, float] | None = None):
         for name in weights or {}:

@@ -36,6 +36,7 @@ class Http(Reward):
     """
 
     name = "http"
+    measures = "what a program answers over HTTP"
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class ImageReward(Reward):
     """
 
     name = "image_reward"
+    measures = "how much people would like an image for its prompt, by ImageReward"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Manual(Reward):
     """
 
     name = "manual"
+    measures = "the numbers that a person gave to images"
 
     def __init__(self, folder: str = "manual-scores", lowest: float = 0.0, highest: float = 10.0, base: Path = Path()):
         if not lowest < highest:

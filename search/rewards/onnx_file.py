@@ -53,6 +53,7 @@ class OnnxFile(Reward):
         self._path, self._size, self._mean, self._std, self._fit = weights, size, mean, std, fit
         self._output, self._batch = output, max(batch, 1)
         self.higher_is_better, self.is_preference = higher_is_better, is_preference
+        self.measures = f"what the ONNX file {weights.name} says of an image"
         self._session: Any = None
         self._image = self._text = ""
 

@@ -77,12 +77,19 @@ def test_a_log_of_automb_is_shown_too(models, open_page):
     assert {m.label: m.value for m in at.metric}["Trials"] == "60"
 
 
-def test_plain_features_are_labelled(models, open_page):
-    reward = {"name": "features", "higher_is_better": True, "is_preference": False}
+def test_a_reward_that_is_no_preference_is_labelled_by_what_it_measures(models, open_page):
+    caution = "This reward is no model of what people like: it measures circles."
+    reward = {
+        "name": "own",
+        "higher_is_better": True,
+        "is_preference": False,
+        "measures": "circles",
+        "caution": caution,
+    }
     write_run(models / "run", trials=12, reward=reward, images=False)
     at = open_page("search")
     assert not at.exception
-    assert "no model of what people like" in said(at)
+    assert at.warning[0].value.replace("\\", "").startswith(caution)
 
 
 def test_names_and_prompts_of_a_run_are_shown_as_they_are(models, open_page):

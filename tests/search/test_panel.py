@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_a_pruned_trial_is_told_as_worse_even_when_its_pictures_were_easy():
 def test_pictures_without_a_score_make_a_failed_trial(panel, picture_study, tmp_path):
     panel.generator, panel.reward = ColourGenerator(), RedReward(spoilt="prompt 1")
     outcome = run(picture_study(), tmp_path)
-    assert outcome.ending.why == "failing" and "2 of 6 images have no score (NaN)" in outcome.ending.text
+    assert outcome.ending.why == "failing" and "no score (NaN) for 2 of 6 images" in outcome.ending.text
 
 
 def test_black_pictures_make_failed_trials_and_stop_the_search(panel, picture_study, tmp_path):
@@ -182,6 +183,23 @@ def test_baselines_that_failed_are_tried_again_when_the_search_goes_on(panel, pi
     outcome = run(picture_study(), tmp_path, resume=True)
     complete = [t.baseline for t in outcome.run.trials() if t.state == "complete" and t.baseline]
     assert sorted(complete) == ["0.5", "all A", "all B"]
+
+
+def test_a_search_goes_on_with_another_description_of_its_reward_and_with_no_other_reward(
+    panel, picture_study, tmp_path
+):
+    panel.generator, panel.reward = ColourGenerator(), RedReward()
+    setup = run(picture_study(trials=4), tmp_path).run.path / "setup.json"
+    old = json.loads(setup.read_text())
+    # As versions before wrote it.
+    old["reward"] = {name: old["reward"][name] for name in ("name", "higher_is_better", "is_preference")}
+    setup.write_text(json.dumps(old))
+    panel.reward.measures = "red"
+    outcome = run(picture_study(trials=5), tmp_path, resume=True)
+    assert len(outcome.run.trials()) == 5 and outcome.run.reward()["measures"] == "red"
+    panel.reward.name = "blue"
+    with pytest.raises(SearchError, match="the reward of the study has changed"):
+        run(picture_study(trials=6), tmp_path, resume=True)
 
 
 def test_a_model_without_images_is_one_failed_trial(panel, picture_study, tmp_path):

@@ -102,7 +102,7 @@ def test_a_function_may_take_the_file_or_the_recipe(folder, recipe):
 @pytest.mark.parametrize(
     ("function", "error", "said"),
     [
-        ("few", SearchError, r"returned 1 images for 2 shots"),
+        ("few", SearchError, r"returned 1 image for 2 shots"),
         ("numbers", SearchError, r"returned float in its list; images are PIL"),
         ("fails", NoImageError, r"failed with ValueError: out of paint \(mine\.py, line 31\)"),
     ],

@@ -123,9 +123,27 @@ def test_a_reward_that_is_no_preference_model_is_labelled(tmp_path):
     reward = {"name": "features", "higher_is_better": True, "is_preference": False}
     run = write_run(tmp_path / "run", trials=4, reward=reward, images=False)
     text = Page(write_report(run.path, tmp_path / "report").read_text(encoding="utf-8")).text
-    assert "no model of what people like" in text
+    assert "This reward is no model of what people like. A better score need not be" in text
     assert "too few to tell" in text
     assert "No image of the best trials was kept" in text
+
+
+def test_the_report_says_what_the_reward_measures(tmp_path):
+    own = {"name": "mine.py:Circles", "higher_is_better": True}
+    cases = [
+        (own | {"is_preference": True, "measures": "<circles>"}, "It measures <circles>.", 1),
+        (
+            own | {"is_preference": False, "measures": "x", "caution": "Mind: it measures x."},
+            "Mind: it measures x. A",
+            1,
+        ),
+        (own | {"is_preference": True}, "mine.py:Circles; higher is better.", 0),
+    ]
+    for number, (reward, said, times) in enumerate(cases):
+        run = write_run(tmp_path / f"run{number}", trials=4, reward=reward, images=False)
+        text = Page(write_report(run.path, tmp_path / "report").read_text(encoding="utf-8")).text
+        assert said in text
+        assert text.count(" measures ") == times and "no model" not in text
 
 
 def test_a_confirmation_is_shown_with_its_intervals(tmp_path):

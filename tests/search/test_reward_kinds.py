@@ -70,6 +70,36 @@ def test_a_class_of_an_installed_package_is_named_by_its_module(folder):
     assert make_reward("unetscope.search.rewards.features:Features", folder).is_preference is False
 
 
+def test_every_kind_says_what_it_measures_and_only_what_is_no_preference_is_cautioned_against(folder):
+    options = {
+        "onnx": {"weights": "scorer.onnx"},
+        "http": {"url": "http://127.0.0.1:1"},
+        "command": {"command": "score"},
+        "composite": {"parts": ["aesthetic", "own.py:length"]},
+    }
+    made = {kind: make_reward({"kind": kind, **options.get(kind, {})}, folder) for kind in KINDS}
+    assert len(made) == 11 and all(reward.measures for reward in made.values())
+    assert "scorer.onnx" in made["onnx"].measures
+    assert made["composite"].measures == f"aesthetic ({made['aesthetic'].measures}); own.py:length"
+    assert {kind for kind, reward in made.items() if reward.caution()} == {"clip_score", "features"}
+    assert "CLIP" in made["clip_score"].caution() and "sharpness" in made["features"].caution()
+
+
+def test_a_part_that_is_no_preference_is_named_by_the_caution_of_the_whole(folder):
+    caution = make_reward(["aesthetic", "features"], folder).caution()
+    assert caution.startswith("Not all of this reward is a model of what people like: it measures features (sharpness")
+    assert "aesthetic" not in caution
+    assert (
+        make_reward(["clip_score", "features"], folder).caution().startswith("This reward is no model of what people")
+    )
+
+
+def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
+    (folder / "plain.py").write_text(OWN.replace("higher_is_better = False", "is_preference = False"))
+    assert make_reward("plain.py:Redness", folder).caution() == "This reward is no model of what people like."
+    assert make_reward("own.py:Redness", folder).caution() == make_reward("own.py:length", folder).caution() == ""
+
+
 def test_an_entry_point_of_another_package_is_a_kind(folder, monkeypatch):
     point = importlib.metadata.EntryPoint(
         "plain", "unetscope.search.rewards.features:Features", group="unetscope.rewards"
@@ -117,7 +147,7 @@ def test_an_error_in_the_users_file_names_the_file_and_the_error(folder):
 
 
 def test_scores_that_are_not_one_for_each_image_are_refused(folder):
-    with pytest.raises(SearchError, match="gave 1 scores for 2 images"):
+    with pytest.raises(SearchError, match="gave 1 score for 2 images"):
         make_reward("own.py:too_few", folder).parts([RED, BLUE], ["", ""])
 
 
