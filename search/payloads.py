@@ -20,9 +20,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.file_system import windows_fault
 from ..merge.recipe_file import parse_yaml
 from .errors import SearchError
 from .shots import Shot
+from .study_settings import LARGEST_SEED
 from .wildcards import rendered
 
 _SUFFIXES = (".json", ".yaml", ".yml", ".toml")
@@ -39,7 +41,7 @@ _ALIASES = {
 }
 _OWN = ("from", "wildcards")
 _WORDS = 4
-_MOST_STEPS, _MOST_SIDE, _LARGEST_SEED = 1000, 8192, 2**32 - 1
+_MOST_STEPS, _MOST_SIDE = 1000, 8192
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def panel(payloads: Sequence[Payload], seeds: Sequence[int]) -> list[Shot]:
     row that begins at S: 1 is S, 2 is S + 1. A payload of n images takes n seeds of the row for each.
 
     Raises:
-        SearchError: a wildcard that cannot be rendered.
+        SearchError: a wildcard that cannot be rendered, or a row that leads to a seed that there is not.
     """
     shots = []
     for payload in payloads:
@@ -105,8 +107,11 @@ def panel(payloads: Sequence[Payload], seeds: Sequence[int]) -> list[Shot]:
 
 
 def _shot(payload: Payload, seed: int) -> Shot:
-    seed %= _LARGEST_SEED + 1
     where = f"payload {payload.name}"
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SearchError(
+            f"{where}: its images and the study's seeds lead to seed {seed}, and seeds go from 0 to {LARGEST_SEED:,} (2^32 - 1)"
+        )
     return Shot(
         name=f"{payload.name}-{seed}",
         prompt=rendered(payload.prompt, seed, payload.wildcards, where),
@@ -221,7 +226,7 @@ def _payload(fields: dict[str, Any], folder: Path, where: str) -> Payload:
             raise SearchError(f"{where}: wildcards: there is no folder {wildcards}")
     elif (folder / WILDCARDS).is_dir():
         wildcards = folder / WILDCARDS
-    seed = _number(fields.pop("seed", -1), "seed", where, int, -1, _LARGEST_SEED)
+    seed = _number(fields.pop("seed", -1), "seed", where, int, -1, LARGEST_SEED)
     images = 1
     for name in ("batch_size", "n_iter"):
         images *= _number(fields.pop(name, 1), name, where, int, 1, 1000)
@@ -267,7 +272,8 @@ def _number(value: Any, name: str, where: str, kind: type, least: float, most: f
 
 def _fit(name: str) -> str:
     """A name that every file system takes."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "payload"
+    fit = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "payload"
+    return fit if windows_fault(f"{fit}-1.png") is None else f"payload-{fit}"[:60]
 
 
 def _numbered(payloads: list[Payload]) -> list[Payload]:
@@ -277,8 +283,9 @@ def _numbered(payloads: list[Payload]) -> list[Payload]:
     out = []
     for payload in named:
         name, number = payload.name, 2
-        while name in taken:
+        # Pictures are called so, and to Windows and macOS `Cat` and `cat` are one file.
+        while name.casefold() in taken:
             name, number = f"{payload.name}-{number}", number + 1
-        taken.add(name)
+        taken.add(name.casefold())
         out.append(replace(payload, name=name))
     return out

@@ -31,11 +31,12 @@ from .errors import SearchError
 from .free import Template, read_parameters, read_template
 from .shots import Shot
 from .study_settings import (
+    LARGEST_SEED,
     Confirm,
-    Count,
     Optimiser,
     Positive,
     Pruning,
+    Seed,
     Stop,
     Strict,
     named_optimiser,
@@ -77,7 +78,7 @@ class Study(Strict):
     family: Family | None = None
     tree: Any = None
     payloads: Any = None
-    seeds: list[Count] = Field(default_factory=lambda: [1], min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: [1], min_length=1)
     generator: Any = None
     reward: Any = None
     objective: str | None = None
@@ -276,6 +277,8 @@ def _explain(error: ValidationError) -> str:
     found = _SHORT.repr(first["input"])
     if first["type"] == "literal_error" and place == "family":
         return f"{place}: must be one of {', '.join(FAMILY_NAMES)}, found {found}"
+    if first["type"] == "less_than_equal" and "seeds" in loc:
+        return f"{place}: seeds go up to {LARGEST_SEED:,} (2^32 - 1), found {found}"
     if first["type"] in _EXPECTED:
         return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
     message = first["msg"].replace("Input should be", "must be")
@@ -290,8 +293,6 @@ _EXPECTED = {
     "string_type": "text",
     "list_type": "a list",
     "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
     "float_type": "a number",
     "float_parsing": "a number",
     "too_short": "a list with something in it",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from ..checkpoints.errors import nearest
 from .errors import SearchError
@@ -13,8 +14,21 @@ from .errors import SearchError
 OptimiserName = Literal["gp", "cmaes", "tpe", "qmc", "random"]
 OPTIMISERS: tuple[str, ...] = ("gp", "cmaes", "tpe", "qmc", "random")
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+# As those of the web UI and of numpy's old generators: 32 bits.
+LARGEST_SEED = 2**32 - 1
+
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "must be a number")
+    return value
+
+
+# `true` is no 1, and "3" no 3.
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
+Number = Annotated[float, BeforeValidator(_no_switch)]
 
 
 class Strict(BaseModel):
@@ -52,8 +66,8 @@ class Stop(Strict):
     """
 
     patience: Positive | None = None
-    hours: Annotated[float, Field(gt=0)] | None = None
-    target: float | None = None
+    hours: Annotated[Number, Field(gt=0)] | None = None
+    target: Number | None = None
     stuck: Count = 5
     failures: Count = 3
 
@@ -66,8 +80,8 @@ class Pruning(Strict):
         after: images that every trial makes.
     """
 
-    p: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    after: Annotated[int, Field(ge=2)] = 4
+    p: Annotated[Number, Field(gt=0, lt=0.5)] = 0.1
+    after: Annotated[int, Field(ge=2, strict=True)] = 4
 
 
 class Confirm(Strict):
@@ -82,8 +96,8 @@ class Confirm(Strict):
 
     top: Positive = 3
     payloads: Any = None
-    seeds: list[Count] = Field(default_factory=lambda: [90001, 90002, 90003, 90004], min_length=1)
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seeds: list[Seed] = Field(default_factory=lambda: [90001, 90002, 90003, 90004], min_length=1)
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
 
 
 def named_optimiser(value: Any) -> Any:

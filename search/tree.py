@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import nearest
+from ..checkpoints.file_system import windows_fault
 from ..merge.inline_steps import named_steps
 from ..merge.plan import planned
 from ..merge.recipe import Recipe
@@ -34,8 +35,8 @@ from .study import Study
 _SHARED = ("convention", "components", "output", "loras")
 _FIELDS = ("models", "step", "nodes", *_SHARED)
 _WAIT_SECONDS = 1.0
-# What some system does not take in the name of a folder.
-_NO_FOLDER = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^[. ]|[. ]$')
+# What no system takes in the name of a folder, or what hides it; `windows_fault` knows what Windows does not take.
+_NO_FOLDER = re.compile(r"[/\\\x00]|^[. ]|^$")
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,14 @@ def _nodes(data: Any, models: Mapping[str, str], step: Mapping, where: str) -> t
             raise SearchError(f"{where}.{name}: must be a list of models and nodes, or a mapping with inputs")
         if name in known:
             raise SearchError(f"{where}.{name}: another node or model has this name")
-        if _NO_FOLDER.search(name):
+        if (fault := windows_fault(name)) or _NO_FOLDER.search(name):
             raise SearchError(
-                f"{where}.{name}: a node's name is a folder's too; write it with letters, digits, - and _"
+                f"{where}.{name}: a node's name is a folder's too{f', and {fault}' if fault else ''}; "
+                "write it with letters, digits, - and _"
+            )
+        if alike := next((node.name for node in nodes if node.name.casefold() == name.casefold()), None):
+            raise SearchError(
+                f"{where}.{name}: some systems take its folder for that of {alike!r}; give it another name"
             )
         for source in inputs:
             if source not in known:

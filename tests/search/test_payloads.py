@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from unetscope.checkpoints.file_system import windows_fault
 from unetscope.search.errors import SearchError
 from unetscope.search.payloads import load_payloads, panel
 
@@ -74,6 +75,22 @@ def test_a_panel_is_every_payload_with_every_seed(folder):
         ("b-105", 105),
     ]
     assert {s.weight for s in shots if s.prompt == "a"} == {3} and len({s.name for s in shots}) == 6
+
+
+@pytest.mark.parametrize(
+    ("payload", "seeds", "seed"),
+    [({"seed": 2**32 - 1}, [1, 2], 2**32), ({"n_iter": 2}, [2**31 + 1], 2**32 + 1), ({"seed": 0}, [0], -1)],
+)
+def test_seeds_that_there_are_not_are_refused_and_do_not_begin_again_at_0(payload, seeds, seed, folder):
+    found = load_payloads({"prompt": "a cat", **payload}, folder)
+    with pytest.raises(SearchError, match=rf"payload a-cat: .*seed {seed}, and seeds go from 0 to 4,294,967,295"):
+        panel(found, seeds)
+
+
+def test_pictures_are_called_so_that_every_file_system_tells_them_apart(folder):
+    found = load_payloads([{"name": name, "prompt": "a"} for name in ("con.v2", "Cat", "cat", "CON", "a:b?")], folder)
+    assert [p.name for p in found] == ["payload-con.v2", "Cat", "cat-2", "CON", "a-b"]
+    assert all(windows_fault(f"{shot.name}.png") is None for shot in panel(found, [1]))
 
 
 @pytest.fixture
