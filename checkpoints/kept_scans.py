@@ -27,7 +27,12 @@ def kept_scan(identity: str) -> dict[str, Any] | None:
         kept = json.loads(scan_file(identity).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return kept if isinstance(kept, dict) and isinstance(kept.get("fingerprints"), dict) else None
+    sound = (
+        isinstance(kept, dict)
+        and isinstance(kept.get("fingerprints"), dict)
+        and isinstance(kept.get("sha256"), str | None)
+    )
+    return kept if sound else None
 
 
 def keep_scan(identity: str, scan: dict[str, Any]) -> None:
