@@ -26,6 +26,7 @@ from pathlib import Path
 from measured import Measured, measured
 from merge_check import Wrong, worst_error
 from merge_jobs import JOBS, Job, make_inputs
+from warm_memory import WarmMemory
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "benchmarks.md"
@@ -77,16 +78,14 @@ def run_job(job: Job, folder: Path, programs: list[str], runs: int, fsync: bool 
     """Every program on one job, round by round."""
     spec, recipe = job.write_files(folder)
     shares, output = job.shares(folder), folder / "out.safetensors"
-    results = {name: Result() for name in programs}
+    results, memory = {name: Result() for name in programs}, WarmMemory()
     for n in range(runs):
         for name, result in results.items():
             if result.failure:
                 continue
             output.unlink(missing_ok=True)
-            os.sync()  # what earlier runs wrote must not slow this one down
-            for path in job.paths(folder):
-                _read(path)
-            run = measured(PROGRAMS[name](job, folder, spec, recipe, output, fsync), TIMEOUT)
+            with memory.ready(job.paths(folder)):
+                run = measured(PROGRAMS[name](job, folder, spec, recipe, output, fsync), TIMEOUT)
             result.failure = run.failure
             if not run.failure:
                 result.runs.append(run)
@@ -107,13 +106,6 @@ def _check(result: Result, output: Path, inputs: list[Path], shares: dict, whole
 def kept_results(plain: dict) -> dict[str, Result]:
     """Results by program, as an earlier run of this program wrote them to JSON."""
     return {name: Result(**row | {"runs": [Measured(**run) for run in row["runs"]]}) for name, row in plain.items()}
-
-
-def _read(path: Path) -> None:
-    """Read a file, so that it is in the page cache."""
-    with open(path, "rb", buffering=0) as file:
-        while file.read(1 << 24):
-            pass
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
     python benchmarks/methods.py [--quick] [--folder DIR] [--only TEXT] [--programs a,b] [--runs N] [--docs FILE]
 
 Full-size SD1 files, a base and its fine-tunes; whole processes, start-up included, files in the page cache, one program after
-the other. What Unetscope wrote is compared with numpy in double precision, tensor by tensor. A program is stopped after 120
-seconds. Needs 20 GB of disk; `--quick` takes narrow files. Prints Markdown and puts it between the markers of
+the other. What Unetscope wrote is compared with numpy in double precision, tensor by tensor. A program is stopped after five
+minutes. Needs 20 GB of disk; `--quick` takes narrow files. Prints Markdown and puts it between the markers of
 docs/benchmarks.md.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,13 +22,14 @@ import yaml
 from measured import measured
 from merge_check import Wrong
 from methods_check import worst_error
+from warm_memory import WarmMemory
 
 from merge import DOCS, Result, kept_results, machine, put_between_markers
 from unetscope.checkpoints.demo import write_demo
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 # How many times as fast as sd-mecha.
 GOALS = {"geometric_median": 10}
 GOAL = 3
@@ -84,18 +84,14 @@ def run_job(job: Job, inputs: list[Path], folder: Path, programs: list[str], run
     """Every program on one job, round by round."""
     recipe, output = folder / "recipe.yaml", folder / "out.safetensors"
     recipe.write_text(job.recipe(inputs), encoding="utf-8")
-    results = {name: Result() for name in programs}
+    results, memory = {name: Result() for name in programs}, WarmMemory()
     for _ in range(runs):
         for name, result in results.items():
             if result.failure:
                 continue
             output.unlink(missing_ok=True)
-            os.sync()
-            for path in inputs:
-                with open(path, "rb", buffering=0) as file:
-                    while file.read(1 << 24):
-                        pass
-            run = measured(commands(job, inputs, recipe, output)[name], TIMEOUT)
+            with memory.ready(inputs):
+                run = measured(commands(job, inputs, recipe, output)[name], TIMEOUT)
             result.failure = run.failure
             if not run.failure:
                 result.runs.append(run)
