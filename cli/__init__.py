@@ -5,6 +5,7 @@ Modules import what they need inside the commands: `unetscope --help` must answe
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _start_quickly() -> None:
     """Spare a command what costs it more than reading a small model."""
-    # Importing makes half a million objects and next to no garbage: Python need not look for it every few hundred.
+    # Importing makes half a million objects and next to no garbage: Python need not look for it every few hundred, nor at the end.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)
     # None of pydantic's plugins is meant for us, and to find them it reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
