@@ -8,23 +8,15 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 import pandas as pd
-from scipy.sparse.csgraph import connected_components
 
 from .heatmap import PALETTE
+from .map_labels import LINE, labels
 
 if TYPE_CHECKING:
     from ..analysis.collection import Comparison
 
 # From here on numbers in the cells of a matrix do not fit.
 _PRINTED = 14
-_SHORT = 26
-# Names of places nearer than this cover each other: parts of the map's width, across and upright.
-_CROWDED = (0.12, 0.07)
-
-
-def short_name(name: str) -> str:
-    """A name that fits beside a chart: its middle gives way."""
-    return name if len(name) <= _SHORT else f"{name[: _SHORT - 12]}…{name[-11:]}"
 
 
 def map_chart(found: Comparison, group: str) -> alt.LayerChart:
@@ -36,11 +28,17 @@ def map_chart(found: Comparison, group: str) -> alt.LayerChart:
         frame.groupby("spot", sort=False).agg(x=("x", "first"), y=("y", "first"), names=("name", list)).reset_index()
     )
     spots["all"] = [", ".join(names) for names in spots["names"]]
-    spots["name"] = written(spots[["x", "y"]].to_numpy(), list(spots["names"]))
     span = max(np.ptp(spots["x"]), np.ptp(spots["y"]), 1e-12)
     room = {axis: (spots[axis].min() + spots[axis].max()) / 2 for axis in "xy"}
-    scales = {a: alt.Scale(domain=[room[a] - 0.72 * span, room[a] + 0.72 * span], nice=False) for a in "xy"}
-    base = alt.Chart(spots.drop(columns=["names", "spot"])).encode(
+    ends = {axis: [room[axis] - 0.72 * span, room[axis] + 0.72 * span] for axis in "xy"}
+    scales = {axis: alt.Scale(domain=ends[axis], nice=False) for axis in "xy"}
+    named = labels(spots[["x", "y"]].to_numpy(), list(spots["names"]), np.transpose([ends["x"], ends["y"]]))
+    spots["name"] = ""
+    placed: dict[tuple, list[str]] = {}
+    for label in named:
+        spots.loc[label.at, "name"] = label.text
+        placed.setdefault((label.dx, label.dy, label.align), []).append(spots.loc[label.at, "spot"])
+    base = alt.Chart(spots.drop(columns=["names"])).encode(
         x=alt.X("x:Q", scale=scales["x"], title="first axis, L2 distance", axis=alt.Axis(tickCount=8)),
         y=alt.Y("y:Q", scale=scales["y"], title="second axis, L2 distance", axis=alt.Axis(tickCount=6)),
         tooltip=[
@@ -50,28 +48,13 @@ def map_chart(found: Comparison, group: str) -> alt.LayerChart:
         ],
     )
     points = base.mark_circle(size=140, opacity=0.9, color=PALETTE[9])
-    words = base.mark_text(dy=-13, fontSize=12, color="#808a98").encode(text="name:N")
-    return (points + words).properties(height=430).interactive()
-
-
-def written(places: np.ndarray, names: list[list[str]]) -> list[str]:
-    """What is written at each of the places (N, 2) of a map: the names there, and at the top of a heap those of all its places,
-    of which the others have nothing then."""
-    span = max(float(np.ptp(places, axis=0).max()), 1e-12)
-    scaled = places / np.multiply(_CROWDED, span)
-    near = np.abs(scaled[:, None] - scaled[None]).max(axis=2) < 1
-    count, heaps = connected_components(near, directed=False)
-    found = [""] * len(names)
-    for heap in range(count):
-        members = np.flatnonzero(heaps == heap)
-        top = members[np.argmax(places[members, 1])]
-        between = " = " if len(members) == 1 else ", "
-        found[top] = _together([name for i in members for name in names[i]], between)
-    return found
-
-
-def _together(names: list[str], between: str) -> str:
-    return between.join(map(short_name, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    words = [
+        base.transform_filter(alt.FieldOneOfPredicate("spot", oneOf=where))
+        .mark_text(dx=dx, dy=dy, align=align, fontSize=12, color="#808a98", lineBreak="\n", lineHeight=LINE)
+        .encode(text="name:N")
+        for (dx, dy, align), where in placed.items()
+    ]
+    return alt.layer(points, *words).properties(height=430).interactive()
 
 
 def matrix_chart(found: Comparison, group: str, what: str) -> alt.LayerChart | alt.Chart:

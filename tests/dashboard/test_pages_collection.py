@@ -12,7 +12,8 @@ import yaml
 from unetscope.analysis.collection import compare
 from unetscope.checkpoints import open_checkpoint
 from unetscope.dashboard import jobs
-from unetscope.dashboard.collection_charts import clustered, map_chart, matrix_chart, short_name, tree_chart, written
+from unetscope.dashboard.collection_charts import clustered, map_chart, matrix_chart, tree_chart
+from unetscope.dashboard.map_labels import HEIGHT, LETTER, LINE, WIDTHS, Label, labels, short_name
 from unetscope.dashboard.measuring import kept, kept_comparison
 from unetscope.dashboard.pages.where_from import colours_of, share_rows, stacked
 
@@ -65,10 +66,66 @@ def test_charts_show_every_model_and_equal_ones_together(files, models):
     assert len(next(iter(tree["datasets"].values()))) == 4 * 3
 
 
-def test_names_that_would_cover_each_other_on_the_map_are_written_once_above_the_heap():
+def ends_of(places: np.ndarray) -> np.ndarray:
+    """The ends of a map's axes: its middle, and 0.72 of its larger span to each side."""
+    middle, span = (places.max(axis=0) + places.min(axis=0)) / 2, max(np.ptp(places, axis=0).max(), 1e-12)
+    return np.stack([middle - 0.72 * span, middle + 0.72 * span])
+
+
+def drawn(label: Label, places: np.ndarray, width: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a label in pixels, as Vega draws it: `dy` is where its first line has its middle."""
+    low, high = ends_of(places)
+    x, y = (places[label.at] - low) / (high - low) * (width, HEIGHT)
+    lines = label.text.split("\n")
+    long = LETTER * max(map(len, lines))
+    left = x + label.dx - {"left": 0, "center": long / 2, "right": long}[label.align]
+    top = HEIGHT - y + label.dy - LINE / 2
+    return left, top, left + long, top + len(lines) * LINE
+
+
+def cover(a, b) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def test_models_too_near_to_each_other_on_the_map_share_a_label():
     places = np.array([[0.0, 0.0], [0.01, 0.03], [1.0, 0.0], [0.1, 0.05]])
-    assert written(places, [["a"], ["b"], ["c", "d"], ["e"]]) == ["", "", "c = d", "a, b, e"]
-    assert written(np.zeros((1, 2)), [["a"]]) == ["a"]
+    found = labels(places, [["a"], ["b"], ["c", "d"], ["e"]], ends_of(places))
+    assert sorted((label.at, label.text) for label in found) == [(2, "c = d"), (3, "a, b, e")]
+    alone = np.zeros((1, 2))
+    assert [label.text for label in labels(alone, [["a"]], ends_of(alone))] == ["a"]
+
+
+# A heap with long names between neighbours on its own height, a column of them, a row that is full, a corner.
+MAPS = {
+    "heap": [[0, 0.5], [0.02, 0.5], [0.05, 0.5], [-0.45, 0.52], [0.45, 0.5], [0.0, 0.3], [0, 0.75]],
+    "row": [[x / 4, 0.5 + 0.01 * x] for x in range(5)],
+    "column": [[0.5, y / 8] for y in range(9)],
+    "corners": [[0, 0], [0, 1], [1, 0], [1, 1], [0.98, 1], [0.5, 0.5]],
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_no_label_of_the_map_covers_another_or_a_point_or_leaves_the_map(name):
+    places = np.array(MAPS[name], float)
+    names = [[f"a-long-checkpoint-name-{number:02d}"] for number in range(len(places))]
+    found = labels(places, names, ends_of(places))
+    said = " ".join(label.text for label in found)
+    assert all(one in said for (one,) in names)
+    low, high = ends_of(places)
+    for width in WIDTHS:
+        boxes = [drawn(label, places, width) for label in found]
+        for at, box in enumerate(boxes):
+            assert not any(cover(box, other) for other in boxes[at + 1 :]), (width, found)
+            assert box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= HEIGHT
+        for x, y in (places - low) / (high - low) * (width, HEIGHT):
+            assert not any(cover(box, (x - 6, HEIGHT - y - 6, x + 6, HEIGHT - y + 6)) for box in boxes)
+
+
+def test_a_map_of_many_models_names_each_place_once_and_its_heaps_by_three():
+    places = np.random.default_rng(1).normal(size=(60, 2))
+    found = labels(places, [[f"m{number}"] for number in range(60)], ends_of(places))
+    assert len({label.at for label in found}) == len(found) < 60
+    assert all(label.text.count("m") <= 3 + ("more" in label.text) for label in found)
 
 
 def test_hostile_names_stay_strings_in_the_trees_axis(files, models):
