@@ -174,8 +174,8 @@ def run(
         return (tensor.nbytes + tensor.bytes_read) * piece.elements // max(tensor.elements, 1)
 
     def worker() -> Callable[[Span], None]:
-        largest = [length, *(t.elements for t in tensors if t.widened or t.positions)]
-        maker = PieceMaker(plan, faults, max(*largest, *(t.row for t in tensors)))
+        at_once_sizes = (t.elements for t in tensors if t.widened or t.positions)
+        maker = PieceMaker(plan, faults, max([length, *at_once_sizes, *(t.row for t in tensors)]))
 
         def work(span: Span) -> None:
             part_length = whole_rows(length, tensors[span.index].row)
