@@ -11,6 +11,7 @@ import numpy as np
 from ..checkpoints import codec
 from ..checkpoints.dtypes import F32
 from .forms import Applied, Form, Model, Term
+from .methods.elementwise import moved
 from .spot import Spot
 
 # fp32 elements: 256 KB an array.
@@ -112,9 +113,15 @@ def _step(
 
 
 def _sum(form: Form, known: dict[Term, np.ndarray], size: int) -> np.ndarray:
-    """The weighted sum of terms whose values are known."""
+    """The weighted sum of terms whose values are known.
+
+    What methods make of differences is added last, to the sum of everything else: where it is 0, that comes out bit for bit.
+    """
     if not form.terms:
         return np.zeros(size, np.float32)
+    if 0 < sum(map(_is_change, form.terms)) < len(form.terms):
+        models, changes = (_part(form, change) for change in (False, True))
+        return moved(_sum(models, known, size), _sum(changes, known, size))
     if form.anchor == 0 and len(form.terms) == 1:
         return known[form.terms[0]]
     if form.coefficients == (1.0, -1.0):  # as the kernel has it, without copies
@@ -126,6 +133,17 @@ def _sum(form: Form, known: dict[Term, np.ndarray], size: int) -> np.ndarray:
     coefficients = np.array(form.coefficients, np.float32)
     codec.kernel().linear(rows, coefficients, form.anchor, out, codec.finite_limit(F32))
     return out
+
+
+def _is_change(term: Term) -> bool:
+    """Whether it is what a method made of differences."""
+    return isinstance(term, Applied) and term.method.on_deltas
+
+
+def _part(form: Form, change: bool) -> Form:
+    """The terms of a form that are what methods made of differences, or those that are not."""
+    kept = [i for i, term in enumerate(form.terms) if _is_change(term) == change]
+    return Form(tuple(form.terms[i] for i in kept), tuple(form.coefficients[i] for i in kept))
 
 
 def is_broken(values: dict[int, np.ndarray]) -> bool:

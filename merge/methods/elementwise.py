@@ -11,7 +11,11 @@ from .registry import elementwise
 
 def moved(a, change):
     """a + change, but a itself where nothing changes: adding 0.0 would turn -0.0 into 0.0."""
-    return np.where(change == 0, a, a + change)
+    out = a + change
+    zero = out == 0
+    if zero.any():  # nowhere else can the two differ
+        np.copyto(out, a, where=zero & (change == 0))
+    return out
 
 
 @elementwise("a b c")
