@@ -117,6 +117,15 @@ def prepare(models: Path) -> None:
     write_log(models / "automb-log.csv")
 
 
+def search_tiny_models(run: Path) -> None:
+    """The search of `examples/tiny_models/quick.yaml`, with its images: a quarter of a minute on one core."""
+    from ..search.loop import search
+    from ..search.study import Study
+
+    quick = Path(__file__).parent.parent / "examples" / "tiny_models" / "quick.yaml"
+    search(Study.load(quick), run, say=lambda text: None)
+
+
 def write_log(path: Path, trials: int = 60) -> None:
     """A log of 27 weights as AutoMBW writes it, of a formula that likes the first blocks of B and the last ones of A."""
     random = Random(1)
@@ -150,6 +159,14 @@ def _as_it_is(page: Any) -> None:
     page.wait_for_timeout(800)
 
 
+def _at_images(page: Any) -> None:
+    """The Search page from its images on."""
+    page.wait_for_timeout(800)
+    heading = page.get_by_text("Images of the best trial and the baselines")
+    heading.evaluate("element => element.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(800)
+
+
 def _start(name: str):
     def act(page: Any) -> None:
         button = page.get_by_role("button", name=name).first
@@ -166,7 +183,8 @@ SCENES = {
     "merge": ("merge", _as_it_is),
     "explore": ("explore?of=sd1-photo.safetensors&selected=IN05", _as_it_is),
     "compare": ("compare?a=sd1-base.safetensors&b=sd1-photo.safetensors", _start("Compare")),
-    "search": ("search", _as_it_is),
+    "search": ("search?run=tiny-models", _as_it_is),
+    "search_images": ("search?run=tiny-models", _at_images),
     "collection": ("collection", _start("Compare")),
     "where_from": ("where_from", _start("Trace")),
     "jobs": ("jobs", _as_it_is),
@@ -185,6 +203,8 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch) / "models")
+        if not {"search", "search_images"}.isdisjoint(SCENES):
+            search_tiny_models(Path(scratch) / "models" / "tiny-models")
         with served(Path(scratch)) as address:
             for suffix in ("light", "dark"):
                 with browser_page(dark=suffix == "dark") as page:

@@ -24,9 +24,14 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.2
 p { margin: .4rem 0; max-width: 75ch; } .soft { color: var(--soft); }
 .verdict { background: var(--card); border-left: 4px solid var(--ink); padding: .6rem 1rem; margin: 1rem 0; }
 img { max-width: 100%; height: auto; } figure { margin: 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .25rem .6rem; text-align: right; vertical-align: top; }
+/* What is wider than the window scrolls, and a shadow at the edge says so. */
+.scroll { overflow-x: auto; background: linear-gradient(to right, var(--page) 40%, transparent) left / 2rem 100%,
+  linear-gradient(to left, var(--page) 40%, transparent) right / 2rem 100%,
+  linear-gradient(to right, #8889, transparent) left / .8rem 100%, linear-gradient(to left, #8889, transparent) right / .8rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
+table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .25rem .45rem; text-align: right; vertical-align: top; }
 th { border-bottom: 1px solid var(--line); font-weight: 600; } td { border-bottom: 1px solid var(--line); }
+th .name { overflow-wrap: anywhere; }
 .left { text-align: left; }
 .grid td, .grid th { text-align: left; min-width: 150px; max-width: 260px; } .grid td:first-child { font-size: .85rem; }
 .grid img { display: block; width: 100%; min-width: 150px; background: var(--card); }
@@ -202,9 +207,9 @@ def _confirmed(overview: Overview) -> str:
     rows = []
     for one in candidates:
         searched = one.get("searched")
-        cells = [escape(str(one["name"])), escape(str(one["role"])), f"{searched:.4g}" if searched is not None else "–"]
-        cells += [f"{one['score']:.4g}", *(_interval((one.get("against") or {}).get(name)) for name in others)]
-        rows.append([*cells, escape(str(one.get("better") or ""))])
+        cells = [escape(str(one[name])) for name in ("name", "role")] + [escape(str(one.get("better") or ""))]
+        cells += [f"{searched:.4g}" if searched is not None else "–", f"{one['score']:.4g}"]
+        rows.append([*cells, *(_interval((one.get("against") or {}).get(name)) for name in others)])
     new = "prompts and seeds" if found.get("new_prompts") else "seeds (the prompts are those of the search)"
     share = f"{100 * float(found.get('confidence', 0.95)):g}"
     words = (
@@ -213,12 +218,13 @@ def _confirmed(overview: Overview) -> str:
     heads = [
         "",
         "what",
+        # Before the differences, of which there may be more than a window has room for.
+        "better than all parents",
         "score in the search",
         "score here",
-        *(f"better than {escape(n)} by" for n in others),
-        "better than all parents",
+        *(f"better than <span class=name>{escape(n)}</span> by" for n in others),
     ]
-    return f"<h2>Confirmed on images that the search never saw</h2><p class=soft>{words}</p>{_table(heads, rows, left=(0, 1))}"
+    return f"<h2>Confirmed on images that the search never saw</h2><p class=soft>{words}</p>{_table(heads, rows, left=(0, 1, 2))}"
 
 
 def _interval(found: dict | None) -> str:

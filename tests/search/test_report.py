@@ -156,6 +156,8 @@ def test_a_confirmation_is_shown_with_its_intervals(tmp_path):
     assert "Better than both parents: cannot tell. It depends." in text
     assert "+0.3[+0.1, +0.5]" in text
     assert "90 % confidence" in text
+    # What matters most stands before the differences, which a narrow window may have to scroll to.
+    assert text.index("better than all parents") < text.index("score in the search") < text.index("better than a by")
 
 
 def test_the_verdict_of_a_confirmation_is_said_once(tmp_path):
