@@ -15,52 +15,62 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _INFO = Path("/proc/meminfo")
+# What a container may use, in version 2 and 1 of control groups; "max", or more than there is, when it may use all.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _CHUNK = 64 << 20
+# What is left free while memory is held: what the host took of that is slow, and so as little as the system does well with.
+_LEFT = 250 << 20
 # What is left free, at least and at most, while a program runs: enough for a moment, too little to be taken away meanwhile.
 _LOW, _HIGH = 600 << 20, 900 << 20
-_LOOK = 0.003
+_LOOK = 0.01
 _PAGE = 4096
 
 
 class WarmMemory:
-    """Holds what memory is free. On systems that do not say how much that is, nothing."""
+    """Holds what memory is free; nothing on systems that do not say how much that is, nor where a limit is set below it."""
 
     def __init__(self) -> None:
         self._held: list[mmap.mmap] = []
-        self._known = _INFO.exists()
+        self._known = _INFO.exists() and not _limited()
 
     @contextlib.contextmanager
     def ready(self, paths: list[Path]) -> Iterator[None]:
         """Have files in the page cache, earlier writes on the disk, and memory at hand, for what the `with` block measures."""
+        self._hold()  # before the host takes what the last program left
         os.sync()
-        with self._given():
+        with self.given():
             for path in paths:
                 _read(path)
         self._hold()
-        with self._given():
+        with self.given():
             yield
 
     def _hold(self) -> None:
         """Take what is free, and touch it."""
-        while self._known and _free() > _HIGH:
+        while self._known and _free() > _LEFT + _CHUNK:
             chunk = mmap.mmap(-1, _CHUNK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            chunk.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                chunk.madvise(mmap.MADV_HUGEPAGE)
             for at in range(0, _CHUNK, _PAGE):
                 chunk[at] = 1
             self._held.append(chunk)
 
+    def _give_up_to_high(self) -> None:
+        free = _free()
+        for _ in range((_HIGH - free) // _CHUNK if free < _LOW else 0):
+            if self._held:
+                self._held.pop().close()
+
     @contextlib.contextmanager
-    def _given(self) -> Iterator[None]:
+    def given(self) -> Iterator[None]:
         """Give back what is held as it is needed."""
         over = threading.Event()
 
         def give() -> None:
             while not over.wait(_LOOK) and self._held:
-                free = _free()
-                for _ in range((_HIGH - free) // _CHUNK if free < _LOW else 0):
-                    if self._held:
-                        self._held.pop().close()
+                self._give_up_to_high()
 
+        self._give_up_to_high()
         giver = threading.Thread(target=give, daemon=True)
         giver.start()
         try:
@@ -76,9 +86,12 @@ def _read(path: Path) -> None:
             pass
 
 
+def _limited() -> bool:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return any(p.exists() and (said := p.read_text().strip()) != "max" and int(said) < total for p in _LIMITS)
+
+
 def _free() -> int:
     """Bytes of memory that nothing uses, not even as a cache."""
-    for line in _INFO.read_text().splitlines():
-        if line.startswith("MemFree"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"{_INFO} does not say how much memory is free")
+    with open(_INFO, "rb", buffering=0) as info:
+        return int(info.read(4096).partition(b"MemFree:")[2].split()[0]) * 1024

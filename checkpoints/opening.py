@@ -16,6 +16,7 @@ from .naming.translation import Translation
 from .pickle_file import looks_like_zip, read_pickle
 from .safetensors_file import read_header
 from .tensors import StoredTensor
+from .wording import counted
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _SIDECAR_LIMIT = 1 << 20
@@ -83,7 +84,7 @@ def _open_folder(path: Path) -> Checkpoint:
     if translation.lacking:
         shown = ", ".join(translation.lacking[:3]) + (", ..." if len(translation.lacking) > 3 else "")
         translation.notes.append(
-            f"the diffusers layout lacks {len(translation.lacking)} tensors of the single-file layout ({shown})"
+            f"the diffusers layout lacks {counted(len(translation.lacking), 'tensor')} of the single-file layout ({shown})"
         )
     return _checkpoint(
         path, "diffusers", translation, folder.metadata, folder.prediction, folder.prediction_from, (), folder.size

@@ -9,6 +9,7 @@ import atexit
 import gc
 import os
 import sys
+from collections.abc import Sequence
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         from .endings import accept_any_text, drop_output
 
         accept_any_text()
-        _start_quickly()
+        _start_quickly(sys.argv[1:] if arguments is None else arguments)
         from .commands import app
 
         app(args=arguments, prog_name="unetscope")
@@ -36,8 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise
 
 
-def _start_quickly() -> None:
+# Commands that run for hours, and below which other people's programs run: they start as Python is used to.
+_LONG = ("search", "app")
+
+
+def _start_quickly(words: Sequence[str]) -> None:
     """Spare a command what costs it more than reading a small model."""
+    if words and words[0] in _LONG:
+        return
     # Importing makes half a million objects and next to no garbage: Python need not look for it every few hundred, nor at the end.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)

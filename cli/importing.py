@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..checkpoints.wording import counted
 from .arguments import Json, Overwrite
 from .screen import note, say, show_json, show_table
 
@@ -98,7 +99,7 @@ def export(
     # sd-mecha takes an empty line, and so a line break at the end, for a command.
     _write(output, text, [recipe, *map(Path, read.files())], overwrite)
     nodes = [line for line in text.splitlines()[1:] if not line.startswith("#")]
-    say(f"wrote {output}: {_count(len(nodes), 'node')}")
+    say(f"wrote {output}: {counted(len(nodes), 'node')}")
 
 
 def _finder(folders: list[str]) -> Callable[[str], Path | None]:
@@ -172,8 +173,4 @@ def _show(imported: Imported, output: Path) -> None:
         note(text)
     if imported.missing:
         note(f"{len(imported.missing)} models were not found: put their paths into {output}, or give --models FOLDER")
-    say(f"wrote {output}: {_count(len(recipe.models), 'model')}, {_count(len(recipe.steps), 'step')}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    say(f"wrote {output}: {counted(len(recipe.models), 'model')}, {counted(len(recipe.steps), 'step')}")

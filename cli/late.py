@@ -46,14 +46,19 @@ class LateCommands(MutableMapping[str, Any]):
             self._made[name] = self._makers[name]()
         return self._made[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        # That of a mapping would take a KeyError from inside a maker for a name that there is not.
+        return self[name] if name in self._makers else default
+
     def __contains__(self, name: object) -> bool:
         return name in self._makers
 
     def __setitem__(self, name: str, command: Any) -> None:
-        self._makers[name] = lambda: command
+        self._makers[name], self._made[name] = lambda: command, command
 
     def __delitem__(self, name: str) -> None:
         del self._makers[name]
+        self._made.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)

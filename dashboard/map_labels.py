@@ -69,7 +69,14 @@ def labels(places: np.ndarray, names: Sequence[Sequence[str]], ends: np.ndarray)
     points = [_pixels(places, ends, width) for width in WIDTHS]
     placed: list[Label] = []
     for heap in sorted(_heaps(places), key=lambda heap: -len(_text(heap, names, " "))):
-        placed.append(min(_candidates(heap, places, names), key=lambda label: _covered(label, placed, points)))
+        least, best = np.inf, None
+        for label in _candidates(heap, places, names):
+            covered = _covered(label, placed, points)
+            if covered < least:
+                least, best = covered, label
+            if not covered:
+                break
+        placed.append(best)
     return placed
 
 

@@ -42,7 +42,7 @@ def read_values(path: str | Path, column: str | None = None) -> dict[str, float 
         raise DrawingError(
             f"{path}: has no column {column!r}; found {found}" if column else f"{path}: no column holds numbers"
         )
-    if nameless := [number for number, row in enumerate(rows, 1) if row.get(named) is None]:
+    if nameless := [number for number, row in enumerate(rows, 1) if row.get(named) in (None, "")]:
         raise DrawingError(
             f"{path}: row {nameless[0]} has no {named}; every row needs the name that its value belongs to"
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
+from ..checkpoints.wording import counted
 from .errors import MergeError
 
 _UNET, _EMA = "model.", "model_ema."
@@ -30,7 +31,7 @@ def with_ema(checkpoint: Checkpoint, name: str) -> Checkpoint:
         what = (
             "no EMA weights"
             if len(lacking) == sum(t.component == "unet" for t in checkpoint.tensors.values())
-            else (f"EMA weights that lack {len(lacking):,} tensors ({lacking[0]}, ...)")
+            else (f"EMA weights that lack {counted(len(lacking), 'tensor')} ({lacking[0]}, ...)")
         )
         raise MergeError(f"{name} ({checkpoint.path}): holds {what}; leave exchange_ema out for this file")
     return replace(checkpoint, tensors=tensors)

@@ -1,7 +1,7 @@
 """Runs a plan: has pieces of the result made on several threads, and writes them where they belong.
 
-Nothing is decided here. Each thread owns its buffers; a piece is read, worked on and written before the next one, so memory
-does not depend on how large the models are.
+What comes out is not decided here, only in what lengths it is made. Each thread owns its buffers; a piece is read, worked on and
+written before the next one, so memory does not depend on how large the models are.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from .pieces import PieceMaker
 from .plan import Plan
 from .solve import unsolved
 from .tensor_plan import TensorPlan
+
+# Raised whenever a recipe comes to other bytes than before: what an older version has finished is not gone on with then.
+_ARITHMETIC = 2
 
 
 @dataclass
@@ -110,7 +113,7 @@ def _work(plan: Plan, inputs: dict[Path, str]) -> str:
     """What a run makes of what: two runs of one work can share what is finished."""
     digest = sha256()
     models = [(name, str(c.path)) for name, c in zip(plan.names, plan.checkpoints, strict=True)]
-    digest.update(repr((__version__, models, sorted(inputs.values()), plan.recipe.output)).encode())
+    digest.update(repr((__version__, _ARITHMETIC, models, sorted(inputs.values()), plan.recipe.output)).encode())
     for t in plan.tensors:
         terms = [term.digest if isinstance(term, Applied) else term.index for term in t.form.terms]
         said = (t.key, t.dtype.name, t.shape, terms, t.form.coefficients, list(t.inputs), t.positions, t.widened)
@@ -196,7 +199,12 @@ def run(
         return work
 
     total = sum(t.nbytes + t.bytes_read for t in tensors)
-    over.run(todo, worker, weight=cost, total=total, key=lambda p: tensors[p.index].key)
+
+    def key(piece: Span) -> str:
+        number, _, _ = next(joined[piece.index].parts(piece.start, piece.stop))
+        return plan.tensors[number].key
+
+    over.run(todo, worker, weight=cost, total=total, key=key)
 
 
 def _apart(plan: Plan, joined: Run, tensor: TensorPlan, start: int, stop: int) -> Iterator[tuple[TensorPlan, int, int]]:

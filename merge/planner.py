@@ -13,6 +13,7 @@ from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
+from ..checkpoints.wording import counted
 from .collapse import Collapse
 from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
 from .ema import with_ema
@@ -231,7 +232,7 @@ class Planner:
 
     def _report_missing(self) -> None:
         for (name, component, owner), count in self.missing.items():
-            self.warnings.append(f"{name} lacks {count:,} tensors of {component}: copied from {owner}")
+            self.warnings.append(f"{name} lacks {counted(count, 'tensor')} of {component}: copied from {owner}")
 
     def _in_file_order(self, tensors: list[TensorPlan]) -> list[TensorPlan]:
         """The order of the first model's file, then the rest as planned: reading goes forward through the disk."""

@@ -11,7 +11,8 @@ from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.presets import is_preset
 from ..merge.block_weights import BlockWeights
 from ..merge.methods import METHODS
-from ..merge.recipe import Recipe, Step
+from ..merge.recipe import Recipe
+from ..merge.step import Step
 from .errors import SearchError
 from .free import Template
 from .parameters import Parameter

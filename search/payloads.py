@@ -10,27 +10,22 @@ Fields that only a web UI understands are kept as they are, in `Shot.extra`.
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.errors import nearest
 from ..checkpoints.file_system import windows_fault
-from ..merge.recipe_file import parse_yaml
 from .errors import SearchError
+from .payload_files import WILDCARDS, located, parsed, payload_files
 from .shots import Shot
 from .study_settings import LARGEST_SEED
 from .wildcards import rendered
 
-_SUFFIXES = (".json", ".yaml", ".yml", ".toml")
-_MOST_BYTES = 10_000_000
-# The folder of wildcard files, beside the study or the payloads, when nothing else is named.
-WILDCARDS = "wildcards"
 # What searchers before us called these fields.
 _ALIASES = {
     "sampler_index": "sampler_name",
@@ -110,7 +105,8 @@ def _shot(payload: Payload, seed: int) -> Shot:
     where = f"payload {payload.name}"
     if not 0 <= seed <= LARGEST_SEED:
         raise SearchError(
-            f"{where}: its images and the study's seeds lead to seed {seed}, and seeds go from 0 to {LARGEST_SEED:,} (2^32 - 1)"
+            f"{where}: its images and the study's seeds lead to seed {seed:,}, and seeds go from 0 to {LARGEST_SEED:,} (2^32 - 1); "
+            "change its seed, or the study's, which count from 1"
         )
     return Shot(
         name=f"{payload.name}-{seed}",
@@ -127,76 +123,55 @@ def _shot(payload: Payload, seed: int) -> Shot:
     )
 
 
-def _read(source: Any, folder: Path, given: Mapping[str, Any], where: str) -> list[Payload]:
-    """The payloads of a source, not yet of different names; `given` holds for those that do not say."""
+def _read(
+    source: Any, folder: Path, given: Mapping[str, Any], where: str, reading: tuple[str, ...] = ()
+) -> list[Payload]:
+    """The payloads of a source, not yet of different names; `given` holds for those that do not say.
+
+    `reading` are the files that are being read, each named by the one before it.
+    """
     if isinstance(source, str | Path):
-        return _from_path(Path(source), folder, given, where)
+        return _from_path(source, folder, given, where, reading)
     if isinstance(source, list | tuple):
-        return [p for i, one in enumerate(source, 1) for p in _read(one, folder, given, f"{where}, payload {i}")]
+        return [
+            p for i, one in enumerate(source, 1) for p in _read(one, folder, given, f"{where}, payload {i}", reading)
+        ]
     if not isinstance(source, Mapping):
         raise SearchError(f"{where}: is {source!r}; write {{prompt: ...}}, or name a file or a folder of payloads")
     if "from" in source:
         inner = {name: value for name, value in source.items() if name != "from"}
         if "prompt" in inner:
             raise SearchError(f"{where}: has a prompt beside from; the prompts are in the files")
-        return _read(source["from"], folder, {**given, **_named(inner, where)}, where)
+        return _read(source["from"], folder, {**given, **_named(inner, where)}, where, reading)
     listed = source.get("payloads")
     if isinstance(listed, list):  # as TOML's [[payloads]] must have it
         rest = {name: value for name, value in source.items() if name != "payloads"}
-        return _read(listed, folder, {**given, **_named(rest, where)}, where)
+        return _read(listed, folder, {**given, **_named(rest, where)}, where, reading)
     return [_payload({**given, **_named(source, where)}, folder, where)]
 
 
-def _from_path(path: Path, folder: Path, given: Mapping[str, Any], where: str) -> list[Payload]:
-    at = folder / path.expanduser()
-    if at.is_dir():
-        files = sorted(f for f in at.rglob("*") if _is_payload(f.relative_to(at)))
-        if not files:
-            raise SearchError(f"{at}: holds no payload; put {', '.join(_SUFFIXES)} files there")
-    elif at.is_file():
-        files = [at]
-    else:
-        raise SearchError(f"{where}: there is no {at}; name a file or a folder of payloads")
+def _from_path(
+    path: str | Path, folder: Path, given: Mapping[str, Any], where: str, reading: tuple[str, ...]
+) -> list[Payload]:
     found = []
-    for file in files:
-        for payload in _read_file(file, folder, given):
+    for file in payload_files(located(folder, path, where), where):
+        same = os.path.realpath(file)  # which a loop of links does not end
+        if same in reading:
+            raise SearchError(
+                f"{file}: is named by {Path(reading[-1]).name}, and so names itself; name files of payloads only"
+            )
+        for payload in _read_file(file, folder, given, (*reading, same)):
             found.append(payload if payload.name else replace(payload, name=_fit(file.stem)))
     return found
 
 
-def _is_payload(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES and WILDCARDS not in file.parts
-
-
-def _read_file(file: Path, folder: Path, given: Mapping[str, Any]) -> list[Payload]:
-    data = _parsed(file)
+def _read_file(file: Path, folder: Path, given: Mapping[str, Any], reading: tuple[str, ...]) -> list[Payload]:
+    data = parsed(file)
     if isinstance(data, str) or (isinstance(data, list) and any(isinstance(one, str) for one in data)):
         raise SearchError(f"{file}: holds text, no payload; a payload has a prompt and settings")
     # A wildcards folder beside the payloads serves them when the study names none.
     here = file.parent.absolute() / WILDCARDS
-    return _read(data, folder, {WILDCARDS: here, **given} if here.is_dir() else given, str(file))
-
-
-def _parsed(file: Path) -> Any:
-    kind = file.suffix.lower()
-    if kind not in _SUFFIXES:
-        raise SearchError(f"{file}: is no payload; they are {', '.join(_SUFFIXES)} files")
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise SearchError(f"{file}: has more than {_MOST_BYTES:,} bytes: this is no payload")
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise SearchError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    try:
-        if kind == ".json":
-            return json.loads(text)
-        if kind == ".toml":
-            return tomllib.loads(text)
-        return parse_yaml(text, str(file))
-    except (ValueError, RecursionError) as error:  # of json and tomllib
-        raise SearchError(f"{file}: is not valid {kind[1:].upper()}: {error}") from None
-    except UnetscopeError as error:
-        raise SearchError(str(error)) from None
+    return _read(data, folder, {WILDCARDS: here, **given} if here.is_dir() else given, str(file), reading)
 
 
 def _named(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -221,7 +196,7 @@ def _payload(fields: dict[str, Any], folder: Path, where: str) -> Payload:
         raise SearchError(f"{where}: has no prompt{' (is it misspelt?)' if said else ''}; a payload has at least that")
     wildcards = fields.pop(WILDCARDS, None)
     if wildcards is not None:
-        wildcards = folder / Path(wildcards).expanduser()
+        wildcards = located(folder, wildcards, f"{where}: wildcards")
         if not wildcards.is_dir():
             raise SearchError(f"{where}: wildcards: there is no folder {wildcards}")
     elif (folder / WILDCARDS).is_dir():

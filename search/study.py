@@ -269,6 +269,7 @@ def _explain(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as a sentence of ours."""
     first = error.errors()[0]
     loc = [str(x) for x in first["loc"] if not (isinstance(x, str) and ("[" in x or x in ("int", "float")))]
+    loc = loc or [str(x) for x in first["loc"]]  # what somebody called so, and not pydantic
     place = ".".join(loc)
     if first["type"] == "extra_forbidden":
         parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}

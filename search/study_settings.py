@@ -18,8 +18,8 @@ OPTIMISERS: tuple[str, ...] = ("gp", "cmaes", "tpe", "qmc", "random")
 LARGEST_SEED = 2**32 - 1
 
 
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
+def _only_numbers(value: Any) -> Any:
+    if isinstance(value, bool | str):
         raise PydanticCustomError("float_type", "must be a number")
     return value
 
@@ -28,7 +28,7 @@ def _no_switch(value: Any) -> Any:
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
-Number = Annotated[float, BeforeValidator(_no_switch)]
+Number = Annotated[float, BeforeValidator(_only_numbers)]
 
 
 class Strict(BaseModel):

@@ -20,7 +20,7 @@ from ..errors import SearchError
 if TYPE_CHECKING:
     import torch
 
-    from ...merge.plan import TensorPlan
+    from ...merge.tensor_plan import TensorPlan
 
 # Takes raw bytes of a dtype.
 _Copy = Callable[[np.ndarray, DType], None]

@@ -112,7 +112,7 @@ def test_no_label_of_the_map_covers_another_or_a_point_or_leaves_the_map(name):
     said = " ".join(label.text for label in found)
     assert all(one in said for (one,) in names)
     low, high = ends_of(places)
-    for width in WIDTHS:
+    for width in (*WIDTHS, 650, 900):
         boxes = [drawn(label, places, width) for label in found]
         for at, box in enumerate(boxes):
             assert not any(cover(box, other) for other in boxes[at + 1 :]), (width, found)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fuzz.cases import ANYTHING, FUZZ, SCALARS, damaged
 from fuzz.test_foreign_recipes import LOG
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unetscope.checkpoints import UnetscopeError
@@ -167,7 +167,14 @@ def studies(draw):
 
 
 @FUZZ
-@given(studies() | ANYTHING.filter(lambda data: not isinstance(data, dict) or not any("[" in name for name in data)))
+@given(studies() | ANYTHING)
+@example({"[": None})
+@example({"int": 1})
+@example(PARTS | {"payloads": [""]})
+@example(PARTS | {"payloads": ["~nosuchuser/prompts"]})
+@example(PARTS | {"payloads": [{"prompt": "a cat", "wildcards": False}]})
+@example(PARTS | {"payloads": "\0"})
+@example(PARTS | {"payloads": "~\0x"})
 def test_any_study(folder, data):
     try:
         used(Study.parse(data, "study.yaml", folder))

@@ -217,7 +217,7 @@ def test_a_key_that_an_input_lacks_is_copied_and_reported(make_checkpoint, tmp_p
     (pa, a), (pb, _) = make_checkpoint("a", seed=1), make_checkpoint("b", seed=2, change=drop)
     report = merge(recipe([pa, pb], "uniform", "fp16"), tmp_path / "out.safetensors")
     assert raw(load(tmp_path / "out.safetensors")[key]) == raw(a[key])
-    assert any("m1 lacks 1 tensors of unet: copied from m0" in w for w in report.warnings)
+    assert any("m1 lacks 1 tensor of unet: copied from m0" in w for w in report.warnings)
 
 
 def test_an_inpainting_model_merges_its_first_four_channels(make_checkpoint, tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny import load, raw, tensors_of
 
 from unetscope.checkpoints.blocks import place
+from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.checkpoints.safetensors_file import plan_header
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.neighbours import Run, runs
@@ -136,3 +137,46 @@ def test_a_copy_whose_values_are_not_finite_names_its_tensor(tmp_path):
     tensors[key].view(-1)[5] = 0
     vae = [k for k in tensors if place(k).component == "vae"]
     assert all(raw(out[k]) == raw(tensors[k]) for k in vae)
+
+
+def with_a(value: float, key: str, seed: int, **options) -> dict[str, torch.Tensor]:
+    tensors = tensors_of("sd1", seed, **options)
+    tensors[key].view(-1)[3] = value
+    return tensors
+
+
+UNET = "model.diffusion_model.input_blocks.4.1.proj_in.weight"
+CASES = {
+    "one dtype": (tensors_of("sd1", 1), {}),
+    "another dtype": (tensors_of("sd1", 1, "fp32"), {}),
+    "NaN among other dtypes": (with_a(float("nan"), UNET, 1, dtype="fp32"), {"nan": "zero"}),
+    "NaN replaced": (with_a(float("nan"), UNET, 1), {"nan": "copy"}),
+    "infinity kept out": (with_a(float("-inf"), UNET, 1), {"nan": "zero"}),
+    "too large": (with_a(60000.0, UNET, 1), {"overflow": "clamp"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_joined_or_not_the_file_and_the_report_are_the_same(case, tmp_path, monkeypatch):
+    tensors, output = CASES[case]
+    first = write_in_order(tmp_path / "0.safetensors", tensors_of("sd1", 0))
+    second = write_in_order(tmp_path / "1.safetensors", tensors)
+    asked = recipe([first, second], -7.0 if case == "too large" else 0.3, **output)
+    one = merge(asked, tmp_path / "joined.safetensors", reproducible=True)
+    monkeypatch.setattr("unetscope.merge.engine.runs", lambda plan, offsets, without: runs(plan, None, without))
+    other = merge(asked, tmp_path / "apart.safetensors", reproducible=True)
+    assert (tmp_path / "joined.safetensors").read_bytes() == (tmp_path / "apart.safetensors").read_bytes()
+    assert one.warnings == other.warnings
+    assert any(UNET in said for said in one.warnings) == ("dtype" not in case or "NaN" in case)
+
+
+def test_a_lora_is_never_joined_for_its_tensors_are_worked_out(tmp_path):
+    base = write_in_order(tmp_path / "0.safetensors", tensors_of("sd1", 0))
+    write_demo_lora(tmp_path / "lora.safetensors", "sd1", seed=2)
+    given = {"models": {"m": str(base)}, "loras": {"l": str(tmp_path / "lora.safetensors")}}
+    with planned(Recipe.parse({**given, "steps": {"out": {"method": "add", "inputs": ["m", "l"]}}})) as plan:
+        _, offsets, _ = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], {})
+        found = runs(plan, offsets)
+    lora = plan.names.index("l")
+    assert any(lora in run.whole.inputs for run in found) and any(not run.single for run in found)
+    assert all(run.single for run in found if lora in run.whole.inputs)

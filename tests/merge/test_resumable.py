@@ -103,6 +103,21 @@ def _broken_off(asked: Recipe, target, monkeypatch, reads: int = 500, reproducib
             merge(asked, target, resumable=True, reproducible=reproducible, cancel=cancel)
 
 
+def test_neighbours_that_are_merged_as_one_are_gone_on_with_in_their_middle(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 15)
+    target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
+    names = dict(zip("abc", map(str, files), strict=True))
+    uniform = Recipe.parse({"models": names, "steps": {"mix": {"method": "uniform", "inputs": list(names)}}})
+    merge(uniform, whole, reproducible=True)
+    for reads in (100, 900):
+        _broken_off(uniform, target, monkeypatch, reads=reads)
+        resumed = merge(uniform, target, resumable=True, reproducible=True)
+        assert 0 < resumed.resumed < resumed.tensors
+        assert target.read_bytes() == whole.read_bytes()
+        target.unlink()
+
+
 def test_a_journal_whose_last_line_is_torn_tells_what_the_lines_before_say(files, tmp_path, monkeypatch):
     monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
     target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"

@@ -83,7 +83,7 @@ def test_a_panel_is_every_payload_with_every_seed(folder):
 )
 def test_seeds_that_there_are_not_are_refused_and_do_not_begin_again_at_0(payload, seeds, seed, folder):
     found = load_payloads({"prompt": "a cat", **payload}, folder)
-    with pytest.raises(SearchError, match=rf"payload a-cat: .*seed {seed}, and seeds go from 0 to 4,294,967,295"):
+    with pytest.raises(SearchError, match=rf"payload a-cat: .*seed {seed:,}, and seeds go from 0 to 4,294,967,295"):
         panel(found, seeds)
 
 
@@ -155,6 +155,7 @@ MISTAKES = {
     "number": (7, r"is 7; write \{prompt: \.\.\.\}"),
     "both": ({"from": "cards", "prompt": "a"}, r"a prompt beside from"),
     "wildcards": ({"prompt": "a", "wildcards": "nowhere"}, r"wildcards: there is no folder"),
+    "wildcards by number": ({"prompt": "a", "wildcards": False}, r"wildcards: must be the name of a .* found False"),
 }
 
 
@@ -173,12 +174,21 @@ def test_mistakes_are_named_with_what_would_be_right(case, folder):
         ("a.yaml", "a: [", r"a\.yaml: is not valid YAML"),
         ("a.yaml", "just words", r"a\.yaml: holds text, no payload"),
         ("a.txt", "a", r"a\.txt: is no payload; they are \.json"),
+        ("a.json", '[[""]]', r"a\.json: is named by a\.json, and so names itself"),
+        ("a.yaml", "{from: a.yaml, steps: 5}", r"a\.yaml: is named by a\.yaml, and so names itself"),
     ],
 )
 def test_files_that_are_no_payload_are_named(name, text, said, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(SearchError, match=said):
         load_payloads(name, tmp_path)
+
+
+def test_links_that_lead_in_a_circle_are_no_payload(tmp_path):
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards/a.json").symlink_to("a.json")
+    with pytest.raises(SearchError, match=r"a\.json: cannot be read"):
+        load_payloads("cards", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def parse(recipe):
         ({"stop": {"patience": True}}, "stop.patience: must be a whole number"),
         ({"stop": {"hours": True}}, "stop.hours: must be a number, found True"),
         ({"stop": {"target": False}}, "stop.target: must be a number"),
+        ({"stop": {"hours": "2"}}, "stop.hours: must be a number, found '2'"),
         ({"optimiser": {"name": "gp", "start": True}}, "optimiser.start: must be a whole number"),
         ({"seeds": [1, True]}, "seeds.1: must be a whole number"),
         ({"seeds": [2**32]}, "seeds.0: seeds go up to 4,294,967,295 (2^32 - 1), found 4294967296"),
