@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # methods name Spot in their signatures, and listing them must not wait for numpy
@@ -27,10 +28,7 @@ class Spot:
 
     @property
     def elements(self) -> int:
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return prod(self.shape)
 
     @property
     def row(self) -> int:

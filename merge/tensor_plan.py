@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from ..checkpoints.blocks import place
 from ..checkpoints.checkpoint import TensorInfo
@@ -39,10 +40,7 @@ class TensorPlan:
 
     @property
     def elements(self) -> int:
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return prod(self.shape)
 
     @property
     def merged_shape(self) -> Shape:
