@@ -8,8 +8,10 @@ from importlib import import_module
 
 import streamlit as st
 
+from ..checkpoints.wording import counted
 from . import jobs
 from .folders import FolderError, Folders, current_folders
+from .library import Shelf, read_library
 
 # Module of `pages` -> title and icon, in the order of the navigation.
 PAGES: dict[str, tuple[str, str]] = {
@@ -23,6 +25,8 @@ PAGES: dict[str, tuple[str, str]] = {
     "jobs": ("Jobs", ":material/pending_actions:"),
     "settings": ("Settings", ":material/settings:"),
 }
+# How long a page may read headers before it shows what it has.
+READ_SECONDS = 0.8
 # The first page's own requests come before.
 _WARM_UP_SECONDS = 0.5
 # A UNET in sixteen pixels. Streamlit would fetch an icon of a name from the internet; nothing here leaves the machine.
@@ -99,6 +103,28 @@ def require_folders() -> Folders:
         st.info("No models folder is chosen yet: the folder with your checkpoints, with all its sub-folders.")
         _offer_folder()
     st.stop()
+
+
+def shelf_of(folders: Folders, least: int = 0) -> Shelf:
+    """The library, as far as it has been read: a page that does not have all of it yet says so, and looks again by itself.
+
+    With fewer models than `least` it ends there: nothing can be said of a folder that has not been read.
+    """
+    shelf = read_library(folders.models, READ_SECONDS)
+    if shelf.unread:
+        st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
+        _look_again([])
+        if len(shelf.models) < least:
+            st.stop()
+    return shelf
+
+
+@st.fragment(run_every=0.1)
+def _look_again(looks: list[None]) -> None:
+    """Have the page drawn anew, but not while it is being drawn: what has been read is shown first."""
+    looks.append(None)
+    if len(looks) > 1:
+        st.rerun()
 
 
 def _offer_folder() -> None:

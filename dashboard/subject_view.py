@@ -8,12 +8,11 @@ import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
 from .folders import FolderError, current_folders
-from .library import Entry, Shelf, read_library
+from .library import Entry, Shelf
+from .shell import shelf_of
 from .subject import ARCHITECTURES, Subject
 from .wording import plain
 
-# How long a page may read headers before it shows what it has.
-_READ_SECONDS = 0.8
 # Level as people call it -> as `diagrams` does.
 LEVELS = {"Blocks": "block", "Modules": "module", "Layers": "layer"}
 HEIGHT = 570
@@ -26,7 +25,7 @@ def shelf_or_none() -> Shelf:
     except FolderError as error:
         st.warning(plain(error))
         return Shelf(())
-    return read_library(folders.models, _READ_SECONDS) if folders else Shelf(())
+    return shelf_of(folders) if folders else Shelf(())
 
 
 def choose_subject(shelf: Shelf, where=st) -> Subject:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ...checkpoints.wording import counted
-from ..library import Entry, read_library
+from ..library import Entry
 from ..measure_view import offer
 from ..measuring import comparison_identity, kept_comparison
-from ..shell import link_to, require_folders
+from ..shell import link_to, require_folders, shelf_of
 from ..wording import plain, size
 
 if TYPE_CHECKING:
     from ...analysis.collection import Comparison
 
-_READ_SECONDS = 0.8
 # So many models are chosen to begin with.
 _AT_FIRST = 12
 _PARTS = {"unet": "UNET", "clip_l": "CLIP-L", "clip_h": "CLIP-H", "clip_g": "CLIP-G", "vae": "VAE", "ema": "EMA"}
@@ -27,7 +26,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Collection")
     folders = require_folders()
-    models = read_library(folders.models, _READ_SECONDS).models
+    models = shelf_of(folders, least=2).models
     if len(models) < 2:
         st.info(
             "A collection takes two checkpoints or more. Add some to the models folder, or make the demo checkpoints."

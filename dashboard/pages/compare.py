@@ -12,10 +12,10 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
-from ..library import Entry, read_library
+from ..library import Entry
 from ..measure_view import offer
 from ..measuring import identity_for, kept, kept_difference
-from ..shell import link_to, require_folders
+from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
 from ..subject_view import LEVELS, choose_entry, say
 from ..wording import plain, size
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ...analysis.difference import Difference
 
-_READ_SECONDS = 0.8
 _HEIGHT = 560
 # A histogram of more values than this looks no different.
 _SAMPLE = 1_000_000
@@ -35,7 +34,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Compare")
     folders = require_folders()
-    models = read_library(folders.models, _READ_SECONDS).models
+    models = shelf_of(folders, least=2).models
     if len(models) < 2:
         st.info(
             "Comparing takes two checkpoints, and the models folder has fewer. Add some, or make the demo checkpoints."

@@ -11,13 +11,11 @@ from .. import jobs
 from ..folders import Folders
 from ..history_view import show_history
 from ..job_view import show_job
-from ..library import Entry, Shelf, health_words, read_library, scan_of, shared_parts
-from ..shell import link_to, require_folders
+from ..library import Entry, Shelf, health_words, scan_of, shared_parts
+from ..shell import link_to, require_folders, shelf_of
 from ..wording import ago, amount, plain, printable, size
 from .settings import make_demo
 
-# How long a page may read headers before it shows what it has.
-_READ_SECONDS = 0.8
 _PARTS = {"vae": "VAE", "clip_l": "CLIP-L", "clip_g": "CLIP-G", "clip_h": "CLIP-H", "unet": "UNET"}
 _SHOWN_TEXT = 2000
 
@@ -26,7 +24,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Library")
     folders = require_folders()
-    shelf = read_library(folders.models, _READ_SECONDS)
+    shelf = shelf_of(folders)
     _follow_jobs(folders)
     if not shelf.entries and not shelf.unread:
         _empty(folders)
@@ -35,7 +33,6 @@ def show() -> None:
     _summary(folders, shelf, len(scans))
     shown = _filtered(shelf)
     chosen = _table(shown, scans)
-    _reading(shelf)
     if chosen:
         _details(chosen, scans.get(chosen.name))
     else:
@@ -87,17 +84,6 @@ def scan_files(entries: list[Entry]) -> jobs.Job:
     title = f"Scan {entries[0].name}" if len(entries) == 1 else f"Scan {len(entries):,} files"
     files = [entry.path for entry in entries]
     return jobs.submit("scan", title, {"files": files}, identity="|".join(sorted(files)))
-
-
-@st.fragment(run_every=0.1)
-def _continue() -> None:
-    st.rerun()
-
-
-def _reading(shelf: Shelf) -> None:
-    if shelf.unread:
-        st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
-        _continue()
 
 
 def _filtered(shelf: Shelf) -> list[Entry]:

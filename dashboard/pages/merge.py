@@ -9,7 +9,7 @@ import streamlit as st
 from ...checkpoints.architecture import Family
 from ...checkpoints.errors import UnetscopeError
 from ...merge.methods import Method
-from ..library import Entry, Shelf, read_library
+from ..library import Entry, Shelf
 from ..merge_controls import begin_with, choose_components, choose_method, choose_models, choose_output
 from ..merge_form import MergeForm, Unfinished
 from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
@@ -17,10 +17,9 @@ from ..merge_parameters import choose_parameters, usual_number
 from ..merge_predict import gram_for
 from ..merge_run import outcome, run_panel, show_recipe
 from ..merge_weights import edit_weights, weights_of
-from ..shell import link_to, require_folders
+from ..shell import link_to, require_folders, shelf_of
 from ..weights_editing import Weights
 
-_READ_SECONDS = 2.0
 _ON_DEMAND = "This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
 _A_MODEL_EACH = "Here every model has one weight; in a recipe as text it may differ by block as well."
 _NONE = "This method has no block weights."
@@ -30,7 +29,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Merge")
     folders = require_folders()
-    shelf = read_library(folders.models, _READ_SECONDS)
+    shelf = shelf_of(folders, least=1)
     if not shelf.models:
         st.info(
             "There is no checkpoint to merge yet. The page Library makes demo checkpoints, or says why files cannot be used."

@@ -9,15 +9,14 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
-from ..library import Entry, read_library
+from ..library import Entry
 from ..measure_view import offer
 from ..measuring import identity_for, kept
-from ..shell import link_to, require_folders
+from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, svg_of
 from ..subject_view import HEIGHT, choose_entry, say
 from ..wording import plain, printable, size
 
-_READ_SECONDS = 0.8
 # Candidates in order of their colour; more than these share grey.
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#ff9da7", "#9c755f")
 _OTHERS = "#9aa3ad"
@@ -36,7 +35,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Where from")
     folders = require_folders()
-    models = read_library(folders.models, _READ_SECONDS).models
+    models = shelf_of(folders, least=2).models
     if len(models) < 2:
         st.info("Tracing takes a merge and a model that it may be made of. Add some, or make the demo checkpoints.")
         link_to("library", "To the library")

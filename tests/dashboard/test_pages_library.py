@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from unetscope.dashboard import jobs, worker
+from unetscope.dashboard import jobs, shell, worker
 from unetscope.dashboard.library import read_library
 from unetscope.dashboard.wording import plain
 
@@ -37,6 +37,20 @@ def test_every_file_is_in_the_table_before_anything_was_scanned(models, no_worke
     assert set(table(at)["health"]) == {"not scanned"}
     assert list(table(at)["architecture"]) == ["SD1 checkpoint"] * 3 + ["SDXL checkpoint"]
     assert "4 files" in texts(at).replace("\\", "")
+
+
+@pytest.mark.parametrize("page", ["library", "merge", "compare", "collection", "where_from"])
+def test_a_page_that_has_not_read_the_whole_folder_says_so_and_nothing_else_of_it(
+    page, models, no_workers, open_page, monkeypatch
+):
+    monkeypatch.setattr(shell, "READ_SECONDS", 0.0)  # one header each time
+    at = open_page(page)
+    assert not at.exception and "3 more files" in texts(at)
+    assert not at.info or page in ("library", "merge")  # no "the folder has fewer than two"
+    for _ in range(3):
+        at.run()
+    assert not at.exception and "more file" not in texts(at)
+    assert read_library(models, seconds=0).unread == 0
 
 
 def test_a_scan_fills_in_health_and_groups_files_that_share_a_vae(models, no_workers, open_page):
