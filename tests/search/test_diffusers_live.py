@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import numpy as np
 import pytest
+from pictures import same_picture
 from tiny import load
 
 from unetscope.checkpoints.demo import write_demo
@@ -117,7 +119,20 @@ def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, m
     assert torch.equal(generator.modules["unet"].conv_in.weight, convolution.float())
     for one, image in zip(shots, before, strict=True):
         assert image.shape == (64, 64, 3) and image.std() > 1
-        assert np.array_equal(image, picture(saved, one, family)), one
+        assert same_picture(image, picture(saved, one, family)), one
+    generator.close()
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_pictures_of_merges_that_differ_a_little_in_one_block_are_not_the_same(family, models, folder):
+    found, shots = models(family), [shot(), shot(8, sampler_name="DPM++ 2M Karras")]
+    generator = make_generator({"kind": "diffusers", "device": "cpu"}, folder)
+    generator.prepare(recipe(found, {"*": 0.2, "M00": 0.7}))
+    pictures = generator.images(shots)
+    assert all(same_picture(*pair) for pair in zip(pictures, generator.images(shots), strict=True))
+    for other in ({"*": 0.2, "M00": 0.69}, {"*": 0.2, "M00": 0.7, "IN05": 0.19}, {"*": 0.2, "M00": 0.7, "BASE": 0.21}):
+        generator.prepare(recipe(found, other))
+        assert not any(same_picture(*pair) for pair in zip(pictures, generator.images(shots), strict=True)), other
     generator.close()
 
 
@@ -152,11 +167,11 @@ def test_only_changed_blocks_are_copied_and_text_is_encoded_again_only_when_its_
     live.prepare(recipe(models("sd1"), {"*": 0.3, "M00": 0.5}))
     assert {key.split(".")[2] for key in live.changes.keys} == {"middle_block"}
     (second,) = live.images([shot()])
-    assert not np.array_equal(first, second)
+    assert not same_picture(first, second)
     assert all(live._conditioning._known[prompt] is states for prompt, states in known.items())
     live.prepare(recipe(models("sd1"), {"*": 0.3, "BASE": 0.5, "M00": 0.5}))
     (third,) = live.images([shot()])
-    assert not np.array_equal(second, third)
+    assert not same_picture(second, third)
 
 
 def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live, models, folder):
@@ -164,15 +179,14 @@ def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live,
     shots += [shot(2, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
     together = [np.asarray(image) for image in live.images(shots)]
     for one, image in zip(shots, together, strict=True):
-        assert np.array_equal(np.asarray(live.images([one])[0]), image)
-    assert not np.array_equal(together[0], together[2])
+        assert same_picture(live.images([one])[0], image)
+    assert not same_picture(together[0], together[2])
     batched = make_generator({"kind": "diffusers", "batch": 3, "device": "cpu"}, folder)
     batched.prepare(recipe(models("sd1"), 0.3))
     live.prepare(recipe(models("sd1"), 0.3))
     many = [shot(seed, prompt=text, sampler_name="Euler a") for seed, text in enumerate(("a", "a dog", "two", "three"))]
     for one, other in zip(live.images(many), batched.images(many), strict=True):
-        # Larger batches sum in another order, no more.
-        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
+        assert same_picture(one, other)
     batched.close()
 
 
@@ -180,7 +194,8 @@ def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live,
 def test_every_sampler_makes_the_same_finite_picture_twice(name, live):
     one = shot(3, sampler_name=name, steps=4)
     first, again = (np.asarray(live.images([one])[0]) for _ in range(2))
-    assert np.array_equal(first, again) and first.std() > 1
+    assert same_picture(first, again) and first.std() > 1
+    assert not same_picture(first, live.images([shot(4, sampler_name=name, steps=4)])[0])
 
 
 def test_emphasis_and_long_prompts_and_clip_skip_change_the_picture(live):
@@ -192,21 +207,23 @@ def test_emphasis_and_long_prompts_and_clip_skip_change_the_picture(live):
         shot(extra={"clip_skip": 2}),
         shot(extra={"override_settings": {"CLIP_stop_at_last_layers": 3}}),
     ):
-        assert not np.array_equal(np.asarray(live.images([other])[0]), plain)
+        assert not same_picture(live.images([other])[0], plain)
     neutral = shot(prompt="a (castle:1.0) on a hill", extra={"restore_faces": False, "hr_scale": 2, "eta": None})
-    assert np.array_equal(np.asarray(live.images([neutral])[0]), plain)
+    assert same_picture(live.images([neutral])[0], plain)
 
 
-def test_memory_stays_flat_over_two_hundred_trials(live, models):
+def test_memory_stays_flat_over_fifty_trials(live, models):
     process = psutil.Process()
     draw, found, seen = random.Random(0), models("sd1"), []
-    for trial in range(200):
+    for trial in range(50):
         weights = {"*": draw.random(), "IN*": draw.random(), "OUT05": draw.random()}
         live.prepare(recipe(found, weights))
-        if trial % 20 == 0:
+        if trial % 5 == 0:
             live.images([shot(trial)])
-        seen.append(process.memory_info().rss)
-    assert seen[-1] - seen[40] < 12e6, [round(s / 1e6) for s in seen[::20]]
+            gc.collect()
+            seen.append(process.memory_info().rss)
+    # A trial that kept its weights would keep 8 MB.
+    assert seen[-1] - seen[2] < 12e6, [round(s / 1e6) for s in seen]
 
 
 REFUSED = {
