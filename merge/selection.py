@@ -15,6 +15,9 @@ from .kernels import kernels
 from .kernels_numpy import FIRST, LAST, sizes
 from .reductions import Of, Reduction
 
+# Bins that are counted together first: of a running sum over all of them next to nothing is needed.
+_ROW = 256
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -66,6 +69,13 @@ def ranked(
 
 def _bin(counts: np.ndarray, rank: int) -> tuple[int, int]:
     """The bin that the element of a rank is in, the largest in the last bin, and how many are in bins above it."""
+    rows = counts.reshape(-1, _ROW)
+    row, above = _place(rows.sum(axis=1, dtype=np.int64), rank)
+    number, more = _place(rows[row], rank - above)
+    return row * _ROW + number, above + more
+
+
+def _place(counts: np.ndarray, rank: int) -> tuple[int, int]:
     from_above = np.cumsum(counts[::-1], dtype=np.int64)
     place = int(np.searchsorted(from_above, rank))
     return len(counts) - 1 - place, int(from_above[place - 1]) if place else 0
