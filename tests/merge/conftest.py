@@ -1,6 +1,8 @@
-"""Fixtures of the linter's tests: a family of models, and recipes of them."""
+"""Fixtures of the merging tests: models for the linter, and recipes of them; models for sd-mecha."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import pytest
 
@@ -29,3 +31,11 @@ def recipe(folder):
         return Recipe.parse({"models": named, "steps": steps, **more})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mecha_models(tmp_path_factory):
+    """`mecha_models("sd1")`: three checkpoints, whole for us and thinned for sd-mecha; no test changes them."""
+    from mecha_oracle import write_models
+
+    return cache(lambda family: write_models(tmp_path_factory.mktemp(f"mecha-{family}"), family, "abc"))

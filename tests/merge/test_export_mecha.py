@@ -6,27 +6,14 @@ import pytest
 import torch
 from tiny import load
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import Recipe, RecipeError, merge
 from unetscope.merge.exchange import to_mecha
 from unetscope.merge.exchange.reading import import_text
 
 sd_mecha = pytest.importorskip("sd_mecha")
+import mecha_oracle  # noqa: E402 (only where sd-mecha is)
 
-COMPARED = ("unet", "clip_l", "clip_g", "vae")
 VECTOR = [round(i / 25, 4) for i in range(26)]
-
-
-class _Silent(sd_mecha.merging.tqdm_original):
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **{**options, "disable": True})
-
-
-def theirs(text: str) -> dict[str, torch.Tensor]:
-    """sd-mecha's result, in fp32 from start to end."""
-    node = sd_mecha.deserialize(text)
-    out = sd_mecha.merge(node, merge_dtype=torch.float32, output_dtype=torch.float32, threads=0, tqdm=_Silent)
-    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
 
 
 def recipe_of(paths, steps, **more) -> Recipe:
@@ -34,20 +21,10 @@ def recipe_of(paths, steps, **more) -> Recipe:
     return Recipe.parse({"models": models, "steps": steps, "output": {"dtype": "fp32"}, **more})
 
 
-def assert_same_weights(recipe: Recipe, text: str, folder, tolerance: float = 2e-6) -> None:
-    expected = theirs(text)
+def assert_same_weights(recipe: Recipe, text: str, models, folder, tolerance: float = 2e-6) -> None:
     merge(recipe, folder / "out.safetensors", fsync=False)
-    out, compared = load(folder / "out.safetensors"), 0
-    for key, tensor in out.items():
-        if place(key).component in COMPARED and tensor.is_floating_point():
-            assert (tensor.double() - expected[key].double()).abs().max() <= tolerance, key
-            compared += 1
-    assert compared > 1000
-
-
-@pytest.fixture
-def three(make_checkpoint):
-    return [make_checkpoint(name, seed=i)[0] for i, name in enumerate("abc")]
+    expected = mecha_oracle.merged(models.thinned(text))
+    mecha_oracle.assert_same_weights(load(folder / "out.safetensors"), expected, tolerance)
 
 
 ONE_STEP = {
@@ -77,11 +54,12 @@ ONE_STEP = {
 
 @pytest.mark.parametrize("method", ONE_STEP)
 @pytest.mark.parametrize("components", [{"vae": "merge"}, {}], ids=["VAE merged", "VAE copied"])
-def test_sd_mecha_merges_an_exported_step_to_our_weights(method, components, three, tmp_path):
-    recipe = recipe_of(three, {"out": {"method": method, **ONE_STEP[method]}}, components=components)
+def test_sd_mecha_merges_an_exported_step_to_our_weights(method, components, mecha_models, tmp_path):
+    models = mecha_models("sd1")
+    recipe = recipe_of(models.whole, {"out": {"method": method, **ONE_STEP[method]}}, components=components)
     # sd-mecha's median stops where its objective stands still in fp32; its inner products are sums in fp32.
     loose = {"geometric_median": 3e-4, "della": 3e-4, "add_perpendicular": 1e-5}
-    assert_same_weights(recipe, to_mecha(recipe, "sd1"), tmp_path, loose.get(method, 2e-6))
+    assert_same_weights(recipe, to_mecha(recipe, "sd1"), models, tmp_path, loose.get(method, 2e-6))
 
 
 def test_what_sd_mecha_does_a_little_differently_is_a_comment():
@@ -122,31 +100,32 @@ def test_a_lora_is_refused_by_name():
 
 
 @pytest.mark.parametrize("family, vector", [("sd1", VECTOR), ("sdxl", [i / 20 for i in range(21)])])
-def test_block_weights_become_sd_mechas(family, vector, make_checkpoint, tmp_path):
-    paths = [make_checkpoint(name, family, seed=i)[0] for i, name in enumerate("ab")]
+def test_block_weights_become_sd_mechas(family, vector, mecha_models, tmp_path):
+    models = mecha_models(family)
     step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": vector}
-    recipe = recipe_of(paths, {"out": step}, components={"vae": "merge"}, convention="sd-mecha")
+    recipe = recipe_of(models.whole[:2], {"out": step}, components={"vae": "merge"}, convention="sd-mecha")
     text = to_mecha(recipe, family)
     assert f"{family}-supermerger_blocks" in text
-    assert_same_weights(recipe, text, tmp_path)
+    assert_same_weights(recipe, text, models, tmp_path)
 
 
-def test_nested_steps_differences_and_components_are_carried_over(three, tmp_path):
+def test_nested_steps_differences_and_components_are_carried_over(mecha_models, tmp_path):
+    models = mecha_models("sd1")
     steps = {
         "mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.25},
         "change": {"method": "subtract", "inputs": ["b", "c"]},
         "out": {"method": "add", "inputs": ["mix", "change"], "alpha": 0.5},
     }
-    recipe = recipe_of(three, steps, components={"vae": "c", "text_encoders": "b"})
-    assert_same_weights(recipe, to_mecha(recipe, "sd1"), tmp_path)
+    recipe = recipe_of(models.whole, steps, components={"vae": "c", "text_encoders": "b"})
+    assert_same_weights(recipe, to_mecha(recipe, "sd1"), models, tmp_path)
 
 
-def test_an_export_that_is_imported_again_merges_to_the_same_bytes(three, tmp_path):
+def test_an_export_that_is_imported_again_merges_to_the_same_bytes(mecha_models, tmp_path):
     steps = {
         "mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": VECTOR, "convention": "sd-mecha"},
         "out": {"method": "add_difference", "inputs": ["mix", "b", "c"], "alpha": 0.5},
     }
-    recipe = recipe_of(three, steps, components={"vae": "c"})
+    recipe = recipe_of(mecha_models("sd1").whole, steps, components={"vae": "c"})
     again = import_text(to_mecha(recipe, "sd1"), "again.mecha").recipe
     again = again.model_copy(update={"output": recipe.output})
     merge(recipe, tmp_path / "one.safetensors", fsync=False)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tiny import load
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import RecipeError, merge
 from unetscope.merge.exchange import Request, import_recipe
 from unetscope.merge.exchange.reading import import_text
 from unetscope.merge.methods import METHODS
 
 sd_mecha = pytest.importorskip("sd_mecha")
+import mecha_oracle  # noqa: E402 (only where sd-mecha is)
 from sd_mecha.extensions.builtin.merge_methods import linear, ties  # noqa: E402 (only where sd-mecha is)
 
 FIRST = """model "raw/base.safetensors"
@@ -96,11 +95,6 @@ def test_a_graph_of_hundreds_of_nodes_whose_branches_share_models_is_read():
     assert found.shares["m7"] == pytest.approx(0.5 / 199)
 
 
-class _Silent(sd_mecha.merging.tqdm_original):
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **{**options, "disable": True})
-
-
 def _changes(a, b, c):
     return linear.subtract(a, c), linear.subtract(b, c)
 
@@ -148,19 +142,14 @@ LOOSE = {"perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE t
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_what_sd_mecha_wrote_merges_to_what_sd_mecha_merges(graph, make_checkpoint, tmp_path):
-    paths = [make_checkpoint(name, seed=i)[0] for i, name in enumerate("abc")]
-    node = GRAPHS[graph](*(sd_mecha.model(str(path)) for path in paths))
-    recipe = imported(text(node)).recipe
+def test_what_sd_mecha_wrote_merges_to_what_sd_mecha_merges(graph, mecha_models, tmp_path):
+    models = mecha_models("sd1")
+    whole, thin = (GRAPHS[graph](*(sd_mecha.model(str(p)) for p in paths)) for paths in (models.whole, models.thin))
+    recipe = imported(text(whole)).recipe
     recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"dtype": "fp32"})})
     merge(recipe, tmp_path / "out.safetensors", fsync=False)
-    out, compared = load(tmp_path / "out.safetensors"), 0
-    options = {"merge_dtype": torch.float32, "output_dtype": torch.float32, "threads": 0, "tqdm": _Silent}
-    for key, expected in sd_mecha.merge(node, **options).items():
-        if place(key).component in ("unet", "clip_l", "vae") and out[key].is_floating_point():
-            assert (out[key].double() - expected.double()).abs().max() <= LOOSE.get(graph, 2e-6), key
-            compared += 1
-    assert compared > 1000
+    out = load(tmp_path / "out.safetensors")
+    mecha_oracle.assert_same_weights(out, mecha_oracle.merged(thin), LOOSE.get(graph, 2e-6))
 
 
 DELTAS = 'model "base"\nmodel "one"\nmodel "two"\nmerge "subtract" &1 &0\nmerge "subtract" &2 &0\n'

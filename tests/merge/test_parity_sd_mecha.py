@@ -15,8 +15,8 @@ from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.merge import Recipe, merge
 
 sd_mecha = pytest.importorskip("sd_mecha")
+from mecha_oracle import COMPARED, merged  # noqa: E402 (only where sd-mecha is)
 
-MERGED = ("unet", "clip_l", "clip_g", "vae")
 ALPHA = 0.3
 # An alpha for every slot of sd-mecha's block weights, no two alike, ends included: 0, 1/n, ... 1.
 SLOTS = {family: CONVENTIONS["sd-mecha"].slots(family, n) for family, n in (("sd1", 26), ("sdxl", 21))}
@@ -27,17 +27,6 @@ METHODS = {
     "uniform": ({}, lambda a, b, c: sd_mecha.n_average(a, b, c), 3),
     "add_difference": ({"alpha": ALPHA}, lambda a, b, c: sd_mecha.add_difference(a, b, c, alpha=ALPHA), 3),
 }
-
-
-def theirs(node) -> dict[str, torch.Tensor]:
-    """The weights of a recipe of theirs, in fp32 from start to end."""
-    out = sd_mecha.merge(node, merge_dtype=torch.float32, output_dtype=torch.float32, threads=0, tqdm=_Silent)
-    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
-
-
-class _Silent(sd_mecha.merging.tqdm_original):
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **{**options, "disable": True})
 
 
 def ours(paths, step, folder, **recipe) -> dict[str, torch.Tensor]:
@@ -52,12 +41,12 @@ def compare(out, expected, inputs) -> None:
     step = torch.finfo(torch.float32).eps
     compared = 0
     for key, tensor in inputs[0].items():
-        if place(key).component in MERGED and tensor.is_floating_point():
+        if place(key).component in COMPARED and tensor.is_floating_point():
             largest = sum(float(t[key].abs().max()) for t in inputs if t[key].numel())
             assert (out[key].double() - expected[key].double()).abs().max() <= 2 * step * largest, key
             compared += 1
     assert compared > 1100
-    assert {k for k in expected if place(k).component in MERGED} == {k for k in out if place(k).component in MERGED}
+    assert {k for k in expected if place(k).component in COMPARED} == {k for k in out if place(k).component in COMPARED}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -66,7 +55,7 @@ def test_a_whole_file_equals_sd_mechas(method, make_checkpoint, tmp_path):
     parameters, build, count = METHODS[method]
     node = build(*(sd_mecha.model(str(path)) for path, _ in made))
     out = ours([p for p, _ in made[:count]], {"method": method, **parameters}, tmp_path)
-    compare(out, theirs(node), [t for _, t in made[:count]])
+    compare(out, merged(node), [t for _, t in made[:count]])
 
 
 @pytest.mark.parametrize("family", BLOCKS)
@@ -76,4 +65,4 @@ def test_block_weights_equal_sd_mechas(family, make_checkpoint, tmp_path):
     node = sd_mecha.weighted_sum(a, b, alpha=sd_mecha.convert(BLOCKS[family], a))
     step = {"method": "weighted_sum", "alpha": list(BLOCKS[family].values())}
     out = ours([p for p, _ in made], step, tmp_path, convention="sd-mecha")
-    compare(out, theirs(node), [t for _, t in made])
+    compare(out, merged(node), [t for _, t in made])
