@@ -56,7 +56,7 @@ def served(folder: Path, models: Path | None = None) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(600)
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def browser_page(dark: bool = False, browser: str | None = None) -> Iterator[Any
             window.close()
 
 
-def settle(page: Any, seconds: float = 60) -> None:
+def settle(page: Any, seconds: float = 600) -> None:
     """Wait until the page has been drawn and nothing runs."""
     page.locator("[data-testid=stMain]").wait_for(timeout=seconds * 1000)
     deadline, quiet = time.monotonic() + seconds, 0
@@ -92,9 +92,9 @@ def _free_port() -> int:
 
 
 def _wait(address: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=60):
             return
         time.sleep(0.1)
     raise RuntimeError(f"the app did not answer at {address}")

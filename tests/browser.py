@@ -16,6 +16,8 @@ import pytest
 
 from unetscope.dashboard.screenshots import find_browser
 
+# Seconds until something is taken for hung; a busy machine needs far less.
+PATIENCE = 600.0
 REQUIRED = os.environ.get("UNETSCOPE_REQUIRE_BROWSER") == "1"
 _ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -33,7 +35,10 @@ def _missing(reason: str) -> None:
 
 @contextmanager
 def chromium() -> Iterator:
-    """A browser of Playwright; skips the test, or fails it where `UNETSCOPE_REQUIRE_BROWSER=1`, when there is none."""
+    """A browser context of Playwright, whose pages share one cache of Streamlit's scripts.
+
+    Skips the test, or fails it where `UNETSCOPE_REQUIRE_BROWSER=1`, when there is no browser.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -43,7 +48,9 @@ def chromium() -> Iterator:
         _missing("there is no chromium on the PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS.split())
-        yield browser
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE * 1000)
+        yield context
         browser.close()
 
 
@@ -66,14 +73,14 @@ def served(script: Path, **environment: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
-def _wait(address: str, process: subprocess.Popen, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+def _wait(address: str, process: subprocess.Popen) -> None:
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(address, timeout=2):
+            with urllib.request.urlopen(address, timeout=60):
                 return
         except OSError:
             time.sleep(0.2)

@@ -40,7 +40,8 @@ def slow(*arguments):
 Checkpoint.read_raw = slow
 main(sys.argv[1:])
 """
-PATIENCE = 60.0
+# Seconds until a run is taken for hung.
+PATIENCE = 600.0
 # What a resumable merge leaves for the run that goes on with it.
 KEPT = ("out.safetensors.unetscope-journal", "out.safetensors.unetscope-resumable")
 

@@ -41,20 +41,25 @@ class Quadratic:
         return self.true(x) + self.noise * float(np.random.default_rng(key).normal())
 
 
-# A study with this objective, for processes of their own; `pause` gives tests the time to interrupt it.
+# Seconds until a process is taken for hung; a busy machine needs far less.
+PATIENCE = 600.0
+# A study with this objective, for processes of their own; `pause` gives tests the time to interrupt it, and no trial ends before
+# so many workers have begun one.
 _OBJECTIVE = """
-import time
+import os, time
 def score(weights):
     with open("asked.txt", "a") as file:
-        file.write("x\\n")
+        file.write(f"{{os.getpid()}}\\n")
+    while len(set(open("asked.txt").read().split())) < {workers}:
+        time.sleep(0.02)
     time.sleep({pause})
     return -sum((x - 0.3) ** 2 for x in weights.values())
 """
 
 
-def write_study(folder: Path, text: str, pause: float = 0.0) -> Path:
+def write_study(folder: Path, text: str, pause: float = 0.0, workers: int = 1) -> Path:
     """A study file and its objective beside it."""
-    (folder / "objective.py").write_text(_OBJECTIVE.format(pause=pause))
+    (folder / "objective.py").write_text(_OBJECTIVE.format(pause=pause, workers=workers))
     path = folder / "study.yaml"
     path.write_text(textwrap.dedent(text))
     return path
@@ -76,13 +81,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 
 def wait_for_trials(run: Path, count: int, process: subprocess.Popen) -> None:
     """Until a run has so many finished trials."""
-    for _ in range(1200):
-        if len(RunFolder(run).trials()) >= count:
-            return
-        if process.poll() is not None:
+    end = time.monotonic() + PATIENCE
+    while len(RunFolder(run).trials()) < count:
+        if process.poll() is not None or time.monotonic() > end:
             raise AssertionError(process.communicate())
         time.sleep(0.05)
-    raise AssertionError("no trials")
 
 
 def interrupt(process: subprocess.Popen) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from browser import PATIENCE
 from tiny import leftovers, load, raw
 
 from unetscope.checkpoints import open_checkpoint, place
@@ -21,8 +22,6 @@ from unetscope.checkpoints.layouts import layout
 from unetscope.checkpoints.safetensors_file import plan_header
 from unetscope.dashboard.screenshots import browser_page, find_browser, served, settle
 from unetscope.merge import Recipe, merge
-
-SECONDS = 60_000  # milliseconds to wait for anything
 
 
 def why_not() -> str:
@@ -50,7 +49,7 @@ def app(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 @pytest.fixture(scope="module")
 def window(app) -> Iterator:
     with browser_page() as page:
-        page.set_default_timeout(SECONDS)
+        page.set_default_timeout(PATIENCE * 1000)
         page.errors = []
         page.on("console", lambda message: page.errors.append(message.text) if is_error(message) else None)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -204,10 +203,10 @@ def test_a_running_merge_survives_a_reload_and_stops_when_it_is_cancelled(page, 
     address, models = app
     for name in ("x", "y", "z"):
         write_large(models / f"large-{name}.safetensors")
-    recipe = {
-        "models": {name: f"large-{name}.safetensors" for name in "xyz"},
-        "steps": {"mix": {"method": "train_difference", "inputs": ["x", "y", "z"]}},
-    }
+    # Far longer than the page needs to be loaded again, however busy the machine; it is cancelled.
+    steps = {f"mix {n}": {"method": "train_difference", "inputs": [f"mix {n - 1}", "y", "z"]} for n in range(1, 8)}
+    steps["mix 0"] = {"method": "train_difference", "inputs": ["x", "y", "z"]}
+    recipe = {"models": {name: f"large-{name}.safetensors" for name in "xyz"}, "steps": steps, "result": "mix 7"}
     go(page, address, "merge")
     page.get_by_role("radio", name="Recipe as text").click()
     page.get_by_role("textbox", name="Recipe").fill(yaml.safe_dump(recipe))
@@ -219,7 +218,7 @@ def test_a_running_merge_survives_a_reload_and_stops_when_it_is_cancelled(page, 
     running.wait_for()
     page.get_by_role("button", name="Cancel").first.click()
     page.get_by_text(re.compile("was cancelled")).first.wait_for()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while leftovers(models) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert leftovers(models) == [] and not (models / "long.safetensors").exists()

@@ -34,7 +34,9 @@ def opened(browser, address):
     pages, complaints = [], []
 
     def open_it(query: str = "", scheme: str = "light"):
-        page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme=scheme)
+        page = browser.new_page()
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.emulate_media(color_scheme=scheme)
         pages.append(page)
         complaints.append(complaints_of(page))
         page.goto(f"{address}/{query}")
@@ -262,7 +264,8 @@ def app(browser, tmp_path_factory):
 
 
 def test_a_click_on_a_block_shows_its_tensors_and_the_address_leads_back(browser, app):
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
     complaints = complaints_of(page)
     page.goto(f"{app}/explore?of=base.safetensors")
     page.click("g#block-IN05 > rect")
@@ -278,11 +281,12 @@ def test_a_click_on_a_block_shows_its_tensors_and_the_address_leads_back(browser
 
 
 def test_heatmap_and_diagram_select_each_other(browser, app):
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 1000})
     complaints = complaints_of(page)
     page.goto(f"{app}/compare?a=base.safetensors&b=tuned.safetensors")
     page.get_by_role("button", name="Compare (reads").first.click()
-    page.wait_for_selector("g#block-OUT07", timeout=60_000)
+    page.wait_for_selector("g#block-OUT07")
     page.click("g#block-OUT07 > rect")
     page.get_by_text("Tensors of OUT07").wait_for()
     chart = box_of(page, "[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg >> nth=0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 
 import pytest
-from fake_search import SMALL, interrupt, start, wait_for_trials, write_study
+from fake_search import PATIENCE, SMALL, interrupt, start, wait_for_trials, write_study
 
 from unetscope.search.errors import SearchError
 from unetscope.search.loop import search
@@ -32,6 +33,13 @@ def run(study, folder, **more):
 def asked(folder) -> int:
     """How often the objective was called, by all processes together."""
     return len((folder / "asked.txt").read_text().splitlines())
+
+
+def wait_until_asked(folder, process) -> None:
+    """Until a first trial is being measured."""
+    while not (folder / "asked.txt").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
 
 
 def study_of(score, tmp_path, monkeypatch, **more) -> Study:
@@ -148,7 +156,7 @@ def test_ctrl_c_finishes_the_trial_and_ends_well(tmp_path):
     process = start(tmp_path, study, "-o", "run")
     wait_for_trials(tmp_path / "run", 2, process)
     interrupt(process)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     trials = RunFolder(tmp_path / "run").trials()
     assert len(trials) == asked(tmp_path) < 12 and {t.state for t in trials} == {"complete"}
@@ -159,16 +167,14 @@ def test_ctrl_c_finishes_the_trial_and_ends_well(tmp_path):
 def test_a_second_ctrl_c_stops_at_once_and_the_point_is_tried_again(tmp_path):
     study = write_study(tmp_path, SMALL, pause=3)
     process = start(tmp_path, study, "-o", "run")
-    while not (tmp_path / "asked.txt").exists():
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()
+    wait_until_asked(tmp_path, process)
     interrupt(process)
     time.sleep(0.3)
     interrupt(process)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and not RunFolder(tmp_path / "run").trials()
     write_study(tmp_path, SMALL)
-    assert start(tmp_path, study, "-o", "run", "--resume").wait(timeout=120) == 0
+    assert start(tmp_path, study, "-o", "run", "--resume").wait(timeout=PATIENCE) == 0
     trials = RunFolder(tmp_path / "run").trials()
     assert sum(t.state == "complete" for t in trials) == 12
     assert [t.baseline for t in trials if t.state == "complete" and t.baseline] == ["0.5"]
@@ -185,7 +191,7 @@ def test_a_killed_search_loses_at_most_the_trial_that_it_was_making(tmp_path):
     assert len(kept) >= asked(tmp_path) - 1
     write_study(tmp_path, SMALL)
     resumed = start(tmp_path, study, "-o", "run", "--resume")
-    _, err = resumed.communicate(timeout=120)
+    _, err = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, err
     trials = RunFolder(tmp_path / "run").trials()
     complete = [t for t in trials if t.state == "complete"]
@@ -198,13 +204,13 @@ def test_a_killed_search_loses_at_most_the_trial_that_it_was_making(tmp_path):
 @posix
 @pytest.mark.parametrize("storage", [None, "sqlite:///shared.db"])
 def test_two_workers_share_a_search(tmp_path, storage):
-    study = write_study(tmp_path, SMALL, pause=0.7)
+    study = write_study(tmp_path, SMALL, workers=2)
     more = ("--storage", storage) if storage else ("--resume",)
     first = start(tmp_path, study, "-o", "run", *more)
-    wait_for_trials(tmp_path / "run", 1, first)
+    wait_until_asked(tmp_path, first)
     second = start(tmp_path, study, "-o", "run", *more)
     for process in (first, second):
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
     trials = RunFolder(tmp_path / "run").trials()
     assert len({t.worker for t in trials}) == 2
@@ -235,6 +241,13 @@ optuna.storages.run_grpc_proxy_server(storage, host="localhost", port=int(sys.ar
 """
 
 
+def _wait_for_port(port: int, process: subprocess.Popen) -> None:
+    while process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+            return
+        time.sleep(0.05)
+
+
 def test_a_search_may_be_kept_behind_optunas_grpc_proxy(tmp_path, monkeypatch):
     pytest.importorskip("grpc")
     with socket.socket() as free:
@@ -242,6 +255,7 @@ def test_a_search_may_be_kept_behind_optunas_grpc_proxy(tmp_path, monkeypatch):
         port = free.getsockname()[1]
     proxy = subprocess.Popen([sys.executable, "-c", _PROXY, str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
+        _wait_for_port(port, proxy)
         study = study_of(lambda w: w["x"], tmp_path, monkeypatch, title="proxied")
         for name, trials in (("near", 4), ("far", 7)):
             outcome, _ = run(study, tmp_path / name, storage=f"grpc://localhost:{port}", trials=trials)
