@@ -16,7 +16,6 @@ from unetscope.checkpoints.stream import Cancelled
 from unetscope.dashboard import jobs, scanning, worker
 from unetscope.merge import Recipe, merge
 
-
 # Seconds until something is taken for hung.
 PATIENCE = 600.0
 
