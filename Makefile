@@ -13,7 +13,7 @@ app: $(VENV)/.app
 	$(VENV)/bin/unetscope app
 
 test: $(VENV)/.test
-	$(PY) -m pytest -n auto --dist loadfile
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

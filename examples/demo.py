@@ -5,6 +5,7 @@ Every step prints the command that it runs; each can be typed again by hand. Eve
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
 # What a search that makes images needs beside the core.
 SEARCH_NEEDS = ("optuna", "filelock", "diffusers", "transformers", "PIL")
+# Models this small keep torch's threads waiting for each other, which costs more than it saves.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 STEPS = [
     ("What is in a file?", "inspect demo/sd1-photo.safetensors"),
@@ -103,7 +106,9 @@ def main() -> None:
         if "demo/search" in command and (missing := [name for name in SEARCH_NEEDS if not find_spec(name)]):
             print(f"left out: it needs {', '.join(missing)} (pip install 'unetscope[search]')")
             continue
-        subprocess.run([sys.executable, "-m", "unetscope", *shlex.split(command)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "unetscope", *shlex.split(command)], check=True, env=os.environ | ONE_THREAD
+        )
     print(f"\nDone in {time.perf_counter() - began:.0f} s. In {FOLDER.resolve()}:")
     for path in sorted(FOLDER.iterdir()):
         files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
