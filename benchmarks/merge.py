@@ -77,12 +77,12 @@ class Result:
 
 
 def run_job(
-    job: Job, folder: Path, programs: list[str], runs: int, memory: WarmMemory, fsync: bool = False
+    job: Job, folder: Path, programs: list[str], runs: int, trial: bool, fsync: bool = False
 ) -> dict[str, Result]:
     """Every program on one job, round by round; those that take seconds in more rounds than the others."""
     spec, recipe = job.write_files(folder)
     shares, output = job.shares(folder), folder / "out.safetensors"
-    results = {name: Result() for name in programs}
+    results, memory = {name: Result() for name in programs}, WarmMemory(trial)
     for n in range(runs if runs == 1 else runs + MORE_RUNS):
         for name, result in results.items():
             if result.failure or (n >= runs and name not in SHORT):
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--docs", type=Path, help="the page to put the tables into")
     given = parser.parse_args()
-    runs, memory = 1 if given.quick else given.runs, WarmMemory(trial=given.quick)
+    runs = 1 if given.quick else given.runs
     docs = given.docs or (None if given.quick or given.only else DOCS)
     programs = [p for p in PROGRAMS if p in given.programs.split(",") and (p != "sd-mecha" or _installed(p))]
     jobs = [job for job in JOBS if given.only in job.title]
@@ -217,9 +217,9 @@ def main() -> None:
                 results[job], synced[job] = map(kept_results, json.loads(kept.read_text()))
                 continue
             make_inputs(job, folder, full_size=not given.quick)
-            results[job] = run_job(job, folder, programs, runs, memory)
+            results[job] = run_job(job, folder, programs, runs, given.quick)
             if {"floor", "Unetscope"} <= set(programs):
-                synced[job] = run_job(job, folder, ["floor", "Unetscope"], 1, memory, fsync=True)
+                synced[job] = run_job(job, folder, ["floor", "Unetscope"], 1, given.quick, fsync=True)
             kept.write_text(
                 json.dumps([{n: asdict(r) for n, r in row.items()} for row in (results[job], synced.get(job, {}))])
             )

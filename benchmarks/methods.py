@@ -80,11 +80,13 @@ def commands(job: Job, inputs: list[Path], recipe: Path, output: Path) -> dict[s
     }
 
 
-def run_job(job: Job, inputs: list[Path], folder: Path, programs: list[str], runs: int) -> dict[str, Result]:
+def run_job(
+    job: Job, inputs: list[Path], folder: Path, programs: list[str], runs: int, trial: bool
+) -> dict[str, Result]:
     """Every program on one job, round by round."""
     recipe, output = folder / "recipe.yaml", folder / "out.safetensors"
     recipe.write_text(job.recipe(inputs), encoding="utf-8")
-    results, memory = {name: Result() for name in programs}, WarmMemory()
+    results, memory = {name: Result() for name in programs}, WarmMemory(trial)
     for _ in range(runs):
         for name, result in results.items():
             if result.failure:
@@ -185,7 +187,7 @@ def main() -> None:
             if kept.exists():
                 results[job] = kept_results(json.loads(kept.read_text()))
                 continue
-            results[job] = run_job(job, paths[: job.files], folder, programs, runs)
+            results[job] = run_job(job, paths[: job.files], folder, programs, runs, given.quick)
             kept.write_text(json.dumps({name: asdict(result) for name, result in results[job].items()}))
     text = "\n".join(report(results, runs))
     print(text)

@@ -105,16 +105,16 @@ def require_folders() -> Folders:
     st.stop()
 
 
-def shelf_of(folders: Folders, least: int = 0) -> Shelf:
-    """The library, as far as it has been read: a page that does not have all of it yet says so, and looks again by itself.
+def shelf_of(folders: Folders, whole: bool = True) -> Shelf:
+    """The library. A page that does not have all of it yet says so, and looks again by itself.
 
-    With fewer models than `least` it ends there: nothing can be said of a folder that has not been read.
+    With `whole` it ends there: a choice from the files that happen to have been read would be another one a moment later.
     """
     shelf = read_library(folders.models, READ_SECONDS)
     if shelf.unread:
         st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
         _look_again([])
-        if len(shelf.models) < least:
+        if whole:
             st.stop()
     return shelf
 

@@ -50,7 +50,8 @@ import os, time
 def score(weights):
     with open("asked.txt", "a") as file:
         file.write(f"{{os.getpid()}}\\n")
-    while len(set(open("asked.txt").read().split())) < {workers}:
+    end = time.monotonic() + 300
+    while len(set(open("asked.txt").read().split())) < {workers} and time.monotonic() < end:
         time.sleep(0.02)
     time.sleep({pause})
     return -sum((x - 0.3) ** 2 for x in weights.values())

@@ -85,7 +85,7 @@ class FakeWebUi:
         if self.failures.get(name):
             failure = self.failures[name].popleft()
             if failure == "slow":
-                time.sleep(6.0)
+                time.sleep(9.0)
             elif failure == "close":
                 handler.connection.close()
                 return None

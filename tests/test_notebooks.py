@@ -20,6 +20,7 @@ def test_the_notebook_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert path.stat().st_size < 600_000, "clear the outputs, or draw less: notebooks are read in diffs"
+    assert set(PICTURES) <= {p.stem for p in NOTEBOOKS}
     if path.stem in PICTURES:
         shown = [out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", ())]
         assert sum("image/svg+xml" in data for data in shown) == PICTURES[path.stem]

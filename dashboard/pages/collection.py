@@ -26,7 +26,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Collection")
     folders = require_folders()
-    models = shelf_of(folders, least=2).models
+    models = shelf_of(folders).models
     if len(models) < 2:
         st.info(
             "A collection takes two checkpoints or more. Add some to the models folder, or make the demo checkpoints."

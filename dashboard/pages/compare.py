@@ -34,7 +34,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Compare")
     folders = require_folders()
-    models = shelf_of(folders, least=2).models
+    models = shelf_of(folders).models
     if len(models) < 2:
         st.info(
             "Comparing takes two checkpoints, and the models folder has fewer. Add some, or make the demo checkpoints."

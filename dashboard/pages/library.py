@@ -24,7 +24,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Library")
     folders = require_folders()
-    shelf = shelf_of(folders)
+    shelf = shelf_of(folders, whole=False)
     _follow_jobs(folders)
     if not shelf.entries and not shelf.unread:
         _empty(folders)

@@ -29,7 +29,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Merge")
     folders = require_folders()
-    shelf = shelf_of(folders, least=1)
+    shelf = shelf_of(folders)
     if not shelf.models:
         st.info(
             "There is no checkpoint to merge yet. The page Library makes demo checkpoints, or says why files cannot be used."

@@ -35,7 +35,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Where from")
     folders = require_folders()
-    models = shelf_of(folders, least=2).models
+    models = shelf_of(folders).models
     if len(models) < 2:
         st.info("Tracing takes a merge and a model that it may be made of. Add some, or make the demo checkpoints.")
         link_to("library", "To the library")

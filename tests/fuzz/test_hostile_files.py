@@ -22,6 +22,7 @@ SECONDS, BYTES = 900, 1500 << 20
 OPEN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))  # its own seconds, however busy the machine
 from unetscope.checkpoints import UnetscopeError
 from unetscope.checkpoints.history import merge_history
 from unetscope.checkpoints.lora import open_lora

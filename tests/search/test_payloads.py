@@ -118,7 +118,7 @@ def test_wildcards_and_alternatives_are_chosen_once_by_the_seed(wild):
 
 def test_weights_of_alternatives_are_shares(wild):
     chosen = prompts([{"prompt": "{3::a|b}"}], range(600), wild)
-    assert abs(chosen.count("a") / 600 - 0.75) < 0.06  # three and a half standard deviations
+    assert abs(chosen.count("a") / 600 - 0.75) < 0.06
 
 
 def test_prompts_without_wildcards_stay_as_they_are_to_the_letter(wild):

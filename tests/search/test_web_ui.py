@@ -114,7 +114,7 @@ def test_requests_say_what_the_shot_says_and_keep_fields_that_only_the_ui_knows(
 
 
 def test_failures_that_pass_are_tried_again_with_longer_and_longer_waits(make, ui, recipe):
-    generator = make(timeout=3)
+    generator = make(timeout=6)
     generator.prepare(recipe())
     busy = (500, {"error": "OutOfMemoryError", "detail": "", "errors": "CUDA out of memory"})
     ui.fail("txt2img", busy, "close", "slow", (503, {"detail": "loading"}))
