@@ -21,7 +21,7 @@ def explained(error: ValidationError, names: Collection[str], output_names: Coll
         names, output_names: of the fields of a recipe, and of its output.
     """
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(_name(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = output_names if place.startswith("output.") else names
         return f"{place}: unknown name{nearest(str(first['loc'][-1]), known)}; known are {', '.join(known)}"
@@ -33,6 +33,12 @@ def explained(error: ValidationError, names: Collection[str], output_names: Coll
     if first["type"] in _EXPECTED:
         return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
     return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"
+
+
+def _name(part: int | str) -> str:
+    """A part of a place; a name that would break the sentence into lines, or show nothing, as Python writes it."""
+    text = str(part)
+    return text if text.isprintable() else repr(text)
 
 
 # What pydantic calls dictionaries, instances and valid strings.

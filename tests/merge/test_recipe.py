@@ -369,6 +369,7 @@ NEARLY = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(NEARLY | ANYTHING)
+@example({"models": {"\n": None}, "steps": {}})
 @example({"models": MODELS, "steps": {"x": {"method": "copy", "inputs": [{"method": "copy", "inputs": [{}]}]}}})
 def test_any_data_is_a_recipe_that_can_be_written_or_is_refused_in_a_sentence(data):
     try:
