@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.blocks import BUFFER_LABELS, COMPONENTS, in_order
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Progress
 from .alignment import distinct_names
 from .errors import AnalysisError
@@ -55,8 +55,7 @@ class Comparison:
         if by == "model":
             return [MODEL]
         if by == "component":
-            found = set(self.components.values())
-            return [component for component in COMPONENTS if component in found]
+            return components_in_order(set(self.components.values()))
         if by == "label":
             return in_order(self.components)
         raise AnalysisError(f"cannot compare by {by!r}; use model, component or label")
@@ -246,8 +245,9 @@ def compare(
     at = None if reference is None else _position(models, reference)
     if len(models) < 2:
         raise AnalysisError("comparing takes at least two checkpoints")
-    if component is not None and component not in COMPONENTS:
-        raise AnalysisError(f"there is no component {component!r}; use {', '.join(COMPONENTS)}")
+    held = components_in_order({c for model in models for c in model.components})
+    if component is not None and component not in held:
+        raise AnalysisError(f"no file has a component {component!r}; there are {', '.join(held)}")
     tensors, left_out = measurable(models, keys)
     tensors = tuple(t for t in tensors if component in (None, t.component))
     if not tensors:

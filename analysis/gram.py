@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..checkpoints.blocks import BUFFER_LABELS, COMPONENTS, in_order
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
 from .errors import AnalysisError
@@ -66,7 +66,7 @@ class GramTable:
     def by_component(self) -> dict[str, np.ndarray]:
         """component -> summed N x N matrix: `unet`, `clip_l`..."""
         sums = self._sums(tensor.component for tensor in self.tensors)
-        return {component: sums[component] for component in COMPONENTS if component in sums}
+        return {component: sums[component] for component in components_in_order(sums)}
 
     def total(self, labels: Collection[str] | None = None) -> np.ndarray:
         """The sum over the tensors of these labels; None for all weights: everything but EMA, buffers and unknown keys.

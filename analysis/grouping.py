@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from ..checkpoints.blocks import ALL_LABELS, BUFFER_LABELS, COMPONENTS
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.layers import KINDS
 from .alignment import Aligned
 from .errors import AnalysisError
@@ -22,10 +22,10 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
 }
 DESCRIPTION = ["key", "layer", "label", "component", "kind", "shape", "parameters", "dtypes"]
 _SUFFIXES = (".weight", ".bias", "_weight", "_bias")
-_RANKS = {
-    "label": {label: i for i, label in enumerate(ALL_LABELS)},
-    "component": {component: i for i, component in enumerate(COMPONENTS)},
-    "kind": {kind: i for i, kind in enumerate(KINDS)},
+_SORTED = {
+    "label": in_order,
+    "component": components_in_order,
+    "kind": lambda kinds: sorted(kinds, key=KINDS.index),
 }
 
 
@@ -91,7 +91,8 @@ def group(
     out = out.join(grouped.agg(how)).reset_index()
     if by == "layer":
         return out
-    return out.sort_values(keys, key=lambda column: column.map(_RANKS[column.name]), ignore_index=True)
+    ranks = {name: {x: i for i, x in enumerate(_SORTED[name](set(out[name])))} for name in keys}
+    return out.sort_values(keys, key=lambda column: column.map(ranks[column.name]), ignore_index=True)
 
 
 def _joined(dtypes: pd.Series) -> str:

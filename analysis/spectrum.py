@@ -15,8 +15,8 @@ from zlib import crc32
 
 import numpy as np
 
-from ..checkpoints.blocks import ALL_LABELS, BUFFER_LABELS, COMPONENTS
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Cancelled, Progress
 from .alignment import Aligned, align
 from .errors import AnalysisError
@@ -136,7 +136,8 @@ def singular_values(matrix: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _grouped(frame: pd.DataFrame, by: By, ranks: tuple[int, ...]) -> pd.DataFrame:
     """Sums over the layers of each label or component, in network order; `sides` is of the layers that change most."""
-    order = {name: i for i, name in enumerate(ALL_LABELS if by == "label" else COMPONENTS)}
+    sort = in_order if by == "label" else components_in_order
+    order = {name: i for i, name in enumerate(sort(set(frame[by])))}
     summed = ["layers", "parameters", "squares", "rounding", *(f"rank {k}" for k in ranks)]
     frame = frame.assign(tops=frame["top"] ** 2, wide=frame["sides"] * frame["squares"])
     kept = ["component"] if by == "label" else []

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.architecture import Family
-from ..checkpoints.blocks import TEXT_LABELS, UNET_LABELS
 from ..checkpoints.conventions import CONVENTIONS
+from ..checkpoints.families import family_of, is_text
 from ..checkpoints.presets import preset, preset_names
 from .shares import Share, Vector, common, ingredients, vector, vectors
 from .trace_report import LabelTrace
@@ -39,7 +38,7 @@ def suggest(
     labels: Sequence[LabelTrace],
     tensors: Sequence[LabelTrace],
     paths: Mapping[str, str],
-    family: Family | None,
+    family: str | None,
     base: str | None = None,
 ) -> Suggestion:
     """The simplest recipe that the shares allow.
@@ -96,7 +95,7 @@ def _output(labels: Sequence[LabelTrace]) -> str:
     return _DTYPES.get(max(counts, key=counts.__getitem__), "keep")
 
 
-def _step(found: Mapping[str, Vector], varied: dict, used: list[str], family: Family):
+def _step(found: Mapping[str, Vector], varied: dict, used: list[str], family: str):
     """Method, words, inputs in order, and parameters."""
     one = common(found) if not varied else None
     if one is not None:
@@ -105,9 +104,9 @@ def _step(found: Mapping[str, Vector], varied: dict, used: list[str], family: Fa
         return _two(found, varied, used, family)
     if roles := _difference(found):
         a, b, c = roles
-        alpha = _lines({x: v[b] for x, v in found.items()}, {k: v[b] for k, v in varied.items()})
+        alpha = _lines({x: v[b] for x, v in found.items()}, {k: v[b] for k, v in varied.items()}, family)
         return "add_difference", f"{a} + alpha ({b} - {c}), alpha by block", list(roles), {"alpha": alpha}
-    lines = [_lines({x: v[n] for x, v in found.items()}, {k: v[n] for k, v in varied.items()}) for n in used]
+    lines = [_lines({x: v[n] for x, v in found.items()}, {k: v[n] for k, v in varied.items()}, family) for n in used]
     return "weighted_average", "a weighted average with weights by block", used, {"weights": lines}
 
 
@@ -150,26 +149,26 @@ def _difference(found: Mapping[str, Vector]) -> tuple[str, str, str] | None:
 # -- two models: presets --------------------------------------------------------------------------------------------------
 
 
-def _two(found: Mapping[str, Vector], varied: dict, used: list[str], family: Family):
+def _two(found: Mapping[str, Vector], varied: dict, used: list[str], family: str):
     for a, b in (used, used[::-1]):
         shares = {x: v[b] for x, v in found.items()}
         named = None if varied else _preset(shares, family)
         if named is not None:
             name, convention = named
-            text = {x: s.short for x, s in shares.items() if x in TEXT_LABELS}
+            text = {x: s.short for x, s in shares.items() if is_text(x)}
             step: dict[str, Any] = {"alpha": {"preset": name, **text}}
             if convention != "supermerger":
                 step["convention"] = convention
             words = f"block weights {name} from {a} (0) to {b} (1)"
             return "weighted_sum", words, [a, b], step
     a, b = used
-    alpha = _lines({x: v[b] for x, v in found.items()}, {k: v[b] for k, v in varied.items()})
+    alpha = _lines({x: v[b] for x, v in found.items()}, {k: v[b] for k, v in varied.items()}, family)
     return "weighted_sum", f"block weights from {a} (0) to {b} (1)", [a, b], {"alpha": alpha}
 
 
-def _preset(shares: Mapping[str, Share], family: Family) -> tuple[str, str] | None:
+def _preset(shares: Mapping[str, Share], family: str) -> tuple[str, str] | None:
     """The preset and the convention that give every UNET label its share."""
-    blocks = {x: s for x, s in shares.items() if x in UNET_LABELS[family]}
+    blocks = {x: s for x, s in shares.items() if x in family_of(family).labels}
     for convention in CONVENTIONS.values():
         if convention.layout != "mbw" or not blocks:
             continue
@@ -183,12 +182,12 @@ def _preset(shares: Mapping[str, Share], family: Family) -> tuple[str, str] | No
 # -- a weight for every label ---------------------------------------------------------------------------------------------
 
 
-def _lines(shares: Mapping[str, Share], varied: Mapping[str, Share]) -> Any:
+def _lines(shares: Mapping[str, Share], varied: Mapping[str, Share], family: str) -> Any:
     """Block weights as lines: the whole UNET in one where its labels agree, a line for each label otherwise."""
-    text = {x: s.short for x, s in shares.items() if x in TEXT_LABELS}
-    unet = {x: s for x, s in shares.items() if x not in TEXT_LABELS}
+    text = {x: s.short for x, s in shares.items() if is_text(x)}
+    unet = {x: s for x, s in shares.items() if not is_text(x)}
     whole = common({x: {"": s} for x, s in unet.items()})
-    lines = {"UNET": whole[""].short} if whole else {x: s.short for x, s in unet.items()}
+    lines = {family_of(family).core.upper(): whole[""].short} if whole else {x: s.short for x, s in unet.items()}
     return {**text, **lines, **{k: s.short for k, s in varied.items()}}
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from ..checkpoints.blocks import in_order
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import in_order
 from ..checkpoints.stream import Progress
 from .alignment import distinct_names
 from .errors import AnalysisError

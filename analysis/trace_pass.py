@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.families import BUFFERS
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned
 from .reduce import BLOCK, Blocks, meet, reduce_aligned, same_bits
 from .regression import Sums
 from .rounding import finer, measure, own_rounding
-
-# What a merge averages; buffers and unknown keys are copied from somewhere and say little.
-TRACED = ("unet", "clip_l", "clip_h", "clip_g", "vae")
 
 
 @dataclass
@@ -71,7 +69,7 @@ def _grouped(
     groups: dict[tuple[int, ...], list[Aligned]] = {}
     left_out: dict[str, str] = {}
     for key, info in merged.tensors.items():
-        if info.component not in TRACED or not info.dtype.is_float or not info.elements:
+        if info.component in BUFFERS or not info.dtype.is_float or not info.elements:
             continue
         having = [i for i, c in enumerate(candidates) if key in c and c[key].dtype.is_float]
         available = tuple(i for i in having if candidates[i][key].shape == info.shape)

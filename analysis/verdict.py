@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..checkpoints.blocks import in_order
+from ..checkpoints.families import components_in_order, in_order, part_title
 from .shares import significant
 from .suggestion import Suggestion
 from .trace_report import LabelTrace
 
-_COMPONENTS = {
-    "unet": "UNET",
-    "clip_l": "text encoder CLIP-L",
-    "clip_h": "text encoder CLIP-H",
-    "clip_g": "text encoder CLIP-G",
-    "vae": "VAE",
-}
 # Errors that are estimates are worth a word when shares are uncertain in the third decimal.
 _ROUGH = 5e-4
 _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
@@ -30,10 +23,9 @@ def sentences(
 ) -> tuple[str, ...]:
     """What was found, the verdict on the whole first, then each component, then what limits the answer."""
     out = [overall(labels, suggestion)]
-    for component, name in _COMPONENTS.items():
+    for component in components_in_order({t.component for t in labels}):
         part = [t for t in labels if t.component == component]
-        if part:
-            out.append(_component(name, part, names))
+        out.append(_component(part_title(component), part, names))
     out += _incomplete(labels)
     out += _limits(labels, names)
     if left_out:

@@ -23,7 +23,7 @@ THEIRS = """
 import torch
 from diffusers import UNet2DConditionModel
 from torchview import draw_graph
-from unetscope.checkpoints.layouts import unet_config
+from unetscope.checkpoints.families.diffusers import unet_config
 from unetscope.diagrams.architectures import input_shapes
 from unetscope.diagrams.graphviz import run_dot
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.layouts import write_pipeline_config
+from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
 from unetscope.merge.plan import planned
 from unetscope.search.generators import make_generator

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.demo import write_demo
+from unetscope.checkpoints.families import family_of
 from unetscope.checkpoints.safetensors_file import plan_header
 from unetscope.merge import BlockWeights
 
@@ -48,7 +48,9 @@ class Job:
             return dict.fromkeys(keys, self.alpha)
         weights = BlockWeights.parse(list(self.alpha.values()), "sd-mecha").resolve(self.family)
         vae = weights.vae_by_convention
-        return {key: vae if place(key).component == "vae" else weights.weight(key) for key in keys}
+        return {
+            key: vae if family_of(self.family).block_of(key).component == "vae" else weights.weight(key) for key in keys
+        }
 
     def _shares(self, alpha: float) -> list[float]:
         if self.method == "uniform":

@@ -22,11 +22,11 @@ import numpy as np
 from unetscope.analysis.trace import trace
 from unetscope.analysis.trace_report import LabelTrace, TraceReport
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from unetscope.checkpoints.demo import write_demo
+from unetscope.checkpoints.families import family_of
 from unetscope.merge import Recipe, merge
 
-LABELS = (*TEXT_ENCODERS["sd1"], *UNET_LABELS["sd1"])
+LABELS = (*family_of("sd1").text_encoders, *family_of("sd1").labels)
 POOL = 9
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 Shares = dict[str, dict[str, float]]

@@ -9,33 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .blocks import ALL_LABELS, UNET_LABELS, Place, place, skip_partner
     from .checkpoint import Checkpoint, TensorInfo
     from .errors import CheckpointError, LabelError, OutputError, UnetscopeError
-    from .layers import layer_kind
+    from .families import FAMILIES, Family, Place, family_of
     from .opening import open_checkpoint
 
 _HOME = {
-    "blocks": ("ALL_LABELS", "UNET_LABELS", "Place", "place", "skip_partner"),
     "checkpoint": ("Checkpoint", "TensorInfo"),
     "errors": ("CheckpointError", "LabelError", "OutputError", "UnetscopeError"),
-    "layers": ("layer_kind",),
+    "families": ("FAMILIES", "Family", "Place", "family_of"),
     "opening": ("open_checkpoint",),
 }
 __all__ = [
-    "ALL_LABELS",
-    "UNET_LABELS",
+    "FAMILIES",
     "Checkpoint",
     "CheckpointError",
+    "Family",
     "LabelError",
     "OutputError",
     "Place",
     "TensorInfo",
     "UnetscopeError",
-    "layer_kind",
+    "family_of",
     "open_checkpoint",
-    "place",
-    "skip_partner",
 ]
 
 

@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .blocks import in_order, place
 from .errors import CheckpointError
+from .families import Family, family_of, in_order
 
 if TYPE_CHECKING:
     from .lora.module import LoraModule
     from .lora.opening import Lora
 
-_PARTS = {"unet": "unet", "clip_l": "text encoder", "clip_h": "text encoder", "clip_g": "text encoder 2"}
 # What trainers say in the metadata, by the word that stands for it in a report.
 _SAID = {
     "base": ("ss_base_model_version", "modelspec.architecture"),
@@ -93,10 +92,11 @@ def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
 
 def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapter:
     layers = [(module, part.formula) for module in lora.modules.values() if _is_weight(module) for part in module.parts]
-    labels = Counter(place(module.key).label for module, _ in layers)
+    family = family_of(lora.family)
+    labels = Counter(family.block_of(module.key).label for module, _ in layers)
     alphas = (formula.alpha for _, formula in layers)
     return Adapter(
-        modules=dict(Counter(_PARTS[place(module.key).component] for module, _ in layers)),
+        modules=dict(Counter(_part(family, module.key) for module, _ in layers)),
         ranks=dict(sorted(Counter(f.rank for _, f in layers if f.rank is not None).items())),
         said=said,
         style=lora.style,
@@ -108,6 +108,13 @@ def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapte
         tags=tags,
         unknown=tuple(lora.unknown),
     )
+
+
+def _part(family: Family, key: str) -> str:
+    """A key's component as diffusers' folders name it: `unet`, `text encoder`, `text encoder 2`."""
+    component = family.block_of(key).component
+    held = family.component(component)
+    return held.folder.replace("_", " ") if held else component
 
 
 def _is_weight(module: LoraModule) -> bool:

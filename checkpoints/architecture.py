@@ -1,4 +1,4 @@
-"""What a set of tensors is: SD1, SD2, SDXL, one of their variants, a part of one, or something else.
+"""What a set of tensors is: a known family, one of its variants, a part of one, or something else.
 
 Recognition goes by key structure and ranks, so a checkpoint with narrow channels is recognised as well.
 """
@@ -7,35 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
-from .blocks import COMPONENTS, UNET_PREFIX, VAE_PREFIX, place
+from .families import FAMILIES, Family, components_in_order, families_with, family_of, is_buffer, part_of, part_title
+from .families.parts.unet import PREFIX, whole_unet
+from .families.signs import Signs
 from .foreign import controlnet_signs, foreign_model, lora_kind, name_forms, small_file
-from .layouts import Family, is_buffer, layout
 from .tensors import Shape
 
 What = Literal["checkpoint", "component", "lora", "controlnet", "other"]
-
-FAMILY_NAMES: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl_refiner": "SDXL refiner"}
-# The modelspec's names. SD2's tells how it predicts.
-_MODELSPEC: dict[Family, str] = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
-}
-# Input channels of the first convolution: the latent image has 4, the rest is what the variant sees beside it.
-VARIANTS = {4: "base", 9: "inpainting", 8: "instruct-pix2pix", 5: "depth"}
-# Width of the text features in models of real size.
-_CONTEXT_FAMILIES: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
-_PART_NAMES = {
-    "unet": "UNET",
-    "clip_l": "text encoder CLIP-L",
-    "clip_h": "text encoder CLIP-H",
-    "clip_g": "text encoder CLIP-G",
-    "vae": "VAE",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +23,8 @@ class Architecture:
     """What a file is.
 
     Attributes:
-        family: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`, or None when it is none of them or could be several: a VAE or a
-            CLIP-L alone fits more than one.
+        family: the id of its family's record (`sdxl`), or None when it is of none or could be of several: a VAE or a CLIP-L
+            alone fits more than one.
         what: `checkpoint` (it has a UNET and more), `component` (a UNET, VAE or text encoder alone), `lora`,
             `controlnet` or `other`.
         variant: `base`, `inpainting` (9 input channels), `instruct-pix2pix` (8), `depth` (5) or `unusual input`.
@@ -52,15 +32,15 @@ class Architecture:
         name: one line for people, e.g. `SDXL checkpoint, inpainting`.
     """
 
-    family: Family | None
+    family: str | None
     what: What
     variant: str = "base"
     parts: tuple[str, ...] = ()
     name: str = ""
 
-    def for_family(self, family: Family) -> Architecture:
+    def for_family(self, family: str) -> Architecture:
         """The same adapter, for another family."""
-        return replace(self, family=family, name=f"{self.name.partition(' for ')[0]} for {FAMILY_NAMES[family]}")
+        return replace(self, family=family, name=f"{self.name.partition(' for ')[0]} for {_title(family)}")
 
 
 def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> Architecture:
@@ -71,26 +51,54 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         raw_names: the names that the file itself uses, where they differ from the keys: LoRAs and ControlNets show in them.
     """
     names = tuple(raw_names) or tuple(shapes)
-    forms, has_unet = name_forms(names), _has_unet(shapes)
-    found = {place(key).component for key in shapes}
-    parts = tuple(c for c in COMPONENTS if c in found and c != "other")
+    forms, found = name_forms(names), parts_of(shapes)
+    family = denoiser_family(shapes, found)
+    parts = tuple(components_in_order([*([family.core] if family else _unknown_denoiser(shapes)), *found]))
     if kind := lora_kind(forms):
-        family = _adapter_family(names, shapes)
-        return Architecture(family, "lora", parts=parts, name=f"{kind} for {_family_name(family)}")
+        target = _adapter_family(names, shapes)
+        return Architecture(target, "lora", parts=parts, name=f"{kind} for {_title(target)}")
     if controlnet_signs(forms):
-        family = _adapter_family(names, shapes)
-        beside = ", with the UNET that it steers" if has_unet else ""
-        return Architecture(family, "controlnet", parts=parts, name=f"ControlNet for {_family_name(family)}{beside}")
-    if model := foreign_model(forms, has_unet):
+        target = _adapter_family(names, shapes)
+        beside = ", with the UNET that it steers" if family else ""
+        return Architecture(target, "controlnet", parts=parts, name=f"ControlNet for {_title(target)}{beside}")
+    if family is not None:
+        return _with_denoiser(family, shapes, parts)
+    if model := foreign_model(forms, has_unet(shapes)):
         return Architecture(None, "other", parts=parts, name=model)
-    if has_unet:
-        return _with_unet(shapes, parts)
-    if any(part in _PART_NAMES for part in parts):
-        return _without_unet(shapes, parts)
+    if has_unet(shapes):
+        titles = ", ".join(f.title for f in FAMILIES.values() if f.native is not None)
+        return Architecture(None, "other", parts=parts, name=f"a UNET of none of the layouts {titles}")
+    if found:
+        return _without_denoiser(shapes, parts)
     return Architecture(None, "other", parts=parts, name=small_file(forms))
 
 
-def missing_keys(family: Family, keys: Collection[str], component: str) -> tuple[str, ...]:
+def unknown_model(names: Collection[str], family: Family) -> str:
+    """What a model of no known family is, for people: what its names look like, and its blocks."""
+    blocks = [label for label in family.labels if label[-1].isdigit()]
+    what = foreign_model(name_forms(names), False) or family.title
+    return f"{what}, blocks {blocks[0]} to {blocks[-1]} ({len(blocks)})"
+
+
+def reader_of(architecture: Architecture) -> Family:
+    """The record that says where the keys of a file live; of a part that several families have, the first one's."""
+    if architecture.family in FAMILIES:
+        return FAMILIES[architecture.family]
+    if architecture.what == "component":
+        shared = [
+            f for f in FAMILIES.values() if all(f.component(part) for part in architecture.parts if part != f.core)
+        ]
+        return next(iter(shared or FAMILIES.values()))
+    return NO_FAMILY
+
+
+# Reads files whose names mean nothing to the house, LoRAs' among them: every key is OTHER but for parts that stand beside them.
+NO_FAMILY = Family(
+    id="none", title="an unknown architecture", name="an unknown architecture", blocks="", core="other", prefix=""
+)
+
+
+def missing_keys(family: str | Family, keys: Collection[str], component: str) -> tuple[str, ...]:
     """Keys of a component that the family's layout has and a file lacks; buffers are optional and never missing.
 
     Args:
@@ -98,87 +106,83 @@ def missing_keys(family: Family, keys: Collection[str], component: str) -> tuple
         keys: what the file has, in single-file naming.
         component: `unet`, `clip_l`, `clip_h`, `clip_g` or `vae`.
     """
-    have = set(keys)
-    return tuple(key for key in _trained_keys(family, component) if key not in have)
+    have, record = set(keys), family_of(family)
+    return tuple(key for key in trained_keys(record, component) if key not in have)
 
 
-@cache
-def _trained_keys(family: Family, component: str) -> tuple[str, ...]:
-    return tuple(key for key in layout(family) if place(key).component == component and not is_buffer(key))
+def trained_keys(family: Family, component: str) -> tuple[str, ...]:
+    """The keys of a component in a family's layout, but for buffers."""
+    return tuple(key for key in family.layout() if family.block_of(key).component == component and not is_buffer(key))
 
 
-def _has_unet(shapes: Mapping[str, Shape]) -> bool:
-    """Whether there is a UNET with both halves: a ControlNet has the encoder half alone."""
-    halves = {key.removeprefix(UNET_PREFIX).split(".", 1)[0] for key in shapes if key.startswith(UNET_PREFIX)}
-    return "output_blocks" in halves or {"input_blocks", "out"} <= halves
+def parts_of(keys: Iterable[str]) -> tuple[str, ...]:
+    """The text encoders and VAEs that keys belong to, and what is stored beside weights."""
+    found = {part_of(key)[0].id if part_of(key) else NO_FAMILY.block_of(key).component for key in keys}
+    return tuple(components_in_order(found - {"other"}))
 
 
-def _with_unet(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Architecture:
-    family = _unet_family(shapes, parts)
-    variant = _variant(shapes)
-    if family is None:
-        return Architecture(
-            None, "other", variant, parts, "a UNET of none of the layouts SD1, SD2, SDXL and SDXL refiner"
-        )
-    whole = any(part in _PART_NAMES for part in parts if part != "unet")
+def denoiser_family(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family | None:
+    """The family that knows the denoiser as its own: the first one."""
+    signs: dict[str, Signs] = {}
+    for family in FAMILIES.values():
+        if family.known_by is None:
+            continue
+        prefix = family.prefix
+        if prefix not in signs:
+            inside = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+            signs[prefix] = Signs(inside, parts)
+        if signs[prefix].shapes and family.known_by(signs[prefix]):
+            return family
+    return None
+
+
+def has_unet(shapes: Mapping[str, Shape]) -> bool:
+    """Whether there is a UNET with both halves, of whatever family: a ControlNet has the encoder half alone."""
+    return whole_unet(Signs({key.removeprefix(PREFIX): s for key, s in shapes.items() if key.startswith(PREFIX)}))
+
+
+def _unknown_denoiser(shapes: Mapping[str, Shape]) -> list[str]:
+    """The component that a denoiser of no family is: a UNET's blocks tell it."""
+    blocks = ("input_blocks.", "middle_block.", "output_blocks.")
+    return ["unet"] if any(key.startswith(tuple(PREFIX + block for block in blocks)) for key in shapes) else []
+
+
+def _with_denoiser(family: Family, shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Architecture:
+    variant = _variant(family, shapes)
+    whole = any(families_with(part) for part in parts)
     what: What = "checkpoint" if whole else "component"
-    name = f"{FAMILY_NAMES[family]} {'checkpoint' if whole else 'UNET'}"
-    return Architecture(family, what, variant, parts, name if variant == "base" else f"{name}, {variant}")
+    name = f"{family.title} {'checkpoint' if whole else family.core_title}"
+    return Architecture(family.id, what, variant, parts, name if variant == "base" else f"{name}, {variant}")
 
 
-def _unet_family(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family | None:
-    """The family of a UNET, by where it has transformers; SD1 and SD2 have them in the same places."""
-    names = {key.removeprefix(UNET_PREFIX) for key in shapes if key.startswith(UNET_PREFIX)}
-    blocks = {".".join(name.split(".")[:2]) for name in names}
-    attention = {".".join(n.split(".")[:2]) for n in names if ".1.transformer_blocks." in n}
-    if attention & {"input_blocks.1", "input_blocks.2", "output_blocks.9", "output_blocks.10", "output_blocks.11"}:
-        return _sd1_or_sd2(shapes, parts)
-    if not attention & {"input_blocks.4", "input_blocks.5", "output_blocks.3", "output_blocks.4"}:
-        return None
-    if blocks & {"input_blocks.9", "input_blocks.10", "input_blocks.11", "output_blocks.9"}:
-        # The x4 upscaler has as many blocks, with attention in the coarsest level too.
-        return None if attention & {"input_blocks.10", "input_blocks.11"} else "sdxl_refiner"
-    return "sdxl"
-
-
-def _sd1_or_sd2(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family:
-    """SD1 or SD2: by the context width where it is a real one, else by the rank of `proj_in`, else by the text encoder."""
-    unet = [(key, shape) for key, shape in shapes.items() if key.startswith(UNET_PREFIX)]
-    widths = {shape[1] for key, shape in unet if key.endswith(".attn2.to_k.weight") and len(shape) == 2}
-    for width in (768, 1024):
-        if widths == {width}:
-            return _CONTEXT_FAMILIES[width]
-    ranks = {len(shape) for key, shape in unet if key.endswith((".proj_in.weight", ".proj_out.weight"))}
-    if ranks:
-        return "sd2" if ranks == {2} else "sd1"
-    return "sd2" if "clip_h" in parts else "sd1"
-
-
-def _variant(shapes: Mapping[str, Shape]) -> str:
-    first = shapes.get(UNET_PREFIX + "input_blocks.0.0.weight")
-    if first is None or len(first) != 4:
+def _variant(family: Family, shapes: Mapping[str, Shape]) -> str:
+    """The variant that the first layer's input channels tell."""
+    first = shapes.get(family.first_key)
+    if not family.variants or first is None or len(first) < 2:
         return "base"
-    return VARIANTS.get(first[1], "unusual input")
+    return family.variants.get(first[1], "unusual input")
 
 
-def _without_unet(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Architecture:
-    """Text encoders and VAE without a UNET."""
-    family: Family | None = None
-    if "clip_h" in parts:
-        family = "sd2"
-    elif "clip_g" in parts:
-        refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
-        family = "sdxl_refiner" if refiner else "sdxl"
-    name = " and ".join(_PART_NAMES[part] for part in parts if part in _PART_NAMES)
-    latent = shapes.get(VAE_PREFIX + "decoder.conv_in.weight", (0, 4))
-    if parts == ("vae",) and latent[1:2] != (4,):
+def _without_denoiser(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Architecture:
+    """Text encoders and VAE without a denoiser."""
+    named = [part for part in parts if families_with(part)]
+    name = " and ".join(part_title(part) for part in named)
+    latent = shapes.get("first_stage_model.decoder.conv_in.weight", (0, 4))
+    if named == ["vae"] and latent[1:2] != (4,):
         return Architecture(
             None, "other", parts=parts, name=f"VAE with {latent[1]} latent channels, of another architecture"
         )
-    return Architecture(family, "component", parts=parts, name=f"{name} alone")
+    return Architecture(_told_by_parts(shapes, named), "component", parts=parts, name=f"{name} alone")
 
 
-def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> Family | None:
+def _told_by_parts(shapes: Mapping[str, Shape], parts: list[str]) -> str | None:
+    """The family whose text encoder says that it is; of several, the one that keeps it under the file's prefix."""
+    telling = [(f, c) for f in FAMILIES.values() for c in f.components if c.tells and c.id in parts]
+    placed = [f.id for f, c in telling if any(key.startswith(c.prefix) for key in shapes)]
+    return next(iter([*placed, *(f.id for f, _ in telling)]), None)
+
+
+def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> str | None:
     """The family that a LoRA or a ControlNet is for, None when nothing tells.
 
     Their names write `down_blocks.0.attentions` or `down_blocks_0_attentions`, `input_blocks.1.1.` or `input_blocks_1_1_`.
@@ -191,23 +195,17 @@ def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> Family
         for key, shape in shapes.items()
         if len(shape) >= 2 and "attn2" in key and "to_k" in key and not key.endswith(("up.weight", "lora_B.weight"))
     }
-    for width in (2048, 1024, 768, 1280):
-        if width in inputs:
-            return _CONTEXT_FAMILIES[width]
-    if any("lora_te2_" in n or "text_encoder_2_" in n or "add_embedding" in n or "label_emb" in n for n in flat):
-        return "sdxl"
-    if any("down_blocks_0_attentions" in n or "input_blocks_1_1_" in n or "up_blocks_3_" in n for n in flat):
-        ranks = {len(shape) for key, shape in shapes.items() if "proj_in" in key and key.endswith("weight")}
-        return "sd2" if ranks == {2} else "sd1"
-    if any("transformer_blocks_1_" in n for n in flat):
-        return "sdxl"
+    told = [f for f in FAMILIES.values() if f.adapters]
+    if by_width := [f for f in told if f.adapters.width in inputs]:
+        return max(by_width, key=lambda f: f.adapters.width).id
+    ranks = {len(shape) for key, shape in shapes.items() if "proj_in" in key and key.endswith("weight")}
+    for words in ("words", "weak_words"):
+        for family in told:
+            fits = any(word in name for word in getattr(family.adapters, words) for name in flat)
+            if fits and family.adapters.linear in (None, ranks == {2}):
+                return family.id
     return None
 
 
-def _family_name(family: Family | None) -> str:
-    return FAMILY_NAMES[family] if family else "an architecture that its names do not tell"
-
-
-def modelspec_architecture(family: Family, prediction: str | None = None) -> str:
-    """What the header's field `modelspec.architecture` says of a model that predicts so."""
-    return "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else _MODELSPEC[family]
+def _title(family: str | None) -> str:
+    return family_of(family).title if family else "an architecture that its names do not tell"

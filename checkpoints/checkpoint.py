@@ -14,13 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from .architecture import Architecture
-from .blocks import Place, place
+from .architecture import NO_FAMILY, Architecture, reader_of
 from .codec import decode
 from .dtypes import DType, carrier
 from .errors import CheckpointError, nearest
+from .families import Family, Place
 from .files import FileReader
-from .layers import layer_kind
 from .strided import Strided
 from .tensors import Shape, StoredTensor
 
@@ -29,10 +28,11 @@ Format = Literal["safetensors", "ckpt", "diffusers"]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a checkpoint, by its key in single-file naming; `stored` says where its bytes are."""
+    """One tensor of a checkpoint, by its key in single-file naming; `stored` says where its bytes are, `family` what it is."""
 
     key: str
     stored: StoredTensor
+    family: Family = NO_FAMILY
 
     @property
     def dtype(self) -> DType:
@@ -52,20 +52,20 @@ class TensorInfo:
 
     @property
     def place(self) -> Place:
-        return place(self.key)
+        return self.family.block_of(self.key)
 
     @property
     def label(self) -> str:
-        return place(self.key).label
+        return self.family.block_of(self.key).label
 
     @property
     def component(self) -> str:
-        return place(self.key).component
+        return self.family.block_of(self.key).component
 
     @property
     def kind(self) -> str:
         """The kind of layer (`attn1.q`, `norm`...)."""
-        return layer_kind(self.key)
+        return self.family.kind_of(self.key)
 
 
 @dataclass
@@ -111,6 +111,11 @@ class Checkpoint:
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    @property
+    def family(self) -> Family:
+        """The record that its keys are read by: its family's, or that of the first family that has such a part."""
+        return next((info.family for info in self.tensors.values()), None) or reader_of(self.architecture)
 
     @property
     def components(self) -> set[str]:

@@ -20,50 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .architecture import FAMILY_NAMES, Family
-from .blocks import TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS
 from .errors import LabelError, nearest
+from .families import FAMILIES, Family, Slots, Vectors, family_of, is_text
+from .families.parts.mbw import MBW_26, MIDDLE_3
 
-Slots = tuple[str, ...]
-
-LAST = "last OUTnn"
-
-IN_9, IN_12 = tuple(f"IN{i:02d}" for i in range(9)), tuple(f"IN{i:02d}" for i in range(12))
-OUT_9, OUT_12 = tuple(f"OUT{i:02d}" for i in range(9)), tuple(f"OUT{i:02d}" for i in range(12))
-MIDDLE_3 = ("M00.0", "M00.1", "M00.2")
-_NUMBERED = (*IN_12, "M00", *OUT_12)
-
-MBW_26 = ("BASE", *IN_12, "M00", *OUT_12)
-MBW_20 = ("BASE", *IN_9, "M00", *OUT_9)
-# LoRA block weight vectors: the labels that a LoRA (attention only) trains; a LoCon (convolutions too) has those above.
-LBW_17 = ("BASE", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_12[3:])
-LBW_12 = ("BASE", "IN04", "IN05", "IN07", "IN08", "M00", *OUT_9[:6])
-_SD1_MBW = (MBW_26, MBW_26[1:])
-_XL_MBW = (MBW_20, MBW_20[1:], (*MBW_20, "VAE"))
-_XL_AUTOMB = ((*IN_9, "LABEL_EMB", "M00", "OUT", *OUT_9, "TIME_EMBED"),)
-_AUTOMB_LOG = ((*IN_12, "M00", "OUT", *OUT_12, "TIME_EMBED"),)
-_AUTOMB_RECIPE = ((*IN_12, "M00", *OUT_12, "OUT", "TIME_EMBED"),)
-_COMFY_SD1 = (("TIME_EMBED", "LABEL_EMB", *IN_12, *MIDDLE_3, *OUT_12, "OUT"),)
-_COMFY_XL = (("TIME_EMBED", "LABEL_EMB", *IN_9, *MIDDLE_3, *OUT_9, "OUT"),)
-
-# The vectors that a tool writes for each architecture, the usual one first. The refiner is numbered like SD1.
-LAYOUTS: dict[str, dict[str, tuple[Slots, ...]]] = {
-    "mbw": {"sd1": _SD1_MBW, "sd2": _SD1_MBW, "sdxl": _XL_MBW, "sdxl_refiner": _SD1_MBW},
-    "automb": {"sd1": _AUTOMB_LOG, "sd2": _AUTOMB_LOG, "sdxl": _XL_AUTOMB},
-    "automb-recipe": {"sd1": _AUTOMB_RECIPE, "sd2": _AUTOMB_RECIPE, "sdxl": _XL_AUTOMB},
-    "comfyui": {"sd1": _COMFY_SD1, "sd2": _COMFY_SD1, "sdxl": _COMFY_XL},
-    "lbw": {"sd1": (LBW_17, MBW_26), "sd2": (LBW_17, MBW_26), "sdxl": (LBW_12, MBW_20)},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Follows:
-    """The slots that labels without a slot of their own read. None: none, the label stays with A. LAST: the last OUTnn."""
-
-    time_embed: str | None
-    label_emb: str | None
-    out: str | None
-    vae: str | None
+_NUMBERED = MBW_26[1:]
+_NONE = Vectors(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +33,7 @@ class Reading:
     """What a vector says.
 
     Attributes:
-        weights: share of B for every UNET label of the architecture and its text encoders; None: stays with A.
+        weights: share of B for every label of the denoiser and its text encoders; None: stays with A.
         vae: what the tool would do with the VAE. Unetscope copies the VAE from the first model unless the user names
             it, so this is not a weight like the others. None: the tool takes it from A.
     """
@@ -87,9 +49,7 @@ class Convention:
     Attributes:
         name: as recipes and the command line write it.
         about: one line for people.
-        layout: which of `LAYOUTS` its vectors have.
-        sd: where slotless labels go in SD1 and SD2.
-        xl: where slotless labels go in SDXL and its refiner.
+        layout: what kind of vector it is: tools of the same kind have the same slots (`mbw`, `lbw`...).
         inverted: its numbers are shares of A, not of B.
         missing: for strengths of LoRAs: the weight of numbered blocks that a shorter vector leaves out. What is no
             block of such vectors (TIME_EMBED, LABEL_EMB, OUT, VAE) then has 1: these tools apply the LoRA there as it is.
@@ -98,44 +58,43 @@ class Convention:
     name: str
     about: str
     layout: str
-    sd: Follows
-    xl: Follows
     inverted: bool = False
     missing: float | None = None
 
-    def lengths(self, family: Family) -> tuple[int, ...]:
-        """Lengths of the vectors that fit an architecture, the usual one first; empty when the tool knows none."""
-        return tuple(len(slots) for slots in LAYOUTS[self.layout].get(family, ()))
+    def vectors(self, family: str | Family) -> Vectors:
+        """The tool's vectors for a family; none where the tool does not know it."""
+        known = family_of(family).conventions
+        return known.get(self.name) or known.get("*", _NONE)
 
-    def slots(self, family: Family, length: int) -> Slots:
+    def lengths(self, family: str | Family) -> tuple[int, ...]:
+        """Lengths of the vectors that fit a family, the usual one first; empty when the tool knows none."""
+        return tuple(len(slots) for slots in self.vectors(family).slots)
+
+    def slots(self, family: str | Family, length: int) -> Slots:
         """The slot names of a vector, in order.
 
         Raises:
-            LabelError: no vector of this length exists for this architecture; the message lists those that do.
+            LabelError: no vector of this length exists for this family; the message lists those that do.
         """
-        for slots in LAYOUTS[self.layout].get(family, ()):
+        for slots in self.vectors(family).slots:
             if len(slots) == length:
                 return slots
-        raise LabelError(self._misfit(family, length))
+        raise LabelError(self._misfit(family_of(family), length))
 
-    def follows(self, label: str, family: Family) -> str | None:
+    def follows(self, label: str, family: str | Family) -> str | None:
         """The slot that a label reads when it has none of its own: `BASE`, `IN00`, `OUT11`, ... or None.
 
         Numbered blocks follow nobody (None), text encoders follow BASE.
         """
-        if label in TEXT_LABELS:
-            return "BASE"
-        row = self.xl if family in ("sdxl", "sdxl_refiner") else self.sd
-        slot = {"TIME_EMBED": row.time_embed, "LABEL_EMB": row.label_emb, "OUT": row.out, "VAE": row.vae}.get(label)
-        return UNET_LABELS[family][-2] if slot == LAST else slot
+        return "BASE" if is_text(label) else self.vectors(family).follows.get(label) or None
 
-    def slot_of(self, label: str, family: Family, length: int | None = None) -> tuple[int, str] | None:
+    def slot_of(self, label: str, family: str | Family, length: int | None = None) -> tuple[int, str] | None:
         """Which number of the vector a label reads, its own or a borrowed one: (index, slot name).
 
-        None when it reads none: it stays with A, or the architecture has no such label, or the tool no such vector.
+        None when it reads none: it stays with A, or the family has no such label, or the tool no such vector.
         `length` picks one of several vectors; without it, the usual one.
         """
-        if label not in (*UNET_LABELS[family], *TEXT_ENCODERS[family], "VAE") or not self.lengths(family):
+        if label not in family_of(family).all_labels or not self.lengths(family):
             return None
         slots = self.slots(family, length or self.lengths(family)[0])
         for slot in (label, f"{label}.0", self.follows(label, family)):
@@ -143,12 +102,14 @@ class Convention:
                 return slots.index(slot), slot
         return None
 
-    def read(self, vector: Sequence[float], family: Family, base: float | None = None, scale: float = 1.0) -> Reading:
+    def read(
+        self, vector: Sequence[float], family: str | Family, base: float | None = None, scale: float = 1.0
+    ) -> Reading:
         """The weight of every label.
 
         Args:
             vector: numbers in this convention's order.
-            family: the architecture.
+            family: whose labels are read.
             base: weight of the BASE slot, in place of the vector's own number or, where it has none, of 0.
             scale: multiplies every weight of the vector (but not `base`).
 
@@ -167,28 +128,46 @@ class Convention:
             values["M00"] = _middle(values)
 
         def weight(label: str) -> float | None:
-            if label in values or self.missing is None or label in TEXT_LABELS:
+            if label in values or self.missing is None or is_text(label):
                 return values[label] if label in values else values.get(self.follows(label, family))
             return scale * (self.missing if label in _NUMBERED else 1.0)
 
-        labels = (*TEXT_ENCODERS[family], *UNET_LABELS[family])
+        labels = (*family_of(family).text_encoders, *family_of(family).labels)
         return Reading({label: weight(label) for label in labels}, weight("VAE"))
 
     def _misfit(self, family: Family, length: int) -> str:
         fits = self.lengths(family)
         if not fits:
-            return f"Convention {self.name!r} has no weight vector for {FAMILY_NAMES[family]}; take 'supermerger'."
+            return f"Convention {self.name!r} has no weight vector for {family.title}; take {_usual(family)!r}."
         message = (
-            f"A weight vector of {length} values does not fit {FAMILY_NAMES[family]} in convention {self.name!r}, "
+            f"A weight vector of {length} values does not fit {family.title} in convention {self.name!r}, "
             f"which has {_either(fits)} values"
         )
-        if family == "sdxl" and self.layout == "mbw" and length in (25, 26):
+        if shorter := self._of_more_blocks(family, length):
+            ins = [slot for slot in shorter if slot.startswith("IN")]
+            outs = [slot for slot in shorter if slot.startswith("OUT")]
             return (
-                f"{message}; it is one for SD1: keep its {'BASE, ' if length == 26 else ''}IN00-IN08, M00 and "
-                "OUT00-OUT08 (a preset given by name is reduced so by itself)."
+                f"{message}; it is one for SD1: keep its {'BASE, ' if 'BASE' in shorter else ''}{ins[0]}-{ins[-1]}, M00 and "
+                f"{outs[0]}-{outs[-1]} (a preset given by name is reduced so by itself)."
             )
         others = [c.name for c in CONVENTIONS.values() if length in c.lengths(family)]
         return message + (f"; {length} values fit convention {' or '.join(map(repr, others))}." if others else ".")
+
+    def _of_more_blocks(self, family: Family, length: int) -> Slots:
+        """The slots to keep of a vector that is one for more blocks than the family has; empty where it is none."""
+        longer = next((slots for slots in (MBW_26, _NUMBERED) if len(slots) == length), ())
+        own = self.vectors(family).slots
+        kept = own[0 if "BASE" in longer else 1] if longer and self.layout == "mbw" and len(own) > 1 else ()
+        return kept if set(kept) <= set(longer) else ()
+
+
+def _usual(family: Family) -> str:
+    """A convention that has vectors for a family, or the default one."""
+    return (
+        DEFAULT_CONVENTION
+        if DEFAULT_CONVENTION in family.conventions
+        else next(iter(family.conventions), DEFAULT_CONVENTION)
+    )
 
 
 def _middle(values: dict[str, float]) -> float:
@@ -205,27 +184,19 @@ def _either(numbers: Sequence[int]) -> str:
     return " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
 
 
-# With slots of their own there is nothing to borrow; the VAE is taken from A.
-_OWN = Follows(None, None, None, None)
-_SM = Follows(time_embed="IN00", label_emb="IN00", out=LAST, vae="BASE")
-_SM_OLD = Follows(time_embed=None, label_emb=None, out=LAST, vae="BASE")
-_MBW = Follows(time_embed="IN00", label_emb="BASE", out=LAST, vae="BASE")
-_MECHA_SD = Follows(time_embed="BASE", label_emb="BASE", out=LAST, vae="BASE")
-_MECHA_XL = Follows(time_embed="BASE", label_emb="BASE", out=LAST, vae="VAE")
-
 DEFAULT_CONVENTION = "supermerger"
 CONVENTIONS: dict[str, Convention] = {
     c.name: c
     for c in (
-        Convention("supermerger", "supermerger; most shared recipes come from it", "mbw", _SM, _SM),
-        Convention("supermerger-old", "earlier supermerger, which left SDXL's embeddings at A", "mbw", _SM, _SM_OLD),
-        Convention("merge-block-weighted", "bbc-mc's original extension, and sd-meh", "mbw", _MBW, _MBW),
-        Convention("sd-mecha", "sd-mecha's block configurations", "mbw", _MECHA_SD, _MECHA_XL),
-        Convention("automb", "AutoMBW, order of its log and CSV", "automb", _OWN, _OWN),
-        Convention("automb-recipe", "AutoMBW, order of its recipe line", "automb-recipe", _OWN, _OWN),
-        Convention("comfyui", "ComfyUI's model merge nodes; 1 is all of A", "comfyui", _OWN, _OWN, inverted=True),
-        Convention("lbw", "LoRA block weight; blocks without a number have 0", "lbw", _OWN, _OWN, missing=0.0),
-        Convention("lbw-kohya", "the same as kohya reads it: they have 1", "lbw", _OWN, _OWN, missing=1.0),
+        Convention("supermerger", "supermerger; most shared recipes come from it", "mbw"),
+        Convention("supermerger-old", "earlier supermerger, which left SDXL's embeddings at A", "mbw"),
+        Convention("merge-block-weighted", "bbc-mc's original extension, and sd-meh", "mbw"),
+        Convention("sd-mecha", "sd-mecha's block configurations", "mbw"),
+        Convention("automb", "AutoMBW, order of its log and CSV", "automb"),
+        Convention("automb-recipe", "AutoMBW, order of its recipe line", "automb-recipe"),
+        Convention("comfyui", "ComfyUI's model merge nodes; 1 is all of A", "comfyui", inverted=True),
+        Convention("lbw", "LoRA block weight; blocks without a number have 0", "lbw", missing=0.0),
+        Convention("lbw-kohya", "the same as kohya reads it: they have 1", "lbw", missing=1.0),
     )
 }
 
@@ -240,18 +211,18 @@ def convention_named(name: str) -> Convention:
         ) from None
 
 
-# The vectors of the LoRA block weight conventions by what they are meant for.
-LBW_SLOTS: dict[str, dict[str, Slots]] = {
-    "lora": {"sd1": LBW_17, "sd2": LBW_17, "sdxl": LBW_12},
-    "locon": {"sd1": MBW_26, "sd2": MBW_26, "sdxl": MBW_20},
-}
+def lbw_slots(length: int) -> Slots:
+    """The slots of a LoRA's block weight vector of that length, in whatever family has one; empty where none has."""
+    rows = (slots for family in FAMILIES.values() if family.lora for slots in family.lora.slots.values())
+    return next((slots for slots in rows if len(slots) == length), ())
 
 
-def lbw_index(label: str, family: Family, kind: str = "lora") -> int | None:
+def lbw_index(label: str, family: str | Family, kind: str = "lora") -> int | None:
     """Which number of a LoRA block weight vector a label reads, or None when it has none.
 
     `kind` is `lora` (17 values for SD1 and SD2, 12 for SDXL) or `locon` (26, 20). Text encoders read BASE.
     """
-    slots = LBW_SLOTS[kind].get(family, ())
-    slot = "BASE" if label in TEXT_ENCODERS[family] else label
+    record = family_of(family)
+    slots = record.lora.slots.get(kind, ()) if record.lora else ()
+    slot = "BASE" if label in record.text_encoders else label
     return slots.index(slot) if slot in slots else None

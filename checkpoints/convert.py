@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, TensorInfo
 from .diffusers_output import FolderPlan, plan_folder
 from .dtypes import I64, DType, dtype_named
 from .errors import CheckpointError, OutputError
-from .layouts import layout
+from .families import layout
 from .opening import open_checkpoint
 from .output import check_target
 from .output_folder import OutputFolder
@@ -164,7 +164,7 @@ class _Conversion:
                 f"{self._checkpoint.path}: is {architecture.name}; pruning would leave nothing of it. Convert it without pruning"
             )
         for component, reason in (("ema", "EMA copy"), ("other", "no known component")):
-            keys = [key for key in tensors if TensorInfo(key, tensors[key]).component == component]
+            keys = [key for key in tensors if self._checkpoint.family.block_of(key).component == component]
             if keys:
                 self.report.dropped[reason] = keys
                 for key in keys:
@@ -177,7 +177,9 @@ class _Conversion:
             raise CheckpointError(
                 f"{donor.path}: is {donor.architecture.name} and no donor for {mine.architecture.name}"
             )
-        here = set(mine.architecture.parts) | ({"schedule", "ema"} if "unet" in mine.architecture.parts else set())
+        here = set(mine.architecture.parts) | (
+            {"schedule", "ema"} if mine.family.core in mine.architecture.parts else set()
+        )
         for key in mine.tensors:
             if key in donor and donor[key].shape != mine[key].shape and donor[key].component in here:
                 raise CheckpointError(
@@ -194,6 +196,8 @@ class _Conversion:
 
     def write_file(self, tensors: dict[str, StoredTensor], how: _How) -> None:
         """Write one .safetensors file."""
+        if self._checkpoint.family.keeps_names:
+            tensors = {stored.name: stored for stored in tensors.values()}
         outgoing = self._outgoing(tensors, "")
         size = sum(t.nbytes for t in outgoing)
         self._write(self._target, outgoing, _metadata(self._checkpoint), how.run(0, size), how.overwrite)
@@ -228,7 +232,7 @@ class _Conversion:
 
     def _one(self, name: str, stored: StoredTensor, component: str) -> Outgoing:
         # A stored tensor knows its file, so one checkpoint reads the donor's tensors as well.
-        info = TensorInfo(f"{component}: {name}" if component else name, stored)
+        info = TensorInfo(f"{component}: {name}" if component else name, stored, self._checkpoint.family)
         positions = name.endswith("embeddings.position_ids") if component else is_position_ids(name)
         if positions and self._fix and can_be_counted(stored.shape):
             self._dtypes[_change(stored.dtype, I64)] += 1

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .architecture import FAMILY_NAMES, Family, modelspec_architecture
 from .checkpoint import Checkpoint
 from .codec import decode, encode
 from .demo_weights import PIECE, change, change_size, constant, start_values
 from .dtypes import DTYPES, DType, dtype_named
 from .errors import CheckpointError
-from .layouts import layout
+from .families import Family, family_of
 from .opening import open_checkpoint
 from .stream import Pass, Progress
 from .targets import refuse_inputs, require_suffix
@@ -46,14 +45,14 @@ class _Tensor:
 
 def write_demo(
     path: Path,
-    family: Family,
+    family: str | Family,
     *,
     seed: int = 0,
     finetune_of: Path | None = None,
     theme: int = 0,
     full_size: bool = False,
     dtype: str = "fp16",
-    in_channels: int = 4,
+    in_channels: int | None = None,
     prediction: str | None = None,
     title: str = "",
     overwrite: bool = False,
@@ -65,7 +64,7 @@ def write_demo(
 
     Args:
         path: the file to write.
-        family: `sd1`, `sd2`, `sdxl` or `sdxl_refiner`.
+        family: one with a published layout, by its id: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`.
         seed: which random weights, or which fine-tune.
         finetune_of: perturb this checkpoint instead of starting afresh: some blocks more than others, the text encoders
             less, the VAE not at all. Keys and shapes are the base's, so `full_size` and `in_channels` follow from it.
@@ -73,7 +72,7 @@ def write_demo(
             pictures do.
         full_size: the true shapes (GBs) instead of narrow ones (MBs).
         dtype: of the weights: `fp16`, `bf16`, `fp32`, `fp8_e4m3`...
-        in_channels: of the first convolution; 9 makes an inpainting model.
+        in_channels: of the first layer, where variants differ in them: 9 makes an inpainting model of a UNET.
         prediction: `epsilon`, `v` or `edm`: noted in the metadata and by the marker keys that the field uses.
         title: for the metadata; by default family and seed.
 
@@ -88,6 +87,7 @@ def write_demo(
         raise CheckpointError(f"demo weights cannot be stored as {weights}; use fp32, fp16, bf16 or fp8_e4m3")
     if prediction not in _MARKERS:
         raise CheckpointError(f"there is no prediction type {prediction!r}; use epsilon, v or edm")
+    family = family_of(family)
     metadata = _metadata(family, seed, finetune_of, prediction, title)
     if finetune_of is None:
         tensors = _fresh(family, seed, full_size, weights, in_channels, _MARKERS[prediction])
@@ -107,21 +107,24 @@ def _metadata(family: Family, seed: int, base: Path | None, prediction: str | No
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": modelspec_architecture(family, prediction or ("v" if family == "sd2" else None)),
+        "modelspec.architecture": family.modelspec_architecture(
+            prediction or ("v" if family.predicts is None else None)
+        ),
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": title or f"Demo {FAMILY_NAMES[family]}, {kind}",
+        "modelspec.title": title or f"Demo {family.title}, {kind}",
         "modelspec.description": "Random weights in the layout of a real checkpoint. Makes no pictures.",
     }
     return metadata | ({"modelspec.prediction_type": prediction} if prediction else {})
 
 
 def _fresh(
-    family: Family, seed: int, full_size: bool, weights: DType, in_channels: int, markers: tuple[str, ...]
+    family: Family, seed: int, full_size: bool, weights: DType, in_channels: int | None, markers: tuple[str, ...]
 ) -> list[_Tensor]:
     """The tensors of a new model."""
-    if in_channels < 4:
-        raise CheckpointError(f"a UNET has at least 4 input channels, not {in_channels}")
-    specs = layout(family, widths="real" if full_size else "narrow", in_channels=in_channels)
+    least = min(family.variants, default=1)
+    if in_channels is not None and in_channels < least:
+        raise CheckpointError(f"a {family.core_title} has at least {least} input channels, not {in_channels}")
+    specs = family.layout("real" if full_size else "narrow", in_channels)
     tensors = []
     for key, spec in specs.items():
         fixed = constant(key)
@@ -130,7 +133,7 @@ def _fresh(
             continue
 
         def values(start: int, stop: int, key: str = key, shape: Shape = spec.shape) -> np.ndarray:
-            return start_values(key, shape, seed, start, stop)
+            return start_values(family, key, shape, seed, start, stop)
 
         tensors.append(_Tensor(key, weights, spec.shape, values))
     return tensors + [_fixed(key, constant(key)) for key in markers]
@@ -145,10 +148,8 @@ def _fixed(key: str, array: np.ndarray) -> _Tensor:
 def _open_base(path: Path, family: Family) -> Checkpoint:
     """Open the model to fine-tune and check that it is of the family that was asked for."""
     base = open_checkpoint(path)
-    if base.architecture.family != family or base.architecture.what != "checkpoint":
-        raise CheckpointError(
-            f"{path}: is {base.architecture.name}; a fine-tune of it cannot be {FAMILY_NAMES[family]}"
-        )
+    if base.architecture.family != family.id or base.architecture.what != "checkpoint":
+        raise CheckpointError(f"{path}: is {base.architecture.name}; a fine-tune of it cannot be {family.title}")
     return base
 
 
@@ -169,7 +170,7 @@ def _perturbed(base: Checkpoint, key: str, seed: int, theme: int, weights: DType
         decode(raw, info.dtype, values)
         return values
 
-    size = change_size(key, seed)
+    size = change_size(base.family, key, seed)
     if not info.dtype.is_float or constant(key) is not None:
         return _Tensor(key, info.dtype, info.shape, original)
     if not size or not info.elements:
@@ -202,7 +203,7 @@ def _stored(tensor: _Tensor) -> Fill:
     return fill
 
 
-def write_demo_ckpt(path: Path, family: Family, **options) -> Path:
+def write_demo_ckpt(path: Path, family: str | Family, **options) -> Path:
     """Write a demo checkpoint as old trainers did: a pickle by `torch.save` with the weights nested under `state_dict`.
 
     Takes what `write_demo` takes. Holds the model in memory, so keep it narrow. Imports torch.
@@ -242,7 +243,7 @@ def demo_collection(folder: Path, progress: Callable[[str], None] = lambda name:
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Path] = {}
 
-    def add(name: str, family: Family, write=write_demo, suffix: str = ".safetensors", **options) -> None:
+    def add(name: str, family: str, write=write_demo, suffix: str = ".safetensors", **options) -> None:
         progress(name + suffix)
         made[name] = write(folder / (name + suffix), family, **options)
 

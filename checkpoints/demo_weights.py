@@ -12,9 +12,9 @@ from zlib import crc32
 
 import numpy as np
 
-from .blocks import place
-from .layers import layer_kind
-from .layouts import TOKENS, schedule
+from .families import Family, is_text
+from .families.parts.clip import TOKENS
+from .families.parts.schedule import schedule
 from .tensors import Shape
 
 # Elements of a piece. Part of what a seed means: another number makes other checkpoints.
@@ -65,10 +65,10 @@ def constant(key: str) -> np.ndarray | None:
     return constants().get(key)
 
 
-def start_values(key: str, shape: Shape, seed: int, start: int, stop: int) -> np.ndarray:
+def start_values(family: Family, key: str, shape: Shape, seed: int, start: int, stop: int) -> np.ndarray:
     """Elements `start` to `stop` of a fresh tensor: norms near 1, small biases, matrices scaled by their inputs."""
     noise = normal(seed, "start", key, start, stop - start)
-    if layer_kind(key) == "norm" and key.endswith("weight"):
+    if family.kind_of(key) == "norm" and key.endswith("weight"):
         noise *= np.float32(_NORM_SPREAD)
         noise += np.float32(1)
     elif len(shape) < 2:
@@ -80,12 +80,12 @@ def start_values(key: str, shape: Shape, seed: int, start: int, stop: int) -> np
     return noise
 
 
-def change_size(key: str, seed: int) -> float:
+def change_size(family: Family, key: str, seed: int) -> float:
     """How far a fine-tune moves the block of this key, relative to the weights; 0 for what training leaves alone."""
-    where = place(key)
-    if where.component == "unet":
+    where = family.block_of(key)
+    if where.component == family.core:
         low, high = UNET_CHANGE
-    elif where.component.startswith("clip_") and constant(key) is None:
+    elif is_text(where.component) and constant(key) is None:
         low, high = TEXT_CHANGE
     else:
         return 0.0

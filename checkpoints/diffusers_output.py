@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .architecture import VARIANTS, Architecture
+from .architecture import Architecture
 from .checkpoint import Checkpoint
 from .dtypes import F32
 from .errors import CheckpointError
-from .layouts import Family, Widths, is_buffer, layout
-from .layouts.pipeline import write_pipeline_config
+from .families import Family, Widths, family_of, is_buffer
+from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .naming import DiffusersTranslation, to_diffusers
 from .tensors import Shape, StoredTensor
 
@@ -27,13 +27,6 @@ _FILES = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
     "text_encoder_2": "model.safetensors",
-}
-# The pipelines that feed a UNET with more than four input channels. One with depth needs a depth estimator beside it.
-_VARIANT_PIPELINES = {
-    ("StableDiffusionPipeline", "inpainting"): "StableDiffusionInpaintPipeline",
-    ("StableDiffusionXLPipeline", "inpainting"): "StableDiffusionXLInpaintPipeline",
-    ("StableDiffusionPipeline", "instruct-pix2pix"): "StableDiffusionInstructPix2PixPipeline",
-    ("StableDiffusionXLPipeline", "instruct-pix2pix"): "StableDiffusionXLInstructPix2PixPipeline",
 }
 _SHOWN = 3
 
@@ -59,7 +52,7 @@ class FolderPlan:
 
     def write_configs(self, folder: Path) -> None:
         """Write `config.json` of each component, the scheduler's configuration and `model_index.json`."""
-        channels = next(n for n, variant in VARIANTS.items() if variant == self.architecture.variant)
+        channels = _channels(self.family, self.architecture)
         write_pipeline_config(folder, self.family, widths=self.widths, in_channels=channels, prediction=self.prediction)
         here = {path.split("/")[0] for path in self.files}
         for extra in set(_FILES) - here:
@@ -70,11 +63,11 @@ class FolderPlan:
                 {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
             )
         index = folder / "model_index.json"
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-        if here != _components(self.family) or self.architecture.variant == "depth":
+        variant = self.architecture.variant
+        if here != _components(self.family) or not _runs(self.family, variant):
             index.unlink()
-        elif self.architecture.variant != "base":
-            _amend(index, {"_class_name": _VARIANT_PIPELINES[name, self.architecture.variant]})
+        elif variant != "base":
+            _amend(index, {"_class_name": self.family.pipeline.variants[variant]})
 
 
 def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> FolderPlan:
@@ -83,12 +76,13 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
     Raises:
         CheckpointError: the checkpoint is none of the families, lacks weights, or has widths that were never published.
     """
-    family, architecture = checkpoint.architecture.family, checkpoint.architecture
-    if family is None or architecture.what not in ("checkpoint", "component"):
+    architecture = checkpoint.architecture
+    family = family_of(architecture.family) if architecture.family else None
+    if family is None or family.pipeline is None or architecture.what not in ("checkpoint", "component"):
         raise CheckpointError(
             f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of an SD1, SD2 or SDXL checkpoint or UNET"
         )
-    if architecture.variant not in VARIANTS.values():
+    if architecture.variant not in family.variants.values():
         raise CheckpointError(
             f"{checkpoint.path}: its UNET has an unusual number of input channels; no diffusers pipeline runs it"
         )
@@ -114,7 +108,7 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
 
 def _check(checkpoint: Checkpoint, family: Family, translation: DiffusersTranslation) -> Widths:
     """The widths of a translated checkpoint, when every tensor that diffusers needs is there and fits."""
-    channels = next(n for n, variant in VARIANTS.items() if variant == checkpoint.architecture.variant)
+    channels = _channels(family, checkpoint.architecture)
     for component, named in translation.components.items():
         missing = sorted(_expected(family, "real", channels)[component].keys() - named.keys())
         if missing:
@@ -128,7 +122,7 @@ def _check(checkpoint: Checkpoint, family: Family, translation: DiffusersTransla
         if not wrong:
             return widths
     raise CheckpointError(
-        f"{checkpoint.path}: {wrong} does not have the shape of a published {family} model; its head counts are unknown, "
+        f"{checkpoint.path}: {wrong} does not have the shape of a published {family.id} model; its head counts are unknown, "
         "so diffusers' configuration cannot be written"
     )
 
@@ -138,7 +132,7 @@ def _expected(family: Family, widths: Widths, channels: int) -> dict[str, dict[s
     """Component -> name in diffusers -> shape, of what a complete folder holds."""
     stored = {
         key: StoredTensor.at(key, F32, spec.shape, Path(), 0)
-        for key, spec in layout(family, widths=widths, in_channels=channels).items()
+        for key, spec in family.layout(widths, channels).items()
         if not is_buffer(key)
     }
     components = to_diffusers(stored, family).components
@@ -163,8 +157,10 @@ def _prediction(checkpoint: Checkpoint, family: Family) -> tuple[str, list[str]]
     if checkpoint.prediction:
         return checkpoint.prediction, []
     note = "nothing in the checkpoint says what it predicts; the scheduler's configuration says epsilon"
-    if family == "sd2":
-        note += ", but many SD2 models (those for 768 pixels) predict v: check scheduler/scheduler_config.json"
+    if family.predicts is None:
+        note += (
+            f", but many {family.title} models (those for 768 pixels) predict v: check scheduler/scheduler_config.json"
+        )
     return "epsilon", [note]
 
 
@@ -173,11 +169,20 @@ def _lacking(family: Family, architecture: Architecture, here: set[str]) -> list
     absent = sorted(_components(family) - here)
     if absent:
         return [f"the folder has no {', no '.join(absent)}, so it has no model_index.json: load its parts one by one"]
-    if architecture.variant == "depth":
+    if not _runs(family, architecture.variant):
         return ["a depth model needs a depth estimator as well, so model_index.json was not written"]
-    folders = ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",)
-    folders = ("tokenizer_2",) if family == "sdxl_refiner" else folders
-    return [f"tokenizer files are no part of a checkpoint: copy {' and '.join(folders)} from any {family} folder"]
+    folders = [tokenizer_folder(held.folder) for held in family.components if held.part.text]
+    return [f"tokenizer files are no part of a checkpoint: copy {' and '.join(folders)} from any {family.id} folder"]
+
+
+def _channels(family: Family, architecture: Architecture) -> int:
+    """The input channels of a variant."""
+    return next(n for n, variant in family.variants.items() if variant == architecture.variant)
+
+
+def _runs(family: Family, variant: str) -> bool:
+    """Whether a pipeline runs the variant by itself: one with depth needs a depth estimator beside it."""
+    return variant == "base" or variant in family.pipeline.variants
 
 
 def _amend(path: Path, change: dict) -> None:

@@ -22,45 +22,55 @@ from functools import cache
 import numpy as np
 import xxhash
 
-from .blocks import COMPONENT_PREFIXES, place
 from .codec import decode, finite_limit, kernel
 from .dtypes import F32, DType
-from .layouts import FAMILIES, is_buffer, layout
+from .families import FAMILIES, components_in_order, is_buffer, known_parts, part_of
 from .tensors import Shape
 
 # Elements of a block. Part of what a fingerprint is: another number gives other fingerprints.
 BLOCK = 1 << 19
-COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
-# What diffusers' SD2 folders leave out of CLIP-H, since SD2 reads its last layer but one.
-_UNUSED = {"clip_h": ("transformer.resblocks.23.", "text_projection")}
 _DIGITS = 32
 
 
 def short_name(key: str) -> str | None:
     """A key without the prefix of its component, if it counts for the component's fingerprint; None where it does not."""
-    component = place(key).component
-    if component not in COMPONENTS or is_buffer(key):
+    component, name = _parted(key)
+    if component is None or is_buffer(key):
         return None
-    name = _without_prefix(key, component)
-    # UNETs of unknown layouts have fingerprints too: all of their keys count.
-    counts = component == "unet" or name in _published(component)
-    return name if counts else None
+    # Denoisers of unknown layouts have fingerprints too: all of their keys count.
+    return name if component in _denoisers() or name in _published(component) else None
+
+
+def _parted(key: str) -> tuple[str | None, str]:
+    """The component that a key belongs to by its prefix, in whatever family, and its name there."""
+    if found := part_of(key):
+        return found[0].id, found[1]
+    for family in FAMILIES.values():
+        if family.prefix and key.startswith(family.prefix) and family.block_of(key).component == family.core:
+            return family.core, key.removeprefix(family.prefix)
+    return None, key
+
+
+@cache
+def _denoisers() -> frozenset[str]:
+    return frozenset(family.core for family in FAMILIES.values())
 
 
 @cache
 def _published(component: str) -> frozenset[str]:
-    """The names of a component's weights in any family's layout."""
-    names = {
-        _without_prefix(key, component)
-        for family in FAMILIES
-        for key in layout(family)
-        if place(key).component == component and not is_buffer(key)
-    }
-    return frozenset(name for name in names if not name.startswith(_UNUSED.get(component, ())))
+    """The names of a part's weights in any family's layout, but for what diffusers' folders leave out (SD2's last layer)."""
+    names, unused = set(), ()
+    for family in FAMILIES.values():
+        for held in family.components:
+            if held.id == component:
+                names |= {name for name, _ in held.tensors("real") if not is_buffer(held.prefix + name)}
+                unused += held.unused
+    return frozenset(name for name in names if not unused or not name.startswith(unused))
 
 
-def _without_prefix(key: str, component: str) -> str:
-    return next(key.removeprefix(p) for p in COMPONENT_PREFIXES[component] if key.startswith(p))
+@cache
+def _rank() -> dict[str, int]:
+    return {component: i for i, component in enumerate(components_in_order({*_denoisers(), *known_parts()}))}
 
 
 class Fingerprints:
@@ -85,10 +95,10 @@ class Fingerprints:
                 blocks = self._blocks.get(key, {})
                 kind = "float" if dtype.is_float else dtype.name
                 head = f"{name} {kind} {list(shape)} ".encode()
-                parts.setdefault(place(key).component, []).append(head + b"".join(blocks[i] for i in sorted(blocks)))
+                parts.setdefault(_parted(key)[0], []).append(head + b"".join(blocks[i] for i in sorted(blocks)))
         return {
             component: hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()[:_DIGITS]
-            for component, lines in sorted(parts.items(), key=lambda item: COMPONENTS.index(item[0]))
+            for component, lines in sorted(parts.items(), key=lambda item: _rank()[item[0]])
         }
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from .blocks import place
 from .checkpoint import Checkpoint
 from .dtypes import DType
+from .families import BUFFERS
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .position_ids import is_position_ids
@@ -19,7 +19,6 @@ from .position_ids import is_position_ids
 Level = Literal["broken", "suspect", "note"]
 _SHOWN = 4
 # Components whose values make pictures; what is wrong elsewhere does no harm.
-_WEIGHTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +67,27 @@ def findings(
 ) -> tuple[Finding, ...]:
     """What a scan found, worst first."""
     found = [
-        *_not_finite(values),
+        *_not_finite(checkpoint, values),
         *_missing(checkpoint),
         *_positions(position_ids),
         *_zero(checkpoint, values),
-        *_too_large(values),
+        *_too_large(checkpoint, values),
         *_ballast(checkpoint),
     ]
     order = ("broken", "suspect", "note")
     return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
 
 
-def _not_finite(values: dict[str, TensorValues]) -> list[Finding]:
+def _is_weight(checkpoint: Checkpoint, key: str) -> bool:
+    """Whether a key is of the weights that a model is made of."""
+    return checkpoint.tensors[key].component not in BUFFERS
+
+
+def _not_finite(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
     out = []
     for weights, level, where in ((True, "broken", ""), (False, "note", " outside the model's own weights")):
         for kind, counts in (("NaN", {k: v.nan for k, v in values.items()}), ("infinite", _counts(values, "inf"))):
-            hit = {k: n for k, n in counts.items() if n and (place(k).component in _WEIGHTS) == weights}
+            hit = {k: n for k, n in counts.items() if n and _is_weight(checkpoint, k) == weights}
             if hit:
                 named = _listed([f"{key} ({n:,} values)" for key, n in hit.items()])
                 out.append(
@@ -127,7 +131,7 @@ def _positions(position_ids: dict[str, PositionIds]) -> list[Finding]:
 
 
 def _zero(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
-    zero = [k for k, v in values.items() if v.zero and place(k).component in _WEIGHTS and not is_position_ids(k)]
+    zero = [k for k, v in values.items() if v.zero and _is_weight(checkpoint, k) and not is_position_ids(k)]
     weights = [k for k in zero if len(checkpoint[k].shape) > 1]
     vectors = [k for k in zero if len(checkpoint[k].shape) == 1]
     out = []
@@ -138,8 +142,8 @@ def _zero(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Findi
     return out
 
 
-def _too_large(values: dict[str, TensorValues]) -> list[Finding]:
-    hit = [key for key, found in values.items() if found.too_large and place(key).component in _WEIGHTS]
+def _too_large(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
+    hit = [key for key, found in values.items() if found.too_large and _is_weight(checkpoint, key)]
     if not hit:
         return []
     return [

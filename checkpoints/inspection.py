@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .adapter import Adapter, look_at_adapter
-from .architecture import Architecture, Family, missing_keys
-from .blocks import COMPONENTS, TEXT_ENCODERS, describe_label, in_order
+from .architecture import Architecture, missing_keys
 from .checkpoint import Checkpoint, TensorInfo
+from .families import components_in_order, families_with, in_order
 from .history import HistoryNode, merge_history
 from .opening import open_checkpoint
-
-# What is stored beside the weights that a model is made of.
-_WEIGHTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
-# Whose layout a component of no certain family is compared with: they are the same in all families.
-_ANY_FAMILY: dict[str, Family] = {"vae": "sd1", "clip_l": "sd1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +72,7 @@ class Inspection:
         adapter: a LoRA's kinds, ranks, labels and training; None for anything else.
         truncation: how much of the file is there, when it ends too early.
         notes: what was noticed on opening, in sentences.
+        about: block label -> a few words on what it is.
     """
 
     path: Path
@@ -98,6 +94,7 @@ class Inspection:
     adapter: Adapter | None = None
     truncation: Truncation | None = None
     notes: tuple[str, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries, lists, strings and numbers, ready for JSON; nothing is shortened."""
@@ -114,7 +111,7 @@ class Inspection:
             "dtypes": {name: asdict(amount) for name, amount in self.dtypes.items()},
             "components": {name: asdict(amount) for name, amount in self.components.items()},
             "labels": [
-                {"label": label, "description": describe_label(label), **asdict(amount)}
+                {"label": label, "description": self.about.get(label, ""), **asdict(amount)}
                 for label, amount in self.labels.items()
             ],
             "metadata": self.metadata,
@@ -156,7 +153,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         prediction_from=checkpoint.prediction_from,
         total=Amount.of(tensors),
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1].bytes)),
-        components={name: components[name] for name in COMPONENTS if name in components},
+        components={name: components[name] for name in components_in_order(components)},
         labels={label: labels[label] for label in in_order(labels)},
         metadata=dict(checkpoint.metadata),
         history=merge_history(checkpoint.metadata, checkpoint.path.name),
@@ -167,6 +164,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         adapter=_adapter(checkpoint),
         truncation=_truncation(checkpoint),
         notes=tuple(checkpoint.notes),
+        about={label: checkpoint.family.describe(label) for label in labels},
     )
 
 
@@ -174,8 +172,10 @@ def missing_weights(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     """Component -> keys that its layout has and the checkpoint lacks, of the components that are there."""
     found = {}
     for component in checkpoint.architecture.parts:
-        family = checkpoint.architecture.family or _ANY_FAMILY.get(component)
-        if family and component in _WEIGHTS and (keys := missing_keys(family, checkpoint.tensors, component)):
+        # A part of no certain family is the same in all that have it.
+        told = checkpoint.architecture.family is not None
+        family = checkpoint.family if told else next(iter(families_with(component)), None)
+        if family and (keys := missing_keys(family, checkpoint.tensors, component)):
             found[component] = keys
     return found
 
@@ -185,7 +185,7 @@ def absent_components(checkpoint: Checkpoint) -> tuple[str, ...]:
     architecture = checkpoint.architecture
     if architecture.what != "checkpoint" or architecture.family is None:
         return ()
-    expected = ("unet", *(label.lower() for label in TEXT_ENCODERS[architecture.family]), "vae")
+    expected = checkpoint.family.component_ids
     return tuple(component for component in expected if component not in architecture.parts)
 
 

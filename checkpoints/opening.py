@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from .architecture import Architecture, recognise
+from .architecture import Architecture, reader_of, recognise, unknown_model
 from .checkpoint import Checkpoint, Format, TensorInfo
 from .diffusers_folder import read_folder
 from .errors import CheckpointError
+from .families import Family
+from .families.any import any_family
 from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
 from .pickle_file import looks_like_zip, read_pickle
@@ -99,8 +102,9 @@ def _checkpoint(path, form, translation: Translation, metadata, prediction, said
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             translation.notes.append(f"{len(names)} tensors {what} ({shown})")
-    tensors = {key: TensorInfo(key, stored) for key, stored in translation.tensors.items()}
-    architecture = recognise({key: info.shape for key, info in tensors.items()}, raw_names)
+    architecture = recognise({key: stored.shape for key, stored in translation.tensors.items()}, raw_names)
+    architecture, family, named = _read_by(architecture, translation.tensors)
+    tensors = {key: TensorInfo(key, stored, family) for key, stored in named.items()}
     if architecture.what == "lora":
         architecture = _of_lora(architecture, path, tensors, metadata)
     return Checkpoint(
@@ -114,6 +118,24 @@ def _checkpoint(path, form, translation: Translation, metadata, prediction, said
         notes=translation.notes,
         size=size,
     )
+
+
+def _read_by(
+    architecture: Architecture, named: dict[str, StoredTensor]
+) -> tuple[Architecture, Family, dict[str, StoredTensor]]:
+    """The record that reads a file's keys, and the keys: a model of no known family is read by one made of its own names."""
+    family = reader_of(architecture)
+    if architecture.what != "other":
+        return architecture, family, named
+    floats = {name: stored.shape for name, stored in named.items() if stored.dtype.is_float}
+    made = any_family(floats)
+    if made is None:
+        return architecture, family, named
+    (prefix,) = made.prefixes
+    of_any = replace(
+        architecture, family=made.id, what="checkpoint", parts=(made.core,), name=unknown_model(named, made)
+    )
+    return of_any, made, {name.removeprefix(prefix): stored for name, stored in named.items()}
 
 
 def _of_lora(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import TEXT_LABELS, place
+from .families import part_of
 from .tensors import Shape
 
 
 def is_position_ids(key: str) -> bool:
     """Whether a key (in single-file naming) holds the positions of a text encoder's tokens."""
-    return key.endswith(".position_ids") and place(key).label in TEXT_LABELS
+    found = part_of(key) if key.endswith(".position_ids") else None
+    return found is not None and found[0].text
 
 
 def can_be_counted(shape: Shape) -> bool:

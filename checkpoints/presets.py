@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import cache
 from math import cos, pi
 
-from .architecture import Family
-from .conventions import LBW_17, LBW_SLOTS, MBW_20, MBW_26
+from .conventions import CONVENTIONS, DEFAULT_CONVENTION, lbw_slots
 from .errors import LabelError, nearest
+from .families import Family, family_of
+from .families.parts.mbw import LBW_17, MBW_26
 
 
 def smooth(x: float) -> float:
@@ -121,13 +122,32 @@ def is_preset(name: str) -> bool:
     return _fold_name(name) in _by_folded_name()
 
 
-def preset(name: str, family: Family) -> tuple[float, ...]:
+def preset_base(name: str) -> float:
+    """What a preset says of the text encoders."""
+    return _by_slot(name)["BASE"]
+
+
+def preset(name: str, family: str | Family) -> tuple[float, ...]:
     """A preset's vector, BASE first: 26 numbers for SD1, SD2 and the refiner, 20 for SDXL.
 
     The name may be in any case; `REVERSE-X`, `REVERSE_X` and `R_X` are the same.
 
     Raises:
-        LabelError: no preset has this name; the message has the nearest names.
+        LabelError: no preset has this name; the message has the nearest names. The family's blocks are not those of a UNET,
+            which presets are made for.
+    """
+    by_slot = _by_slot(name)
+    vectors = CONVENTIONS[DEFAULT_CONVENTION].vectors(family).slots
+    if not vectors or not set(vectors[0]) <= set(MBW_26):
+        raise LabelError(f"Preset {name} is one for the blocks of a UNET; {family_of(family).title} has other blocks.")
+    return tuple(by_slot[slot] for slot in vectors[0])
+
+
+def _by_slot(name: str) -> dict[str, float]:
+    """Every slot's weight in a preset for four levels.
+
+    Raises:
+        LabelError: no preset has this name.
     """
     known = _by_folded_name().get(_fold_name(name))
     if known is None:
@@ -137,8 +157,7 @@ def preset(name: str, family: Family) -> tuple[float, ...]:
     blocks = [float(weight(i)) for i in range(25)]
     if known in _REVERSED:
         blocks = [1 - x for x in blocks]
-    by_slot = dict(zip(MBW_26, (float(known == "ALL_B"), *blocks), strict=True))
-    return tuple(by_slot[slot] for slot in (MBW_20 if family == "sdxl" else MBW_26))
+    return dict(zip(MBW_26, (float(known == "ALL_B"), *blocks), strict=True))
 
 
 def lbw_preset_names() -> tuple[str, ...]:
@@ -166,10 +185,10 @@ def lbw_preset(name: str, length: int = 17, missing: float = 0.0) -> tuple[float
     known = str(name).strip().upper()
     if known not in _LBW:
         raise LabelError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}.")
-    lengths = {len(slots): slots for rows in LBW_SLOTS.values() for slots in rows.values()}
-    if known in ("NONE", "ALL") and length in lengths:
+    slots = lbw_slots(length)
+    if known in ("NONE", "ALL") and slots:
         return (float(known == "ALL"),) * length
     if length not in (17, 26):
         raise LabelError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}.")
     by_slot = dict(zip(LBW_17, _LBW[known], strict=True))
-    return tuple(float(by_slot.get(slot, missing)) for slot in lengths[length])
+    return tuple(float(by_slot.get(slot, missing)) for slot in slots)

@@ -30,7 +30,7 @@ class Registry(Mapping[str, Record]):
     Args:
         kind: what a record is called in messages (`merge method`).
         record: the class of a record.
-        package: whose modules hold the built-in records (`unetscope.merge.methods`); modules whose names begin with `_` are skipped.
+        package: whose modules hold the built-in records (`unetscope.merge.methods`); those that begin with `_` do not.
         group: the entry point group of other people's records.
         name: how a record is called; by default its attribute `id`.
         check: raises an `UnetscopeError` for a record that cannot work.

@@ -13,6 +13,19 @@ Threads = Annotated[
     int | None, typer.Option(help="Number of threads; the result does not depend on it.", show_default="cores")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+
+
+def known_family(name: str | None) -> str | None:
+    """A family's id as typed; refused where there is none."""
+    from ..checkpoints.families import FAMILIES
+
+    if name is not None and name not in FAMILIES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FAMILIES)}.")
+    return name
+
+
+FamilyArgument = typer.Argument(help="The architecture: sd1, sd2, sdxl...", callback=known_family)
+FamilyOption = typer.Option(help="The architecture, where nothing tells it: sd1, sd2, sdxl...", callback=known_family)
 WrittenDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3"]
 DType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from ..diagrams import TreeNode
     from ..merge import Recipe
 
-_SUBJECT = typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner, a checkpoint, or a recipe.", show_default=False)
+_SUBJECT = typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner..., a checkpoint, or a recipe.", show_default=False)
 _OUTPUT = typer.Option("-o", "--output", help="The file to write: .svg, .png, .pdf or .dot.")
 _VALUES = typer.Option(
     help="Numbers to colour by: CSV (name,value) or JSON {name: value}; names are labels, modules or keys."
 )
 _BADGES = typer.Option(help="Block weights to show as bars: a vector, preset, @file or lines, as in merges.")
-_NAMES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 
 
 def diagram(
@@ -90,15 +89,16 @@ def layers(
 def _opened(subject: str):
     """An architecture's name as it is, anything else as a checkpoint."""
     from ..checkpoints import open_checkpoint
+    from ..diagrams.architectures import drawn_families
 
-    return subject if subject in _NAMES else open_checkpoint(Path(subject))
+    return subject if subject in drawn_families() else open_checkpoint(Path(subject))
 
 
 def _badges(subject: str, weights: str, convention: str) -> dict[str, float]:
     from ..merge.block_weights import BlockWeights, parse_weights
 
     opened = _opened(subject)
-    family = opened if isinstance(opened, str) else opened.architecture.family or "sd1"
+    family = opened if isinstance(opened, str) else opened.family
     return BlockWeights.parse(parse_weights(weights), convention).resolve(family).by_label()
 
 
@@ -114,8 +114,8 @@ def _recipe_drawing(path: Path, title: str | None, theme: str):
 
 def family_of(recipe: Recipe) -> str:
     """The architecture that a recipe is for: its first model's if that can be read, else one that its weights fit."""
-    from ..checkpoints import LabelError, UnetscopeError, open_checkpoint
-    from ..merge.collapse import leaf_shares
+    from ..checkpoints import FAMILIES, UnetscopeError, open_checkpoint
+    from ..merge.collapse import fitting_families
 
     try:
         found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]]).architecture.family
@@ -123,11 +123,7 @@ def family_of(recipe: Recipe) -> str:
         found = None
     if found:
         return found
-    try:
-        leaf_shares(recipe, "sd1")
-    except LabelError:
-        return "sdxl"
-    return "sd1"
+    return next(family.id for family in [*fitting_families(recipe), *FAMILIES.values()])
 
 
 def recipe_tree(recipe: Recipe, family: str) -> TreeNode:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..checkpoints.wording import counted
-from .arguments import Json, Overwrite
+from .arguments import FamilyOption, Json, Overwrite
 from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ _OLD = Annotated[
 _PARTIAL = Annotated[
     bool, typer.Option("--partial", help="Write what is possible; what is not is named in the recipe.")
 ]
-_FAMILIES = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
-_FAMILY = Annotated[_FAMILIES | None, typer.Option(help="The architecture, where nothing tells it.")]
+_FAMILY = Annotated[str | None, FamilyOption]
 
 
 def import_(

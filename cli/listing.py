@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import Json
+from .arguments import FamilyArgument, Json
 from .screen import say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _parameters(method: Method) -> str:
 
 
 def presets(
-    family: Annotated[Literal["sd1", "sd2", "sdxl", "sdxl_refiner"], typer.Argument(help="The architecture.")] = "sd1",
+    family: Annotated[str, FamilyArgument] = "sd1",
     json: Json = False,
 ) -> None:
     """List the MBW presets and their values."""

@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from .arguments import Json, Overwrite, Threads, WrittenDType
+from .arguments import FamilyArgument, Json, Overwrite, Threads, WrittenDType
 from .screen import progress, say, show_json, size
-
-Family = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
 
 
 def demo_checkpoint(
-    family: Annotated[Family, typer.Argument(help="The architecture.", show_default=False)],
+    family: Annotated[str, FamilyArgument],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file to write.")],
     seed: Annotated[int, typer.Option(help="Other seeds give other weights.")] = 0,
     finetune_of: Annotated[
@@ -26,7 +24,9 @@ def demo_checkpoint(
     ] = False,
     dtype: Annotated[WrittenDType, typer.Option(help="Dtype of the weights.")] = "fp16",
     prediction: Annotated[Literal["epsilon", "v", "edm"] | None, typer.Option(help="Mark how it predicts.")] = None,
-    in_channels: Annotated[int, typer.Option(help="Input channels: 9 inpainting, 8 instruct-pix2pix, 5 depth.")] = 4,
+    in_channels: Annotated[
+        int | None, typer.Option(help="Input channels: 9 inpainting, 8 instruct-pix2pix, 5 depth; else the base's 4.")
+    ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
     json: Json = False,

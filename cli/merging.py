@@ -36,6 +36,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "nan": (Annotated[Literal["error", "zero", "copy"] | None, typer.Option(help="NaN or infinity in an input.")], None),
     "overflow": (Annotated[Literal["error", "clamp"] | None, typer.Option(help="Results too large for the dtype.")], None),
     "mix_predictions": (Annotated[bool, typer.Option("--mix-predictions", help="Allow epsilon and v models together.")], False),
+    "allow_missing": (Annotated[bool, typer.Option("--allow-missing", help="Unknown families: fill gaps.")], False),
     "title": (Annotated[str | None, typer.Option(help="A name for the result, kept in its metadata.")], None),
     "threads": (Threads, None),
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")], False),
@@ -146,8 +147,9 @@ def _with_options(recipe: Recipe, options: Options) -> Recipe:
     """The recipe as the options change it."""
     fields = ("dtype", "position_ids", "nan", "overflow")
     changed = {name: options.values[name] for name in fields if options.values[name] is not None}
-    if options.mix_predictions:
-        changed["mix_predictions"] = True
+    for switch in ("mix_predictions", "allow_missing"):
+        if getattr(options, switch):
+            changed[switch] = True
     data = recipe.to_plain()
     data["output"] = {**data.get("output", {}), **changed}
     components = {c: _source(options.values[c], recipe) for c in ("vae", "text_encoders", "unet") if options.values[c]}

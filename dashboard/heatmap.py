@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.blocks import BUFFER_LABELS, in_order
+from ..checkpoints.families import BUFFER_LABELS, in_order
 from ..checkpoints.layers import KINDS
 from ..diagrams.palette import VIRIDIS
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from ..checkpoints.architecture import Family
 from ..merge.methods import METHODS, Method
 from .library import Entry, Shelf
 from .merge_form import COMPONENTS, MergeForm
@@ -94,7 +93,7 @@ def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list
     return min(offered, key=last_wanted, default=None)
 
 
-def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
+def choose_components(shelf: Shelf, family: str | None) -> dict[str, str]:
     """Components that come from elsewhere: component -> library name or `merge`."""
     found: dict[str, str] = {}
     with st.popover(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.architecture import Family
 from ..checkpoints.errors import UnetscopeError
 from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
@@ -83,9 +82,7 @@ class MergeForm:
         return Recipe.parse(data, "the controls")
 
 
-def from_recipe(
-    recipe: Recipe, find: Callable[[str], str | None], family_of: Callable[[str], Family | None]
-) -> MergeForm:
+def from_recipe(recipe: Recipe, find: Callable[[str], str | None], family_of: Callable[[str], str | None]) -> MergeForm:
     """The controls that say this recipe.
 
     Args:
@@ -136,7 +133,7 @@ def from_recipe(
     )
 
 
-def _parameters(recipe: Recipe, family: Family | None) -> dict[str, Any]:
+def _parameters(recipe: Recipe, family: str | None) -> dict[str, Any]:
     step = recipe.steps[recipe.result]
     found: dict[str, Any] = {}
     for name, value in step.weights(recipe.convention).items():
@@ -149,7 +146,7 @@ def _parameters(recipe: Recipe, family: Family | None) -> dict[str, Any]:
     return found
 
 
-def _number_or_weights(name: str, weights: Any, family: Family | None) -> float | Weights:
+def _number_or_weights(name: str, weights: Any, family: str | None) -> float | Weights:
     if isinstance(weights.start, float) and not weights.lines:
         return weights.start
     if family is None:
@@ -165,7 +162,7 @@ def _number_or_weights(name: str, weights: Any, family: Family | None) -> float 
     return {label: by_label[label] for label in weighted_labels(family)}
 
 
-def _one_number(name: str, weights: Any, family: Family | None) -> float:
+def _one_number(name: str, weights: Any, family: str | None) -> float:
     value = _number_or_weights(name, weights, family)
     if not isinstance(value, float):
         raise FormError(

@@ -11,7 +11,6 @@ from typing import Any
 
 import streamlit as st
 
-from ..checkpoints.architecture import Family
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.presets import preset_names
@@ -31,7 +30,7 @@ def keep_weights(parameter: str, weights: Weights) -> None:
     st.session_state[_key(parameter)] = _undo(parameter).changed(dict(weights))
 
 
-def weights_of(parameter: Parameter, family: Family) -> Weights:
+def weights_of(parameter: Parameter, family: str) -> Weights:
     """A parameter's weights for an architecture; what another architecture had and this one has is taken over.
 
     As long as nobody has touched them they are the method's usual value, which another method's is not.
@@ -48,7 +47,7 @@ def weights_of(parameter: Parameter, family: Family) -> Weights:
     return wanted
 
 
-def edit_weights(parameter: Parameter, family: Family, gram: Gram | None) -> Weights:
+def edit_weights(parameter: Parameter, family: str, gram: Gram | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
     name, weights = parameter.name, weights_of(parameter, family)
     _tools(parameter, family, weights)
@@ -85,7 +84,7 @@ def _undo(parameter: str) -> Undo:
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _drawing(family: Family) -> str:
+def _drawing(family: str) -> str:
     """The block diagram of an architecture with room for handles."""
     from ..diagrams import draw
 
@@ -95,7 +94,7 @@ def _drawing(family: Family) -> str:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
+def _tools(parameter: Parameter, family: str, weights: Weights) -> None:
     chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
     state = st.session_state
@@ -184,7 +183,7 @@ def _paste_fields() -> None:
     st.selectbox("Convention", list(CONVENTIONS), key="m.convention", format_func=about.get, **KEEP)
 
 
-def _copy(weights: Weights, family: Family) -> None:
+def _copy(weights: Weights, family: str) -> None:
     convention = st.selectbox("Copy them as a vector for", list(CONVENTIONS), key="m.copy.convention", **KEEP)
     try:
         vector, wrong = editing.vector_of(weights, convention, family)

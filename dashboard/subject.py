@@ -12,16 +12,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, UNET_LABELS, place
+from ..checkpoints.families import FAMILIES, Family, family_of, in_order
 from .library import Entry
 
-# Names of architectures as the pages list them; a file is never called so, for it has a suffix.
-ARCHITECTURES: dict[str, str] = {
-    "sd1": "Stable Diffusion 1",
-    "sd2": "Stable Diffusion 2",
-    "sdxl": "SDXL",
-    "sdxl_refiner": "SDXL refiner",
-}
+
+def architectures() -> dict[str, str]:
+    """The architectures that the pages list, by id; a file is never called so, for it has a suffix."""
+    return {family.id: family.name for family in FAMILIES.values() if family.traced}
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,21 @@ class Subject:
 
     @property
     def title(self) -> str:
-        return Path(self.name).name if self.path else ARCHITECTURES[self.name]
+        return Path(self.name).name if self.path else family_of(self.name).name
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of its blocks, UNET first."""
-        around = (*TEXT_ENCODERS[self.family], "VAE") if self.family else ()
-        return (*UNET_LABELS.get(self.family, ()), *around)
+        """The labels of its blocks, the denoiser's first."""
+        if self.record is None:
+            return ()
+        return (*self.record.labels, *self.record.text_encoders, *(("VAE",) if self.record.has_vae else ()))
+
+    @property
+    def record(self) -> Family | None:
+        """The record of its family: a file's own."""
+        if self.family is None:
+            return None
+        return opened(self.path, self.identity).family if self.path else family_of(self.family)
 
     def drawn_as(self):
         """What `diagrams.draw` takes: a name, or the opened checkpoint."""
@@ -126,29 +131,27 @@ def picture(drawing, suffix: str) -> bytes:
 def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
     """A row for each tensor in network order: key, module (diffusers' path, of the UNET alone), label, kind, shape, params,
     dtype (empty for an architecture)."""
-    from ..checkpoints.layers import layer_kind
-
     modules = _modules(subject)
     if subject.path:
-        tensors = opened(subject.path, subject.identity).tensors
+        checkpoint = opened(subject.path, subject.identity)
+        record, tensors = checkpoint.family, checkpoint.tensors
         shapes = {key: (tuple(info.shape), info.dtype.name) for key, info in tensors.items()}
     else:
-        from ..checkpoints.layouts import layout
-
-        shapes = {key: (tuple(spec.shape), "") for key, spec in layout(subject.family).items()}
+        record = family_of(subject.family)
+        shapes = {key: (tuple(spec.shape), "") for key, spec in record.layout().items()}
     rows = [
         {
             "key": key,
             "module": modules.get(key, ""),
-            "label": place(key).label,
-            "kind": layer_kind(key),
+            "label": record.block_of(key).label,
+            "kind": record.kind_of(key),
             "shape": "×".join(map(str, shape)) or "scalar",
             "params": prod(shape),
             "dtype": dtype,
         }
         for key, (shape, dtype) in shapes.items()
     ]
-    rank = {label: n for n, label in enumerate(ALL_LABELS)}
+    rank = {label: n for n, label in enumerate(in_order({row["label"] for row in rows}))}
     flow = {key: n for n, key in enumerate(modules)}
     return tuple(sorted(rows, key=lambda row: (rank.get(row["label"], len(rank)), flow.get(row["key"], 0))))
 

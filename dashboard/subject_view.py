@@ -10,7 +10,7 @@ from ..checkpoints.errors import UnetscopeError
 from .folders import FolderError, current_folders
 from .library import Entry, Shelf
 from .shell import shelf_of
-from .subject import ARCHITECTURES, Subject
+from .subject import Subject, architectures
 from .wording import plain
 
 # Level as people call it -> as `diagrams` does.
@@ -31,7 +31,7 @@ def shelf_or_none() -> Shelf:
 def choose_subject(shelf: Shelf, where=st) -> Subject:
     """An architecture or a file, chosen on the page or named in its address (`of`)."""
     drawable = [entry for entry in shelf.entries if entry.family and not entry.error and entry.what != "lora"]
-    subjects = {name: Subject(name, name) for name in ARCHITECTURES}
+    subjects = {name: Subject(name, name) for name in architectures()}
     subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
     # Not bound to the address by the widget, which would write titles there: a link says sdxl, not "SDXL".
     names = list(subjects)
@@ -40,7 +40,7 @@ def choose_subject(shelf: Shelf, where=st) -> Subject:
         "Architecture or file",
         names,
         index=names.index(wanted) if wanted in names else 0,
-        format_func=lambda name: ARCHITECTURES.get(name, name),
+        format_func=lambda name: architectures().get(name, name),
         key="of",
         help="Four published architectures, and every file of the library that is one of them.",
     )

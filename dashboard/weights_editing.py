@@ -8,27 +8,28 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checkpoints.architecture import Family
-from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, skip_partner
-from ..checkpoints.conventions import DEFAULT_CONVENTION, MIDDLE_3, convention_named
+from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import LabelError
+from ..checkpoints.families import Family, family_of
+from ..checkpoints.families.parts.mbw import MIDDLE_3
 
 Weights = dict[str, float]
 Curve = Literal["linear", "cosine"]
 _STEPS_BACK = 100
 
 
-def weighted_labels(family: Family) -> tuple[str, ...]:
+def weighted_labels(family: str | Family) -> tuple[str, ...]:
     """The labels that have a weight, in network order: text encoders, then the UNET. The VAE is chosen apart from them."""
-    return (*TEXT_ENCODERS[family], *UNET_LABELS[family])
+    record = family_of(family)
+    return (*record.text_encoders, *record.labels)
 
 
-def even(family: Family, value: float) -> Weights:
+def even(family: str | Family, value: float) -> Weights:
     """The same weight everywhere."""
     return dict.fromkeys(weighted_labels(family), float(value))
 
 
-def from_text(text: str, convention: str, family: Family) -> Weights:
+def from_text(text: str, convention: str, family: str | Family) -> Weights:
     """Weights from what people paste: a number, a vector of any convention, a preset's name, or lines `IN04-IN08: 0.7`.
 
     Raises:
@@ -48,7 +49,9 @@ def from_text(text: str, convention: str, family: Family) -> Weights:
     return {label: by_label.get(label, 0.0) for label in weighted_labels(family)}
 
 
-def vector_of(weights: Mapping[str, float], convention: str, family: Family) -> tuple[list[float], tuple[str, ...]]:
+def vector_of(
+    weights: Mapping[str, float], convention: str, family: str | Family
+) -> tuple[list[float], tuple[str, ...]]:
     """The vector that says these weights in a convention, and the labels that it gets wrong for want of a slot.
 
     Raises:
@@ -59,7 +62,7 @@ def vector_of(weights: Mapping[str, float], convention: str, family: Family) -> 
         raise LabelError(
             f"Convention {convention!r} has no weight vector for this architecture; take {DEFAULT_CONVENTION!r}."
         )
-    base = weights.get(TEXT_ENCODERS[family][0], 0.0)
+    base = next((weights.get(label, 0.0) for label in family_of(family).text_encoders), 0.0)
     slots = reader.slots(family, reader.lengths(family)[0])
 
     def value(slot: str) -> float:
@@ -74,7 +77,7 @@ def vector_of(weights: Mapping[str, float], convention: str, family: Family) -> 
 
 
 def gradient(
-    weights: Mapping[str, float], labels: Collection[str], first: float, last: float, curve: Curve, family: Family
+    weights: Mapping[str, float], labels: Collection[str], first: float, last: float, curve: Curve, family: str | Family
 ) -> Weights:
     """Weights that run from `first` to `last` over these labels, in network order; the others stay."""
     from ..merge.block_weights import Gradient
@@ -84,14 +87,14 @@ def gradient(
     return dict(weights) | {label: run.at(i / max(1, len(chosen) - 1)) for i, label in enumerate(chosen)}
 
 
-def mirrored(weights: Mapping[str, float], family: Family) -> Weights:
+def mirrored(weights: Mapping[str, float], family: str | Family) -> Weights:
     """OUT blocks take the weight of the IN block whose skip connection they receive."""
-    partners = {label: skip_partner(label, family) for label in weights}
+    partners = {label: family_of(family).skip_partner(label) for label in weights}
     return dict(weights) | {partner: weights[label] for label, partner in partners.items() if partner}
 
 
 def randomised(
-    weights: Mapping[str, float], labels: Collection[str], low: float, high: float, seed: int, family: Family
+    weights: Mapping[str, float], labels: Collection[str], low: float, high: float, seed: int, family: str | Family
 ) -> Weights:
     """Even random weights of two decimals between `low` and `high` for these labels; the same seed, the same weights.
 

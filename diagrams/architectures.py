@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from ..checkpoints.blocks import UNET_LABELS
 from ..checkpoints.errors import UnetscopeError, nearest
-from ..checkpoints.layouts import unet_config
-
-FAMILIES = tuple(UNET_LABELS)
-TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL", "sdxl_refiner": "SDXL refiner"}
-
-# Numbers beside the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner).
-TIME_IDS = {"sdxl": 6, "sdxl_refiner": 5}
+from ..checkpoints.families import FAMILIES, family_of
+from ..checkpoints.families.diffusers import unet_config
 
 
 class DrawingError(UnetscopeError):
@@ -24,9 +18,15 @@ def family_named(name: str) -> str:
         DrawingError: for a name that is none.
     """
     known = name.strip().casefold().replace("-", "_")
-    if known not in FAMILIES:
-        raise DrawingError(f"there is no architecture {name!r}{nearest(name, FAMILIES)}; use {', '.join(FAMILIES)}")
+    if known not in drawn_families():
+        there = drawn_families()
+        raise DrawingError(f"there is no architecture {name!r}{nearest(name, there)}; use {', '.join(there)}")
     return known
+
+
+def drawn_families() -> tuple[str, ...]:
+    """The families that can be drawn without a file: those whose trace is shipped."""
+    return tuple(family.id for family in FAMILIES.values() if family.traced)
 
 
 def input_shapes(family: str) -> dict[str, tuple[int, ...]]:
@@ -35,6 +35,9 @@ def input_shapes(family: str) -> dict[str, tuple[int, ...]]:
     size = config["sample_size"]
     shapes = {"latent": (1, config["in_channels"], size, size), "timestep": ()}
     shapes["text"] = (1, 77, config["cross_attention_dim"])
-    if family in TIME_IDS:
-        shapes |= {"pooled text": (1, 1280), "size": (1, TIME_IDS[family])}
+    spec = family_of(family).real
+    if (
+        spec.pooled
+    ):  # beside the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner)
+        shapes |= {"pooled text": (1, spec.pooled), "size": (1, spec.size_ids)}
     return shapes

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 
-from ..checkpoints.blocks import place
+from ..checkpoints.families import family_of
 from . import text as texts
-from .architectures import TITLES, DrawingError
+from .architectures import DrawingError
 from .boxes import HEIGHT, Content, draw_box
+from .chain import draw_step
 from .dot import text_of
 from .graph import Shape
 from .graphviz import quoted
@@ -32,13 +33,15 @@ def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Can
     """
     tensors = around_tensors(family, label, look.tensors)
     if not tensors:
-        raise DrawingError(f"this {TITLES[family]} file holds no {label}; draw the architecture's by its name instead")
-    groups = _groups(tensors)
+        raise DrawingError(
+            f"this {family_of(family).name} file holds no {label}; draw the architecture's by its name instead"
+        )
+    groups = _groups(family, tensors)
     canvas = Canvas(prefix)
     spots, chain = _vae(groups) if label == "VAE" else _text(groups)
     for a, b in pairwise(chain):
         with canvas.group(f"edge-{a}-{b}", "edge", f"{a} → {b}", source=a, target=b):
-            _arrow(canvas, spots[a], spots[b])
+            draw_step(canvas, spots[a], spots[b])
     for name, spot in spots.items():
         _box(canvas, label, name, groups[name], spot, look)
     return canvas
@@ -46,7 +49,7 @@ def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Can
 
 def component_dot(family: str, label: str, look: Look, title: str) -> str:
     """The same as DOT source."""
-    groups = _groups(around_tensors(family, label, look.tensors))
+    groups = _groups(family, around_tensors(family, label, look.tensors))
     _, chain = _vae(groups) if label == "VAE" else _text(groups)
     lines = [f"digraph component {{ graph [label={text_of(title)} labelloc=t] node [shape=box fontname=Helvetica]"]
     for name in chain:
@@ -56,10 +59,10 @@ def component_dot(family: str, label: str, look: Look, title: str) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _groups(tensors: Group) -> dict[str, Group]:
+def _groups(family: str, tensors: Group) -> dict[str, Group]:
     groups: dict[str, Group] = {}
     for key, shape in tensors.items():
-        groups.setdefault(place(key).sublabel, {})[key] = shape
+        groups.setdefault(family_of(family).block_of(key).sublabel, {})[key] = shape
     return groups
 
 
@@ -97,16 +100,6 @@ def _vae(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
     for name in middle:
         spots[name] = Spot(_WIDE / 2 - 30, rows * step, _WIDE + gap + 60, HEIGHT)
     return spots, [*down, *middle, *up]
-
-
-def _arrow(canvas: Canvas, a: Spot, b: Spot) -> None:
-    if b.x > a.right:  # on to the top of the next column
-        turn = (a.right + b.x) / 2
-        canvas.arrow([(a.right, a.y + HEIGHT / 2), (turn, a.y + HEIGHT / 2), (turn, b.y + HEIGHT / 2), (b.x, b.y + HEIGHT / 2)],
-                     "flow")  # fmt: skip
-        return
-    x = a.centre if a.w <= b.w else b.centre
-    canvas.arrow([(x, a.bottom), (x, b.y)] if a.y < b.y else [(x, a.y), (x, b.bottom)], "flow")
 
 
 def _box(canvas: Canvas, label: str, name: str, tensors: Group, spot: Spot, look: Look) -> None:

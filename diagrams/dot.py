@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..checkpoints.blocks import skip_partner
 from . import text as texts
 from .graph import Graph
 from .graphviz import LIMITS, quoted
@@ -62,7 +61,7 @@ def _blocks(graph: Graph, look: Look) -> list[str]:
         facts = f"{texts.shape(block.output)}, {texts.count(block.params)}"
         lines.append(_node(label, (label, block.what, facts), paint))
     for a, b in graph.block_edges():
-        lines.append(_edge(a, b, skip_partner(a, graph.family) == b))
+        lines.append(_edge(a, b, graph.record.skip_partner(a) == b))
     return lines
 
 
@@ -80,7 +79,7 @@ def _modules(graph: Graph, only: str | None, look: Look) -> list[str]:
     label_of = {node.unit: node.label for node in graph.nodes}
     for a, b in graph.unit_edges():
         if only is None or (a in drawn and b in drawn):
-            lines.append(_edge(a, b, skip_partner(label_of[a], graph.family) == (label_of[b] or "-")))
+            lines.append(_edge(a, b, graph.record.skip_partner(label_of[a]) == (label_of[b] or "-")))
     return lines
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..checkpoints.blocks import ALL_LABELS, TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS, UNET_PREFIX
 from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
+from ..checkpoints.families import is_text, known_labels
 from . import text as texts
-from .architectures import TITLES, DrawingError, family_named
+from .architectures import DrawingError, family_named
+from .chain import ChainLevel, chain_graph
 from .component_level import component_dot, draw_component
 from .dot import dot_source
 from .export import save_drawing
@@ -85,7 +86,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return self.graph.name or f"{TITLES[self.graph.family]} UNET"
+        return self.graph.name or f"{self.graph.record.name} {self.graph.record.core_title}"
 
 
 def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subject:
@@ -99,12 +100,15 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
     family, name = architecture.architecture.family, Path(architecture.path).name
     if family is None:
         what = architecture.architecture.name or "nothing known"
-        raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need SD1, SD2, SDXL or the SDXL refiner")
+        raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need a model")
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
-    if needs_unet and not any(key.startswith(UNET_PREFIX) for key in tensors):
+    record = architecture.family
+    if needs_unet and not any(key.startswith(record.prefix) for key in tensors):
         raise DrawingError(
-            f"{texts.plain(name)}: has no UNET; draw one of its parts with block={TEXT_ENCODERS[family][0]!r}"
+            f"{texts.plain(name)}: has no {record.core_title}; draw one of its parts with block={record.text_encoders[0]!r}"
         )
+    if not record.traced:
+        return Subject(chain_graph(record, tensors, name), tensors)
     return Subject(architecture_graph(family).on(tensors, name), tensors)
 
 
@@ -140,7 +144,7 @@ def draw(
     Raises:
         DrawingError: an unknown name, level or block, or values of which none belongs to this diagram.
     """
-    subject = subject_of(architecture, needs_unet=block not in (*TEXT_LABELS, "VAE"))
+    subject = subject_of(architecture, needs_unet=block is None or not (is_text(block) or block == "VAE"))
     shade = shared_scale([values], scale, value_range)
     look = _look(subject, values, badges, shade, convention)
     canvas = _body(subject, level, block, look)
@@ -215,22 +219,30 @@ def _dot(subject: Subject, level: str, block: str | None, look: Look, title: str
 def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: str = "") -> Canvas:
     if level not in LEVELS:
         raise DrawingError(f"there is no level {level!r}{nearest(level, LEVELS)}; use block, module or layer")
-    family = subject.graph.family
-    parts = (*TEXT_ENCODERS[family], "VAE")
+    family, record = subject.graph.family, subject.graph.record
+    parts = (*record.text_encoders, "VAE")
     if block is None:
-        canvas = _GRIDS[level](subject.graph, look, prefix).canvas
+        canvas = _whole(subject.graph, level, look, prefix)
     elif block in parts:
         canvas = draw_component(family, block, look, prefix)
-    elif block not in UNET_LABELS[family]:
-        known = (*UNET_LABELS[family], *parts)
-        there = "another architecture has it" if block in ALL_LABELS else "it exists nowhere"
-        raise DrawingError(f"{TITLES[family]} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
+    elif block not in record.labels:
+        known = (*record.labels, *parts)
+        there = "another architecture has it" if block in known_labels() else "it exists nowhere"
+        raise DrawingError(f"{record.name} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
     elif level != "layer":
         raise DrawingError(f"level {level!r} draws the whole UNET; {block} alone is drawn at level 'layer'")
+    elif record.drawing == "chain":
+        canvas = ChainLevel(subject.graph, level, look, prefix, block).canvas
     else:
         canvas = draw_layers_of(subject.graph, block, look, prefix)
-    look.values.check((*UNET_LABELS[family], *parts, *subject.graph.tensors))
+    look.values.check((*record.labels, *parts, *subject.graph.tensors))
     return canvas
+
+
+def _whole(graph: Graph, level: str, look: Look, prefix: str) -> Canvas:
+    if graph.record.drawing == "chain":
+        return ChainLevel(graph, level, look, prefix).canvas
+    return _GRIDS[level](graph, look, prefix).canvas
 
 
 def _title(subject: Subject, block: str | None) -> str:
@@ -238,7 +250,7 @@ def _title(subject: Subject, block: str | None) -> str:
         return subject.name
     if block in subject.graph.labels():
         return f"{subject.name} · {block}"
-    name = subject.graph.name or TITLES[subject.graph.family]
+    name = subject.graph.name or subject.graph.record.name
     return f"{name} · {'VAE' if block == 'VAE' else f'text encoder {block}'}"
 
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..checkpoints.families import FAMILIES
 from .drawing import Drawing, draw
 
 GALLERY = Path(__file__).parent / "gallery"
-FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def pictures() -> dict[str, Drawing]:
-    """Every picture of the gallery by its file name."""
-    drawn = {f"{f}_{level}.svg": draw(f, level) for f in FAMILIES for level in ("block", "module")}
-    drawn["sd1_layer_IN05.svg"] = draw("sd1", "layer", block="IN05")
-    drawn["sdxl_layer_IN07.svg"] = draw("sdxl", "layer", block="IN07")
-    drawn["sdxl_vae.svg"] = draw("sdxl", block="VAE")
-    drawn["sdxl_clip_g.svg"] = draw("sdxl", block="CLIP_G")
-    drawn["sdxl_refiner_block.svg"] = draw("sdxl_refiner")
+    """Every picture of the gallery by its file name: those that the families' records name."""
+    drawn = {}
+    for family in FAMILIES.values():
+        for level in family.gallery:
+            drawn[f"{family.id}_{level}.svg"] = draw(family.id, level)
+        for block in family.gallery_blocks:
+            part = block.lower() if block in (*family.text_encoders, "VAE") else f"layer_{block}"
+            drawn[f"{family.id}_{part}.svg"] = draw(family.id, "layer", block=block)
     return drawn
 
 

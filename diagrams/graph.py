@@ -13,8 +13,7 @@ from functools import cache, cached_property
 from math import prod
 from pathlib import Path
 
-from ..checkpoints.blocks import UNET_PREFIX
-from ..checkpoints.layers import layer_kind
+from ..checkpoints.families import Family, family_of
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -56,11 +55,16 @@ class Node:
 class Graph:
     """A traced network. `missing` holds the keys that a given checkpoint lacks, when it was drawn on one."""
 
-    family: str
+    family: str | Family
     nodes: tuple[Node, ...]
     edges: tuple[tuple[str, str], ...]
     missing: frozenset[str] = frozenset()
     name: str = ""
+
+    @property
+    def record(self) -> Family:
+        """The family's record."""
+        return family_of(self.family)
 
     @cached_property
     def by_id(self) -> dict[str, Node]:
@@ -110,8 +114,8 @@ class Graph:
     def _ends(self, shapes: Mapping[str, Shape]) -> dict[str, dict[int, int]]:
         """The same for the network's own inputs and output, from the tensors that they meet."""
         met = [
-            ("input latent", UNET_PREFIX + "input_blocks.0.0.weight", 1),
-            ("output latent", UNET_PREFIX + "out.2.weight", 0),
+            ("input latent", self.record.first_key, 1),
+            ("output latent", self.record.prefix + "out.2.weight", 0),
             ("input text", next((key for key in self.tensors if key.endswith("attn2.to_k.weight")), ""), 1),
         ]
         return {
@@ -124,7 +128,11 @@ class Graph:
         for node in self.nodes:
             for key, shape in node.tensors:
                 own = shapes.get(key)
-                if own and len(own) == len(shape) and layer_kind(key) in ("conv", "emb", "proj", "skip", "attn1.q"):
+                if (
+                    own
+                    and len(own) == len(shape)
+                    and self.record.kind_of(key) in ("conv", "emb", "proj", "skip", "attn1.q")
+                ):
                     found.setdefault(node.label, {})[shape[0]] = own[0]
         return found
 
@@ -161,7 +169,7 @@ def write_graph(graph: Graph, path: Path) -> None:
         lines.append(json.dumps(row, separators=(",", ":")))
     index = {node.id: i for i, node in enumerate(graph.nodes)}
     tables = {
-        "family": graph.family,
+        "family": graph.record.id,
         "fields": _FIELDS,
         "units": list(units.values()),
         "kinds": list(kinds),

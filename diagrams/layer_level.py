@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
 from .boxes import draw_pills
 from .graph import Graph, Node
@@ -170,7 +169,7 @@ def _draw_layer(canvas: Canvas, x: float, y: float, node: Node, name: str, look:
                 canvas.text(left + 8, y + 16, name, "mb", width - 14 - taken)
                 if value:
                     canvas.text(left + width - 7, y + 16, value, "sb", extra="end")
-                canvas.text(left + 8, y + 30, node.key.removeprefix(UNET_PREFIX), "xs", width - 14, "dim")
+                canvas.text(left + 8, y + 30, node.key.removeprefix(graph.record.prefix), "xs", width - 14, "dim")
                 canvas.text(left + 8, y + 43, texts.shape(shape), "xs", width - 14)
             else:
                 canvas.text(left + 6, y + 16, key.rpartition(".")[2], "xs", width - 10)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints.conventions import lbw_index
-from ..checkpoints.layers import layer_kind
 from .architectures import DrawingError
 from .drawing import subject_of
 from .text import elements
@@ -41,7 +40,7 @@ def layers(architecture: str | Checkpoint) -> list[dict]:
             "module": node.module,
             "label": node.label,
             "lbw": lbw_index(node.label, graph.family) is not None,
-            "kind": layer_kind(key),
+            "kind": graph.record.kind_of(key),
             "shape": list(shape),
             "params": elements(shape),
         }

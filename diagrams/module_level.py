@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..checkpoints.blocks import UNET_PREFIX
 from . import text as texts
 from .boxes import draw_badge, draw_pills
 from .summary import Block, Unit
@@ -138,5 +137,5 @@ class ModuleLevel(UGrid):
             self.canvas.text(x + 10, y + 18, unit.what, "mb", w - 26 - self.canvas.width_of(paint.printed, "mb"))
             self.canvas.text(x + 10, y + 34, unit.name, "xs", w - 20)
             self.canvas.text(x + w - 10, y + 49, params, "xs", extra="end")
-            key = unit.prefix.removeprefix(UNET_PREFIX)
+            key = unit.prefix.removeprefix(self.graph.record.prefix)
             self.canvas.text(x + 10, y + 49, key, "xs", w - 28 - self.canvas.width_of(params, "xs"), "dim")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from ..checkpoints.blocks import TEXT_LABELS
 from ..checkpoints.conventions import Convention, lbw_index
+from ..checkpoints.families import is_text
 from .graph import Graph, Node, Shape, Tensor
 from .values import Member
 
@@ -191,6 +191,6 @@ def slots_of(labels: Mapping[str, object] | list[str], family: str, convention: 
     slots = {}
     for label in labels:
         index, name = convention.slot_of(label, family) or (None, "")
-        own = name == label or name.startswith(f"{label}.") or (name == "BASE" and label in TEXT_LABELS)
+        own = name == label or name.startswith(f"{label}.") or (name == "BASE" and is_text(label))
         slots[label] = Slot(index, name, own, lbw_index(label, family))
     return slots

@@ -13,9 +13,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
-from ..checkpoints.blocks import UNET_PREFIX, unet_label
-from ..checkpoints.layouts import unet_config
-from .architectures import FAMILIES, input_shapes
+from ..checkpoints.families import family_of
+from ..checkpoints.families.diffusers import unet_config
+from .architectures import drawn_families, input_shapes
 from .graph import TRACES, Graph, Node, write_graph
 
 # Inside a residual block: diffusers' name -> the single-file name.
@@ -107,7 +107,7 @@ class _Reader:
     """Turns torchview's graph, whose nodes know only a class name, into ours."""
 
     def __init__(self, family: str, model, drawn):
-        self.family = family
+        self.family, self.record = family, family_of(family)
         self.modules = dict(model.named_modules())
         self.path_of = {id(module): path for path, module in self.modules.items()}
         self.enclosing: dict = {}
@@ -197,7 +197,7 @@ class _Reader:
         tensors = ()
         if path and holders[path] == own:
             tensors = tuple(
-                (f"{UNET_PREFIX}{name}.{p}", tuple(w.shape))
+                (f"{self.record.prefix}{name}.{p}", tuple(w.shape))
                 for p, w in self.modules[path].named_parameters(recurse=False)
             )
         unit_name = single_file_name(unit, self.modules)
@@ -205,8 +205,8 @@ class _Reader:
             id=own,
             module=unit if " " in unit else path or self.enclosing.get(node, ""),
             unit=unit,
-            label=unet_label(f"{unit_name}.") if unit_name else "",
-            key=UNET_PREFIX + name if name else "",
+            label=self.record.label_of(unit_name) if unit_name else "",
+            key=self.record.prefix + name if name else "",
             kind=node.name if " " not in unit else unit.split(" ")[0],
             inputs=tuple(tuple(s) for s in getattr(node, "input_shape", ())),
             outputs=tuple(tuple(s) for s in getattr(node, "output_shape", None) or [node.tensor_shape]),
@@ -215,7 +215,7 @@ class _Reader:
 
 
 def main(families: list[str]) -> None:
-    for family in families or FAMILIES:
+    for family in families or drawn_families():
         graph = trace(family)
         path = TRACES / f"{family}.json"
         write_graph(graph, path)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..checkpoints.blocks import TEXT_ENCODERS, VAE_PREFIX, place
 from ..checkpoints.conventions import Convention
-from ..checkpoints.layouts import layout
+from ..checkpoints.families import family_of
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Shape
@@ -74,7 +73,7 @@ class UGrid:
         self.graph, self.look, self.canvas = graph, look, Canvas(prefix)
         self.blocks = blocks_of(graph)
         self.edges = graph.block_edges()
-        self.encoders = TEXT_ENCODERS[graph.family]
+        self.encoders = graph.record.text_encoders
         self.slots = slots_of([*self.blocks, *self.encoders, "VAE"], graph.family, look.convention)
         self.extra = BADGE if look.badges else 0.0
         self.prepare()
@@ -275,8 +274,9 @@ class UGrid:
 
 def around_tensors(family: str, label: str, own: Mapping[str, Shape] | None) -> dict[str, Shape]:
     """The tensors of a text encoder or VAE: a checkpoint's own, or those of the published layout."""
+    record = family_of(family)
     if own is None:
-        own = {key: spec.shape for key, spec in layout(family).items()}
-    if label == "VAE":
-        return {key: shape for key, shape in own.items() if key.startswith(VAE_PREFIX)}
-    return {key: shape for key, shape in own.items() if place(key).label == label and "position_ids" not in key}
+        own = {key: spec.shape for key, spec in record.layout().items()}
+    return {
+        key: shape for key, shape in own.items() if record.block_of(key).label == label and "position_ids" not in key
+    }

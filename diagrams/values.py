@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.blocks import TEXT_LABELS
 from ..checkpoints.errors import nearest
+from ..checkpoints.families import is_text
 from .architectures import DrawingError
 from .palette import Scale, ScaleKind, colour, ink_is_dark, scale_for
 from .text import number
@@ -119,7 +119,7 @@ class Values:
 
 def label_names(label: str) -> tuple[str, ...]:
     """The names by which a value of a block may go: BASE stands for the text encoders, MID for M00."""
-    if label in TEXT_LABELS:
+    if is_text(label):
         return (label, "BASE")
     return (label, "MID") if label == "M00" else (label,)
 

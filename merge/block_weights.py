@@ -41,10 +41,9 @@ from numbers import Real
 from reprlib import Repr
 from typing import Any
 
-from ..checkpoints.architecture import Family
-from ..checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named
 from ..checkpoints.errors import LabelError, nearest
+from ..checkpoints.families import Family, family_of
 from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, is_block, parse_selector
@@ -89,7 +88,7 @@ class Line:
         labels = self.selector.labels(family)
         if not isinstance(self.value, Gradient):
             return dict.fromkeys(labels, self.value)
-        blocks = [x for x in UNET_LABELS[family] if x in labels and is_block(x)]
+        blocks = [x for x in family.labels if x in labels and is_block(x)]
         return {x: self.value.at(i / max(1, len(blocks) - 1)) for i, x in enumerate(blocks)}
 
 
@@ -119,7 +118,7 @@ class BlockWeights:
 
         Raises:
             LabelError: an unknown label, kind, preset, convention or option (with the nearest names), a number that is
-                not finite, a vector length that no architecture has.
+                not finite. Whether a vector has the length of a family's is known when it is resolved for one.
         """
         return value if isinstance(value, BlockWeights) else _parse(value, convention)
 
@@ -127,12 +126,13 @@ class BlockWeights:
         """What the user wrote, as data that YAML and JSON can hold; `parse` reads it back."""
         return _plain(self.plain)
 
-    def resolve(self, family: Family) -> ResolvedWeights:
+    def resolve(self, family: str | Family) -> ResolvedWeights:
         """The weights for an architecture.
 
         Raises:
             LabelError: a vector of a length, or a line with a label, that this architecture does not have.
         """
+        family = family_of(family)
         given = [line.values(family) for line in self.lines]
         starts, own = self._starts(family)
         named: dict[str, tuple[int, float]] = {}
@@ -149,7 +149,7 @@ class BlockWeights:
             return 0.0 if slot in (None, label) else whole(slot)
 
         table = {}
-        for label in (*TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE"):
+        for label in (*family.text_encoders, *family.labels, "VAE"):
             after = named.get(label, (-1, 0.0))[0] + 1
             later = zip(self.lines[after:], given[after:], strict=True)
             parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
@@ -158,11 +158,11 @@ class BlockWeights:
         if any("VAE" in values for values in given):
             # Where lines name only parts of the VAE, its rest stays with A.
             table["VAE"] = LabelWeight(vae.value if "VAE" in named else 0.0, vae.parts)
-        return ResolvedWeights(table, vae.value)
+        return ResolvedWeights(family, table, vae.value)
 
     def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
         """Weights before any line, and the labels that have a weight of their own there and so follow nobody."""
-        labels = (BASE, *TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE")
+        labels = (BASE, *family.text_encoders, *family.labels, "VAE")
         if isinstance(self.start, float):
             return dict.fromkeys(labels, self.start), set(labels)
         if self.start is None:
@@ -174,8 +174,12 @@ class BlockWeights:
         vector = self._preset(family) if isinstance(self.start, str) else self.start
         slots = self.convention.slots(family, len(vector))
         reading = self.convention.read(vector, family, scale=self.scale)
-        weights = reading.weights | {"VAE": reading.vae, BASE: reading.weights[TEXT_ENCODERS[family][0]]}
-        own = {BASE, *TEXT_ENCODERS[family], *(x for x in labels if x in slots or is_block(x))}
+        first = family.text_encoders[0] if family.text_encoders else None
+        weights = reading.weights | {
+            "VAE": reading.vae,
+            BASE: reading.weights.get(first),
+        }
+        own = {BASE, *family.text_encoders, *(x for x in labels if x in slots or is_block(x))}
         if self.convention.missing is not None:  # its labels follow nobody
             own = set(labels)
         return {label: x or 0.0 for label, x in weights.items()}, own
@@ -280,15 +284,6 @@ def _vector(value: Any, chosen: Convention) -> tuple[float, ...]:
     if not isinstance(values, list | tuple):
         raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {_shown(value)}.")
     vector = tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
-    fits = {n: family for family in UNET_LABELS for n in chosen.lengths(family)}
-    if len(vector) not in fits:
-        known = ", ".join(map(str, fits))
-        others = [c.name for c in CONVENTIONS.values() if any(len(vector) in c.lengths(f) for f in UNET_LABELS)]
-        hint = f"; {len(vector)} values fit convention {' or '.join(map(repr, others))}" if others else ""
-        raise LabelError(
-            f"A weight vector of {len(vector)} values fits no architecture in convention {chosen.name!r}, which has "
-            f"vectors of {known} values{hint}."
-        )
     return vector
 
 

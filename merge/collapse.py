@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from ..checkpoints.blocks import place
-from ..checkpoints.layouts import Family, layout
+from ..checkpoints.errors import LabelError
+from ..checkpoints.families import FAMILIES, Family, Place, family_of, layout
 from .errors import RecipeError
 from .forms import Applied, Form, Model
 from .methods import Method
@@ -30,12 +30,12 @@ class Collapse:
     def __init__(
         self,
         recipe: Recipe,
-        family: Family,
+        family: str | Family,
         index: Mapping[str, int],
         has: Callable[[int, str], bool] = lambda index, key: True,
         ema: Callable[[int], int] = lambda index: index,
     ):
-        self._recipe, self._family, self._index, self._has, self._ema = recipe, family, index, has, ema
+        self._recipe, self._family, self._index, self._has, self._ema = recipe, family_of(family), index, has, ema
         self._weights: dict[str, dict] = {}
 
     def form(self, source: str, key: str, merge_vae: bool = False) -> Form:
@@ -59,7 +59,8 @@ class Collapse:
 
     def _step(self, name: str, key: str, inputs: list[Form], merge_vae: bool) -> Form:
         step, resolved = self._recipe.steps[name], self._resolved(name)
-        method, vae = step.kind, place(key).component == "vae"
+        method, place = step.kind, self._family.block_of(key)
+        vae = place.component == "vae"
         weights = [w for v in resolved.values() for w in (v if isinstance(v, list) else [v]) if not _is_plain(w)]
         if vae and not merge_vae and method.kind != "structural" and all(w.vae is None for w in weights):
             return inputs[0]
@@ -73,9 +74,9 @@ class Collapse:
         }
         for p, parameter in method.parameters.items():
             if parameter.share:
-                parameter.check_number(values[p], f"steps.{name}.{p} at {place(key).label}")
+                parameter.check_number(values[p], f"steps.{name}.{p} at {place.label}")
         if method.kind == "structural":
-            return self._chosen(method, inputs, key, values)
+            return self._chosen(method, inputs, key, place, values)
         if not method.on_deltas:
             return self._applied(method, inputs, values, step.inputs)
         base, *models = inputs
@@ -93,7 +94,9 @@ class Collapse:
         named = tuple(sources) if method.kind == "statistics" or "at" in method.supplied else ()
         return Form.of(Applied(method, tuple(sorted(values.items())), tuple(inputs), named))
 
-    def _chosen(self, method: Method, inputs: list[Form], key: str, values: dict) -> Form:
+    def _chosen(self, method: Method, inputs: list[Form], key: str, place: Place, values: dict) -> Form:
+        if "place" in method.supplied:
+            values = values | {"place": place}
         if "has" in method.supplied:
             values = values | {"has": lambda form: all(self._has(i, key) for i in form.models())}
         if "ema" in method.supplied:
@@ -126,19 +129,39 @@ def _is_plain(value) -> bool:
     return isinstance(value, bool | int | str)
 
 
-def leaf_shares(recipe: Recipe, family: Family) -> dict[str, float | None]:
+def fitting_families(recipe: Recipe) -> list[Family]:
+    """The families that all block weights of a recipe fit, those that most tools know first: what it may be for where no file
+    tells."""
+    known = sorted(FAMILIES.values(), key=lambda family: (family.mecha is None, -len(family.conventions)))
+    return [family for family in known if _fits(recipe, family)]
+
+
+def _fits(recipe: Recipe, family: Family) -> bool:
+    try:
+        for step in recipe.steps.values():
+            for value in step.weights(recipe.convention).values():
+                for weights in value if isinstance(value, list) else [value]:
+                    if not _is_plain(weights):
+                        weights.resolve(family)
+    except LabelError:
+        return False
+    return True
+
+
+def leaf_shares(recipe: Recipe, family: str | Family) -> dict[str, float | None]:
     """The share of every model in the result's UNET: the mean of its coefficient over the architecture's parameters.
 
     Needs no files. A LoRA's is its strength, as if it changed every tensor. None for a model that a method reads which is not
     linear: it has no single share.
     """
     models = recipe.leaves(recipe.result)
+    family = family_of(family)
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})
     sums: dict[int, float] = defaultdict(float)
     indirect: set[int] = set()
     total = 0
     for key, spec in layout(family).items():
-        if place(key).component != "unet":
+        if not family.block_of(key).core:
             continue
         size = 1
         for n in spec.shape:

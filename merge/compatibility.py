@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..checkpoints import Checkpoint
+from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.tensors import Shape
 from .errors import MergeError
 
-# Where the number of input channels shows: the only tensor in which an inpainting UNET differs in shape.
-FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+
+def denoiser(checkpoints: Iterable[Checkpoint]) -> str:
+    """What the denoiser is called as a component in the first of these that has one; else in the first that there is."""
+    families = [checkpoint.family for checkpoint in checkpoints if checkpoint.architecture.what != "lora"]
+    return next(
+        (family.core for family in families if family.id in FAMILIES), families[0].core if families else "model"
+    )
 
 
-def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
-    """The architecture family that all of them share; `sd1` where none of them says, as lone VAEs do not.
+def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Family:
+    """The family that all of them share; where none of them says, as lone VAEs do not, that by which they are read.
 
     Raises:
         MergeError: one of them is no checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
@@ -36,8 +42,8 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
             )
         if family is None:
             family, said_by = found.family, name
-    # A VAE or a CLIP-L alone belongs to several architectures alike; SD1's labels have a place for both.
-    return family or "sd1"
+    # A VAE or a CLIP-L alone belongs to several families alike.
+    return checkpoints[0].family if family is None else checkpoints[names.index(said_by)].family
 
 
 def check_predictions(
@@ -54,9 +60,9 @@ def check_predictions(
     """
     kinds: dict[str, list[str]] = {}
     for checkpoint, name in zip(checkpoints, names, strict=True):
-        if "unet" not in checkpoint.components:
+        if not has_denoiser(checkpoint):
             continue
-        unmarked = "unmarked" if checkpoint.architecture.family == "sd2" else "epsilon"
+        unmarked = checkpoint.family.predicts or "unmarked"
         kinds.setdefault(checkpoint.prediction or unmarked, []).append(name)
     unmarked = kinds.pop("unmarked", [])
     told = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in kinds.items())
@@ -68,14 +74,21 @@ def check_predictions(
     notes = [f"the models predict differently ({told})"] if len(kinds) > 1 else []
     if unmarked and kinds:
         notes.append(f"nothing says what {', '.join(unmarked)} predicts; the others: {told}")
-    first = next((c for c in checkpoints if "unet" in c.components), None)
-    if first is not None and first.prediction is None and first.architecture.family == "sd2" and len(kinds) == 1:
+    first = next((c for c in checkpoints if has_denoiser(c)), None)
+    if first is not None and first.prediction is None and first.family.predicts is None and len(kinds) == 1:
         return next(iter(kinds)), notes
     return first.prediction if first is not None else None, notes
 
 
-def common_shape(key: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
+def has_denoiser(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds its family's denoiser, not text encoders or a VAE alone."""
+    return checkpoint.family.core in checkpoint.components
+
+
+def common_shape(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
     """The shape of the result, and whether the first input is wider than others (see `TensorPlan.widened`).
+
+    `first_layer` is the key whose input channels may differ: the only tensor in which an inpainting UNET differs in shape.
 
     Raises:
         MergeError: the shapes differ otherwise.
@@ -86,9 +99,9 @@ def common_shape(key: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, 
         if shape == first:
             continue
         same_but_channels = len(shape) == len(first) == 4 and (shape[0], *shape[2:]) == (first[0], *first[2:])
-        if key == FIRST_CONV and same_but_channels and shape[1] < first[1]:
+        if key == first_layer and same_but_channels and shape[1] < first[1]:
             widened = True
-        elif key == FIRST_CONV and same_but_channels:
+        elif key == first_layer and same_but_channels:
             raise MergeError(
                 f"{other} takes {shape[1]} input channels and {name} takes {first[1]}: make {other} the first model of the "
                 "merge; its extra channels are kept"

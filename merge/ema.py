@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.wording import counted
 from .errors import MergeError
 
@@ -20,17 +19,17 @@ def with_ema(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """
     tensors, lacking = dict(checkpoint.tensors), []
     for key, info in checkpoint.tensors.items():
-        if info.component != "unet":
+        if not info.place.core:
             continue
         found = checkpoint.tensors.get(_EMA + key.removeprefix(_UNET).replace(".", ""))
         if found is None or found.shape != info.shape:
             lacking.append(key)
         else:
-            tensors[key] = TensorInfo(key, found.stored)
+            tensors[key] = replace(info, stored=found.stored)
     if lacking:
         what = (
             "no EMA weights"
-            if len(lacking) == sum(t.component == "unet" for t in checkpoint.tensors.values())
+            if len(lacking) == sum(t.place.core for t in checkpoint.tensors.values())
             else (f"EMA weights that lack {counted(len(lacking), 'tensor')} ({lacking[0]}, ...)")
         )
         raise MergeError(f"{name} ({checkpoint.path}): holds {what}; leave exchange_ema out for this file")

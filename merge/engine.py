@@ -77,8 +77,9 @@ def write(
         require_suffix(output)
         journal = Journal(output, _work(plan, inputs), metadata)
         metadata = journal.kept
-    entries = [(t.key, t.dtype, t.shape) for t in plan.tensors]
-    header, offsets, size = plan_header(entries, metadata)
+    entries = [(t.name, t.dtype, t.shape) for t in plan.tensors]
+    header, written_at, size = plan_header(entries, metadata)
+    offsets = {t.key: written_at[t.name] for t in plan.tensors}
     options = {"overwrite": overwrite, "fsync": fsync}
     try:
         check_output(plan, output, 0 if journal else size, overwrite)

@@ -112,7 +112,7 @@ class LiveMerge:
             tuple(changed),
             len(said) - len(changed),
             {t.key: (t.dtype, t.shape) for t in plan.tensors},
-            plan.family,
+            plan.family.id,
             plan.prediction,
             [*plan.warnings, *faults.repairs()],
         )

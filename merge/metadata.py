@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .. import __version__
 from ..checkpoints import Checkpoint
-from ..checkpoints.architecture import modelspec_architecture
 from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
 from .plan import Plan
 from .recipe import Recipe
@@ -57,7 +56,7 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
         "sd_merge_recipe": json.dumps(_sd_merge_recipe(plan, hashes, title)),
         "sd_merge_models": json.dumps(_sd_merge_models(plan, hashes)),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": modelspec_architecture(plan.family, plan.prediction),
+        "modelspec.architecture": plan.architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -65,6 +64,8 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
     }
     if not title:
         del out["modelspec.title"]
+    if not out["modelspec.architecture"]:
+        del out["modelspec.architecture"]
     if plan.prediction in ("v", "epsilon"):
         out["modelspec.prediction_type"] = plan.prediction
     if reproducible:

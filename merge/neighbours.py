@@ -76,7 +76,9 @@ def _run(tensors: list[TensorPlan], first: int) -> Run:
     if len(tensors) == 1:
         return Run(tensors[0], first, tuple(starts))
     head, shape = tensors[0], (starts[-1],)
-    inputs = {index: TensorInfo(head.key, _stretched(info.stored, shape)) for index, info in head.inputs.items()}
+    inputs = {
+        index: replace(info, key=head.key, stored=_stretched(info.stored, shape)) for index, info in head.inputs.items()
+    }
     return Run(replace(head, shape=shape, inputs=inputs), first, tuple(starts))
 
 

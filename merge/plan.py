@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints import Checkpoint, Family, open_checkpoint
 from ..checkpoints.stream import default_threads, piece_length
 from .evaluate import tile_length
 from .planner import Planner
@@ -34,7 +34,7 @@ class Plan:
     recipe: Recipe
     checkpoints: list[Checkpoint]
     names: list[str]
-    family: str
+    family: Family
     prediction: str | None
     tensors: list[TensorPlan]
     warnings: list[str] = field(default_factory=list)
@@ -78,6 +78,13 @@ class Plan:
     def passes(self) -> int:
         """How often the inputs are read, at most: once, and again for everything that a method has to measure first."""
         return max((1 + sum(s.method.passes - 1 for s in unsolved(t.form)) for t in self.tensors), default=1)
+
+    @property
+    def architecture(self) -> str:
+        """What the metadata's `modelspec.architecture` says: where no record tells, what the first model's says."""
+        if self.family.modelspec:
+            return self.family.modelspec_architecture(self.prediction)
+        return self.checkpoints[0].metadata.get("modelspec.architecture", "")
 
     def close(self) -> None:
         """Close the models' files."""

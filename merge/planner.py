@@ -7,22 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.architecture import FAMILY_NAMES
-from ..checkpoints.blocks import COMPONENT_PREFIXES, TEXT_ENCODERS, TEXT_LABELS, place
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
+from ..checkpoints.families import BUFFERS as STORED_BESIDE
+from ..checkpoints.families import Family, components_in_order, family_of, is_text
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
 from ..checkpoints.wording import counted
 from .collapse import Collapse
-from .compatibility import FIRST_CONV, check_architectures, check_predictions, common_shape
+from .compatibility import check_architectures, check_predictions, common_shape, denoiser
 from .ema import with_ema
 from .errors import MergeError
 from .forms import Form, Model
 from .recipe import MERGED, Lora, Recipe
 from .tensor_plan import BUFFERS, TensorPlan
-
-_MERGED_COMPONENTS = ("unet", "clip_l", "clip_h", "clip_g", "vae")
 
 
 class Planner:
@@ -94,7 +92,7 @@ class Planner:
     def source(self, component: str) -> tuple[str, bool]:
         """The step, model or file that a component comes from, and whether the recipe asks for it by name."""
         named = self.recipe.components
-        for name in (component, "text_encoders" if component.upper() in TEXT_LABELS else component):
+        for name in (component, "text_encoders" if is_text(component) else component):
             if name in named:
                 return (self.recipe.result if named[name] == MERGED else named[name]), True
         return self.recipe.result, False
@@ -114,7 +112,7 @@ class Planner:
             MergeError: the models do not fit together, or the result has no tensors.
             LabelError: a block weight does not fit the architecture.
         """
-        unets = self.models_of(self.source("unet")[0])
+        unets = self._denoisers()
         main = list(dict.fromkeys([*self.models_of(self.recipe.result), *unets]))
         self.family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
         self.prediction, notes = check_predictions(
@@ -125,24 +123,36 @@ class Planner:
         self.collapse = Collapse(
             self.recipe, self.family, self.index, lambda i, key: self._lookup(i, key) is not None, self._averaged
         )
-        tensors = [t for component in _MERGED_COMPONENTS for t in self._component(component)]
+        tensors = [t for component in self._merged_components() for t in self._component(component)]
         tensors += self._buffers()
         if not tensors:
             raise MergeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
         self._report_missing()
         return self._in_file_order(tensors)
 
-    def _check_loras(self, family: str) -> None:
+    def _denoisers(self) -> list[int]:
+        """The models that the denoiser is made of."""
+        core = denoiser(self.checkpoints[i] for i in self.models_of(self.recipe.result))
+        return self.models_of(self.source(core)[0])
+
+    def _merged_components(self) -> list[str]:
+        """The components that are merged: those of the family, and others that a model holds."""
+        held = {t.component for c in self.checkpoints for t in c.tensors.values()} - set(STORED_BESIDE)
+        return components_in_order(
+            held | set(self.family.component_ids) | set(self.recipe.components) - {"text_encoders"}
+        )
+
+    def _check_loras(self, family: Family) -> None:
         """Refuse LoRAs of another architecture, and say what of them nothing in the models fits."""
         held = {key for i in self.models_of(self.recipe.result) for key in self.checkpoints[i].tensors}
         for name in self.recipe.loras:
             if name not in self.index:
                 continue
             lora = self.checkpoints[self.index[name]]
-            if lora.architecture.family not in (None, family):
+            if lora.architecture.family not in (None, family.id):
                 raise MergeError(
-                    f"{name} ({lora.path}) is a LoRA for {FAMILY_NAMES[lora.architecture.family]}, but the models are "
-                    f"{FAMILY_NAMES[family]}; leave it out"
+                    f"{name} ({lora.path}) is a LoRA for {family_of(lora.architecture.family).title}, but the models are "
+                    f"{family.title}; leave it out"
                 )
             if strange := [key for key in lora.tensors if key not in held]:
                 self.warnings.append(
@@ -152,9 +162,9 @@ class Planner:
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)
         models = self.models_of(source)
-        foreign = component.upper() in TEXT_LABELS and component.upper() not in TEXT_ENCODERS[self.family]
+        foreign = is_text(component) and self.family.component(component) is None
         if foreign and component in self.recipe.components:
-            raise MergeError(f"components.{component}: {FAMILY_NAMES[self.family]} has no such text encoder")
+            raise MergeError(f"components.{component}: {self.family.title} has no such text encoder")
         if foreign and asked:  # `text_encoders` of another architecture: those that this one has
             return
         keys: dict[str, None] = {}
@@ -163,12 +173,12 @@ class Planner:
                 if info.component == component:
                     keys[self._renamed(key, component)] = None
         if not keys and (
-            component in self.recipe.components or (asked and component.upper() in TEXT_ENCODERS[self.family])
+            component in self.recipe.components or (asked and component.upper() in self.family.text_encoders)
         ):
             held = ", ".join(self.names[i] for i in models)
             raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
         if foreign and keys:
-            self.warnings.append(f"{component} is left out: {FAMILY_NAMES[self.family]} has no such text encoder")
+            self.warnings.append(f"{component} is left out: {self.family.title} has no such text encoder")
             return
         # Of files that hold nothing else, the VAE is what is meant.
         alone = all(self.checkpoints[i].components == {"vae"} for i in models)
@@ -178,19 +188,17 @@ class Planner:
 
     def _renamed(self, key: str, component: str) -> str:
         """A text encoder's key under the prefix that this architecture has for it: SD1's CLIP_L serves in SDXL."""
-        prefixes = COMPONENT_PREFIXES.get(component, ())
-        if len(prefixes) > 1 and self.family in _TEXT_PREFIX and component in _TEXT_PREFIX[self.family]:
-            for prefix in prefixes:
-                if key.startswith(prefix):
-                    return _TEXT_PREFIX[self.family][component] + key.removeprefix(prefix)
-        return key
+        held = self.family.component(component)
+        prefixes = self.family.prefixes_of(component) if held else ()
+        prefix = next((p for p in prefixes if key.startswith(p)), None)
+        return key if prefix is None else held.prefix + key.removeprefix(prefix)
 
     def _lookup(self, model: int, key: str) -> TensorInfo | None:
         """A model's tensor of that key, wherever its own architecture keeps it."""
         tensors = self.checkpoints[model].tensors
         if key in tensors:
             return tensors[key]
-        prefixes = COMPONENT_PREFIXES.get(place(key).component, ())
+        prefixes = self.family.prefixes_of(self.family.block_of(key).component)
         rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
         return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
 
@@ -200,27 +208,31 @@ class Planner:
         owner = next(i for i in models if self._lookup(i, key) is not None)
         first = self._lookup(owner, key)
         lacking = [i for i, info in found.items() if info is None]
+        place = self.family.block_of(key)
+        name = first.stored.name if self.family.keeps_names else key
         if lacking:
             for i in lacking:
-                self.missing[(self.names[i], place(key).component, self.names[owner])] += 1
+                self.missing[(self.names[i], place.component, self.names[owner])] += 1
         if lacking or not all(info.dtype.is_float for info in (first, *found.values()) if info):
             # Integers are never averaged: they are the first model's, even where another one's share is 1.
             form, found = Form.of(Model(owner)), {owner: first}
         wanted = first.dtype.is_float or self.recipe.output.position_ids == "restore"
         positions = wanted and is_position_ids(key) and can_be_counted(first.shape)
         if positions:
-            return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, positions=True)
-        if key == FIRST_CONV and any(info.shape != first.shape for info in found.values()):
+            return TensorPlan(key, I64, first.shape, Form.of(Model(owner)), {owner: first}, place, name, positions=True)
+        if key == self.family.first_key and any(info.shape != first.shape for info in found.values()):
             # The first model's extra input channels are kept even where its share is 0.
             found = {owner: first, **found}
-        shape, widened = common_shape(key, [(self.names[i], info.shape) for i, info in found.items()])
+        shape, widened = common_shape(
+            key, self.family.first_key, [(self.names[i], info.shape) for i, info in found.items()]
+        )
         # `keep` and tensors that are no floats keep the dtype of the first model that has them.
         out = dtype if dtype is not None and first.dtype.is_float else first.dtype
-        return TensorPlan(key, out, shape, form, found, widened=widened)
+        return TensorPlan(key, out, shape, form, found, place, name, widened=widened)
 
     def _buffers(self) -> Iterator[TensorPlan]:
         """Buffers, markers and unknown keys of the model that the UNET comes from first; its EMA copy is left behind."""
-        owner = self.models_of(self.source("unet")[0])[0]
+        owner = self._denoisers()[0]
         for key, info in self.checkpoints[owner].tensors.items():
             if info.component in BUFFERS:
                 yield self._tensor(key, Form.of(Model(owner)), [owner], None)
@@ -231,6 +243,12 @@ class Planner:
             self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
 
     def _report_missing(self) -> None:
+        if self.missing and self.family.keeps_names and not self.recipe.output.allow_missing:
+            (name, _, owner), count = next(iter(self.missing.items()))
+            raise MergeError(
+                f"{name} lacks {counted(count, 'tensor')} that {owner} has, and no layout says which are right; leave one of "
+                "them out, or set output.allow_missing (--allow-missing) to take them from the model that has them"
+            )
         for (name, component, owner), count in self.missing.items():
             self.warnings.append(f"{name} lacks {counted(count, 'tensor')} of {component}: copied from {owner}")
 
@@ -239,14 +257,6 @@ class Planner:
         first = self.checkpoints[self.models_of(self.recipe.result)[0]]
         rank = {key: i for i, key in enumerate(first.tensors)}
         return sorted(tensors, key=lambda t: rank.get(t.key, len(rank)))
-
-
-# Where each architecture keeps a text encoder that others keep elsewhere.
-_TEXT_PREFIX = {
-    "sd1": {"clip_l": "cond_stage_model.transformer."},
-    "sdxl": {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."},
-    "sdxl_refiner": {"clip_g": "conditioner.embedders.0.model."},
-}
 
 
 def _distinct(name: str, taken: list[str]) -> str:

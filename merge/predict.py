@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..checkpoints.blocks import ALL_LABELS, BUFFER_LABELS, COMPONENTS, place
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Progress
 from .errors import MergeError
 from .forms import Applied
@@ -105,15 +105,15 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
             "measure the recipe's own models"
         )
     position = {key: i for i, key in enumerate(table.keys)}
-    tensors = [t for t in plan.tensors if place(t.key).label not in BUFFER_LABELS and not t.positions]
+    tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and not t.positions]
     known = [t for t in tensors if t.key in position and not t.widened]
     if not known:
         raise MergeError("the models have no tensor of one shape in common: there is nothing to predict")
     grams = table.matrices[[position[t.key] for t in known]]
     squared = distances_from_gram(grams, np.array([coefficients(t, len(plan.names)) for t in known])) ** 2
     frame = pd.DataFrame({"key": [t.key for t in known]})
-    frame["label"] = [place(t.key).label for t in known]
-    frame["component"] = [place(t.key).component for t in known]
+    frame["label"] = [t.place.label for t in known]
+    frame["component"] = [t.place.component for t in known]
     frame["parameters"] = [t.elements for t in known]
     for i, name in enumerate(plan.names):
         frame[f"distance {name}"], frame[f"relative {name}"] = squared[:, i], grams[:, i, i]
@@ -154,7 +154,8 @@ def _summed(frame: pd.DataFrame, by: By) -> pd.DataFrame:
     """Sums of squares over the tensors of each label or component, in network order."""
     if by == "tensor":
         return frame
-    order: Mapping[str, int] = {x: i for i, x in enumerate(ALL_LABELS if by == "label" else COMPONENTS)}
+    sort = in_order if by == "label" else components_in_order
+    order: Mapping[str, int] = {x: i for i, x in enumerate(sort(set(frame[by])))}
     heads = ["label", "component"] if by == "label" else ["component"]
     out = frame.drop(columns=[c for c in ("key", "label", "component") if c not in heads]).groupby(heads, sort=False)
     return out.sum().reset_index().sort_values(by, key=lambda names: names.map(order), ignore_index=True)

@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.families import component_names
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
 from .methods.registry import Space
@@ -32,8 +33,6 @@ from .mistakes import explained
 from .recipe_file import read_yaml
 from .step import Step
 
-# The parts of a checkpoint that a recipe can take from somewhere else.
-COMPONENT_NAMES = ("unet", "text_encoders", "clip_l", "clip_h", "clip_g", "vae")
 MERGED = "merge"
 _SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
@@ -54,6 +53,7 @@ class Output(_Strict):
             input with a share in the tensor that is finite there, 0 where none is (`copy`). Schedule buffers are exempt.
         overflow: a result beyond the range of `dtype` is refused (`error`) or becomes its largest value (`clamp`).
         mix_predictions: allow inputs that predict differently (epsilon and v).
+        allow_missing: take tensors that a model of no known family lacks from the first one that has them.
     """
 
     dtype: OutputDType = "fp16"
@@ -61,6 +61,7 @@ class Output(_Strict):
     nan: Literal["error", "zero", "copy"] = "error"
     overflow: Literal["error", "clamp"] = "error"
     mix_predictions: bool = False
+    allow_missing: bool = False
 
 
 class Lora(_Strict):
@@ -267,10 +268,10 @@ class Recipe(_Strict):
         if self.result not in names:
             raise RecipeError(f"result: {self.result!r} is no step and no model{nearest(self.result, names)}")
         for component, source in self.components.items():
-            if component not in COMPONENT_NAMES:
+            if component not in component_names():
                 raise RecipeError(
-                    f"components.{component}: no such component{nearest(component, COMPONENT_NAMES)}; "
-                    f"there are {', '.join(COMPONENT_NAMES)}"
+                    f"components.{component}: no such component{nearest(component, component_names())}; "
+                    f"there are {', '.join(component_names())}"
                 )
             if source not in names and source != MERGED and not self.is_file(source):
                 raise RecipeError(

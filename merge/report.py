@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.blocks import in_order, place
+from ..checkpoints.families import in_order
 from ..checkpoints.stream import Pass
 from .forms import Model
 from .plan import Plan
@@ -76,7 +76,7 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     names = plan.names
     return Report(
         output=str(output),
-        family=plan.family,
+        family=plan.family.id,
         models={name: c.path.name for name, c in zip(names, plan.checkpoints, strict=True)},
         tensors=len(plan.tensors),
         bytes_read=plan.bytes_read,
@@ -94,7 +94,7 @@ def label_shares(plan: Plan) -> list[LabelShares]:
     found: dict[str, LabelShares] = {}
     tensors: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
-        label = place(tensor.key).label
+        label = tensor.place.label
         row = found.setdefault(label, LabelShares(label))
         row.tensors += 1
         row.parameters += tensor.elements

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checkpoints.blocks import in_order, place
-from ..checkpoints.layers import layer_kind
+from ..checkpoints.families import Family, in_order
 from .selectors import Selector
 
 
@@ -16,8 +15,8 @@ class LabelWeight:
     value: float
     parts: tuple[tuple[Selector, float], ...]
 
-    def of(self, key: str) -> float:
-        value, kind = self.value, layer_kind(key)
+    def of(self, key: str, kind: str) -> float:
+        value = self.value
         for selector, x in self.parts:
             if selector.matches_kind(kind) and selector.matches_key(key):
                 value = x
@@ -33,8 +32,8 @@ class ResolvedWeights:
         is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
     """
 
-    def __init__(self, table: dict[str, LabelWeight], vae_by_convention: float):
-        self._table = table
+    def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float):
+        self._family, self._table = family, table
         self.vae = table["VAE"].value if "VAE" in table else None
         self.vae_by_convention = vae_by_convention
         values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
@@ -44,17 +43,17 @@ class ResolvedWeights:
 
     def weight(self, key: str) -> float:
         """The weight of a tensor named as in a single-file checkpoint; 0 (stays with A) for what has none."""
-        label = place(key).label
+        label = self._family.block_of(key).label
         found = self._table.get(label)
         if found is None:
             return 0.0
         if not found.parts:
             return found.value
         if label in self._by_key:
-            return found.of(key)
-        at = (label, layer_kind(key))
+            return found.of(key, self._family.kind_of(key))
+        at = (label, self._family.kind_of(key))
         if at not in self._by_kind:
-            self._by_kind[at] = found.of(key)
+            self._by_kind[at] = found.of(key, at[1])
         return self._by_kind[at]
 
     def by_label(self) -> dict[str, float]:

@@ -77,6 +77,6 @@ def dry_run(recipe: Recipe, output: Path | str, *, threads: int | None = None, o
     """
     output = Path(output)
     with planned(recipe) as plan:
-        _, _, size = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], {})
+        _, _, size = plan_header([(t.name, t.dtype, t.shape) for t in plan.tensors], {})
         check_output(plan, output, size, overwrite)
         return make_report(plan, output, threads)

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fnmatch import translate as glob_to_regex
 
-from ..checkpoints.architecture import FAMILY_NAMES, Family
-from ..checkpoints.blocks import BUFFER_LABELS, TEXT_ENCODERS, TEXT_LABELS, UNET_LABELS
 from ..checkpoints.errors import LabelError, nearest
+from ..checkpoints.families import BUFFER_LABELS, FAMILIES, Family, family_of, known_labels
+from ..checkpoints.families.any import WORDS
 from ..checkpoints.layers import GROUPS, KINDS, in_group
 
 # The text encoders together; also the slot of that name in a weight vector.
 BASE = "BASE"
 _ALIASES = {"MID": "M00", "M0": "M00", "MIDDLE": "M00", "TEXT": BASE, "CLIP": BASE}
-_UNET_UNION = UNET_LABELS["sdxl_refiner"]
-_NUMBERED = re.compile(r"(IN|OUT)(\d{1,2})")
-_BLOCK_WORD = re.compile(r"(?:(IN|OUT)\d\d|M00)")
+_NUMBERED = re.compile(r"([A-Z][A-Z_]*)(\d{1,3})")
+_BLOCK_WORD = re.compile(r"[A-Z][A-Z_]*\d{2,3}")
 _KIND_WORDS = tuple(dict.fromkeys((*GROUPS, *KINDS)))
 
 
@@ -39,12 +38,21 @@ def canonical(word: str) -> str:
     return _ALIASES.get(upper, upper)
 
 
-def labels_of(family: Family) -> tuple[str, ...]:
-    """Everything that a selector may name in an architecture; BASE stands for all its text encoders."""
-    return (BASE, *TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE")
+def labels_of(family: str | Family) -> tuple[str, ...]:
+    """Everything that a selector may name in a family; BASE stands for all its text encoders."""
+    return (BASE, *family_of(family).text_encoders, *family_of(family).labels, "VAE")
 
 
-_KNOWN_LABELS = (BASE, *TEXT_LABELS, *_UNET_UNION, "VAE", "UNET")
+def _known_words() -> tuple[str, ...]:
+    """Every label that a family has, BASE, and the words for whole denoisers (UNET)."""
+    cores = dict.fromkeys(family.core.upper() for family in FAMILIES.values())
+    return (BASE, *(label for label in known_labels() if label not in BUFFER_LABELS), *cores, *WORDS)
+
+
+def _could_be_a_label(word: str) -> bool:
+    """Whether a word may be a label of a file of no known family: numbered, and no family numbers blocks of that name."""
+    stem = word.rstrip("0123456789")
+    return is_block(word) and not any(label.rstrip("0123456789") == stem for label in known_labels())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +78,13 @@ class Selector:
         """Whether it selects labels as a whole, not only some of their layers."""
         return not self.kinds and not self.patterns
 
-    def labels(self, family: Family) -> frozenset[str]:
+    def labels(self, family: str | Family) -> frozenset[str]:
         """The labels that are selected in an architecture; the VAE only when it is named.
 
         Raises:
             LabelError: a label, range or glob that has no block in this architecture.
         """
+        family = family_of(family)
         everything = frozenset(labels_of(family)) - {"VAE"}
         named = frozenset(x for word in self.words for x in self._expand(word, family))
         return everything - named if self.negated else named or everything
@@ -90,25 +99,23 @@ class Selector:
 
     def _expand(self, word: str, family: Family) -> Iterable[str]:
         labels = labels_of(family)
-        if word == "UNET":
-            return UNET_LABELS[family]
+        if word == family.core.upper():
+            return family.labels
         if "-" in word:
             first, last = (self._having(end, family) for end in word.split("-"))
-            order = UNET_LABELS[family]
+            order = family.labels
             return order[order.index(first) : order.index(last) + 1]
         if _is_glob(word):
             found = [x for x in labels if x != "VAE" and fnmatchcase(x, word)]
             if not found:
-                raise LabelError(f"{word!r} of block weights {self.text!r} fits no block of {FAMILY_NAMES[family]}.")
+                raise LabelError(f"{word!r} of block weights {self.text!r} fits no block of {family.title}.")
         else:
             found = [self._having(word, family)]
-        return (*found, *TEXT_ENCODERS[family]) if BASE in found else found
+        return (*found, *family.text_encoders) if BASE in found else found
 
     def _having(self, label: str, family: Family) -> str:
         if label not in labels_of(family):
-            raise LabelError(
-                f"{FAMILY_NAMES[family]} has no {label} (block weights {self.text!r}); it has {_summary(family)}."
-            )
+            raise LabelError(f"{family.title} has no {label} (block weights {self.text!r}); it has {_summary(family)}.")
         return label
 
 
@@ -137,25 +144,27 @@ def parse_selector(text: str) -> Selector:
 
 
 def _label_word(word: str, text: str) -> str:
-    upper = canonical(word)
+    upper, known = canonical(word), known_labels()
     if "-" in upper:
         ends = [canonical(end) for end in upper.split("-")]
-        if len(ends) != 2 or not all(is_block(end) and end in _UNET_UNION for end in ends):
-            wrong = next((e for e in ends if not is_block(e) or e not in _UNET_UNION), upper)
-            raise LabelError(f"{word!r} is no range of blocks: {wrong!r} is none{nearest(wrong, _UNET_UNION)}.")
-        if _UNET_UNION.index(ends[0]) > _UNET_UNION.index(ends[1]):
+        if len(ends) != 2 or not all(is_block(end) and (end in known or _could_be_a_label(end)) for end in ends):
+            wrong = next((e for e in ends if not is_block(e) or e not in known), upper)
+            raise LabelError(f"{word!r} is no range of blocks: {wrong!r} is none{nearest(wrong, _blocks())}.")
+        if all(end in known for end in ends) and known[ends[0]] > known[ends[1]]:
             raise LabelError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}.")
         return "-".join(ends)
     if _is_glob(upper):
-        if any(fnmatchcase(x, upper) for x in _KNOWN_LABELS if x != "VAE"):
+        if any(fnmatchcase(x, upper) for x in _known_words() if x != "VAE"):
             return upper
+    elif _could_be_a_label(upper):
+        return upper
     elif upper in BUFFER_LABELS:
         raise LabelError(f"{upper} has no weight: such tensors are copied from the first model, never merged.")
-    elif upper in _KNOWN_LABELS:
+    elif upper in _known_words():
         return upper
     raise LabelError(
         f"Unknown block or kind of layer {word!r} in block weights {text!r}"
-        f"{nearest(word, (*_KNOWN_LABELS, *_KIND_WORDS))}."
+        f"{nearest(word, (*_known_words(), *_KIND_WORDS))}."
     )
 
 
@@ -164,7 +173,7 @@ def _kinds(word: str) -> list[str]:
     lower = word.lower()
     if lower in _KIND_WORDS:
         return [lower] if lower != "other" else []
-    if _is_glob(lower) and not any(fnmatchcase(x, lower.upper()) for x in _KNOWN_LABELS):
+    if _is_glob(lower) and not any(fnmatchcase(x, lower.upper()) for x in _known_words()):
         return [kind for kind in KINDS if fnmatchcase(kind, lower)]
     return []
 
@@ -188,9 +197,18 @@ def _regex(text: str) -> re.Pattern[str]:
         raise LabelError(f"Regular expression {text!r} cannot be read: {error}.") from None
 
 
+def _blocks() -> list[str]:
+    return [label for label in known_labels() if is_block(label)]
+
+
 def _summary(family: Family) -> str:
-    """`CLIP_L, TIME_EMBED, IN00-IN11, M00, OUT00-OUT11, OUT, VAE`: an architecture's labels in short."""
-    ins = [x for x in UNET_LABELS[family] if x.startswith("IN")]
-    top = [x for x in UNET_LABELS[family] if not is_block(x) and x != "OUT"]
-    ends = (f"{ins[0]}-{ins[-1]}", "M00", f"OUT00-{UNET_LABELS[family][-2]}", "OUT", "VAE")
-    return ", ".join((BASE, *TEXT_ENCODERS[family], *top, *ends))
+    """`CLIP_L, TIME_EMBED, IN00-IN11, M00, OUT00-OUT11, OUT, VAE`: a family's labels in short."""
+    runs: list[list[str]] = []
+    for label in family.labels:
+        stem = label.rstrip("0123456789") if is_block(label) else label
+        if runs and is_block(label) and runs[-1][0].rstrip("0123456789") == stem:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    shown = [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join((BASE, *family.text_encoders, *shown, *(("VAE",) if family.has_vae else ())))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ..checkpoints.blocks import place
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import DType
+from ..checkpoints.families import Place
 from ..checkpoints.tensors import Shape
 from .forms import Form
 from .solve import unsolved
@@ -23,6 +23,8 @@ class TensorPlan:
 
     Attributes:
         key, dtype, shape: as it is written.
+        place: the block that it is in.
+        name: what the output calls it: the key, but in files of no known family.
         form: the weighted sum that it is; a sum of one model with coefficient 1 is a copy.
         inputs: model index -> its tensor, for every model that the form reads.
         positions: write the integers 0, 1, 2... instead of reading anything.
@@ -35,6 +37,8 @@ class TensorPlan:
     shape: Shape
     form: Form
     inputs: dict[int, TensorInfo]
+    place: Place
+    name: str
     positions: bool = False
     widened: bool = False
 
@@ -73,7 +77,7 @@ class TensorPlan:
     @property
     def buffer(self) -> bool:
         """Whether it is a schedule buffer, marker or unknown key: copied as it is, infinities and all."""
-        return place(self.key).component in BUFFERS
+        return self.place.component in BUFFERS
 
     @property
     def steps_memory(self) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.conventions import LAYOUTS
+from ..checkpoints.conventions import CONVENTIONS
+from ..checkpoints.families import FAMILIES
 from ..merge.exchange.automb_log import Row, is_log, read_table
 from .errors import SearchError
 from .records import TrialRecord
@@ -21,7 +22,7 @@ class Log:
 
     Attributes:
         name: of its file.
-        family: `sd1` (27 columns; SD2 has the same blocks) or `sdxl` (22).
+        family: the first with as many slots: `sd1` (27 columns; SD2 has the same blocks) or `sdxl` (22).
         trials: in the log's order; a point is block label -> share of model B.
         notes: what could not be read, or has no meaning here, in sentences.
     """
@@ -60,8 +61,13 @@ def read_automb(path: Path, *, old: bool = False) -> Log:
         raise SearchError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise SearchError(f"{path}: is no AutoMBW log: it {error}") from None
-    family = "sd1" if len(table.rows[0].values) == 27 else "sdxl"
-    labels = list(LAYOUTS["automb"][family][0])
+    family, slots = next(
+        (family.id, slots)
+        for family in FAMILIES.values()
+        for slots in CONVENTIONS["automb"].vectors(family).slots
+        if len(slots) == len(table.rows[0].values)
+    )
+    labels = list(slots)
     notes = [f"column {column!r} has no meaning here" for column in table.unknown]
     if bad := table.count - len(table.rows):
         notes.append(f"{bad} of {table.count} rows could not be read")

@@ -21,7 +21,6 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.architecture import Family
 from ..checkpoints.errors import UnetscopeError
 from ..merge.block_weights import BlockWeights
 from ..merge.errors import RecipeError
@@ -53,7 +52,7 @@ class Template:
     data: Any
     parameters: tuple[Parameter, ...]
     roles: Mapping[str, Role] = field(default_factory=dict)
-    family: Family | None = None
+    family: str | None = None
     where: str = "recipe"
     folder: Path = Path()
 
@@ -164,7 +163,7 @@ def _choices_kept(value: Any) -> Any:
     return value
 
 
-def _family(data: Mapping, folder: Path) -> Family:
+def _family(data: Mapping, folder: Path) -> str:
     """The architecture of the first model, from its header."""
     from ..checkpoints import open_checkpoint
 
@@ -176,7 +175,7 @@ def _family(data: Mapping, folder: Path) -> Family:
         return model.architecture.family
 
 
-def _step(name: str, step: Any, data: Mapping, family: Family, found: list[Parameter], roles: dict[str, Role]) -> Any:
+def _step(name: str, step: Any, data: Mapping, family: str, found: list[Parameter], roles: dict[str, Role]) -> Any:
     """A step with holes."""
     if not isinstance(step, Mapping):
         return step
@@ -276,7 +275,7 @@ def _by_label(template: Template, role: Role, point: Point) -> dict[str, float] 
     return value.resolve(template.family).by_label() if isinstance(value, BlockWeights) else None
 
 
-def read_parameters(data: Any, family: Family | None, where: str = "parameters") -> Template:
+def read_parameters(data: Any, family: str | None, where: str = "parameters") -> Template:
     """Free numbers and choices without a recipe, for an objective of one's own: name -> what may stand in a recipe.
 
     Raises:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoints.architecture import FAMILY_NAMES, Family
-from ..checkpoints.blocks import TEXT_ENCODERS
 from ..checkpoints.conventions import convention_named
+from ..checkpoints.families import family_of
 from ..merge.block_weights import OPTIONS
 from ..merge.selectors import BASE, Selector, labels_of, parse_selector
 from .errors import SearchError
@@ -39,7 +38,7 @@ class _Reader:
 
     name: str
     convention: str
-    family: Family | None
+    family: str | None
     found: list[Parameter]
     roles: dict[str, Role]
     role: Role
@@ -67,7 +66,9 @@ class _Reader:
         chosen = convention_named(self.convention)
         lengths = chosen.lengths(self.family)
         if not lengths:
-            raise SearchError(f"{self.name}: convention {chosen.name} has no vectors for {FAMILY_NAMES[self.family]}")
+            raise SearchError(
+                f"{self.name}: convention {chosen.name} has no vectors for {family_of(self.family).title}"
+            )
         slots = dict.fromkeys(x.partition(".")[0] for x in chosen.slots(self.family, lengths[0]))
         return [x for x in slots if x in labels_of(self.family)]
 
@@ -96,7 +97,9 @@ class _Reader:
         if selector.patterns:
             raise SearchError(f"{self.name}.{text}: per: block needs blocks, and this line selects keys")
         wanted = self.labels(selector)
-        chosen = [x for x in slots if x in wanted or (x == BASE and set(TEXT_ENCODERS[self.family]) <= wanted)]
+        chosen = [
+            x for x in slots if x in wanted or (x == BASE and set(family_of(self.family).text_encoders) <= wanted)
+        ]
         if not chosen:
             raise SearchError(
                 f"{self.name}.{text}: selects no block that the convention {self.convention} has a number for"
@@ -168,7 +171,7 @@ def read_weights(
     value: Any,
     name: str,
     convention: str,
-    family: Family | None,
+    family: str | None,
     found: list[Parameter],
     roles: dict[str, Role],
     role: Role,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.blocks import in_order
+from ..checkpoints.families import in_order
 from .automb import is_automb, read_automb
 from .errors import SearchError
 from .parameters import Parameter

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoints.errors import nearest
-from ..checkpoints.layouts import scheduler_config
+from ..checkpoints.families.diffusers import scheduler_config
 from .errors import SearchError
 
 

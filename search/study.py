@@ -22,10 +22,11 @@ from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from ..checkpoints.architecture import FAMILY_NAMES, Family
 from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.families import FAMILIES
 from ..merge.recipe_file import read_yaml
 from .errors import SearchError
 from .free import Template, read_parameters, read_template
@@ -45,6 +46,13 @@ from .study_settings import (
 
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+
+
+def known_family(name: str | None) -> str | None:
+    """A family's id, checked by pydantic."""
+    if name is not None and name not in FAMILIES:
+        raise PydanticCustomError("unknown_family", "there is no such family")
+    return name
 
 
 class Study(Strict):
@@ -75,7 +83,7 @@ class Study(Strict):
     title: str = ""
     recipe: Any = None
     parameters: Any = None
-    family: Family | None = None
+    family: Annotated[str | None, AfterValidator(known_family)] = None
     tree: Any = None
     payloads: Any = None
     seeds: list[Seed] = Field(default_factory=lambda: [1], min_length=1)
@@ -276,8 +284,8 @@ def _explain(error: ValidationError) -> str:
         fields = (parents.get(loc[0], Study) if len(loc) > 1 else Study).model_fields
         return f"{place}: unknown name{nearest(loc[-1], fields)}; known are {', '.join(fields)}"
     found = _SHORT.repr(first["input"])
-    if first["type"] == "literal_error" and place == "family":
-        return f"{place}: must be one of {', '.join(FAMILY_NAMES)}, found {found}"
+    if first["type"] == "unknown_family":
+        return f"{place}: must be one of {', '.join(FAMILIES)}, found {found}"
     if first["type"] == "less_than_equal" and "seeds" in loc:
         return f"{place}: seeds go up to {LARGEST_SEED:,} (2^32 - 1), found {found}"
     if first["type"] in _EXPECTED:

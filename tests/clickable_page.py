@@ -1,8 +1,8 @@
 """A page with nothing but the diagram, for tests in a browser; `?edit=1` gives it weights."""
 
 import streamlit as st
+from places import UNET_LABELS
 
-from unetscope.checkpoints.blocks import UNET_LABELS
 from unetscope.dashboard.diagram import unet_diagram
 from unetscope.diagrams import draw
 

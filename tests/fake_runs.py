@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from places import UNET_LABELS
 
-from unetscope.checkpoints.blocks import UNET_LABELS
 from unetscope.search.parameters import Parameter
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import sd_mecha
 import torch
+from places import layer_kind, place
 from safetensors.torch import save_file
 from tiny import tensors_of
-
-from unetscope.checkpoints.blocks import place
-from unetscope.checkpoints.layers import layer_kind
 
 COMPARED = ("unet", "clip_l", "clip_g", "vae")
 

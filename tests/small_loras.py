@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import layout
 
 UNET = "model.diffusion_model."
 CLIP = "cond_stage_model.transformer.text_model.encoder.layers."

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ...checkpoints.blocks import ALL_LABELS
+from ...checkpoints.families import in_order
 from ...checkpoints.layers import KINDS
 from ..difference import Difference
 from ..errors import AnalysisError
@@ -71,7 +71,7 @@ def draw_heatmap(
 def _grid(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     grid = cells.pivot(index="kind", columns="label", values=metric)
     kinds = [kind for kind in KINDS if kind in grid.index]
-    return grid.reindex(index=kinds, columns=[label for label in ALL_LABELS if label in grid.columns])
+    return grid.reindex(index=kinds, columns=in_order(grid.columns))
 
 
 def _present(cells: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...checkpoints.blocks import BUFFER_LABELS, in_order
+from ...checkpoints.families import BUFFER_LABELS, in_order
 from ..errors import AnalysisError
 from ..statistics import Statistics, edges
 from .style import dress, new_figure, palette, theme

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..architecture import FAMILY_NAMES
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
+from ..families import family_of
 from ..tensors import Shape, StoredTensor
-from .names import FAMILIES, LoraFamily
+from .names import lora_families
 from .opening import Lora, open_lora
 from .values import Rows
 
@@ -113,7 +113,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     """
     family, shapes = None, None
     if base is not None:
-        family = base.architecture.family if base.architecture.family in FAMILIES else None
+        family = base.architecture.family if base.architecture.family in lora_families() else None
         shapes = {key: info.shape for key, info in base.tensors.items()}
     lora = _opened(path, base, family, shapes)
     tensors, notes = {}, []
@@ -127,7 +127,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
         pieces = [piece for info in module.tensors for piece in info.stored.pieces]
         if module.needs_weight:
             pieces += base[key].stored.pieces
-        tensors[key] = TensorInfo(key, StoredTensor(key, F32, module.shape, tuple(pieces)))
+        tensors[key] = TensorInfo(key, StoredTensor(key, F32, module.shape, tuple(pieces)), family_of(lora.family))
     if lora.unknown:
         shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
         notes.append(f"{len(lora.unknown)} tensors have no known place and are left out ({shown})")
@@ -144,9 +144,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     )
 
 
-def _opened(
-    path: Path | str, base: Checkpoint | None, family: LoraFamily | None, shapes: Mapping[str, Shape] | None
-) -> Lora:
+def _opened(path: Path | str, base: Checkpoint | None, family: str | None, shapes: Mapping[str, Shape] | None) -> Lora:
     """A LoRA that fits the base; one for another architecture is refused as that, not as a tensor of a wrong shape."""
     try:
         return open_lora(path, family=family, shapes=shapes)
@@ -157,6 +155,6 @@ def _opened(
             if own.family != family:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
-                    f"{FAMILY_NAMES[family]}, or a base that this one is for"
+                    f"{family_of(family).title}, or a base that this one is for"
                 ) from None
         raise

@@ -12,20 +12,19 @@ import numpy as np
 
 from ..dtypes import DTYPES, DType, dtype_named
 from ..errors import CheckpointError
-from ..layouts import layout
+from ..families import family_of, layout
 from ..opening import open_checkpoint
 from ..stream import Pass
 from ..targets import require_suffix
 from ..tensors import Shape
 from ..transfer import Outgoing, write_tensors
-from .names import FUSED, STYLES, LoraFamily, Style, Target, factor_ends, spelled, targets
+from .names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
 from .numbered import text_order, unet_order
 
 Modules = Literal["attention", "all"]
 DemoKind = Literal["lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora"]
 KINDS: tuple[DemoKind, ...] = ("lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora")
 
-_BASES: dict[LoraFamily, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 # What LoRA trainers leave alone: lookup tables, and the projection behind the second text encoder.
 _NEVER = ("embedding", "text_projection")
 _ATTENTION = (
@@ -47,7 +46,7 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 
 def write_demo_lora(
     path: Path,
-    family: LoraFamily,
+    family: str,
     *,
     style: Style = "kohya",
     kind: DemoKind = "lora",
@@ -97,7 +96,7 @@ def write_demo_lora(
     return Path(path)
 
 
-def _shapes(family: LoraFamily, base: Path | None) -> dict[str, Shape]:
+def _shapes(family: str, base: Path | None) -> dict[str, Shape]:
     if base is None:
         return {key: spec.shape for key, spec in layout(family, widths="narrow").items()}
     with open_checkpoint(base) as checkpoint:
@@ -114,7 +113,7 @@ def _module_shape(target: Target, shapes: dict[str, Shape]) -> Shape:
 
 
 def _chosen(
-    family: LoraFamily, style: Style, kind: DemoKind, modules: Modules, shapes: dict[str, Shape]
+    family: str, style: Style, kind: DemoKind, modules: Modules, shapes: dict[str, Shape]
 ) -> Iterator[tuple[str, Target]]:
     """The modules to change, by the name that the file gives them."""
     if style == "numbered":
@@ -202,13 +201,13 @@ def _divisor(width: int) -> int:
     return max(n for n in range(1, 9) if width % n == 0)
 
 
-def _metadata(family: LoraFamily, kind: DemoKind, rank: int, alpha: float | None, style: Style) -> dict[str, str]:
+def _metadata(family: str, kind: DemoKind, rank: int, alpha: float | None, style: Style) -> dict[str, str]:
     if style not in ("kohya", "single-file"):
         return {"format": "pt"}
     lycoris = kind not in ("lora", "dora")
     return {
         "format": "pt",
-        "ss_base_model_version": _BASES[family],
+        "ss_base_model_version": family_of(family).lora.base_version,
         "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank if alpha is None else alpha),

@@ -11,26 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..blocks import UNET_PREFIX
 from ..dtypes import F32
-from ..layouts import Spec, Widths, is_buffer, layout
+from ..families import FAMILIES, Spec, Widths, family_of, is_buffer, layout
+from ..families.parts.unet import PREFIX as UNET_PREFIX
 from ..naming import to_diffusers
 from ..tensors import Shape, StoredTensor
 
 Style = Literal["kohya", "single-file", "diffusers", "peft", "numbered"]
-LoraFamily = Literal["sd1", "sd2", "sdxl"]
-FAMILIES: tuple[LoraFamily, ...] = ("sd1", "sd2", "sdxl")
 STYLES: tuple[Style, ...] = ("kohya", "single-file", "diffusers", "peft", "numbered")
 
-_KOHYA_PREFIXES = {
-    "sd1": {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_")},
-    "sd2": {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_")},
-    "sdxl": {
-        "unet": ("lora_unet_",),
-        "text_encoder": ("lora_te1_", "lora_te_"),
-        "text_encoder_2": ("lora_te2_",),
-    },
-}
+_KOHYA_DENOISER = ("lora_unet_",)
 # Ends of the names of a LoRA's factors, down and up: in the UNET, and in text encoders.
 _KOHYA_ENDS = (".lora_down.weight", ".lora_up.weight")
 _PEFT_ENDS = (".lora_A.weight", ".lora_B.weight")
@@ -73,14 +63,26 @@ class Target:
         return f"{self.component}.{self.module}"
 
 
+def lora_families() -> tuple[str, ...]:
+    """The families that LoRAs are read for."""
+    return tuple(family.id for family in FAMILIES.values() if family.lora is not None)
+
+
+def _kohya_prefixes(family: str, folder: str) -> tuple[str, ...]:
+    """What kohya puts before the names of a component's modules, the usual one first."""
+    held = next((c for c in family_of(family).components if c.folder == folder), None)
+    return held.trained_as if held else _KOHYA_DENOISER
+
+
 @cache
-def targets(family: LoraFamily) -> tuple[Target, ...]:
+def targets(family: str) -> tuple[Target, ...]:
     """Every module with a weight of a family's UNET and text encoders, in the order of the single-file layout."""
     shapes = layout(family)
+    images = tuple(c.prefix for c in family_of(family).components if not c.part.text)  # nobody trains a LoRA of a VAE
     stored = {
         key: StoredTensor.at(key, F32, spec.shape, Path(), 0)
         for key, spec in shapes.items()
-        if not is_buffer(key) and not key.startswith("first_stage_model.")
+        if not is_buffer(key) and not key.startswith(images)
     }
     found: dict[tuple[str, str], dict[str, StoredTensor]] = {}
     for component, named in to_diffusers(stored, family).components.items():
@@ -104,7 +106,7 @@ def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes:
 
 
 @cache
-def by_spelling(family: LoraFamily) -> dict[str, tuple[Target, Style]]:
+def by_spelling(family: str) -> dict[str, tuple[Target, Style]]:
     """Every spelling of every module, without the suffix of a tensor -> the module and the style."""
     table: dict[str, tuple[Target, Style]] = {}
     for target in targets(family):
@@ -113,7 +115,7 @@ def by_spelling(family: LoraFamily) -> dict[str, tuple[Target, Style]]:
     return table
 
 
-def spelled(target: Target, family: LoraFamily, style: Style) -> str:
+def spelled(target: Target, family: str, style: Style) -> str:
     """A module's name in a style, without the suffix of a tensor. Text encoders are never spelled as in single files.
 
     Numbered names do not follow from the module alone: see `numbered.py`.
@@ -122,7 +124,7 @@ def spelled(target: Target, family: LoraFamily, style: Style) -> str:
         return target.path
     if style == "single-file" and target.component == "unet":
         return "lora_unet_" + _canonical_module(target).replace(".", "_")
-    return _KOHYA_PREFIXES[family][target.component][0] + target.module.replace(".", "_")
+    return _kohya_prefixes(family, target.component)[0] + target.module.replace(".", "_")
 
 
 def factor_ends(target: Target, style: Style) -> tuple[str, str]:
@@ -130,14 +132,14 @@ def factor_ends(target: Target, style: Style) -> tuple[str, str]:
     return _FACTOR_ENDS[style][target.component != "unet"]
 
 
-def _spellings(target: Target, family: LoraFamily) -> list[tuple[str, Style]]:
+def _spellings(target: Target, family: str) -> list[tuple[str, Style]]:
     names = [target.module]
     if target.component != "unet":
         names.append(target.module.removeprefix("text_model."))  # as transformers 5 names a bare text model
     out: list[tuple[str, Style]] = []
     for name in names:
         flat = name.replace(".", "_")
-        out += [(prefix + flat, "kohya") for prefix in _KOHYA_PREFIXES[family][target.component]]
+        out += [(prefix + flat, "kohya") for prefix in _kohya_prefixes(family, target.component)]
         out.append((f"{target.component}.{name}", "diffusers"))
     if target.component == "unet":
         canonical = _canonical_module(target)
@@ -151,7 +153,7 @@ def _canonical_module(target: Target) -> str:
     return target.weight.removeprefix(UNET_PREFIX).removesuffix(".weight")
 
 
-def module_shape(target: Target, family: LoraFamily, widths: Widths = "real") -> Shape:
+def module_shape(target: Target, family: str, widths: Widths = "real") -> Shape:
     """The shape of a module's weight as diffusers has it: (outputs, inputs, ...), a third of a fused tensor."""
     shape = layout(family, widths=widths)[target.weight].shape
     if target.third is not None:

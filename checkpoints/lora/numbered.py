@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..tensors import Shape
-from .names import LoraFamily, Target, targets
+from .names import Target, targets
 
 NAME = re.compile(r"(?:(unet|text_encoder):)?(\d{1,6}):(up|down)")
 _SIDES = ("down_blocks", "up_blocks", "mid_block")
@@ -37,7 +37,7 @@ _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)")
 Widths = tuple[int, int]
 
 
-def unet_order(family: LoraFamily, order: str, resnets: bool) -> list[Target]:
+def unet_order(family: str, order: str, resnets: bool) -> list[Target]:
     """The UNET's replaced layers in the order of their numbers."""
     inside = _ORDERS[order]
 
@@ -55,7 +55,7 @@ def unet_order(family: LoraFamily, order: str, resnets: bool) -> list[Target]:
     return _sorted(family, "unet", position)
 
 
-def text_order(family: LoraFamily) -> list[Target]:
+def text_order(family: str) -> list[Target]:
     """The text encoder's replaced layers in the order of their numbers."""
 
     def position(target: Target) -> tuple | None:
@@ -65,7 +65,7 @@ def text_order(family: LoraFamily) -> list[Target]:
     return _sorted(family, "text_encoder", position)
 
 
-def _sorted(family: LoraFamily, component: str, position: Callable[[Target], tuple | None]) -> list[Target]:
+def _sorted(family: str, component: str, position: Callable[[Target], tuple | None]) -> list[Target]:
     placed = [(at, t) for t in targets(family) if t.component == component and (at := position(t)) is not None]
     return [target for _, target in sorted(placed, key=lambda pair: pair[0])]
 
@@ -75,9 +75,7 @@ def is_numbered(names: Sequence[str]) -> bool:
     return any(NAME.fullmatch(name) for name in names)
 
 
-def numbered_targets(
-    path: Path, shapes: Mapping[str, Shape], families: Sequence[LoraFamily]
-) -> tuple[LoraFamily, dict[str, Target]]:
+def numbered_targets(path: Path, shapes: Mapping[str, Shape], families: Sequence[str]) -> tuple[str, dict[str, Target]]:
     """The family, and `unet:N` (`N` in a bare list) -> the module that it stands for.
 
     The numbers alone do not say which layers were counted: the factors' widths choose among the known countings.
@@ -119,7 +117,7 @@ def _layers(path: Path, shapes: Mapping[str, Shape]) -> dict[str, dict[int, Widt
     return out
 
 
-def _candidates(family: LoraFamily, component: str) -> list[list[Target]]:
+def _candidates(family: str, component: str) -> list[list[Target]]:
     unet = [unet_order(family, order, resnets) for resnets in (False, True) for order in _ORDERS]
     text = [text_order(family)]
     return {"unet": unet, "text_encoder": text, "": [*text, *unet]}[component]

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..architecture import FAMILY_NAMES, Architecture
-from ..blocks import COMPONENTS, place
+from ..architecture import Architecture
 from ..checkpoint import Checkpoint, Format, TensorInfo
 from ..errors import CheckpointError
+from ..families import components_in_order, family_of
 from ..opening import read_tensors
 from ..tensors import Shape
 from .building import Group, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, Part
-from .names import FUSED, LoraFamily, Style, Target, module_shape
+from .names import FUSED, Style, Target, module_shape
 from .recognised import Recognised
 from .recognition import recognise_names
 from .trainer import peft_inputs, peft_scales
@@ -45,7 +45,7 @@ class Lora:
 
     path: Path
     format: Format
-    family: LoraFamily
+    family: str
     style: Style
     modules: dict[str, LoraModule]
     metadata: dict[str, str]
@@ -72,9 +72,9 @@ class Lora:
     @property
     def architecture(self) -> Architecture:
         """What it is, in the terms of checkpoints."""
-        found = {place(key).component for key in self.modules}
-        parts = tuple(c for c in COMPONENTS if c in found)
-        return Architecture(self.family, "lora", parts=parts, name=f"LoRA for {FAMILY_NAMES[self.family]}")
+        family = family_of(self.family)
+        parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
+        return Architecture(self.family, "lora", parts=parts, name=f"LoRA for {family.title}")
 
     def load(self, part: Part) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""
@@ -100,12 +100,12 @@ class Lora:
         self.close()
 
 
-def open_lora(path: Path | str, *, family: LoraFamily | None = None, shapes: Mapping[str, Shape] | None = None) -> Lora:
+def open_lora(path: Path | str, *, family: str | None = None, shapes: Mapping[str, Shape] | None = None) -> Lora:
     """Open a LoRA (.safetensors, or a .pt zip pickle); only its header and its alphas are read.
 
     Args:
         path: the file.
-        family: `sd1`, `sd2` or `sdxl`; None to find it out from names and widths.
+        family: its id; None to find it out from names and widths.
         shapes: canonical key -> shape in the checkpoint that it is for, where it is known.
 
     Raises:
@@ -147,7 +147,7 @@ def _modules(
     return out
 
 
-def _expected(target: Target, family: LoraFamily, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+def _expected(target: Target, family: str, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
     """The shapes that the module's weight may have: the checkpoint's, or else the family's in either width."""
     usual = (module_shape(target, family), module_shape(target, family, "narrow"))
     known = shapes.get(target.weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .names import LoraFamily, Style, Target
+from .names import Style, Target
 from .roles import Role
 
 
@@ -20,7 +20,7 @@ class Members:
 class Recognised:
     """The answer: modules in the order of the file, and the names that no module fits."""
 
-    family: LoraFamily
+    family: str
     style: Style
     modules: dict[Target, Members]
     unknown: list[str]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..architecture import recognise
 from ..errors import CheckpointError
 from ..tensors import Shape
-from .names import FAMILIES, LoraFamily, Target, by_spelling, module_shape
+from .names import Target, by_spelling, lora_families, module_shape
 from .numbered import NAME, is_numbered, numbered_targets
 from .recognised import Members, Recognised
 from .roles import refused_kind, split
@@ -24,7 +24,7 @@ _TEXT = re.compile(r"lora_te\d?_|(base_model\.model\.)?text_encoder")
 
 
 def recognise_names(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: LoraFamily | None = None
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: str | None = None
 ) -> Recognised:
     """Sort a LoRA's tensors by module.
 
@@ -43,13 +43,13 @@ def recognise_names(
                 f"{path}: {name} belongs to {kind}, which is not supported; merge it into a checkpoint with the tool that "
                 "made it, and extract a LoRA from that"
             )
-    families = (family,) if family else FAMILIES
+    families = (family,) if family else lora_families()
     if is_numbered(list(shapes)):
         return _numbered(path, shapes, families)
     return _spelled(path, shapes, metadata, families)
 
 
-def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[LoraFamily]) -> Recognised:
+def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str]) -> Recognised:
     family, targets = numbered_targets(path, shapes, families)
     out = Recognised(family, "numbered", {}, [])
     for name in shapes:
@@ -62,7 +62,7 @@ def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[LoraFa
 
 
 def _spelled(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[LoraFamily]
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[str]
 ) -> Recognised:
     parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
     family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
@@ -89,7 +89,7 @@ def _spelled(
 
 def _refuse_strangers(
     path: Path,
-    families: Sequence[LoraFamily],
+    families: Sequence[str],
     shapes: Mapping[str, Shape],
     modules: Mapping[Target, Members],
     strangers: Sequence[str],
@@ -127,9 +127,7 @@ def _is_peft(name: str) -> bool:
     return any(word in name for word in (".lora_A.", ".lora_B.", ".lora_magnitude_vector", ".ia3_l"))
 
 
-def _likelihood(
-    family: LoraFamily, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]
-) -> tuple[int, int, int]:
+def _likelihood(family: str, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> tuple[int, int, int]:
     """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
     table = by_spelling(family)
     known = fitting = 0
@@ -148,7 +146,7 @@ def _likelihood(
     return known, fitting, said_family(metadata) == family
 
 
-def _fits(target: Target, family: LoraFamily, axes: Shape) -> int:
+def _fits(target: Target, family: str, axes: Shape) -> int:
     """2 where axes behind the first are those of the module, 1 where only their product is."""
     wanted = [module_shape(target, family, widths)[1:] for widths in ("real", "narrow")]
     if axes in wanted:

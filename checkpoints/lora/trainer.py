@@ -10,25 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..families import FAMILIES
 from .building import Told
-from .names import LoraFamily, Target
+from .names import Target
 from .recognised import Recognised
 
 _ADAPTER_METADATA = "lora_adapter_metadata"
 _CONFIG_LIMIT = 1 << 20
 
 
-def said_family(metadata: Mapping[str, str]) -> LoraFamily | None:
+def said_family(metadata: Mapping[str, str]) -> str | None:
     """The family that the trainer names."""
     said = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
-    for family, signs in (
-        ("sdxl", ("sdxl", "xl-v1")),
-        ("sd2", ("sd_v2", "diffusion-v2")),
-        ("sd1", ("sd_v1", "diffusion-v1")),
-    ):
-        if any(sign in said for sign in signs):
-            return family
-    return "sd2" if metadata.get("ss_v2") == "True" else None
+    known = [family for family in FAMILIES.values() if family.lora]
+    for family in known:
+        if any(word in said for word in family.lora.said):
+            return family.id
+    return next((f.id for f in known if f.lora.v2), None) if metadata.get("ss_v2") == "True" else None
 
 
 def peft_scales(path: Path, metadata: Mapping[str, str], names: Recognised) -> dict[Target, Told]:

@@ -1,12 +1,13 @@
 """Between the names of diffusers folders, lone components and single-file checkpoints.
 
-The single-file layout is the one that everything else speaks. The tables (`unet.py`, `vae.py`, `text.py`) stand module
-beside module; the functions below apply them to tensors that nobody has read yet.
+The single-file layout is the one that everything else speaks. The tables stand in the families' records, module beside module;
+the functions below apply them to tensors that nobody has read yet.
 """
 
+from .denoiser import diffusers_family as unet_family
+from .denoiser import is_diffusers_unet
 from .single import canonical_names
 from .translation import DiffusersTranslation, Translation, diffusers_family, to_diffusers, to_single_file
-from .unet import is_diffusers_unet, unet_family
 
 __all__ = [
     "DiffusersTranslation",

@@ -1,165 +1,290 @@
-"""The tensors of any one file under single-file keys, whether it holds a checkpoint or one component."""
+"""The tensors of any one file under single-file keys, whatever their names begin with.
+
+A component is found by what it holds: a UNET by `input_blocks.4.0.` or `down_blocks.1.resnets.0.`, a text encoder by its
+layers. What stands before that is its prefix, be it `model.diffusion_model.`, `unet.`, `text_encoders.clip_l.` or nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..blocks import UNET_PREFIX, VAE_PREFIX
+from ..families import FAMILIES, Family, Part, known_parts
+from ..families.parts import clip, vae
+from ..families.signs import Signs
+from ..foreign import lora_kind, name_forms
 from ..tensors import StoredTensor
-from . import text, unet, vae
-from .translation import TEXT_FOLDERS, Translation, to_single_file
+from . import denoiser
+from .translation import Translation, part_to_single_file, renamed
 
 Named = dict[str, StoredTensor]
 
-_CHECKPOINT = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", "conditioner.")
-_BARE_TEXT = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
-_LDM_UNET = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.", "output_blocks.", "out.")
-_LDM_VAE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _CONTROLNET = ("zero_convs.", "input_hint_block.", "control_model.", "controlnet_", "middle_block_out.")
-# A lone text encoder gets the prefix of the oldest family that has it.
-_LONE_TEXT = {
-    "clip_l": TEXT_FOLDERS["sd1"]["text_encoder"][1],
-    "clip_h": TEXT_FOLDERS["sd2"]["text_encoder"][1],
-    "clip_g": TEXT_FOLDERS["sdxl"]["text_encoder_2"][1],
-}
+# What some tools put around a text encoder's names, beside which single names stand without it.
+_TEXT_WRAPPER = "transformer."
+_TEXT_SINGLES = ("logit_scale", "text_projection", "text_projection.weight")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A component in a file.
+
+    Attributes:
+        what: the family whose denoiser it is, or the text encoder or VAE.
+        prefix: what its names begin with in the file.
+        native: whether its names are those of single files, not those of diffusers and transformers.
+        target: the prefix that its keys get.
+    """
+
+    what: Family | Part
+    prefix: str
+    native: bool
+    target: str
+
+    @property
+    def title(self) -> str:
+        return self.what.title if isinstance(self.what, Part) else self.what.core_title
+
+    @property
+    def naming(self) -> str:
+        return "" if self.native else ", in the naming of diffusers or transformers"
+
+    @property
+    def native_heads(self) -> tuple[str, ...]:
+        """Beginnings of its names, where they tell its names from others'."""
+        if isinstance(self.what, Part):
+            return self.what.heads if self.native else self.what.translated_heads
+        return self.what.heads if self.native else ()
 
 
 def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
     """The tensors of one file under single-file keys; what is not recognised keeps its name.
 
-    A full checkpoint passes through (with small repairs, which `notes` names), a lone UNET, VAE or text encoder in
-    either naming gets its canonical prefix. LoRAs, ControlNets and anything else come out as they are.
+    A full checkpoint passes through (with small repairs, which `notes` names); components with other prefixes or names get
+    their own, alone or side by side. LoRAs, ControlNets and anything else come out as they are.
     """
     named = {t.name: t for t in tensors}
-    if any(name.startswith(_CHECKPOINT) for name in named):
-        return _checkpoint(named)
-    if not any(name.startswith(_CONTROLNET) for name in named):
-        for read in (_lone_unet, _lone_vae, _lone_text):
-            translation = read(named)
-            if translation is not None:
-                return translation
-    return Translation(tensors=named)
-
-
-def _checkpoint(named: Named) -> Translation:
-    """A checkpoint with its prefixes: `text_model.` put back where it is missing, VAE attention as convolutions."""
+    if lora_kind(name_forms(named)) is not None:
+        return Translation(tensors=named)
+    known = _known_prefixes()
+    whole = any(name.startswith(known) for name in named)
+    wrapper = "" if whole else _wrapper(named, known)
+    if not whole and not wrapper and any(name.startswith(_CONTROLNET) for name in named):
+        return Translation(tensors=named)
+    own = {name.removeprefix(wrapper): tensor for name, tensor in named.items()}
+    if len(own) < len(named):  # two names that differ in the wrapper alone
+        own, wrapper = named, ""
     out = Translation()
-    restored = reshaped = 0
-    for name, tensor in named.items():
-        key = _with_text_model(name)
-        if key != name and key not in named:
-            restored += 1
-        else:
-            key = name
-        if key.startswith(VAE_PREFIX) and vae.is_attention_matrix(key) and len(tensor.shape) in (2, 3):
-            tensor = vae.as_convolution(tensor)
-            reshaped += 1
-        out.tensors[key] = tensor
-    if restored:
-        out.notes.append(f"{restored} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back")
-    if reshaped:
-        out.notes.append(f"{reshaped} attention matrices of the VAE are linear layers here; read as 1x1 convolutions")
+    if wrapper:
+        out.notes.append(f"every name begins with `{wrapper}`, which was taken off")
+    found, family = components_of(own)
+    if family is not None and not found[0].native:
+        out.family = family.id
+    _translate(own, found, out, lone=not whole and not wrapper)
     return out
 
 
-def _with_text_model(name: str) -> str:
-    for prefix in _BARE_TEXT:
-        if name.startswith(prefix):
-            return prefix + text.with_text_model(name.removeprefix(prefix))
-    return name
+def _known_prefixes() -> tuple[str, ...]:
+    """The prefixes of whole checkpoints."""
+    own = {family.prefix for family in FAMILIES.values() if family.prefix}
+    shared = {prefix for part in known_parts().values() for prefix in part.prefixes}
+    return tuple(sorted(own | shared))
 
 
-def _lone(named: Named, what: str, rename: Callable[[str], str | None]) -> Translation:
-    """One component of which every name is renamed, or kept when `rename` has no answer."""
-    out = Translation(notes=[f"the file is a {what} alone"])
-    for name, tensor in named.items():
-        key = rename(name)
-        if key is None:
-            out.unknown.append(name)
-        elif vae.is_attention_matrix(key) and key.startswith(VAE_PREFIX):
-            tensor = vae.as_convolution(tensor)
-        out.tensors[key or name] = tensor
-    return out
+def _wrapper(named: Named, known: tuple[str, ...]) -> str:
+    """What stands before every prefix of a checkpoint (`module.`); empty where there is no one such word."""
+    found = {
+        name[:at]
+        for name in named
+        for prefix in known
+        if (at := name.find("." + prefix) + 1) and name[:at].count(".") < 3
+    }
+    if len(found) != 1:
+        return ""
+    (wrapper,) = found
+    return wrapper if all(name.startswith(wrapper) for name in named) else ""
 
 
-def _lone_unet(named: Named) -> Translation | None:
-    if unet.is_diffusers_unet(named):
-        family = unet.unet_family({name: tensor.shape for name, tensor in named.items()})
-        return _as_component("unet", named, family) if family else None
-    wrapper = next((w for w in ("diffusion_model.", "") if w + "input_blocks.0.0.weight" in named), None)
-    if wrapper is None:
-        return None
-    starts = tuple(wrapper + start for start in _LDM_UNET)
-    return _lone(named, "UNET", lambda n: UNET_PREFIX + n.removeprefix(wrapper) if n.startswith(starts) else None)
+# -- where the components are ------------------------------------------------------------------------------------------------
 
 
-def _lone_vae(named: Named) -> Translation | None:
-    wrapper = "vae." if all(name.startswith("vae.") for name in named) else ""
-    bare = {name.removeprefix(wrapper): tensor for name, tensor in named.items()}
-    if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in bare):
-        return _as_component("vae", bare, None)
-    if any(name.startswith(("encoder.down.", "decoder.up.")) for name in bare):
-        return _lone(bare, "VAE", lambda name: VAE_PREFIX + name if name.startswith(_LDM_VAE) else None)
+def components_of(named: Named) -> tuple[list[Found], Family | None]:
+    """The components that names and shapes show, the denoiser first, and the denoiser's family."""
+    parts = _parts(named)
+    core = _denoiser(named, tuple(part.id for part, _, _ in parts))
+    family = core.what if core is not None else None
+    found = [core] if core is not None else []
+    for part, prefix, native in parts:
+        if any(f.what is part for f in found):
+            continue
+        held = family.component(part.id) if family else None
+        usual = held.prefix if held else part.prefixes[0]
+        found.append(Found(part, prefix, native, prefix if native and prefix in part.prefixes else usual))
+    return found, family
+
+
+def _denoiser(named: Named, parts: tuple[str, ...]) -> Found | None:
+    """The denoiser: behind the prefix of its family, or where most of its names are."""
+    for family in FAMILIES.values():
+        if family.native is None and (found := _behind_known_prefix(named, family, parts)):
+            return found
+    for native, translated, owner in _unet_patterns():
+        for pattern in (native, translated):
+            counted = _prefixes(named, pattern)
+            for prefix in sorted(counted, key=lambda p: (p != owner.prefix, -counted[p])):
+                if found := _unet_at(named, prefix, pattern is native, owner, parts):
+                    return found
     return None
 
 
-def _as_component(component: str, named: Named, family) -> Translation:
-    """A lone component in diffusers naming."""
-    out = to_single_file({component: list(_renamed(named))}, family)
-    # A lone component is no pipeline: it lacks no schedule.
-    out.lacking = []
-    out.notes.append(f"the file is a {component.upper()} alone, in diffusers naming")
-    return out
+def _unet_patterns():
+    """(native pattern, translated pattern, a family that has them), each pair once."""
+    pairs = {}
+    for family in FAMILIES.values():
+        if family.native is not None:
+            pairs.setdefault((family.native, family.translated), family)
+    return [(native, translated, family) for (native, translated), family in pairs.items()]
 
 
-def _renamed(named: Named):
-    return (StoredTensor(name, t.dtype, t.shape, t.pieces) for name, t in named.items())
-
-
-def _lone_text(named: Named) -> Translation | None:
-    """CLIP-L, -H or -G alone, in the naming of transformers or of OpenCLIP, whichever its kind's layout wants."""
-    bare = _unwrapped(named)
-    own = {new: (old, named[old]) for new, old in bare.items()}
-    open_clip = "token_embedding.weight" in own and "transformer.resblocks.0.ln_1.weight" in own
-    hugging = "text_model.embeddings.token_embedding.weight" in own
-    kind = text.clip_kind(list(own)) if open_clip or hugging else None
-    if kind is None:
+def _unet_at(named: Named, prefix: str, native: bool, owner: Family, parts: tuple[str, ...]) -> Found | None:
+    """The denoiser behind a prefix, None when what is there is half a one (a ControlNet's encoder) or none."""
+    if prefix.startswith(_CONTROLNET) or prefix.startswith("model_ema"):
         return None
-    prefix = _LONE_TEXT[kind]
-    out = Translation(notes=[f"the file is a text encoder alone, {kind.replace('_', '-').upper()} by its layers"])
-    tensors = {new: tensor for new, (_, tensor) in own.items()}
-    if hugging and kind != "clip_l":
-        tensors.pop(text.POSITION_IDS, None)
-        out.dropped += [old for new, (old, _) in own.items() if new == text.POSITION_IDS]
-        translated, left = text.to_open_clip(tensors)
-    elif open_clip and kind == "clip_l":
-        translated, left = text.from_open_clip(tensors)
-    else:
-        left = [name for name in tensors if not name.startswith(_OWN_NAMES[hugging])]
-        translated = {name: tensor for name, tensor in tensors.items() if name not in left}
-    out.tensors = {prefix + name: tensor for name, tensor in translated.items()}
-    for name in left:
-        old, tensor = own[name]
-        out.unknown.append(old)
-        out.tensors[old] = tensor
-    return out
+    shapes = {n.removeprefix(prefix): t.shape for n, t in named.items() if n.startswith(prefix)}
+    if not native:
+        family = denoiser.diffusers_family(shapes) if denoiser.is_diffusers_unet(shapes) else None
+        return Found(FAMILIES[family], prefix, False, FAMILIES[family].prefix) if family else None
+    family = next((f for f in FAMILIES.values() if f.known_by and f.known_by(Signs(shapes, parts))), None)
+    # A UNET of no known layout gets the usual prefix too: it is one, whoever's it is.
+    if family is None and prefix != owner.prefix and owner.first_layer not in shapes:
+        return None
+    return Found(family or owner, prefix, True, (family or owner).prefix)
 
 
-# The beginnings of a text encoder's own names, by whether they are those of transformers; a full CLIP has others too.
-_OWN_NAMES = {
-    True: ("text_model.", "text_projection.weight"),
-    False: ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale"),
-}
+def _behind_known_prefix(named: Named, family: Family, parts: tuple[str, ...]) -> Found | None:
+    for prefix in dict.fromkeys((family.prefix, *family.prefixes)):
+        shapes = {n.removeprefix(prefix): t.shape for n, t in named.items() if n.startswith(prefix)}
+        if shapes and family.known_by is not None and family.known_by(Signs(shapes, parts)):
+            return Found(family, prefix, True, family.prefix)
+    return None
 
 
-def _unwrapped(named: Named) -> dict[str, str]:
-    """Names without what some tools put before them and with transformers' `text_model.` -> the file's own names."""
-    if any(name.startswith("transformer.text_model.") for name in named):
-        wrapper = "transformer."
-    else:
-        wrapper = "model." if any(name.startswith("model.") for name in named) else ""
-    out: dict[str, str] = {}
-    for name in named:
-        new = text.with_text_model(name.removeprefix(wrapper))
-        out[name if new in out else new] = name
-    return out
+def _parts(named: Named) -> list[tuple[Part, str, bool]]:
+    """The text encoders and VAEs: each with its prefix, and whether its names are those of single files."""
+    found = []
+    for pattern in dict.fromkeys(p for part in known_parts().values() for p in (part.native, part.translated)):
+        for prefix in _prefixes(named, pattern):
+            names = [n.removeprefix(prefix) for n in named if n.startswith(prefix)]
+            fitting = (
+                p
+                for p in known_parts().values()
+                if pattern in (p.native, p.translated)
+                and p.fits(names)
+                and (prefix in p.prefixes or any(name.endswith(p.anchor) for name in names))
+            )
+            if part := next(fitting, None):
+                found.append((part, prefix, pattern is part.native))
+    # Names of single files first: a component that is there twice is taken from them.
+    return sorted(found, key=lambda item: not item[2])
+
+
+def _prefixes(named: Named, pattern) -> Counter[str]:
+    """What stands before a pattern in names, and how often."""
+    return Counter(name[: match.start()] for name in named if (match := pattern.search(name)))
+
+
+# -- their keys --------------------------------------------------------------------------------------------------------------
+
+
+def _translate(named: Named, found: list[Found], out: Translation, lone: bool) -> None:
+    """Every tensor under its key, in the order of the file."""
+    members = _members(named, found)
+    owner = {name: component for component, own in members.items() for name in own}
+    keys = {component: _keys(component, own, named, out) for component, own in members.items()}
+    for name, tensor in named.items():
+        component = owner.get(name)
+        if component is None:
+            out.tensors[name] = tensor
+            if lone and found:
+                out.unknown.append(name)
+        else:
+            out.tensors |= keys[component]
+            keys[component] = {}
+    _note(found, out, lone)
+
+
+def _members(named: Named, found: list[Found]) -> dict[Found, Named]:
+    """Component -> its tensors under the file's names; of two whose prefixes fit, the longer one's."""
+    members: dict[Found, Named] = {component: {} for component in found}
+    ordered = sorted(found, key=lambda f: -len(f.prefix))
+    for name, tensor in named.items():
+        if component := next((f for f in ordered if _belongs(name, f)), None):
+            members[component][name] = tensor
+    return members
+
+
+def _belongs(name: str, component: Found) -> bool:
+    prefix = component.prefix
+    if name.startswith(prefix):
+        return (
+            prefix == component.target
+            or not component.native_heads
+            or name[len(prefix) :].startswith(component.native_heads)
+        )
+    around = prefix.removesuffix(_TEXT_WRAPPER)
+    return around != prefix and name.startswith(around) and name[len(around) :] in _TEXT_SINGLES
+
+
+def _keys(component: Found, members: Named, named: Named, out: Translation) -> Named:
+    """The tensors of a component under their keys; one whose key is another tensor's keeps the file's name."""
+    prefix, around = component.prefix, component.prefix.removesuffix(_TEXT_WRAPPER)
+    full = {name[len(prefix) :] if name.startswith(prefix) else name[len(around) :]: name for name in members}
+    tensors = {short: members[name] for short, name in full.items()}
+    translated, left, dropped = _named(component, tensors, out)
+    out.dropped += [full[short] for short in dropped]
+    keys: Named = {}
+    for short, tensor in translated.items():
+        key = component.target + short
+        taken = key in named and key not in members
+        keys[f"{prefix}{short}" if taken else key] = tensor
+    for short in left:
+        out.unknown.append(full[short])
+        keys[full[short]] = tensors[short]
+    return keys
+
+
+def _named(component: Found, tensors: Named, out: Translation) -> tuple[Named, list[str], list[str]]:
+    """Tensors under single-file names without prefix, those without a name there, and those that are dropped."""
+    what = component.what
+    if isinstance(what, Family):
+        return *(renamed(tensors, lambda name: denoiser.key(name, what)) if not component.native else (tensors, [])), []
+    if not component.native:
+        if what.text and not clip.is_open_clip(what):
+            return *clip.from_open_clip(tensors), []
+        return part_to_single_file(what, tensors)
+    if not what.text:
+        flat = [n for n, t in tensors.items() if vae.is_attention_matrix(n) and len(t.shape) in (2, 3)]
+        if flat and component.prefix == component.target:
+            out.notes.append(
+                f"{len(flat)} attention matrices of the VAE are linear layers here; read as 1x1 convolutions"
+            )
+        return {n: vae.as_convolution(t) if n in flat else t for n, t in tensors.items()}, [], []
+    if clip.is_open_clip(what):
+        return tensors, [], []
+    bare = [n for n in tensors if clip.with_text_model(n) not in tensors]
+    if bare and component.prefix == component.target:
+        out.notes.append(f"{len(bare)} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back")
+    return {clip.with_text_model(n) if n in set(bare) else n: t for n, t in tensors.items()}, [], []
+
+
+def _note(found: list[Found], out: Translation, lone: bool) -> None:
+    """What was renamed, in sentences."""
+    for component in found:
+        if lone and len(found) == 1:
+            out.notes.append(f"the file is a {component.title} alone{component.naming}")
+        elif component.prefix != component.target or not component.native:
+            out.notes.append(
+                f"the {component.title} stands behind `{component.prefix}`{component.naming}; "
+                f"it was read as one behind `{component.target}`"
+            )

@@ -7,7 +7,6 @@ from typing import Any
 
 import streamlit as st
 
-from ...checkpoints.blocks import describe_label
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.wording import counted
 from ..diagram import unet_diagram
@@ -117,7 +116,7 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
     tensors, statistics = st.tabs(["Tensors", "Statistics and histogram"])
     with tensors:
         st.dataframe(
-            [_row(row) for row in rows],
+            [_row(row, subject.record.prefix if subject.record else "") for row in rows],
             hide_index=True,
             height=min(HEIGHT - 160, 38 + 35 * len(rows)),
             column_config={
@@ -131,8 +130,8 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
         _statistics(subject, inside or [block], rows)
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    short = row["key"].removeprefix("model.diffusion_model.")
+def _row(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    short = row["key"].removeprefix(prefix)
     out = {"key": short, "shape": row["shape"], "parameters": row["params"], "kind": row["kind"], "label": row["label"]}
     return out | ({"dtype": row["dtype"]} if row["dtype"] else {})
 
@@ -141,7 +140,7 @@ def _headline(subject: Subject, level: str, block: str | None, selected: list[st
     """What the panel is about, how much it is, and the way down and back."""
     names = selected or ([block] if block else [])
     title = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    what = f"{describe_label(names[0])} · " if len(names) == 1 and names[0] in subject.labels else ""
+    what = f"{subject.record.describe(names[0])} · " if len(names) == 1 and names[0] in subject.labels else ""
     total = sum(row["params"] for row in rows)
     st.markdown(f"**{plain(title or subject.title)}**")
     st.caption(plain(f"{what}{amount(total)} parameters in {counted(len(rows), 'tensor')}"))
@@ -174,7 +173,12 @@ def _by_label(subject: Subject) -> None:
         count[0] += 1
         count[1] += row["params"]
     table = [
-        {"block": label, "parameters": params, "tensors": tensors, "what": describe_label(label)}
+        {
+            "block": label,
+            "parameters": params,
+            "tensors": tensors,
+            "what": subject.record.describe(label) if subject.record else "",
+        }
         for label, (tensors, params) in totals.items()
     ]
     st.dataframe(

@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from ...checkpoints.architecture import Family
 from ...checkpoints.errors import UnetscopeError
 from ...merge.methods import Method
 from ..library import Entry, Shelf
@@ -78,7 +77,7 @@ def _with_controls(shelf: Shelf, folders) -> Any:
 
 
 def _block_weights(
-    method: Method, values: dict[str, Any], models: tuple[Entry, ...], family: Family | None
+    method: Method, values: dict[str, Any], models: tuple[Entry, ...], family: str | None
 ) -> dict[str, float | Weights | list[float] | bool]:
     """The parameters with their block weights; the diagram edits one of those that have any."""
     by_block = [name for name, value in values.items() if value is None]

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from drawings import SCENES, Scene, draw
 from torch.nn import functional
 
-from unetscope.checkpoints.layouts.configs import vae_config
+from unetscope.checkpoints.families.diffusers import vae_config
 
 STEPS = 1400
 BATCH = 8

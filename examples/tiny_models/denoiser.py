@@ -14,7 +14,7 @@ from drawings import BACKGROUNDS, COLOURS, SCENES, SHAPES, Scene
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from unetscope.checkpoints.layouts.configs import scheduler_config, unet_config
+from unetscope.checkpoints.families.diffusers import scheduler_config, unet_config
 
 BATCH = 48
 AVERAGED = 0.995  # of the weights so far, at each step

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unetscope.checkpoints.layouts.configs import text_configs
+from unetscope.checkpoints.families.diffusers import text_configs
 
 STEPS = 500
 BATCH = 48

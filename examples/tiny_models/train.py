@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.layouts.configs import scheduler_config
+from unetscope.checkpoints.families.diffusers import scheduler_config
 from unetscope.search.generators.tokenizer import load_tokenizer, write_tokenizer
 
 SEED = 1

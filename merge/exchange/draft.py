@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...checkpoints.architecture import Family
 from ...checkpoints.errors import UnetscopeError
 from ..errors import RecipeError
 from ..methods import METHODS
@@ -38,7 +37,7 @@ class Request:
     inputs: tuple[str, ...] = ()
     mode: str = ""
     old_automb: bool = False
-    family: Family | None = None
+    family: str | None = None
     find: Callable[[str], Path | None] = lambda said: None
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...checkpoints.conventions import MBW_20, MBW_26
+from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import LabelError
+from ...checkpoints.families import FAMILIES
 
 _NEW = re.compile(r"BASE|VAE|M00|(?:IN|OUT)\d\d")
 _OLD = re.compile(r"(?:([a-z0-9-]+)_)??(unet|txt2?|vae)_(?:(block|class)_(\w+)|default)")
@@ -67,7 +68,8 @@ def lines_of(values: dict[str, Any], config: str = "") -> tuple[dict[str, Any], 
 
 def _new(values: dict[str, float], config: str) -> tuple[dict[str, Any], list[str]]:
     out: dict[str, Any] = {"convention": "sd-mecha", **values}
-    known = (*MBW_20, "VAE") if "sdxl" in config else MBW_26 if "sd1" in config else ()
+    family = next((family for family in FAMILIES.values() if family.mecha and family.id in config), None)
+    known = CONVENTIONS["sd-mecha"].slots(family, family.mecha.slots) if family else ()
     missing = [label for label in known if label not in values]
     if not missing:
         return out, []

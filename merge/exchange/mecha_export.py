@@ -7,7 +7,7 @@ comment on top.
 
 from __future__ import annotations
 
-from ...checkpoints.architecture import Family
+from ...checkpoints.families import FAMILIES, family_of
 from ..errors import RecipeError
 from ..recipe import MERGED, Recipe
 from ..step import Step
@@ -15,16 +15,11 @@ from .draft import one_line
 from .mecha_numbers import Number, Numbers
 from .mecha_writers import WRITERS
 
-# Components there, of a checkpoint of each family.
-_TEXT = {"sd1": ("clip_l",), "sdxl": ("clip_l", "clip_g")}
+# Components there.
 _COMPONENTS = {"unet": "diffuser", "vae": "vae", "clip_l": "clip_l", "clip_g": "clip_g"}
-_CONVERSIONS = {
-    "sd1": ("sd1-supermerger_blocks", "convert_sd1_blocks_to_ldm"),
-    "sdxl": ("sdxl-supermerger_blocks", "convert_sdxl_blocks_to_sgm"),
-}
 
 
-def to_mecha(recipe: Recipe, family: Family | None = None) -> str:
+def to_mecha(recipe: Recipe, family: str | None = None) -> str:
     """The text of a `.mecha` file that merges what the recipe merges.
 
     Args:
@@ -40,7 +35,7 @@ def to_mecha(recipe: Recipe, family: Family | None = None) -> str:
 class Writer:
     """Collects nodes; equal ones are written once."""
 
-    def __init__(self, recipe: Recipe, family: Family | None):
+    def __init__(self, recipe: Recipe, family: str | None):
         self.recipe, self.family = recipe, family
         self.numbers = Numbers(recipe, family)
         self.nodes: dict[str, str] = {}
@@ -97,9 +92,11 @@ class Writer:
         """A number, or the nodes of block weights."""
         if isinstance(value, float):
             return repr(value)
-        config, conversion = _CONVERSIONS[self.family]
+        facts = family_of(self.family).mecha
         values = self.node("dict " + " ".join(f"{slot}={x!r}" for slot, x in value.items()))
-        return self.merge(conversion, self.node(f'literal {values} model_config="{config}" merge_space="param"'))
+        return self.merge(
+            facts.conversion, self.node(f'literal {values} model_config="{facts.blocks}" merge_space="param"')
+        )
 
     def space(self, name: str) -> str:
         return self.recipe.space_of(name)
@@ -107,11 +104,13 @@ class Writer:
     def parts(self, component: str, where: str) -> tuple[str, ...]:
         """What a component of ours is called there, part by part."""
         if component == "text_encoders":
-            if self.family not in _TEXT:
+            family = family_of(self.family) if self.family else None
+            if family is None or family.mecha is None:
+                known = " or ".join(f.id for f in FAMILIES.values() if f.mecha)
                 raise RecipeError(
-                    f"{where}: which text encoders there are depends on the architecture; give --family sd1 or sdxl"
+                    f"{where}: which text encoders there are depends on the architecture; give --family {known}"
                 )
-            return _TEXT[self.family]
+            return tuple(label.lower() for label in family.text_encoders)
         if component not in _COMPONENTS:
             raise RecipeError(f"{where}: sd-mecha has no component {component}")
         return (_COMPONENTS[component],)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..recipe import COMPONENT_NAMES
+from ...checkpoints.families import component_names
 from .draft import one_line
 from .mecha_nodes import Component, Delta, Mask, Refused, Waiting, Weights
 from .mecha_sparse import SPARSE
@@ -114,7 +114,7 @@ def _fallback(graph: Graph, given: dict) -> Any:
 def _component(graph: Graph, given: dict) -> Component:
     component = given.get("component")
     ours = _COMPONENTS.get(component) if isinstance(component, str) else None
-    if ours not in COMPONENT_NAMES:
+    if ours not in component_names():
         raise Refused(f"component {one_line(component, 40)} cannot be taken apart here")
     return Component(ours, graph.weights(given.get("a")))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...checkpoints.architecture import FAMILY_NAMES, Family
-from ...checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import FAMILIES, family_of
 from ..block_weights import BlockWeights
 from ..errors import RecipeError
 from ..recipe import MERGED, Recipe
@@ -15,9 +14,6 @@ from ..step import Step
 
 # One number, or slot -> number.
 Number = float | dict[str, float]
-# The lengths of sd-mecha's block weights.
-_SLOTS = {"sd1": 26, "sdxl": 21}
-_KNOWN = " and ".join(FAMILY_NAMES[family] for family in _SLOTS)
 
 
 def combined(formula: Callable[..., float], *numbers: Number) -> Number:
@@ -36,8 +32,8 @@ class Numbers:
         family: the architecture, or None where it is not known: then block weights are an error.
     """
 
-    def __init__(self, recipe: Recipe, family: Family | None):
-        self._recipe, self._family = recipe, family
+    def __init__(self, recipe: Recipe, family: str | None):
+        self._recipe, self._family = recipe, None if family is None else family_of(family)
         self._vae = recipe.components.get("vae") == MERGED
 
     def of(self, name: str, step: Step, parameter: str) -> Number:
@@ -76,9 +72,11 @@ class Numbers:
         if isinstance(weights.start, float) and not weights.lines:
             return weights.start
         if self._family is None:
-            raise RecipeError(f"{where}: block weights depend on the architecture; give --family sd1 or sdxl")
-        if self._family not in _SLOTS:
-            raise RecipeError(f"{where}: sd-mecha has block weights for {_KNOWN}, not for {FAMILY_NAMES[self._family]}")
+            known = " or ".join(family.id for family in FAMILIES.values() if family.mecha)
+            raise RecipeError(f"{where}: block weights depend on the architecture; give --family {known}")
+        if self._family.mecha is None:
+            known = " and ".join(family.title for family in FAMILIES.values() if family.mecha)
+            raise RecipeError(f"{where}: sd-mecha has block weights for {known}, not for {self._family.title}")
         try:
             return self._slots(weights, where)
         except RecipeError:
@@ -99,9 +97,9 @@ class Numbers:
             raise RecipeError(f"{where}: a weight for the VAE needs components: {{vae: merge}} to be said to sd-mecha")
         if self._vae:
             labels.setdefault("VAE", resolved.vae_by_convention)
-        slots = convention.slots(family, _SLOTS[family])
+        slots = convention.slots(family, family.mecha.slots)
         found: dict[str, tuple[str, float]] = {}
-        for label in (*TEXT_ENCODERS[family], *UNET_LABELS[family], "VAE"):
+        for label in family.all_labels:
             at = convention.slot_of(label, family, len(slots))
             if label not in labels or at is None:
                 continue

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ...checkpoints.architecture import FAMILY_NAMES, Family
-from ...checkpoints.blocks import place
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.layouts import layout
-from ..collapse import Collapse
+from ...checkpoints.families import FAMILIES, Family, family_of
+from ..collapse import Collapse, fitting_families
 from ..forms import Model
 from ..recipe import Recipe
 
-_FAMILIES: tuple[Family, ...] = ("sd1", "sdxl", "sd2", "sdxl_refiner")
 
-
-def shares_of(recipe: Recipe, family: Family | None = None) -> tuple[dict[str, float | None], str]:
+def shares_of(recipe: Recipe, family: str | Family | None = None) -> tuple[dict[str, float | None], str]:
     """The mean share of every model over the UNET's parameters, and a sentence on what that rests on (or empty).
 
     A LoRA's is its strength, as if it changed every tensor.
@@ -23,7 +19,7 @@ def shares_of(recipe: Recipe, family: Family | None = None) -> tuple[dict[str, f
     Block weights depend on the architecture: without `family` the first that they fit is taken, and the sentence says so.
     None for a model that a method reads which is not linear.
     """
-    tried = (family,) if family else _FAMILIES
+    tried = [family_of(family)] if family else fitting_families(recipe) or list(FAMILIES.values())
     for each in tried:
         try:
             return _shares(recipe, each)
@@ -47,7 +43,7 @@ def _shares(recipe: Recipe, family: Family) -> tuple[dict[str, float | None], st
                 indirect.update(term.models)
     total = sum(size for _, size in groups)
     shares = {name: None if i in indirect else sums[i] / total for i, name in enumerate(models)}
-    how = f"effective shares were worked out for {FAMILY_NAMES[family]}" if len(groups) > 1 else ""
+    how = f"effective shares were worked out for {family.title}" if len(groups) > 1 else ""
     return shares, how
 
 
@@ -65,8 +61,8 @@ def _groups(recipe: Recipe, family: Family) -> list[tuple[str, int]]:
     ]
     varied = [weights for weights in resolved if not weights.is_uniform]
     found: dict[tuple, list] = {}
-    for key, spec in layout(family).items():
-        if place(key).component != "unet":
+    for key, spec in family.layout().items():
+        if not family.block_of(key).core:
             continue
         size = 1
         for n in spec.shape:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...checkpoints.conventions import MBW_20, MBW_26
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import known_labels
+from ...checkpoints.families.parts.mbw import MBW_20, MBW_26
 from ..block_weights import BlockWeights
 from ..methods import METHODS
-from ..selectors import canonical, labels_of
+from ..selectors import BASE, canonical
 from .draft import Draft
 
 # The mode's first words -> our method, its number of models, and its parameters.
@@ -155,7 +156,7 @@ def _spread(word: str) -> list[str]:
     """The labels of a block or a range of blocks."""
     if "-" not in word:
         return [canonical(word)]
-    order = labels_of("sd1")
+    order = (BASE, *known_labels())
     ends = [canonical(end) for end in word.split("-")]
     if len(ends) != 2 or any(end not in order for end in ends):
         return [word]

@@ -13,7 +13,7 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import DType, dtype_named
 from ...checkpoints.hashes import identity, known_sha256
 from ...checkpoints.kept_scans import kept_scan
-from ..compatibility import FIRST_CONV, check_architectures, check_predictions
+from ..compatibility import check_architectures, check_predictions, denoiser, has_denoiser
 from ..errors import MergeError
 from ..recipe import Recipe
 from .finding import Finding
@@ -27,7 +27,7 @@ def header_findings(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterato
     """What is wrong with models (by name) that are open, without reading a weight."""
     yield from _no_models(models)
     whole = {n: c for n, c in models.items() if c.architecture.what in ("checkpoint", "component")}
-    merged = {*recipe.leaves(recipe.result), *recipe.leaves(source_of(recipe, "unet")[0])}
+    merged = {*recipe.leaves(recipe.result), *recipe.leaves(source_of(recipe, denoiser(models.values()))[0])}
     merging = {name: checkpoint for name, checkpoint in whole.items() if name in merged}
     yield from _architectures(merging)
     yield from _predictions(recipe, merging)
@@ -72,7 +72,7 @@ def _architectures(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
 
 
 def _predictions(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
-    with_unet = {n: c for n, c in models.items() if "unet" in c.components}
+    with_unet = {n: c for n, c in models.items() if has_denoiser(c)}
     try:
         _, notes = check_predictions(list(with_unet.values()), list(with_unet), recipe.output.mix_predictions)
     except MergeError as error:
@@ -99,7 +99,8 @@ def _predictions(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[F
 
 def _inpainting(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     """A UNET with more input channels than the first input of its step: the merge would refuse it, or lose its mask."""
-    channels = {n: c.tensors[FIRST_CONV].shape[1] for n, c in models.items() if FIRST_CONV in c.tensors}
+    firsts = {n: c.tensors.get(c.family.first_key) for n, c in models.items()}
+    channels = {n: info.shape[1] for n, info in firsts.items() if info is not None and len(info.shape) > 1}
     for name, step in recipe.steps.items():
         first = next((channels[m] for m in recipe.models_of(name) if m in channels), None)
         for source in step.inputs[1:] if step.inputs[0] not in recipe.steps else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import FAMILIES
 from ...checkpoints.hashes import identity
 from ...checkpoints.kept_scans import keep_scan, kept_scan
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.scan import scan
 from ...checkpoints.stream import Cancelled, Progress
+from ..collapse import fitting_families
 from ..errors import RecipeError
 from ..plan import planned
 from ..recipe import Recipe
@@ -118,7 +121,7 @@ def lint(
     report = LintReport(where, deep=deep)
     with ExitStack() as files:
         models = _open(recipe, report, files)
-        report.family = next((c.architecture.family for c in models.values() if c.architecture.family), "sd1")
+        report.family = _family(recipe, models)
         report.findings += recipe_findings(recipe)
         report.findings += weight_findings(recipe, report.family)
         if deep:
@@ -139,6 +142,13 @@ def lint(
             _plan(recipe, report)
     report.findings = _sorted(report.findings)
     return report
+
+
+def _family(recipe: Recipe, models: Mapping[str, Checkpoint]) -> str:
+    """The family of the first model that tells it; where none does, the first one that the recipe's block weights fit."""
+    told = (checkpoint.architecture.family for checkpoint in models.values())
+    fitting = (family.id for family in [*fitting_families(recipe), *FAMILIES.values()])
+    return next(filter(None, told), None) or next(fitting)
 
 
 def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Checkpoint]:

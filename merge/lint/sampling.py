@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...checkpoints.blocks import place
-from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.codec import decode
 from ...checkpoints.fingerprint import short_name
-from ...checkpoints.layers import layer_kind
 from ...checkpoints.stream import Cancelled, Progress
 from ..forms import Form, Model
 
@@ -84,7 +82,7 @@ def take_sample(
         Cancelled: `cancel` was set.
     """
     first = next(iter(models.values()))
-    keys = _chosen([info.key for info in first.tensors.values() if info.dtype.is_float and info.elements])
+    keys = _chosen([info for info in first.tensors.values() if info.dtype.is_float and info.elements])
     count = sum(map(len, keys.values())) * len(models)
     length = max(1 << 10, min(_ELEMENTS, _MOST // max(count, 1)))
     sample, done = Sample(tuple(models), keys), 0
@@ -101,18 +99,18 @@ def take_sample(
     return sample
 
 
-def _chosen(keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _chosen(tensors: Sequence[TensorInfo]) -> dict[str, tuple[str, ...]]:
     """A few weights of every label that fingerprints count: matrices before vectors, of different kinds of layers."""
-    by_label: dict[str, list[str]] = {}
-    for key in keys:
-        if short_name(key) is not None:
-            by_label.setdefault(place(key).label, []).append(key)
+    by_label: dict[str, list[TensorInfo]] = {}
+    for info in tensors:
+        if short_name(info.key) is not None:
+            by_label.setdefault(info.label, []).append(info)
     chosen: dict[str, list[str]] = {}
     for members in by_label.values():
-        weights = [key for key in members if key.endswith(".weight") and layer_kind(key) != "norm"] or members
+        weights = [info for info in members if info.key.endswith(".weight") and info.kind != "norm"] or members
         step = max(1, len(weights) // _PER_LABEL)
-        for key in weights[step // 2 :: step][:_PER_LABEL]:
-            chosen.setdefault(place(key).component, []).append(key)
+        for info in weights[step // 2 :: step][:_PER_LABEL]:
+            chosen.setdefault(info.component, []).append(info.key)
     return {component: tuple(members) for component, members in chosen.items()}
 
 

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
-from ...checkpoints.architecture import Family
-from ...checkpoints.blocks import TEXT_ENCODERS, TEXT_LABELS, place
-from ...checkpoints.layouts import is_buffer, layout
+from ...checkpoints.families import Family, family_of, is_buffer, is_text, layout
 from ..collapse import Collapse
 from ..forms import Applied, Form, Model
 from ..recipe import MERGED, Recipe
@@ -41,7 +39,7 @@ class ComponentShares:
 
 def source_of(recipe: Recipe, component: str) -> tuple[str, bool]:
     """The step, model or file that a component comes from, and whether the recipe names it."""
-    for name in (component, "text_encoders" if component.upper() in TEXT_LABELS else component):
+    for name in (component, "text_encoders" if is_text(component) else component):
         if name in recipe.components:
             said = recipe.components[name]
             return (recipe.result if said == MERGED else said), True
@@ -66,7 +64,7 @@ def _counts(term: Model | Applied, loras: set[int]) -> float:
     return float(abs(weight_total(term.inputs[0], loras)) > 0.5)
 
 
-def forms(recipe: Recipe, family: Family, component: str) -> Iterator[tuple[str, int, Form]]:
+def forms(recipe: Recipe, family: str | Family, component: str) -> Iterator[tuple[str, int, Form]]:
     """Key, elements and form of every weight of a component, by the architecture's layout.
 
     Raises:
@@ -76,25 +74,20 @@ def forms(recipe: Recipe, family: Family, component: str) -> Iterator[tuple[str,
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(names)})
     source, asked = source_of(recipe, component)
     for key, spec in layout(family).items():
-        if place(key).component == component and not is_buffer(key):
+        if family_of(family).block_of(key).component == component and not is_buffer(key):
             yield key, prod(spec.shape), collapse.form(source, key, merge_vae=asked)
 
 
-def components_of(family: Family) -> tuple[str, ...]:
-    """The components of a whole checkpoint of an architecture."""
-    return ("unet", *(label.lower() for label in TEXT_ENCODERS[family]), "vae")
-
-
-def component_shares(recipe: Recipe, family: Family) -> list[ComponentShares]:
+def component_shares(recipe: Recipe, family: str | Family) -> list[ComponentShares]:
     """The shares of all models in every component, as an architecture's layout has it.
 
     Raises:
         UnetscopeError: a block weight does not fit the architecture.
     """
-    return [_shares(recipe, family, component) for component in components_of(family)]
+    return [_shares(recipe, family, component) for component in family_of(family).component_ids]
 
 
-def _shares(recipe: Recipe, family: Family, component: str) -> ComponentShares:
+def _shares(recipe: Recipe, family: str | Family, component: str) -> ComponentShares:
     names = names_of(recipe)
     loras = {i for i, name in enumerate(names) if name in recipe.loras}
     sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -103,7 +96,7 @@ def _shares(recipe: Recipe, family: Family, component: str) -> ComponentShares:
     indirect: set[int] = set()
     totals = []
     for key, size, form in forms(recipe, family, component):
-        label = place(key).label
+        label = family_of(family).block_of(key).label
         sizes[label] += size
         totals.append(weight_total(form, loras))
         for term, coefficient in zip(form.terms, form.coefficients, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from ...checkpoints.architecture import Family
 from ...checkpoints.errors import UnetscopeError
 from ..recipe import Recipe
 from .finding import Finding
@@ -24,7 +23,7 @@ def recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield from _chains(recipe)
 
 
-def weight_findings(recipe: Recipe, family: Family) -> Iterator[Finding]:
+def weight_findings(recipe: Recipe, family: str) -> Iterator[Finding]:
     """Block weights that the architecture lacks, and strengths out of the usual range; per step."""
     for name in _used_steps(recipe):
         step = recipe.steps[name]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import dtype_named
+from ...checkpoints.families import is_text
 from ..collapse import Collapse
 from ..methods import METHODS
 from ..recipe import Recipe
@@ -29,7 +30,6 @@ _NEARER = 0.5
 _NEARLY = 2.5e-4
 # With less than this share of the weights changed, a step does about nothing.
 _FEW = 0.1
-_TEXT = ("clip_l", "clip_h", "clip_g")
 
 
 def value_findings(recipe: Recipe, family: str, sample: Sample, shares: list[ComponentShares]) -> Iterator[Finding]:
@@ -39,7 +39,7 @@ def value_findings(recipe: Recipe, family: str, sample: Sample, shares: list[Com
     yield from _bases(recipe, sample)
     yield from _rounded_away(recipe, family, sample)
     for part in shares:
-        if part.component in _TEXT:
+        if is_text(part.component):
             yield from _text_encoder(part, sample)
         elif part.component == "vae":
             yield from _vae(part, sample)

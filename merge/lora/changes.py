@@ -12,7 +12,7 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.lora import Lora, LoraModule
 from ...checkpoints.lora.formulas import LowRank as Product
 from ...checkpoints.lora.module import Part
-from ...checkpoints.lora.names import LoraFamily, Target, targets
+from ...checkpoints.lora.names import Target, targets
 from ..errors import MergeError
 from .layers import Layer
 from .low_rank import Cut, LowRank, decomposed
@@ -74,7 +74,7 @@ class Change:
 
 
 @cache
-def _by_place(family: LoraFamily) -> dict[tuple[str, int | None], tuple[Target, bool]]:
+def _by_place(family: str) -> dict[tuple[str, int | None], tuple[Target, bool]]:
     """Canonical key and third -> the module, and whether the key is that of its bias."""
     found: dict[tuple[str, int | None], tuple[Target, bool]] = {}
     for target in targets(family):
@@ -94,7 +94,7 @@ def changes_of(lora: Lora) -> list[Change]:
     return out
 
 
-def one_family(loras: Sequence[Lora]) -> LoraFamily:
+def one_family(loras: Sequence[Lora]) -> str:
     """The architecture that all of these LoRAs are for.
 
     Raises:

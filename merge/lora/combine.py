@@ -13,6 +13,7 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import dtype_named
+from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
@@ -167,7 +168,7 @@ class _Combination:
         writer: LoraWriter,
     ):
         self._loras, self._base, self._cut, self._writer = loras, base, cut, writer
-        self.losses = Losses()
+        self.losses = Losses(family_of(loras[0].family))
         found: dict[tuple[str, bool], list[tuple[float, Change]]] = {}
         for lora, weight in zip(loras, weights, strict=True):
             for change in changes_of(lora):

@@ -14,11 +14,10 @@ from zlib import crc32
 
 import numpy as np
 
-from ...checkpoints.blocks import TEXT_LABELS, place
-from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.dtypes import dtype_named
-from ...checkpoints.layers import layer_kind
-from ...checkpoints.lora.names import FAMILIES, LoraFamily
+from ...checkpoints.families import FAMILIES
+from ...checkpoints.lora.names import lora_families
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ..block_weights import BlockWeights
@@ -28,7 +27,6 @@ from .low_rank import Cut, decomposed
 from .report import LoraReport, Losses
 from .writing import LoraWriter, file_name
 
-TEXT_ENCODERS = tuple(label.lower() for label in TEXT_LABELS)
 # The rank where neither a rank nor an energy is asked for: what most LoRAs that people share have.
 RANK = 32
 
@@ -47,7 +45,7 @@ class Ranks:
     conv_rank: int | None = None
     lines: Any = None
 
-    def resolved(self, family: LoraFamily) -> _Resolved:
+    def resolved(self, family: str) -> _Resolved:
         if self.lines is None:
             return _Resolved(self, None)
         plain = self.lines
@@ -157,7 +155,7 @@ def extract_lora(
         return report
 
 
-def _family(tuned: Checkpoint, base: Checkpoint) -> LoraFamily:
+def _family(tuned: Checkpoint, base: Checkpoint) -> str:
     families = [c.architecture.family for c in (tuned, base)]
     for checkpoint, family in zip((tuned, base), families, strict=True):
         if family is None or "unet" not in checkpoint.components:
@@ -169,9 +167,10 @@ def _family(tuned: Checkpoint, base: Checkpoint) -> LoraFamily:
             f"{tuned.path} is {tuned.architecture.name} and {base.path} is {base.architecture.name}; a LoRA is the "
             "difference of two checkpoints of one architecture"
         )
-    if families[0] not in FAMILIES:
+    if families[0] not in lora_families():
         raise MergeError(
-            f"{base.path}: is {base.architecture.name}, for which there are no LoRAs to write; SD1, SD2 and SDXL have some"
+            f"{base.path}: is {base.architecture.name}, for which there are no LoRAs to write; "
+            f"{', '.join(FAMILIES[f].title for f in lora_families())} have some"
         )
     return families[0]
 
@@ -192,7 +191,7 @@ class _Extraction:
         self, tuned: Checkpoint, base: Checkpoint, ranks: _Resolved, writer: LoraWriter, conv: bool, text_encoders: bool
     ):
         self._tuned, self._base, self._ranks, self._writer = tuned, base, ranks, writer
-        self.losses = Losses()
+        self.losses = Losses(base.family)
         self._left_out: dict[str, list[str]] = defaultdict(list)
         self._outside: dict[str, float] = {}
         self.tasks: list[_Task] = []
@@ -200,11 +199,11 @@ class _Extraction:
         others = {layer.target.path: layer for layer in layers_of(tuned, family)}
         covered = set()
         for layer in layers_of(base, family):
-            if (layer.in_transformer or conv) and (layer.target.component == "unet" or text_encoders):
+            if (layer.in_transformer or conv) and (not base[layer.key].place.text or text_encoders):
                 covered.add(layer.key)
                 self._take(layer, others.get(layer.target.path))
         for key, info in base.tensors.items():
-            if key not in covered and info.component in ("unet", *TEXT_ENCODERS) and info.dtype.is_float:
+            if key not in covered and (info.place.core or info.place.text) and info.dtype.is_float:
                 self._measure(key)
 
     def _take(self, layer: Layer, other: Layer | None) -> None:
@@ -255,7 +254,11 @@ class _Extraction:
         outside = sum(x for _, x in sorted(self._outside.items()) if np.isfinite(x))
         if outside:
             inside = sum(row.norm**2 for row in report.labels)
-            kinds = [name for name, is_one in _OUTSIDE if any(x and is_one(key) for key, x in self._outside.items())]
+            kinds = [
+                name
+                for name, is_one in _OUTSIDE
+                if any(x and is_one(self._base[key]) for key, x in self._outside.items())
+            ]
             report.notes.append(
                 f"{outside / (inside + outside):.2%} of the difference's square lies where this LoRA changes nothing: "
                 f"{', '.join(kinds)}"
@@ -267,18 +270,21 @@ def _squares(change: np.ndarray) -> float:
     return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
 
-def _is_text(key: str) -> bool:
-    return place(key).component in TEXT_ENCODERS
+def _is_text(info: TensorInfo) -> bool:
+    return info.place.text
 
 
-def _is_vector(key: str) -> bool:
-    return key.endswith("bias") or layer_kind(key) == "norm"
+def _is_vector(info: TensorInfo) -> bool:
+    return info.key.endswith("bias") or info.kind == "norm"
 
 
 # What a LoRA may leave out, in words.
-_OUTSIDE: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("norms and biases of the UNET", lambda key: not _is_text(key) and _is_vector(key)),
-    ("layers of the UNET (convolutions and embeddings: --conv)", lambda key: not _is_text(key) and not _is_vector(key)),
-    ("norms and biases of text encoders", lambda key: _is_text(key) and _is_vector(key)),
-    ("embeddings or layers of text encoders", lambda key: _is_text(key) and not _is_vector(key)),
+_OUTSIDE: tuple[tuple[str, Callable[[TensorInfo], bool]], ...] = (
+    ("norms and biases of the UNET", lambda info: not _is_text(info) and _is_vector(info)),
+    (
+        "layers of the UNET (convolutions and embeddings: --conv)",
+        lambda info: not _is_text(info) and not _is_vector(info),
+    ),
+    ("norms and biases of text encoders", lambda info: _is_text(info) and _is_vector(info)),
+    ("embeddings or layers of text encoders", lambda info: _is_text(info) and not _is_vector(info)),
 )

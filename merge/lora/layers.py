@@ -12,8 +12,8 @@ import numpy as np
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.codec import decode
 from ...checkpoints.errors import nearest
-from ...checkpoints.layers import layer_kind
-from ...checkpoints.lora.names import FUSED, LoraFamily, Target, factor_ends, spelled, targets
+from ...checkpoints.families import family_of
+from ...checkpoints.lora.names import FUSED, Target, factor_ends, spelled, targets
 from ...checkpoints.tensors import Shape
 from ..errors import MergeError
 
@@ -23,14 +23,14 @@ STYLES: tuple[Style, ...] = get_args(Style)
 WITHOUT_ALPHA: tuple[Style, ...] = ("diffusers", "peft")
 
 
-def style_named(name: str | None, family: LoraFamily) -> Style:
+def style_named(name: str | None, family: str) -> Style:
     """A style by its name; None: what trainers write for the architecture.
 
     Raises:
         MergeError: there is no such style.
     """
     if name is None:
-        return "single-file" if family == "sdxl" else "kohya"
+        return family_of(family).lora.denoiser
     if name not in STYLES:
         raise MergeError(f"there is no style of LoRA names {name!r}{nearest(name, STYLES)}; use {', '.join(STYLES)}")
     return name
@@ -47,7 +47,7 @@ class Layer:
     """
 
     target: Target
-    family: LoraFamily
+    family: str
     shape: Shape
 
     @property
@@ -67,7 +67,7 @@ class Layer:
     @property
     def is_norm(self) -> bool:
         """Whether it is a norm: its weight has one axis."""
-        return layer_kind(self.key) == "norm"
+        return family_of(self.family).kind_of(self.key) == "norm"
 
     @property
     def in_transformer(self) -> bool:
@@ -93,7 +93,7 @@ class Layer:
         return out.reshape(self.shape[0], -1)
 
 
-def layers_of(checkpoint: Checkpoint, family: LoraFamily) -> Iterator[Layer]:
+def layers_of(checkpoint: Checkpoint, family: str) -> Iterator[Layer]:
     """The layers of a checkpoint that LoRAs change: all linear layers and convolutions but embeddings and text projections."""
     for target in targets(family):
         if target.weight not in checkpoint or target.transposed:

@@ -8,7 +8,7 @@ from math import sqrt
 from threading import Lock
 from typing import Any
 
-from ...checkpoints.blocks import in_order, place
+from ...checkpoints.families import Family, in_order
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,15 @@ class _Sum:
 class Losses:
     """Adds up errors, layer by layer, from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family) -> None:
+        self._family = family
         self._lock = Lock()
         self._rows: dict[str, tuple[str, int, float, float]] = {}
 
     def add(self, name: str, key: str, rank: int, squares: float, wrong: float) -> None:
         """A module: the squared norm of the change that was to be kept, and that of the error."""
         with self._lock:
-            self._rows[name] = (place(key).label, rank, squares, wrong)
+            self._rows[name] = (self._family.block_of(key).label, rank, squares, wrong)
 
     @property
     def count(self) -> int:

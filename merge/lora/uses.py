@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...checkpoints.conventions import LBW_17, MBW_26
 from ...checkpoints.errors import LabelError
-from ...checkpoints.presets import is_lbw_preset, lbw_preset, preset
+from ...checkpoints.presets import is_lbw_preset, lbw_preset, preset_base
 from ..block_weights import BlockWeights
 from ..errors import MergeError
 
@@ -80,8 +79,8 @@ class LoraUse:
         if not isinstance(self.blocks, str):
             return float(self.blocks[0])
         if is_lbw_preset(self.blocks):
-            return lbw_preset(self.blocks, len(LBW_17))[0]
-        return preset(self.blocks, "sd1")[MBW_26.index("BASE")]
+            return lbw_preset(self.blocks)[0]
+        return preset_base(self.blocks)
 
 
 def _number(text: str) -> float | None:

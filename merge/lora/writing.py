@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...checkpoints.architecture import modelspec_architecture
 from ...checkpoints.dtypes import F32, DType
-from ...checkpoints.lora.names import LoraFamily
+from ...checkpoints.families import family_of
 from ...checkpoints.output import check_target
 from ...checkpoints.stream import Pass
 from ...checkpoints.targets import refuse_inputs, require_suffix
@@ -23,10 +22,6 @@ from .layers import WITHOUT_ALPHA, Layer, Style
 from .low_rank import LowRank
 from .report import LoraReport
 from .spool import Spool
-
-# What kohya's scripts call the base models.
-_BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-
 
 # Ends of the names of changes that are no product of factors, by whether the module is a norm and it is a bias.
 VECTOR_ENDS = {(True, False): ".w_norm", (True, True): ".b_norm", (False, True): ".diff_b"}
@@ -60,7 +55,7 @@ class LoraWriter:
     """
 
     def __init__(
-        self, target: Path, inputs: Sequence[Path], family: LoraFamily, style: Style, dtype: DType, *, overwrite: bool
+        self, target: Path, inputs: Sequence[Path], family: str, style: Style, dtype: DType, *, overwrite: bool
     ):
         if not dtype.is_float:
             raise MergeError(f"a LoRA cannot be stored as {dtype}; use fp32, fp16 or bf16")
@@ -128,6 +123,7 @@ class LoraWriter:
         report.parameters = sum(t.elements for t in self._spool.tensors if not t.name.endswith(".alpha"))
 
     def _metadata(self, origin: Mapping[str, Any]) -> dict[str, str]:
+        family = family_of(self.family)
         plain = {rank for rank, large in self._ranks.values() if not large}
         large = {rank for rank, large in self._ranks.values() if large}
         dim, conv_dim = (str(ranks.copy().pop()) if len(ranks) == 1 else "Dynamic" for ranks in (plain or large, large))
@@ -136,9 +132,9 @@ class LoraWriter:
             "ss_network_module": "networks.lora",
             "ss_network_dim": dim,
             "ss_network_alpha": dim if self.style in WITHOUT_ALPHA else alpha,
-            "ss_v2": str(self.family == "sd2"),
+            "ss_v2": str(bool(family.lora and family.lora.v2)),
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{modelspec_architecture(self.family)}/lora",
+            "modelspec.architecture": f"{family.modelspec_architecture()}/lora",
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.title": file_name(self._target.with_suffix("")),
             "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -147,6 +143,6 @@ class LoraWriter:
         }
         if large:
             out["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": conv_dim})
-        if self.family in _BASE_VERSIONS:
-            out["ss_base_model_version"] = _BASE_VERSIONS[self.family]
+        if family.lora:
+            out["ss_base_model_version"] = family.lora.base_version
         return out

@@ -45,7 +45,7 @@ _KINDS: dict[Any, ParameterKind] = {
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 # Keyword parameters that the engine supplies.
-_SUPPLIED = ("at", "has", "ema")
+_SUPPLIED = ("at", "has", "ema", "place")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...checkpoints.blocks import place
 from .registry import structural
 
 Component = Literal["unet", "text_encoders", "clip_l", "clip_g", "clip_h", "vae"]
@@ -22,7 +21,7 @@ def fallback(a, b, key, *, has):
 
 
 @structural("a b")
-def pick_component(a, b, key, *, component: Component):
+def pick_component(a, b, key, *, place, component: Component):
     """a, but for the named component, which is b's.
 
     `text_encoders` are all of them. The recipe's `components` do the same for the result of all steps; this is for steps
@@ -32,12 +31,11 @@ def pick_component(a, b, key, *, component: Component):
 
     Use: merge the UNET of one model with the text encoder of another.
     """
-    found = place(key).component
-    return b if found == component or (component == "text_encoders" and found.startswith("clip_")) else a
+    return b if place.component == component or (component == "text_encoders" and place.text) else a
 
 
 @structural("a")
-def exchange_ema(a, key, *, ema):
+def exchange_ema(a, key, *, place, ema):
     """a, with the moving average of its UNET in place of the UNET that training ended with.
 
     The model has to hold EMA weights (`model_ema.*`), as unpruned checkpoints do.
@@ -46,4 +44,4 @@ def exchange_ema(a, key, *, ema):
 
     Use: unpruned files, whose EMA weights make better pictures.
     """
-    return ema(a) if place(key).component == "unet" else a
+    return ema(a) if place.core else a

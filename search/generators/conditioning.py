@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints.layouts import TOKENS
+from ...checkpoints.families import Family
+from ...checkpoints.families.parts.clip import TOKENS
 from ..prompts import Weighted, weighted
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class Conditioning:
     """Encodes prompts with the live text encoders, and remembers the result until their weights change.
 
     Args:
-        family: `sd1`, `sd2` or `sdxl`.
+        family: whose text encoders they are.
         encoders, tokenizers: by the pipeline's names, in its order.
     """
 
-    def __init__(self, family: str, encoders: dict[str, Any], tokenizers: dict[str, Any]):
+    def __init__(self, family: Family, encoders: dict[str, Any], tokenizers: dict[str, Any]):
         self._family, self._encoders, self._tokenizers = family, encoders, tokenizers
         self._known: dict[tuple, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
@@ -93,13 +94,13 @@ class Conditioning:
             found = [self._run(encoder, row, skip) for row in rows]
             states.append(torch.cat([state for state, _ in found], dim=1))
             pooled = found[0][1]
-        return torch.cat(states, dim=-1), pooled if self._family == "sdxl" else None
+        return torch.cat(states, dim=-1), pooled if self._family.pipeline.pooled else None
 
     def _run(self, encoder: Any, chunk: Chunk, skip: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
         tokens = torch.tensor([chunk.tokens], device=encoder.device)
-        if self._family == "sdxl":
+        if self._family.pipeline.pooled:
             out = encoder(tokens, output_hidden_states=True)
             return _emphasised(out.hidden_states[-2], chunk.weights), out[0]
         if skip <= 1:

@@ -28,6 +28,7 @@ from .settings import Settings, checked
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ...checkpoints.families import Family
     from ...merge.recipe import Recipe
 
 _NEEDED = ("diffusers", "transformers", "PIL")
@@ -60,7 +61,8 @@ class DiffusersGenerator(Generator):
         self._parts: Parts | None = None
         self._weights: LiveWeights | None = None
         self._conditioning: Conditioning | None = None
-        self._family, self._prediction, self._zero_snr = "", "epsilon", False
+        self._family: Family | None = None
+        self._prediction, self._zero_snr = "epsilon", False
         self.changes: Changes | None = None
 
     # -- before anything loads ----------------------------------------------------------------------------------------
@@ -77,14 +79,14 @@ class DiffusersGenerator(Generator):
         with planned(recipe) as plan:
             recognised_widths(plan.family, {t.key: t.shape for t in plan.tensors})
             self._predicted(plan)
-            held = {t.key.split(".")[0] for t in plan.tensors}
-            for what, prefixes in _COMPONENTS.items():
-                if held.isdisjoint(prefixes):
+            held = {"text_encoders" if t.place.text else t.place.component for t in plan.tensors}
+            for what in (plan.family.core, "vae", "text_encoders"):
+                if what not in held:
                     raise SearchError(f"the models have no {what}; take one from a file (components: {{{what}: FILE}})")
 
     def _predicted(self, plan: Plan) -> str:
         said = self.settings.prediction or plan.prediction
-        if said is None and plan.family == "sd2":
+        if said is None and plan.family.predicts is None:
             raise SearchError(
                 "nothing in the models says whether they predict noise (SD2 for 512 pixels) or v (768 pixels); say "
                 "generator.prediction: epsilon or v"
@@ -210,14 +212,14 @@ class DiffusersGenerator(Generator):
             for prefix in ("", "negative_"):
                 prompts = [s.negative_prompt if prefix else s.prompt for s in shots]
                 found = [self._conditioning.encoded(prompt, length, skip) for prompt in prompts]
-                if prefix and self._family == "sdxl":
+                if prefix and self._family.pipeline.empty_is_zero:
                     # An empty negative prompt is nothing at all to SDXL.
                     found = [
                         (e, p) if prompt else (torch.zeros_like(e), torch.zeros_like(p))
                         for (e, p), prompt in zip(found, prompts, strict=True)
                     ]
                 arguments[f"{prefix}prompt_embeds"] = torch.cat([embedding for embedding, _ in found])
-                if self._family == "sdxl":
+                if self._family.pipeline.pooled:
                     arguments[f"{prefix}pooled_prompt_embeds"] = torch.cat([pooled for _, pooled in found])
         return arguments
 
@@ -268,11 +270,3 @@ def _check_device(name: str) -> None:
         raise SearchError(
             f"generator.device: {name!r} cannot be used here ({reason}); write auto, cpu or cuda"
         ) from None
-
-
-# What a pipeline needs, by the first words of keys.
-_COMPONENTS = {
-    "unet": {"model"},
-    "vae": {"first_stage_model"},
-    "text_encoders": {"cond_stage_model", "conditioner"},
-}

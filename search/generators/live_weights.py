@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...checkpoints import codec
-from ...checkpoints.architecture import Family
 from ...checkpoints.dtypes import DTYPES, DType
+from ...checkpoints.families import Family
 from ...checkpoints.naming import to_diffusers
 from ...checkpoints.tensors import Piece, Shape, StoredTensor, row_major
 from ...checkpoints.wording import counted

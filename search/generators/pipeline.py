@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.architecture import FAMILY_NAMES, Family
-from ...checkpoints.layouts import Widths, is_buffer, layout, text_configs, unet_config, vae_config
-from ...checkpoints.naming.translation import TEXT_FOLDERS
+from ...checkpoints.families import FAMILIES, Family, Widths, is_buffer
+from ...checkpoints.families.diffusers import text_configs, tokenizer_folder, unet_config, vae_config
 from ...checkpoints.tensors import Shape
 from ..errors import SearchError
 from ..samplers import make_scheduler
 from .tokenizer import load_tokenizer, write_tokenizer
-
-FAMILIES = ("sd1", "sd2", "sdxl")
-_FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @dataclass(frozen=True)
@@ -34,26 +30,26 @@ class Parts:
     tokenizers: dict[str, Any]
 
 
-def recognised_widths(family: str, shapes: dict[str, Shape]) -> Widths:
+def recognised_widths(family: Family, shapes: dict[str, Shape]) -> Widths:
     """Whether the tensors are of the published size or of a narrow demo.
 
     Raises:
         SearchError: neither; or no pipeline runs this family or UNET.
     """
-    if family not in FAMILIES:
+    if family.pipeline is None or not family.pipeline.from_text:
+        known = ", ".join(f.title for f in FAMILIES.values() if f.pipeline and f.pipeline.from_text)
+        raise SearchError(f"the generator diffusers makes images with {known}, not with {family.title}")
+    first = shapes.get(family.first_key)
+    if first is not None and family.variants.get(first[1]) != "base":
         raise SearchError(
-            f"the generator diffusers makes images with SD1, SD2 and SDXL, not with {FAMILY_NAMES[family]}"
-        )
-    if shapes.get(_FIRST_CONV, (0, 4))[1] != 4:
-        raise SearchError(
-            f"the recipe's UNET has {shapes[_FIRST_CONV][1]} input channels (inpainting and the like); images from text need 4"
+            f"the recipe's {family.core_title} has {first[1]} input channels (inpainting and the like); images from text need 4"
         )
     for widths in ("real", "narrow"):
-        expected = layout(family, widths=widths)
+        expected = family.layout(widths)
         if all(shapes[key] == spec.shape for key, spec in expected.items() if key in shapes and not is_buffer(key)):
             return widths
     raise SearchError(
-        f"the recipe's result does not have the shapes of a published {FAMILY_NAMES[family]} model: its head counts are unknown"
+        f"the recipe's result does not have the shapes of a published {family.title} model: its head counts are unknown"
     )
 
 
@@ -72,7 +68,7 @@ def empty_pipeline(family: Family, widths: Widths, prediction: str, device: Any,
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     kinds = {"clip_l": CLIPTextModel, "clip_h": CLIPTextModel, "clip_g": CLIPTextModelWithProjection}
-    encoders = {folder: kind for folder, (kind, _) in TEXT_FOLDERS[family].items()}
+    encoders = {held.folder: held.id for held in family.components if held.part.text}
     with torch.device("meta"):
         modules: dict[str, Any] = {
             "unet": diffusers.UNet2DConditionModel(**unet_config(family, widths)),
@@ -86,12 +82,9 @@ def empty_pipeline(family: Family, widths: Widths, prediction: str, device: Any,
         _fill_buffers(module)
     tokenizers = _tokenizers(encoders)
     parts = {"scheduler": make_scheduler("Euler a", None, prediction), **modules}
-    parts |= {folder.replace("text_encoder", "tokenizer"): tokenizer for folder, tokenizer in tokenizers.items()}
-    if family == "sdxl":
-        pipeline = diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
-    else:
-        extras = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        pipeline = diffusers.StableDiffusionPipeline(**parts, **extras)
+    parts |= {tokenizer_folder(folder): tokenizer for folder, tokenizer in tokenizers.items()}
+    extras = {name: None if value == [None, None] else value for name, value in family.pipeline.index.items()}
+    pipeline = getattr(diffusers, family.pipeline.name)(**parts, **extras, **family.pipeline.arguments)
     pipeline.set_progress_bar_config(disable=True)
     return Parts(pipeline, modules, tokenizers)
 

@@ -6,7 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
-from ...checkpoints.layouts import TOKENS
+from ...checkpoints.families.parts.clip import TOKENS
 from ..errors import SearchError
 
 _MERGES = Path(__file__).parent / "clip_merges.txt.gz"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import place
 
 from unetscope.analysis import AnalysisError, diff, records, sentences, values_by_label
 from unetscope.analysis.metrics import BASE_METRICS, PAIR_METRICS
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.stream import Cancelled
 
 

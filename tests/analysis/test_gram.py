@@ -7,10 +7,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from places import place
 
 from unetscope.analysis import AnalysisError, compare, diff, gram_matrices
 from unetscope.analysis.gram import centred, cosines, distances
-from unetscope.checkpoints.blocks import BUFFER_LABELS, place
+from unetscope.checkpoints.families import BUFFER_LABELS
 
 
 def models(write_model, random_model, dtypes=("fp16", "fp32", "bf16", "fp64", "fp16")):

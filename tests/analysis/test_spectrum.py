@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from places import place
 from tiny import TORCH
 
 from unetscope.analysis.errors import AnalysisError
 from unetscope.analysis.spectrum import singular_values, spectrum
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import place
 
 RANKS = (2, 4, 8)
 

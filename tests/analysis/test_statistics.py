@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from places import place
 
 from unetscope.analysis import AnalysisError, examine, measure
 from unetscope.analysis.statistics import STATISTICS, edges
-from unetscope.checkpoints.blocks import place
 
 
 def reference(x: np.ndarray, normal: float) -> dict[str, float]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import place
 from safetensors.torch import load_file, save_file
 from tiny import TORCH
 
 from unetscope.analysis.errors import AnalysisError
 from unetscope.analysis.trace import trace
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.demo import write_demo
 
 MERGED = ("unet", "clip_l")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from places import place
 from safetensors.torch import load_file, save_file
 
 from unetscope.analysis.trace import trace
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.demo import write_demo
 from unetscope.merge import Recipe, merge
 

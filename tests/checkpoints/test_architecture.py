@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import place
 
 from unetscope.checkpoints.architecture import missing_keys, recognise
-from unetscope.checkpoints.blocks import place
-from unetscope.checkpoints.layouts import FAMILIES, is_buffer, layout
+from unetscope.checkpoints.families import FAMILIES, is_buffer, layout
 
 UNET = "model.diffusion_model."
 
@@ -218,7 +218,7 @@ def test_a_unet_of_another_layout_is_not_taken_for_one_of_ours():
     assert "none of the layouts" in found.name
 
 
-@given(family=st.sampled_from(FAMILIES), data=st.data())
+@given(family=st.sampled_from(list(FAMILIES)), data=st.data())
 def test_a_checkpoint_that_lost_some_tensors_keeps_its_family_and_the_lost_ones_are_listed(family, data):
     keys = [key for key in layout(family) if not is_buffer(key)]
     lost = data.draw(st.sets(st.sampled_from(keys), max_size=12))

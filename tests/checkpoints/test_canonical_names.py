@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import place
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.dtypes import F32
-from unetscope.checkpoints.layouts import FAMILIES, layout, text_configs, unet_config, vae_config
+from unetscope.checkpoints.families import FAMILIES, layout
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
 from unetscope.checkpoints.naming import canonical_names, is_diffusers_unet, to_single_file
 from unetscope.checkpoints.tensors import StoredTensor
 

@@ -3,8 +3,8 @@
 import math
 
 import pytest
+from places import TEXT_ENCODERS, UNET_LABELS
 
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from unetscope.checkpoints.conventions import CONVENTIONS, convention_named, lbw_index
 from unetscope.checkpoints.errors import LabelError
 

@@ -8,12 +8,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from places import place
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import TORCH, leftovers, load, raw
 
 from unetscope.checkpoints import CheckpointError, OutputError, open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.scan import scan
 from unetscope.checkpoints.stream import Cancelled

@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
+from places import place
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.diffusers_folder import read_folder
 from unetscope.checkpoints.errors import CheckpointError
-from unetscope.checkpoints.layouts import text_configs, unet_config, vae_config
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
 from unetscope.checkpoints.naming import to_single_file
 
 torch = pytest.importorskip("torch")

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from places import place
 from safetensors.torch import load_file, save_file
 
 from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.inspection import inspect
 
 

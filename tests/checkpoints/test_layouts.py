@@ -4,19 +4,12 @@ from math import prod
 
 import numpy as np
 import pytest
+from places import place
 
-from unetscope.checkpoints.blocks import place
-from unetscope.checkpoints.layouts import (
-    FAMILIES,
-    SCHEDULE_KEYS,
-    is_buffer,
-    layout,
-    model,
-    schedule,
-    text_configs,
-    unet_config,
-    vae_config,
-)
+from unetscope.checkpoints.families import FAMILIES, family_of, is_buffer, layout
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
+from unetscope.checkpoints.families.parts.clip import is_open_clip
+from unetscope.checkpoints.families.parts.schedule import SCHEDULE_KEYS, schedule
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -146,14 +139,14 @@ def test_the_vae_has_exactly_the_tensors_of_the_model_that_diffusers_builds(fami
 @pytest.mark.parametrize(("family", "widths"), SHAPES)
 def test_each_text_encoder_has_exactly_the_tensors_of_the_model_that_transformers_builds(family, widths):
     checkpoint = meta_tensors(family, widths=widths)
-    encoders = model(family, widths).text
+    encoders = [c for c in family_of(family).components if c.part.text]
     for encoder, config in zip(encoders, text_configs(family, widths).values(), strict=True):
-        config = config | (REAL_TEXT[encoder.label] if widths == "real" else {})
-        projected = encoder.label == "CLIP_G"
+        config = config | (REAL_TEXT[encoder.part.label] if widths == "real" else {})
+        projected = encoder.part.label == "CLIP_G"
         cls = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
         with torch.device("meta"):
             built = cls(transformers.CLIPTextConfig(**config))
-        if encoder.open_clip:
+        if is_open_clip(encoder.part):
             state = single_file_utils.convert_open_clip_checkpoint(built, checkpoint, prefix=encoder.prefix)
         else:
             state = without_prefix(checkpoint, encoder.prefix)
@@ -207,9 +200,10 @@ def test_input_channels_change_the_first_convolution_only(channels):
 
 def test_the_cross_attention_reads_what_the_text_encoders_write():
     for family, widths in SHAPES:
-        spec = model(family, widths)
-        assert spec.unet.context == sum(encoder.width for encoder in spec.text)
-        assert spec.unet.pooled in (0, spec.text[-1].width)
+        spec = family_of(family).size(widths)
+        text = [getattr(c, widths) for c in family_of(family).components if c.part.text]
+        assert spec.context == sum(encoder.width for encoder in text)
+        assert spec.pooled in (0, text[-1].width)
 
 
 def test_the_schedule_is_the_one_that_diffusers_computes():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from places import TEXT_ENCODERS, UNET_LABELS
 
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.merge.block_weights import BlockWeights

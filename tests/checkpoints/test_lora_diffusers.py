@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import tensors_of
 
-from unetscope.checkpoints.layouts import text_configs, unet_config
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config
 from unetscope.checkpoints.lora import open_lora, write_demo_lora
 from unetscope.merge.lora import convert_lora, extract_lora
 

@@ -8,14 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.architecture import FAMILY_NAMES
-from unetscope.checkpoints.layouts import layout, unet_config
+from unetscope.checkpoints.families import FAMILIES as RECORDS
+from unetscope.checkpoints.families import layout
+from unetscope.checkpoints.families.diffusers import unet_config
 from unetscope.checkpoints.lora import open_lora, write_demo_lora
 from unetscope.checkpoints.lora.demo import KINDS
-from unetscope.checkpoints.lora.names import FAMILIES, STYLES, by_spelling, spelled, targets
+from unetscope.checkpoints.lora.names import STYLES, by_spelling, lora_families, spelled, targets
 from unetscope.checkpoints.lora.numbered import unet_order
 
 SPELLED = [style for style in STYLES if style != "numbered"]
+LORA_FAMILIES = lora_families()
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 TO_K_KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 TO_OUT_KEY = TO_K_KEY.replace("to_k", "to_out.0")
@@ -25,7 +27,7 @@ def pair(name: str, up: str, down: str, outputs: int = 640, inputs: int = 768) -
     return {name + up: torch.zeros(outputs, 4), name + down: torch.zeros(4, inputs)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 def test_every_matrix_of_unet_and_text_encoders_is_a_target_once(family):
     prefixes = ("model.diffusion_model.", "cond_stage_model.", "conditioner.")
     keys = {
@@ -41,7 +43,7 @@ def test_every_matrix_of_unet_and_text_encoders_is_a_target_once(family):
     assert sum(t.third is not None for t in found) == 3 * sum("in_proj_weight" in k for k in keys)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 @pytest.mark.parametrize("style", SPELLED)
 def test_spellings_are_read_back_as_the_module_that_they_were_made_of(family, style):
     table = by_spelling(family)
@@ -50,7 +52,7 @@ def test_spellings_are_read_back_as_the_module_that_they_were_made_of(family, st
     assert all(table[name][0] == target for name, target in names.items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 def test_unet_modules_are_those_of_diffusers(family):
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
@@ -102,7 +104,7 @@ def test_the_family_follows_from_the_width_of_the_text(tmp_path, inputs, family)
         assert lora.family == family
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 @pytest.mark.parametrize("style", STYLES)
 def test_a_demo_lora_is_of_its_family_and_style(tmp_path, family, style):
     path = write_demo_lora(tmp_path / "a.safetensors", family, style=style)
@@ -112,7 +114,7 @@ def test_a_demo_lora_is_of_its_family_and_style(tmp_path, family, style):
         assert all(module.shape == reference[key] for key, module in lora.modules.items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 def test_all_styles_change_the_same_keys_by_the_same_numbers(tmp_path, family):
     changes = {}
     for style in SPELLED:
@@ -137,7 +139,7 @@ def injected(unet: torch.nn.Module) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LORA_FAMILIES)
 def test_numbers_count_the_layers_in_the_order_of_diffusers(family):
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
@@ -173,7 +175,7 @@ def test_numbers_that_are_those_of_no_model_are_refused(tmp_path):
         open_lora(tmp_path / "a.safetensors")
 
 
-MADE = [(f, {"kind": k}) for f in FAMILIES for k in KINDS] + [(f, {"style": "numbered"}) for f in ("sd1", "sd2")]
+MADE = [(f, {"kind": k}) for f in LORA_FAMILIES for k in KINDS] + [(f, {"style": "numbered"}) for f in ("sd1", "sd2")]
 
 
 @pytest.mark.parametrize(("family", "options"), MADE, ids=str)
@@ -181,7 +183,7 @@ def test_opening_and_applying_agree_on_the_family(tmp_path, family, options):
     path = write_demo_lora(tmp_path / "a.safetensors", family, **options)
     with open_lora(path) as lora, open_checkpoint(path) as seen:
         assert lora.family == seen.architecture.family == family
-        assert seen.architecture.name.endswith(f" for {FAMILY_NAMES[family]}")
+        assert seen.architecture.name.endswith(f" for {RECORDS[family].title}")
 
 
 def test_a_kronecker_product_has_the_inputs_of_both_sides_multiplied(tmp_path):

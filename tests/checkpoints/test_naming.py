@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import UNET_LABELS, place
 
-from unetscope.checkpoints.blocks import UNET_LABELS, place
 from unetscope.checkpoints.dtypes import F16, F32
-from unetscope.checkpoints.layouts import layout, text_configs, unet_config, vae_config
+from unetscope.checkpoints.families import layout
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
 from unetscope.checkpoints.naming import (
     diffusers_family,
     is_diffusers_unet,

@@ -12,10 +12,10 @@ import torch
 import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import place
 from safetensors.torch import save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.health import PositionIds
 from unetscope.checkpoints.scan import scan
 

@@ -8,9 +8,9 @@ import math
 
 import pytest
 import yaml
+from places import place
 from tiny import load
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import Recipe, merge
 
 KEY = "model.diffusion_model.output_blocks.4.0.in_layers.2.weight"

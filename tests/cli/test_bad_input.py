@@ -175,7 +175,7 @@ def test_an_input_is_never_written_to_whatever_names_it(here, run):
 
 def test_no_file_inside_a_folder_that_is_an_input_is_written_to(here, run):
     diffusers = pytest.importorskip("diffusers")
-    from unetscope.checkpoints.layouts import unet_config
+    from unetscope.checkpoints.families.diffusers import unet_config
 
     diffusers.UNet2DConditionModel(**unet_config("sd1", "narrow")).half().save_pretrained(here / "pipe" / "unet")
     target = "pipe/unet/diffusion_pytorch_model.safetensors"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from places import place
 from tiny import load, raw
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import METHODS, Recipe
 
 
@@ -148,7 +148,7 @@ def test_files_named_like_words_of_recipes_and_like_each_other_can_be_merged(her
 
 def test_a_vae_can_come_from_a_folder_without_any_ending(here, run):
     diffusers = pytest.importorskip("diffusers")
-    from unetscope.checkpoints.layouts import vae_config
+    from unetscope.checkpoints.families.diffusers import vae_config
 
     diffusers.AutoencoderKL(**vae_config("sd1", "narrow")).save_pretrained(here / "myvae")
     code, _, err = run(

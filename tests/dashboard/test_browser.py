@@ -18,7 +18,7 @@ from tiny import leftovers, load, raw
 
 from unetscope.checkpoints import open_checkpoint, place
 from unetscope.checkpoints.dtypes import dtype_named
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import layout
 from unetscope.checkpoints.safetensors_file import plan_header
 from unetscope.dashboard.screenshots import browser_page, find_browser, served, settle
 from unetscope.merge import Recipe, merge

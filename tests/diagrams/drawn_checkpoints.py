@@ -5,7 +5,7 @@ from pathlib import Path
 from unetscope.checkpoints.architecture import Architecture
 from unetscope.checkpoints.checkpoint import Checkpoint, TensorInfo
 from unetscope.checkpoints.dtypes import F16
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import layout
 from unetscope.checkpoints.tensors import StoredTensor
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from places import UNET_LABELS, place
 
-from unetscope.checkpoints.blocks import UNET_LABELS, place, skip_partner
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import family_of, layout
 from unetscope.diagrams.graph import architecture_graph, read_graph, write_graph
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
@@ -53,7 +53,7 @@ def test_skip_connections_are_in_k_to_its_partner_and_no_others(family):
     edges = architecture_graph(family).block_edges()
     skips = {(a, b) for a, b in edges if a.startswith("IN") and b.startswith("OUT")}
     ins = [x for x in UNET_LABELS[family] if x.startswith("IN")]
-    assert skips == {(x, skip_partner(x, family)) for x in ins}
+    assert skips == {(x, family_of(family).skip_partner(x)) for x in ins}
     assert len(skips) == SKIPS[family]
 
 
@@ -110,7 +110,7 @@ def test_the_committed_trace_is_what_diffusers_and_torchview_say_today():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_module_paths_and_keys_go_together_as_in_diffusers_own_converter(family):
     single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
-    from unetscope.checkpoints.layouts import unet_config
+    from unetscope.checkpoints.families.diffusers import unet_config
 
     config = {"class_embed_type": None, "addition_embed_type": None, **unet_config(family)}
     graph = architecture_graph(family)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from drawn_checkpoints import checkpoint_of
 from drawn_svgs import Picture
+from places import UNET_LABELS
 
-from unetscope.checkpoints.blocks import UNET_LABELS, skip_partner
 from unetscope.checkpoints.conventions import convention_named
+from unetscope.checkpoints.families import family_of
 from unetscope.diagrams import DrawingError, draw, layers
 from unetscope.diagrams.dot import dot_source
 from unetscope.diagrams.graph import architecture_graph
@@ -43,7 +44,7 @@ def test_block_level_draws_exactly_the_skips_as_dashed_arrows(family):
         for e in picture.of_class("edge")
         if any(p.get("class") == "skip" for p in e)
     }
-    assert dashed == {(x, skip_partner(x, family)) for x in UNET_LABELS[family] if x.startswith("IN")}
+    assert dashed == {(x, family_of(family).skip_partner(x)) for x in UNET_LABELS[family] if x.startswith("IN")}
 
 
 @pytest.mark.parametrize("level", [UGrid, ModuleLevel])

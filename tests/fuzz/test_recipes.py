@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetscope.checkpoints import UnetscopeError
-from unetscope.checkpoints.layouts import FAMILIES
+from unetscope.checkpoints.families import FAMILIES
 from unetscope.merge import METHODS, BlockWeights, Recipe
 
 GOOD = """

@@ -3,8 +3,8 @@
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from places import UNET_LABELS
 
-from unetscope.checkpoints.blocks import UNET_LABELS
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.layers import KINDS

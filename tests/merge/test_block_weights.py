@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import given, settings
+from places import TEXT_ENCODERS, UNET_LABELS, place
 
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, place
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.presets import preset, preset_names

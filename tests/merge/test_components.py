@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from places import place
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import load, raw
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.blocks import VAE_PREFIX, place
+from unetscope.checkpoints.families.parts.vae import VAE
 from unetscope.merge import MergeError, Recipe, merge
 
 
@@ -91,7 +92,7 @@ def test_vaes_alone_are_merged(make_checkpoint, tmp_path):
     vaes, values = {}, []
     for i, name in enumerate("ab"):
         _, tensors = make_checkpoint(name, seed=i)
-        vae = {k.removeprefix(VAE_PREFIX): t for k, t in tensors.items() if k.startswith(VAE_PREFIX)}
+        vae = {k.removeprefix(VAE.prefixes[0]): t for k, t in tensors.items() if k.startswith(VAE.prefixes[0])}
         vaes[name] = tmp_path / f"vae_{name}.safetensors"
         save_file(vae, vaes[name])
         values.append(vae["decoder.conv_in.weight"].float().numpy())
@@ -99,7 +100,7 @@ def test_vaes_alone_are_merged(make_checkpoint, tmp_path):
         vaes, {"method": "uniform", "inputs": ["a", "b"]}, tmp_path / "o.safetensors", output={"dtype": "fp32"}
     )
     np.testing.assert_allclose(
-        out[f"{VAE_PREFIX}decoder.conv_in.weight"].numpy(), (values[0] + values[1]) / 2, atol=1e-7
+        out[f"{VAE.prefixes[0]}decoder.conv_in.weight"].numpy(), (values[0] + values[1]) / 2, atol=1e-7
     )
 
 

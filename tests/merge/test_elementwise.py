@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from places import place
 from tiny import load, raw
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import METHODS, Recipe, merge
 from unetscope.merge.evaluate import evaluate
 from unetscope.merge.forms import Applied, Form, Model

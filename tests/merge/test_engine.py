@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from places import place
 from tiny import TORCH, leftovers, load, raw
 
 from unetscope.checkpoints import OutputError, open_checkpoint
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import MergeError, Recipe, dry_run, merge
 
 WEIGHTS = ("unet", "clip_l", "clip_h", "clip_g")

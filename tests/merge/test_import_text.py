@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import layout
 from unetscope.merge import RecipeError
 from unetscope.merge.exchange import Request
 from unetscope.merge.exchange.reading import import_recipe, import_text

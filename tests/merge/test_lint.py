@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from lint_reports import changed, checks, the
+from places import place
 from safetensors.torch import load_file, save_file
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.layouts import layout
+from unetscope.checkpoints.families import layout
 from unetscope.merge.lint import component_shares, lint, lint_file
 
 UNET = "model.diffusion_model."

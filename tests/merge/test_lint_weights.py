@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from lint_reports import changed, checks, the
+from places import place
 from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.scan import scan
 from unetscope.merge.lint import lint
 

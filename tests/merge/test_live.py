@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import place
 from tiny import load, raw
 
 from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.lora.demo import write_demo_lora
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.live import HeldMerge, LiveMerge

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from places import place
 from step_results import result
 from tiny import load, raw
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import Recipe, RecipeError, dry_run, merge
 
 UNET = "model.diffusion_model.middle_block.1.proj_in.weight"

@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from places import TEXT_ENCODERS, UNET_LABELS, place
 from safetensors.torch import save_file
 from tiny import TORCH, load, tensors_of
 
-from unetscope.checkpoints.blocks import TEXT_ENCODERS, UNET_LABELS, place
-from unetscope.checkpoints.layouts import text_configs, unet_config, vae_config
+from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
 from unetscope.merge import Recipe, merge
 
 diffusers = pytest.importorskip("diffusers")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import place
 from tiny import load, raw, tensors_of
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.checkpoints.safetensors_file import plan_header
 from unetscope.merge import MergeError, Recipe, merge

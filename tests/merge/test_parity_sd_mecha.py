@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from places import place
 from tiny import load
 
-from unetscope.checkpoints.blocks import place
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.merge import Recipe, merge
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.layouts import write_pipeline_config
+from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
 
 torch = pytest.importorskip("torch")

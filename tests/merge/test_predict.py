@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from places import place
 from tiny import load
 
 from unetscope.analysis.gram import gram_matrices
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.plan import planned
 from unetscope.merge.predict import distances_from_gram, predict, predicted_distances

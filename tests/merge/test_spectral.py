@@ -6,10 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from places import place
 from step_results import result
 from tiny import load, raw
 
-from unetscope.checkpoints.blocks import place
 from unetscope.merge import METHODS, Recipe, dry_run, merge
 
 NAMES = ("iso_c", "iso_cts", "tsv")

@@ -11,7 +11,7 @@ from pictures import same_picture
 from tiny import load
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.layouts import write_pipeline_config
+from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
 from unetscope.search.errors import SearchError
 from unetscope.search.generators import NoImageError, make_generator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from places import UNET_LABELS
 
-from unetscope.checkpoints.blocks import UNET_LABELS
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.merge.block_weights import BlockWeights
 from unetscope.merge.recipe import Recipe

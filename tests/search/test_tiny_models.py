@@ -12,7 +12,7 @@ from pictures import same_picture
 from tiny import load, raw
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.layouts import write_pipeline_config
+from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
 
 torch = pytest.importorskip("torch")

@@ -1,17 +1,73 @@
-"""The text encoders' names: OpenCLIP's, which SD2 and SDXL files use for CLIP-H and -G, beside those of transformers.
+"""The text encoders of Stable Diffusion: OpenAI's CLIP-L as transformers names it, OpenCLIP's -H and -G as open_clip does.
 
-CLIP-L has the names of transformers in both layouts. OpenCLIP keeps q, k and v in one tensor, and its text projection
-stands the other way round: x @ P instead of x @ P.T.
+SD2 and SDXL files have OpenCLIP's names; both kinds are read for all of them. OpenCLIP keeps q, k and v in one tensor, and its
+text projection stands the other way round: x @ P instead of x @ P.T.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ..tensors import StoredTensor
+from ...tensors import StoredTensor
+from .modules import linear, named, norm
+from .part import Part, Tensors
 from .tables import columns, turned
+
+VOCABULARY = 49408
+TOKENS = 77
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """The sizes of a text encoder. Its MLP is four times as wide."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+def clip(spec: TextEncoder) -> Tensors:
+    """All tensors of CLIP-L, without its prefix."""
+    return named("text_model", _clip(spec))
+
+
+def _clip(spec: TextEncoder) -> Tensors:
+    width = spec.width
+    yield "embeddings.position_ids", (1, TOKENS)
+    yield "embeddings.token_embedding.weight", (VOCABULARY, width)
+    yield "embeddings.position_embedding.weight", (TOKENS, width)
+    for i in range(spec.layers):
+        layer = f"encoder.layers.{i}"
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            yield from linear(f"{layer}.self_attn.{part}", width, width)
+        yield from norm(f"{layer}.layer_norm1", width)
+        yield from linear(f"{layer}.mlp.fc1", width, 4 * width)
+        yield from linear(f"{layer}.mlp.fc2", 4 * width, width)
+        yield from norm(f"{layer}.layer_norm2", width)
+    yield from norm("final_layer_norm", width)
+
+
+def open_clip(spec: TextEncoder) -> Tensors:
+    """All tensors of an OpenCLIP text encoder, without its prefix."""
+    width = spec.width
+    yield "positional_embedding", (TOKENS, width)
+    yield "text_projection", (width, width)  # used as x @ text_projection: inputs first
+    yield "logit_scale", ()
+    for i in range(spec.layers):
+        block = f"transformer.resblocks.{i}"
+        yield from norm(f"{block}.ln_1", width)
+        yield f"{block}.attn.in_proj_weight", (3 * width, width)  # q, k, v
+        yield f"{block}.attn.in_proj_bias", (3 * width,)
+        yield from linear(f"{block}.attn.out_proj", width, width)
+        yield from norm(f"{block}.ln_2", width)
+        yield from linear(f"{block}.mlp.c_fc", width, 4 * width)
+        yield from linear(f"{block}.mlp.c_proj", 4 * width, width)
+    yield "token_embedding.weight", (VOCABULARY, width)
+    yield from norm("ln_final", width)
+
 
 # Single-file names without prefix, and those of transformers without `text_model.`.
 _WHOLE = columns("""
@@ -39,6 +95,18 @@ _LAYER_NUMBER = re.compile(r"(?:(?:text_model\.)?encoder\.layers|transformer\.re
 POSITION_IDS = "text_model.embeddings.position_ids"
 
 Named = dict[str, StoredTensor]
+
+KINDS = (
+    (r"\.self_attn\.([qkv])_proj\.", r"attn.\1"),
+    (r"\.self_attn\.out_proj\.|\.attn\.out_proj\.", "attn.out"),
+    (r"\.attn\.in_proj_", "attn.qkv"),
+    (r"\.mlp\.(fc1|c_fc)\.", "ff.in"),
+    (r"\.mlp\.(fc2|c_proj)\.", "ff.out"),
+    (r"\.layer_norm[12]\.|\.ln_[12]\.|\.ln_final\.|\.final_layer_norm\.|\.pre_layrnorm\.", "norm"),
+    (r"embedding", "emb"),
+    (r"text_projection", "proj"),
+)
+_TEXT_LAYER = re.compile(r"(?:encoder\.layers|transformer\.resblocks)\.(\d+)\.")
 
 
 def with_text_model(name: str) -> str:
@@ -149,3 +217,101 @@ def clip_kind(names: Collection[str]) -> str | None:
     diffusers' SD2 folders leave out the last of CLIP-H's 24 layers, which SD2 does not use.
     """
     return {12: "clip_l", 23: "clip_h", 24: "clip_h", 32: "clip_g"}.get(layer_count(names))
+
+
+def sublabel(name: str) -> str:
+    """`embeddings`, `layer 0`.. or `final` for a text encoder's tensor."""
+    if layer := _TEXT_LAYER.search(name):
+        return f"layer {int(layer[1])}"
+    if "embedding" in name or "position_ids" in name:
+        return "embeddings"
+    return "final"
+
+
+def is_open_clip(part: Part) -> bool:
+    """Whether single files hold a text encoder under OpenCLIP's names."""
+    return part.tensors is open_clip
+
+
+# Where its names begin behind a prefix; an image encoder has the same inside `vision_model.` and `visual.`.
+_HF = re.compile(
+    r"(?:^|(?<=\.))(?<!vision_model\.)(?:text_model\.)?"
+    r"(?:encoder\.layers\.\d+\.(?:self_attn|mlp|layer_norm[12])\.|embeddings\.token_embedding\.)"
+)
+_OPEN = re.compile(r"(?:^|(?<=\.))(?<!visual\.)(?:transformer\.resblocks\.\d+\.(?:attn|mlp|ln_[12])\b|ln_final\.)")
+_HF_HEADS = ("text_model.", "text_projection.weight", "embeddings.", "encoder.layers.", "final_layer_norm.")
+_OPEN_HEADS = (
+    "transformer.resblocks.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "logit_scale",
+)
+
+
+CLIP_L = Part(
+    "clip_l",
+    "text encoder CLIP-L",
+    "text encoder, OpenAI CLIP ViT-L/14",
+    text=True,
+    prefixes=("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
+    tensors=clip,
+    kinds=KINDS,
+    sublabel=sublabel,
+    native=_HF,
+    translated=_OPEN,
+    heads=_HF_HEADS,
+    translated_heads=_OPEN_HEADS,
+    anchor="token_embedding.weight",
+    fits=lambda names: clip_kind(names) == "clip_l",
+)
+CLIP_H = Part(
+    "clip_h",
+    "text encoder CLIP-H",
+    "text encoder, OpenCLIP ViT-H/14",
+    text=True,
+    prefixes=("cond_stage_model.model.",),
+    tensors=open_clip,
+    kinds=KINDS,
+    sublabel=sublabel,
+    native=_OPEN,
+    translated=_HF,
+    heads=_OPEN_HEADS,
+    translated_heads=(*_HF_HEADS, "logit_scale"),
+    anchor="token_embedding.weight",
+    fits=lambda names: clip_kind(names) == "clip_h",
+)
+CLIP_G = Part(
+    "clip_g",
+    "text encoder CLIP-G",
+    "text encoder, OpenCLIP ViT-bigG/14",
+    text=True,
+    prefixes=("conditioner.embedders.1.model.", "conditioner.embedders.0.model."),
+    tensors=open_clip,
+    kinds=KINDS,
+    sublabel=sublabel,
+    native=_OPEN,
+    translated=_HF,
+    heads=_OPEN_HEADS,
+    translated_heads=(*_HF_HEADS, "logit_scale"),
+    anchor="token_embedding.weight",
+    fits=lambda names: clip_kind(names) == "clip_g",
+)
+
+
+def config(spec: TextEncoder, part: Part, unused: int = 0) -> dict[str, Any]:
+    """Arguments of `transformers.CLIPTextConfig`; `unused` is how many of its last layers diffusers leaves out."""
+    return {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": TOKENS,
+        "hidden_size": spec.width,
+        "intermediate_size": 4 * spec.width,
+        "num_hidden_layers": spec.layers - unused,
+        "num_attention_heads": spec.heads,
+        "hidden_act": "gelu" if is_open_clip(part) else "quick_gelu",
+        "projection_dim": spec.width,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }

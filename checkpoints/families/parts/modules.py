@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ..tensors import Shape
-
-Tensors = Iterator[tuple[str, Shape]]
+from .part import Tensors
 
 
 def named(prefix: str, tensors: Tensors) -> Tensors:

@@ -1,0 +1,164 @@
+"""The kinds of model that are known: one file each, and `any.py` for every other file of weights.
+
+`FAMILIES` holds the records by id; `family_of` turns an id into its record. A record says what its files look like, which
+blocks they have and how others call them (`family.py`). What families share, UNET, text encoders, VAE, is in `parts/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from ..errors import LabelError
+from ..registry import Registry
+from .family import BUFFER_LABELS, EMA_PREFIX, Component, Family, Slots, Vectors, Widths, is_buffer
+from .parts.part import Part, Place, Spec
+
+__all__ = [
+    "BUFFERS",
+    "BUFFER_LABELS",
+    "EMA_PREFIX",
+    "FAMILIES",
+    "Component",
+    "Family",
+    "Part",
+    "Place",
+    "Slots",
+    "Spec",
+    "Vectors",
+    "Widths",
+    "component_names",
+    "components_in_order",
+    "families_with",
+    "family_of",
+    "in_order",
+    "is_buffer",
+    "is_text",
+    "known_labels",
+    "known_parts",
+    "layout",
+    "part_of",
+    "part_title",
+]
+
+# What a file holds beside the weights that a model is made of, in the order in which tables list it.
+BUFFERS = ("ema", "schedule", "marker", "other")
+
+
+def _check(family: Family) -> None:
+    """Refuse a record that names its blocks twice, or leaves a key of its own layout without a block."""
+    if len(set(family.labels)) < len(family.labels) or not family.labels:
+        raise LabelError(
+            f"family {family.id}: its blocks need a label each, found {', '.join(family.labels) or 'none'}"
+        )
+
+
+FAMILIES: Registry[Family] = Registry(
+    "model family", Family, __name__, "unetscope.families", check=_check, error=LabelError
+)
+
+
+def family_of(family: str | Family) -> Family:
+    """The record of an id; a record is its own.
+
+    Raises:
+        LabelError: there is no such family, with the nearest names.
+    """
+    return family if isinstance(family, Family) else FAMILIES.named(family)
+
+
+def layout(family: str | Family, *, widths: Widths = "real", in_channels: int | None = None) -> dict[str, Spec]:
+    """Every key of a family's published checkpoint with its shape: see `Family.layout`."""
+    return dict(family_of(family).layout(widths, in_channels))
+
+
+def families_with(component: str) -> list[Family]:
+    """The families that have this text encoder or VAE."""
+    return [family for family in FAMILIES.values() if family.component(component) is not None]
+
+
+@cache
+def _parts(count: int) -> dict[str, Part]:
+    return {c.id: c.part for family in FAMILIES.values() for c in family.components}
+
+
+def known_parts() -> Mapping[str, Part]:
+    """Every text encoder and VAE that a family has, by name."""
+    return _parts(len(FAMILIES))
+
+
+def part_of(key: str) -> tuple[Part, str] | None:
+    """The text encoder or VAE that a key belongs to by its prefix, in whatever family, and its name there."""
+    for part in known_parts().values():
+        for prefix in part.prefixes:
+            if key.startswith(prefix):
+                return part, key.removeprefix(prefix)
+    return None
+
+
+def is_text(label: str) -> bool:
+    """Whether a label or component (`CLIP_L`, `clip_l`) is a text encoder."""
+    part = known_parts().get(label.lower())
+    return part is not None and part.text
+
+
+def part_title(component: str, family: Family | None = None) -> str:
+    """A component for people: `UNET`, `text encoder CLIP-L`, `VAE`."""
+    part = known_parts().get(component)
+    if part is not None:
+        return part.title
+    if family is not None and component == family.core:
+        return family.core_title
+    return next((f.core_title for f in FAMILIES.values() if f.core == component), component)
+
+
+@cache
+def _ranks(count: int) -> dict[str, int]:
+    families = list(FAMILIES.values())
+    text = [c.part.label for f in families for c in f.components if c.part.text]
+    # The family with most blocks says the order of those that several have.
+    blocks = [label for f in sorted(families, key=lambda f: -len(f.labels)) for label in f.labels]
+    order = [*sorted(text, key=_text_rank), *blocks, "VAE", *BUFFER_LABELS]
+    return {label: i for i, label in enumerate(dict.fromkeys(order))}
+
+
+def _text_rank(label: str) -> int:
+    """Smaller encoders first, as families list them."""
+    return {"CLIP_L": 0, "CLIP_H": 1, "CLIP_G": 2}.get(label, 3)
+
+
+def known_labels() -> Mapping[str, int]:
+    """Every label that a record names, and its rank in tables: text encoders, conditioning, blocks, VAE, buffers."""
+    return _ranks(len(FAMILIES))
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Labels sorted into network order: text encoders, conditioning, IN, M00, OUT, then VAE and buffers.
+
+    Labels that no record names, which are those of files of no known family, stand between the text encoders and the VAE, in
+    the order that their names tell.
+    """
+    from .any import name_rank
+
+    ranks = known_labels()
+
+    def rank(label: str) -> tuple:
+        if label not in ranks:
+            return 1, 0, name_rank(label)
+        after = label == "VAE" or label in BUFFER_LABELS
+        return (2 if after else 0), ranks[label], ()
+
+    return sorted(labels, key=rank)
+
+
+def component_names() -> tuple[str, ...]:
+    """What a recipe may take from somewhere else: denoisers, `text_encoders` (all of them), each text encoder, VAE."""
+    cores = dict.fromkeys(family.core for family in FAMILIES.values())
+    return (*cores, "text_encoders", *components_in_order(known_parts()))
+
+
+def components_in_order(components: Iterable[str]) -> list[str]:
+    """Components sorted as tables list them: denoiser, text encoders, VAE, then what is stored beside the weights."""
+    texts = [label.lower() for label in known_labels() if is_text(label)]
+    order = {c: i for i, c in enumerate((*texts, "vae", *BUFFERS))}
+    return sorted(components, key=lambda c: order.get(c, -1))

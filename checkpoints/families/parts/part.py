@@ -1,0 +1,83 @@
+"""A part: a text encoder or autoencoder that several families hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...tensors import Shape
+
+Tensors = Iterator[tuple[str, Shape]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a layout says of a tensor: its shape and the name of its dtype in a file saved at full precision."""
+
+    shape: Shape
+    dtype: str = "F32"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key lives.
+
+    Attributes:
+        label: the canonical block label (`IN04`, `CLIP_L`, `VAE`...).
+        component: the denoiser's name (`unet`), a part's (`clip_l`, `vae`), `ema`, `schedule`, `marker` or `other`.
+        sublabel: inside a text encoder `embeddings`, `layer 0`...; inside a VAE `encoder.down.0`...; else empty.
+        core: whether it is in the denoiser.
+        text: whether it is in a text encoder.
+    """
+
+    label: str
+    component: str
+    sublabel: str = ""
+    core: bool = False
+    text: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A text encoder or autoencoder.
+
+    Attributes:
+        id: its name as a component (`clip_l`); the label is the same in capitals.
+        title, about: for people: in a sentence, and in a table.
+        text: whether it is a text encoder.
+        prefixes: where single files keep it, whatever their family; the first is that of a lone file's keys.
+        tensors: names and shapes from sizes.
+        kinds: (pattern, kind of layer), the first match wins.
+        sublabel: a name without prefix -> where in the part it is.
+        native: how one of its names goes on behind the prefix that single files give it; it tells where the prefix ends.
+        translated: the same for the other tools' names of it, which are translated.
+        heads, translated_heads: beginnings of its names of either kind; in a file without prefixes all other names are
+            somebody else's.
+        anchor: how one of its names ends that is there in every whole one; without it only the usual prefixes tell the part.
+        fits: whether names of either kind, without prefix, are this part's: text encoders differ in their layers only.
+    """
+
+    id: str
+    title: str
+    about: str
+    text: bool
+    prefixes: tuple[str, ...]
+    tensors: Callable[[Any], Tensors]
+    kinds: tuple[tuple[str, str], ...]
+    sublabel: Callable[[str], str]
+    native: re.Pattern[str]
+    translated: re.Pattern[str]
+    heads: tuple[str, ...]
+    translated_heads: tuple[str, ...]
+    anchor: str = ""
+    fits: Callable[[Collection[str]], bool] = lambda names: True
+
+    @property
+    def label(self) -> str:
+        return self.id.upper()
+
+    def place(self, name: str) -> Place:
+        """The place of one of its names, without prefix."""
+        return Place(self.label, self.id, self.sublabel(name), text=self.text)

@@ -1,0 +1,92 @@
+"""What a file's names and shapes tell of its denoiser: what records are asked with, and words to say it.
+
+>>> known_by = has("double_blocks.0.img_attn.qkv.weight") & lacks("distilled_guidance_layer.in_proj.weight")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..tensors import Shape
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A denoiser as a file has it.
+
+    Attributes:
+        shapes: the denoiser's names, without prefix, and their shapes.
+        parts: the text encoders and VAE beside it (`clip_h`).
+    """
+
+    shapes: Mapping[str, Shape]
+    parts: tuple[str, ...] = ()
+
+    @cached_property
+    def blocks(self) -> frozenset[str]:
+        """The first two words of names: `input_blocks.4`."""
+        return frozenset(".".join(name.split(".", 2)[:2]) for name in self.shapes)
+
+    @cached_property
+    def attention(self) -> frozenset[str]:
+        """The blocks of a UNET that have a transformer."""
+        return frozenset(".".join(n.split(".", 2)[:2]) for n in self.shapes if ".1.transformer_blocks." in n)
+
+    @cached_property
+    def context_width(self) -> int:
+        """The width of the text that cross-attention reads; 0 where it differs or nothing reads any."""
+        ends = ".attn2.to_k.weight"
+        widths = {shape[1] for name, shape in self.shapes.items() if name.endswith(ends) and len(shape) == 2}
+        return widths.pop() if len(widths) == 1 else 0
+
+    @cached_property
+    def projection_ranks(self) -> frozenset[int]:
+        """The ranks of the transformers' outer projections: 4 of convolutions, 2 of linear layers."""
+        ends = (".proj_in.weight", ".proj_out.weight")
+        return frozenset(len(shape) for name, shape in self.shapes.items() if name.endswith(ends))
+
+
+class Rule:
+    """A rule on signs; `&`, `|` and `~` join rules."""
+
+    def __init__(self, says: Callable[[Signs], bool]):
+        self._says = says
+
+    def __call__(self, signs: Signs) -> bool:
+        return bool(self._says(signs))
+
+    def __and__(self, other: Rule) -> Rule:
+        return Rule(lambda signs: self(signs) and other(signs))
+
+    def __or__(self, other: Rule) -> Rule:
+        return Rule(lambda signs: self(signs) or other(signs))
+
+    def __invert__(self) -> Rule:
+        return Rule(lambda signs: not self(signs))
+
+
+def has(*names: str) -> Rule:
+    """All of these names are there."""
+    return Rule(lambda signs: all(name in signs.shapes for name in names))
+
+
+def lacks(*names: str) -> Rule:
+    """None of these names is there."""
+    return Rule(lambda signs: not any(name in signs.shapes for name in names))
+
+
+def starts(*beginnings: str) -> Rule:
+    """A name begins with each of these."""
+    return Rule(lambda signs: all(any(name.startswith(b) for name in signs.shapes) for b in beginnings))
+
+
+def ratio(above: str, axis: int, below: str, other: int, times: float) -> Rule:
+    """One axis of a tensor is `times` as long as an axis of another: widths themselves tell nothing."""
+
+    def says(signs: Signs) -> bool:
+        a, b = signs.shapes.get(above, ()), signs.shapes.get(below, ())
+        return axis < len(a) and other < len(b) and a[axis] == times * b[other]
+
+    return Rule(says)
