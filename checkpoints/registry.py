@@ -8,7 +8,7 @@ list of records, or a module that holds some. A name that is taken is refused, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -35,6 +35,7 @@ class Registry(Mapping[str, Record]):
         name: how a record is called; by default its attribute `id`.
         check: raises an `UnetscopeError` for a record that cannot work.
         error: the class of this registry's own errors.
+        first: modules whose records come first, in this order; the others follow by name.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Registry(Mapping[str, Record]):
         name: Callable[[Record], str] = lambda record: record.id,
         check: Callable[[Record], None] | None = None,
         error: type[UnetscopeError] = RegistryError,
+        first: Sequence[str] = (),
     ):
         self.kind, self.record, self.group = kind, record, group
         self._package, self._name, self._check, self._error = package, name, check, error
+        self._first = tuple(first)
         self._records: dict[str, Record] = {}
         self._homes: dict[str, str] = {}
         self._loaded = False
@@ -120,9 +123,9 @@ class Registry(Mapping[str, Record]):
             self._loaded = True  # a module that asks while it is read sees what is there so far
             try:
                 folder = Path(next(iter(import_module(self._package).__path__)))
-                for file in sorted(folder.glob("*.py")):
-                    if not file.name.startswith("_"):
-                        self.register_module(import_module(f"{self._package}.{file.stem}"))
+                names = sorted(file.stem for file in folder.glob("*.py") if not file.name.startswith("_"))
+                for name in (*self._first, *(n for n in names if n not in self._first)):
+                    self.register_module(import_module(f"{self._package}.{name}"))
                 for point in entry_points(group=self.group):
                     self._add_entry_point(point)
             except BaseException:
@@ -133,6 +136,8 @@ class Registry(Mapping[str, Record]):
         home = f"entry point {point.name} of {self.group} ({point.value})"
         try:
             made = point.load()
+        except UnetscopeError as error:  # a record that was refused where it was made, in a sentence
+            raise self._error(f"{home}: {error}") from None
         except Exception as error:  # other people's code
             raise self._error(
                 f"{home}: its package cannot be imported ({type(error).__name__}: {error}); update or uninstall it"

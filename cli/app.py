@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from .arguments import Methods
+
 
 def app(
     models: Annotated[Path | None, typer.Option(help="The models folder; else the one chosen before.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where merges are written; else the models folder.")] = None,
+    methods: Methods = None,
     port: Annotated[int, typer.Option(help="Of the server.")] = 8501,
     address: Annotated[str, typer.Option(help="Other machines can reach any address but localhost.")] = "localhost",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
@@ -25,6 +28,6 @@ def app(
         raise UnetscopeError(f"the dashboard needs {' and '.join(missing)}: pip install 'unetscope[app]'")
     from ..dashboard.launch import launch
 
-    code = launch(models, output, port=port, address=address, browser=browser)
+    code = launch(models, output, methods=methods or (), port=port, address=address, browser=browser)
     if code:
         raise typer.Exit(code)

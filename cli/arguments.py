@@ -30,6 +30,25 @@ WrittenDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3"]
 DType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
 
+def _take_in(files: list[str] | None) -> list[str] | None:
+    """Run the files that --methods names, so that their methods are there when the command looks for them."""
+    if files:
+        from ..merge.methods import load_methods
+
+        for file in files:
+            load_methods(file)
+    return files
+
+
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--methods", metavar="FILE", help="A Python file with merge methods of your own; its code is run.",
+        callback=_take_in, show_default=False,
+    ),
+]  # fmt: skip
+
+
 class ListCommand(TyperCommand):
     """A command whose list options take several values at once: `--unets A B C` is `--unets A --unets B --unets C`."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .arguments import Overwrite
+from .arguments import Methods, Overwrite
 from .screen import say, show_table, size, warn
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def diagram(
     scale: Annotated[Literal["log", "linear"], typer.Option(help="Of the colours.")] = "log",
     theme: Annotated[Literal["auto", "light", "dark"], typer.Option(help="`auto` follows the reader's mode.")] = "auto",
     convention: Annotated[str, typer.Option(help="Whose weight vector the MBW numbers count.")] = "supermerger",
+    methods: Methods = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a UNET with its block labels, or the tree of a merge recipe."""

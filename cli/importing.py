@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..checkpoints.wording import counted
-from .arguments import FamilyOption, Json, Overwrite
+from .arguments import FamilyOption, Json, Methods, Overwrite
 from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def import_(
     old_automb: _OLD = False,
     partial: _PARTIAL = False,
     family: _FAMILY = None,
+    methods: Methods = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -84,6 +85,7 @@ def export(
         Path | None, typer.Option("-o", "--output", help="The file to write; else it is printed.")
     ] = None,
     family: _FAMILY = None,
+    methods: Methods = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a recipe for another tool: unetscope export recipe.yaml --to mecha -o recipe.mecha."""
@@ -140,7 +142,8 @@ def _seen_from(imported: Imported, folder: Path) -> Recipe:
         for name, lora in recipe.loras.items()
     }
     components = {k: _with_slash(moved(v)) if recipe.is_file(v) else v for k, v in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
+    methods = [source.model_copy(update={"path": moved(source.path)}) for source in recipe.methods]
+    return recipe.model_copy(update={"models": models, "loras": loras, "components": components, "methods": methods})
 
 
 def _with_slash(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import Json, Threads
+from .arguments import Json, Methods, Threads
 from .screen import progress, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def lint(
         bool, typer.Option("--deep", help="Read every value of every model: NaN anywhere, exact copies.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 1 for warnings too.")] = False,
+    methods: Methods = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:

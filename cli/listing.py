@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import FamilyArgument, Json
+from .arguments import FamilyArgument, Json, Methods
 from .screen import say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
+    more: Methods = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/methods.md.")] = False,
     json: Json = False,
 ) -> None:
@@ -41,6 +42,8 @@ def _explain(method: Method, json: bool) -> None:
         show_json(_plain(method))
         return
     say(f"{method.name} ({method.kind}): {method.wanted}")
+    for home in _from_elsewhere(method).values():
+        say(f"from {home}")
     say()
     say(method.doc)
     say()
@@ -64,7 +67,19 @@ def _plain(method: Method) -> dict[str, Any]:
         "source": method.said("Source"),
         "use": method.said("Use"),
         "doc": method.doc,
-    }
+    } | _from_elsewhere(method)
+
+
+def _from_elsewhere(method: Method) -> dict[str, str]:
+    """Where a method that is not built in comes from."""
+    from ..merge.methods import METHODS
+
+    home = METHODS.home(method.name)
+    return {} if _is_built_in(home) else {"from": home}
+
+
+def _is_built_in(home: str) -> bool:
+    return home.startswith("unetscope.merge.methods.")
 
 
 def _inputs(method: Method) -> str:

@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from ..merge.methods import METHODS, Method
+from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
-from .arguments import DType, Json, ListCommand, Overwrite, Threads, expand
+from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
 from .endings import STOPPED, complain
 from .late import LateGroup, command
 from .screen import progress, say, show_json, show_report, show_table, size
@@ -46,6 +47,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "hash": (Annotated[bool, typer.Option("--hash", help="SHA-256 of inputs and output (costs more than merging).")], False),
     "reproducible": (Annotated[bool, typer.Option("--reproducible", help="No dates or hashes: equal merges, equal files.")], False),
     "resumable": (Annotated[bool, typer.Option("--resumable", help="When stopped, keep what is finished and go on later.")], False),
+    "methods": (Methods, None),
     "fsync": (Annotated[bool, typer.Option("--fsync/--no-fsync", help="Wait until the disk has the file.")], True),
 }  # fmt: skip
 
@@ -268,7 +270,28 @@ class _Merges(LateGroup):
         "grid": partial(command, "grid", grid, ListCommand),
     }
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Read `--methods FILE` first, wherever it stands: what it holds are commands too."""
+        if files := _given(args, "--methods"):
+            for file in files:
+                load_methods(file)
+            self.commands.update(
+                {m.command: _method_command(m) for m in METHODS.values() if m.command not in self.makers}
+            )
+        return super().parse_args(ctx, args)
+
+
+def _given(args: list[str], option: str) -> list[str]:
+    """The values of an option on a command line that is not parsed yet."""
+    apart = [value for name, value in pairwise(args) if name == option]
+    return apart + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
+
 
 app = typer.Typer(
     cls=_Merges, no_args_is_help=True, help="Merge checkpoints: by a recipe, or by one method from the command line."
 )
+
+
+@app.callback()
+def merges(methods: Methods = None) -> None:
+    pass

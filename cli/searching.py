@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from .arguments import Json
+from .arguments import Json, Methods
 from .endings import STOPPED, complain
 from .screen import say, show_json, show_table
 
@@ -56,6 +56,7 @@ def run(
         bool, typer.Option("--resume", help="Go on with the search in the run folder, or join it.")
     ] = False,
     storage: _STORAGE = None,
+    methods: Methods = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="The budget, baselines included.", show_default="the study's")
     ] = None,
@@ -79,7 +80,7 @@ def run(
 
 
 @app.command("confirm")
-def confirm(run: _RUN_FOLDER, json: Json = False) -> None:
+def confirm(run: _RUN_FOLDER, methods: Methods = None, json: Json = False) -> None:
     """Score the best trials on prompts and seeds that the search never saw, beside the parents and the baselines."""
     found = _confirmed(run, _quiet if json else _tell)
     if json:
@@ -92,6 +93,7 @@ def confirm(run: _RUN_FOLDER, json: Json = False) -> None:
 def report(
     run: _RUN_FOLDER,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write the report into.")],
+    methods: Methods = None,
 ) -> None:
     """Write a report: best so far, best weights on the diagram, what mattered, images side by side."""
     from ..search.report import write_report

@@ -137,7 +137,7 @@ def _plain_weights(text: str) -> Any:
 
 def _blocks(text: str, alpha: Any) -> Any:
     """Block weights, with --alpha for what they leave open: the text encoders of a preset or vector, labels that no line names."""
-    from ..checkpoints.conventions import MBW_20, MBW_26
+    from ..checkpoints.families.parts.mbw import MBW_20, MBW_26
     from ..merge import RecipeError
 
     blocks = _plain_weights(text)

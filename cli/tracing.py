@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .analysing import PICTURES, RECIPES, TABLES, check_results, opened, write_csv
-from .arguments import Overwrite, Threads, expand
+from .arguments import Methods, Overwrite, Threads, expand
 from .screen import note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _share(label, name: str) -> str:
 def predict(
     recipe: Annotated[Path, typer.Argument(help="A recipe, YAML, with linear steps.", show_default=False)],
     by: Annotated[Literal["tensor", "label", "component"], typer.Option(help="What a row is.")] = "label",
+    methods: Methods = None,
     csv: _CSV = None,
     threads: Threads = None,
     overwrite: Overwrite = False,

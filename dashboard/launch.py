@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .folders import MODELS_VARIABLE, OUTPUT_VARIABLE, Folders
+from .own_methods import METHODS_VARIABLE
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
 # As in .streamlit/config.toml, which only `streamlit run` in the repository finds.
@@ -28,6 +30,7 @@ def launch(
     models: Path | str | None = None,
     output: Path | str | None = None,
     *,
+    methods: Sequence[Path | str] = (),
     port: int = 8501,
     address: str = "localhost",
     browser: bool = True,
@@ -37,6 +40,7 @@ def launch(
     Args:
         models: the models folder; None for the one of the environment or the one that was chosen before.
         output: where merges are written; None for the models folder.
+        methods: Python files of merge methods, which the app and its merges run.
         port: of the server.
         address: other machines can reach the app under any address but `localhost`.
         browser: open a browser window.
@@ -48,6 +52,8 @@ def launch(
     if models is not None:
         folders = Folders.at(models, output)
         environment |= {MODELS_VARIABLE: str(folders.models), OUTPUT_VARIABLE: str(folders.output)}
+    if methods:
+        environment[METHODS_VARIABLE] = os.pathsep.join(str(Path(file).resolve()) for file in methods)
     try:
         return subprocess.call(command(port, address, browser), env=environment)
     except KeyboardInterrupt:  # Ctrl-C reaches the server as well, which ends by itself

@@ -8,10 +8,12 @@ from importlib import import_module
 
 import streamlit as st
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.wording import counted
 from . import jobs
 from .folders import FolderError, Folders, current_folders
 from .library import Shelf, read_library
+from .own_methods import load_own_methods
 
 # Module of `pages` -> title and icon, in the order of the navigation.
 PAGES: dict[str, tuple[str, str]] = {
@@ -46,6 +48,13 @@ def main() -> None:
     """Draw the page that was asked for."""
     st.set_page_config(page_title="Unetscope", page_icon=_ICON, layout="wide")
     st.html(_STYLE)
+    try:
+        load_own_methods()
+    except UnetscopeError as error:
+        from .wording import plain
+
+        st.error(plain(error))
+        st.stop()
     jobs.tend()
     pages = {name: _page(name) for name in PAGES}
     st.session_state["pages"] = pages

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from .jobs import Job, lane_lock, listed, mark_dead, record_state
+from .own_methods import load_own_methods
 from .records import write_json
 from .tasks import TASKS, Lane
 
@@ -50,6 +51,7 @@ def run(job: Job) -> None:
     watcher = threading.Thread(target=_watch, args=(job.folder / "cancel", cancel, ended), daemon=True)
     watcher.start()
     try:
+        load_own_methods()
         result = _task(job.kind)(job.arguments, _Recorder(job.folder), cancel)
         write_json(job.folder / "result.json", result)
         _end(job, "done")

@@ -1,7 +1,8 @@
 """Recipe -> plan -> new checkpoint.
 
 A `Recipe` (YAML or Python) names models, steps and block weights; `merge(recipe, output)` streams the inputs through fp32 and
-writes one .safetensors file; `dry_run` says what would happen. `METHODS` is the registry of merge methods.
+writes one .safetensors file; `dry_run` says what would happen. `METHODS` is the registry of merge methods; `linear`, `elementwise`,
+`statistics`, `whole` and `structural` make one of a function (`methods.declaring`), and `load_methods` takes in a file of them.
 This room uses `checkpoints` and nothing above it.
 """
 
@@ -10,18 +11,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .block_weights import BlockWeights
-    from .errors import MergeError, RecipeError
-    from .methods import METHODS
+    from .errors import MergeError, MethodError, RecipeError
+    from .methods import METHODS, load_methods
+    from .methods.declaring import elementwise, linear, statistics, structural, whole
+    from .methods.elsewhere import Mecha, Mergekit, Supermerger
+    from .methods.method import Delta, Numbers, Share
     from .recipe import Recipe
     from .report import Report
     from .run import dry_run, merge
+    from .spot import Spot
 
-__all__ = ["METHODS", "BlockWeights", "MergeError", "Recipe", "RecipeError", "Report", "dry_run", "merge"]
+__all__ = [
+    "METHODS", "BlockWeights", "Delta", "Mecha", "MergeError", "Mergekit", "MethodError", "Numbers", "Recipe", "RecipeError",
+    "Report", "Share", "Spot", "Supermerger", "dry_run", "elementwise", "linear", "load_methods", "merge", "statistics",
+    "structural", "whole",
+]  # fmt: skip
 
 _HOME = {
-    "methods": ("METHODS",),
+    "methods": ("METHODS", "load_methods"),
+    "methods.declaring": ("elementwise", "linear", "statistics", "structural", "whole"),
+    "methods.elsewhere": ("Mecha", "Mergekit", "Supermerger"),
+    "methods.method": ("Delta", "Numbers", "Share"),
+    "spot": ("Spot",),
     "block_weights": ("BlockWeights",),
-    "errors": ("MergeError", "RecipeError"),
+    "errors": ("MergeError", "MethodError", "RecipeError"),
     "recipe": ("Recipe",),
     "report": ("Report",),
     "run": ("dry_run", "merge"),

@@ -101,7 +101,9 @@ class Collapse:
             values = values | {"has": lambda form: all(self._has(i, key) for i in form.models())}
         if "ema" in method.supplied:
             values = values | {"ema": self._averaged}
-        return method.function(*inputs, key, **values)
+        if "key" in method.supplied:
+            values = values | {"key": key}
+        return method.function(*inputs, **values)
 
     def _averaged(self, form: Form) -> Form:
         """The same with the EMA copies of the models."""

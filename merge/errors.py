@@ -9,3 +9,7 @@ class RecipeError(UnetscopeError):
 
 class MergeError(UnetscopeError):
     """Checkpoints that a recipe cannot be applied to, or weights that cannot be merged."""
+
+
+class MethodError(UnetscopeError):
+    """A merge method that cannot be taken: names the function, its file and line, or the file that cannot be read."""

@@ -15,8 +15,6 @@ from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
 from .plan import Plan
 from .recipe import Recipe
 
-# The web UI's names for what its own merger can do.
-_WEBUI_METHODS = {"weighted_sum": "Weighted sum", "add_difference": "Add difference", "copy": "No interpolation"}
 # The header's fields that differ from run to run of one merge; `--reproducible` leaves them out.
 VARIABLE_FIELDS = ("modelspec.date", "unetscope.version", "unetscope.inputs", "sd_merge_models")
 
@@ -102,9 +100,9 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
     """
     recipe = plan.recipe
     step = recipe.steps.get(recipe.result)
-    if step is None or recipe.components or step.kind.name not in _WEBUI_METHODS:
+    if step is None or recipe.components or not step.kind.webui:
         return None
-    weight = step.given.get("alpha", step.kind.parameters["alpha"].default if step.kind.parameters else 0.0)
+    weight = step.given.get("alpha", step.kind.parameters["alpha"].default if "alpha" in step.kind.parameters else 0.0)
     if not isinstance(weight, int | float) or any(source not in recipe.models for source in step.inputs):
         return None
     index = {name: i for i, name in enumerate(plan.names)}
@@ -118,7 +116,7 @@ def _webui_fields(plan: Plan, hashes: list[str | None]) -> dict | None:
         "primary_model_hash": models[0],
         "secondary_model_hash": models[1],
         "tertiary_model_hash": models[2],
-        "interp_method": _WEBUI_METHODS[step.kind.name],
+        "interp_method": step.kind.webui,
         "multiplier": float(weight),
         "bake_in_vae": False,
     }

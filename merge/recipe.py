@@ -28,7 +28,8 @@ from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import component_names
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
-from .methods.registry import Space
+from .methods import Space
+from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
 from .mistakes import explained
 from .recipe_file import read_yaml
 from .step import Step
@@ -77,6 +78,23 @@ class Lora(_Strict):
     base: str | None = None
 
 
+class MethodsSource(_Strict):
+    """A Python file of merge methods.
+
+    Attributes:
+        path: the file.
+        sha256: of its text; a file with another one is refused. None: whatever it holds.
+    """
+
+    path: str
+    sha256: str | None = None
+
+
+def _by_path(value: Any) -> Any:
+    """`x` and `{path: x}` mean the same."""
+    return [{"path": x} if isinstance(x, str) else x for x in value] if isinstance(value, list) else value
+
+
 def _by_name(value: Any) -> Any:
     """`{name: {path: x}}` and `{name: x}` mean the same."""
     if isinstance(value, dict):
@@ -103,6 +121,8 @@ class Recipe(_Strict):
         convention: how weight vectors are read unless a step says otherwise.
         output: dtype and the like.
         title: a name for the result, kept in its metadata.
+        methods: Python files with merge methods of the user's own, which steps use. `load` runs them; `parse` runs nothing, and
+            refuses files that have not been loaded (`load_methods`).
     """
 
     models: Annotated[dict[str, str], BeforeValidator(_by_name)] = Field(min_length=1)
@@ -113,6 +133,7 @@ class Recipe(_Strict):
     convention: str = "supermerger"
     output: Output = Field(default_factory=Output)
     title: str = ""
+    methods: Annotated[list[MethodsSource], BeforeValidator(_by_path)] = Field(default_factory=list)
     _spaces: dict[str, Space] = PrivateAttr(default_factory=dict)
 
     # -- reading and writing ------------------------------------------------------------------------------------------
@@ -127,7 +148,7 @@ class Recipe(_Strict):
         if not isinstance(data, dict):
             raise RecipeError(f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}")
         try:
-            return cls(**named_steps(data))
+            return cls(**named_steps(data))._with_methods()
         except ValidationError as error:
             raise RecipeError(f"{where}: {explained(error, cls.model_fields, Output.model_fields)}") from None
         except UnetscopeError as error:
@@ -137,13 +158,14 @@ class Recipe(_Strict):
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """A recipe from a YAML file, its model paths made relative to the file's folder.
+        """A recipe from a YAML file, its paths made relative to the file's folder. Runs the Python files that its `methods` name.
 
         Raises:
             RecipeError: the file cannot be read, is no YAML, or is no valid recipe.
+            MethodError: a file of methods is not there, or cannot be taken.
         """
         path = Path(path)
-        recipe = cls.parse(read_yaml(path), str(path))
+        recipe = cls.parse(with_methods_loaded(read_yaml(path), path.parent), str(path))
         return recipe.relative_to(path.parent)
 
     def relative_to(self, folder: Path) -> Recipe:
@@ -161,7 +183,8 @@ class Recipe(_Strict):
         models = {name: change(path) for name, path in self.models.items()}
         loras = {name: lora.model_copy(update={"path": change(lora.path)}) for name, lora in self.loras.items()}
         components = {k: changed(v) if self.is_file(v) else v for k, v in self.components.items()}
-        return self.model_copy(update={"models": models, "loras": loras, "components": components})
+        methods = [source.model_copy(update={"path": change(source.path)}) for source in self.methods]
+        return self.model_copy(update={"models": models, "loras": loras, "components": components, "methods": methods})
 
     def to_plain(self) -> dict:
         """Plain data that `parse` reads back, without what has its default value."""
@@ -191,7 +214,28 @@ class Recipe(_Strict):
     def files(self) -> list[str]:
         """Every file or folder that the recipe names."""
         parts = [source for source in self.components.values() if self.is_file(source)]
-        return [*self.models.values(), *(lora.path for lora in self.loras.values()), *parts]
+        methods = [source.path for source in self.methods]
+        return [*self.models.values(), *(lora.path for lora in self.loras.values()), *parts, *methods]
+
+    def methods_files(self) -> list[MethodsFile]:
+        """The files of methods that it names, as they were loaded.
+
+        Raises:
+            MethodError: one has not been.
+        """
+        return [loaded_methods(source.path, source.sha256) for source in self.methods]
+
+    def _with_methods(self) -> Recipe:
+        """The same with every file of methods that its steps use, each with its hash: what a merge needs to be repeated."""
+        named = self.methods_files()
+        sources = [
+            source.model_copy(update={"sha256": file.sha256}) for source, file in zip(self.methods, named, strict=True)
+        ]
+        used = [file for step in self.steps.values() if (file := file_of(step.kind)) is not None]
+        for file in dict.fromkeys(used):
+            if file not in named:
+                sources.append(MethodsSource(path=str(file.path), sha256=file.sha256))
+        return self.model_copy(update={"methods": sources}) if sources else self
 
     def models_of(self, name: str) -> list[str]:
         """The models below a step (or model), leftmost first, each once. The first one is "the first model"."""
@@ -261,6 +305,7 @@ class Recipe(_Strict):
             if lora.base is not None and lora.base not in self.models:
                 raise RecipeError(f"loras.{name}.base: {lora.base!r} is no model{nearest(lora.base, self.models)}")
         convention_named(self.convention)
+        self.methods_files()
         for name, step in self.steps.items():
             step.check(f"steps.{name}", names, self.convention)
         if not self.result:

@@ -62,7 +62,7 @@ def _walk(
 
 def _measured(step: Applied, inputs: tuple[Form, ...], at: Spot, pieces: Pieces, solved: Mapping) -> Any:
     """Run the generator of a method: feed each reduction that it yields; returns what it returns."""
-    method = step.method.function(at, **dict(step.values))
+    method = step.method.function(*range(at.count), **_given(step, at))
     try:
         reduction = next(method)
         while True:
@@ -82,8 +82,10 @@ def _whole(step: Applied, inputs: tuple[Form, ...], at: Spot, pieces: Pieces, so
     if not all(np.isfinite(array).all() for array in arrays):
         # A difference too large for fp32, of which no decomposition is known: so is the result.
         return np.full(at.elements, np.nan, np.float32)
-    given = dict(step.values)
-    if "at" in step.method.supplied:
-        given["at"] = at
-    result = step.method.function(*(a.reshape(at.shape) for a in arrays), **given)
+    result = step.method.function(*(a.reshape(at.shape) for a in arrays), **_given(step, at))
     return np.asarray(result, np.float32).reshape(-1)
+
+
+def _given(step: Applied, at: Spot) -> dict[str, Any]:
+    """The parameters of a step, and the tensor where its method asks for it."""
+    return dict(step.values) | ({"at": at} if "at" in step.method.supplied else {})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.presets import is_preset
 from ..merge.block_weights import BlockWeights
-from ..merge.methods import METHODS
 from ..merge.recipe import Recipe
 from ..merge.step import Step
 from .errors import SearchError
@@ -28,54 +27,6 @@ class Baseline:
 
     name: str
     point: Mapping[str, float | str]
-
-
-# -- what a method's numbers have to be for its result to be one input, or the mean of all models below it --------------
-# Each takes which input it is (or None), and how many models are below each input.
-
-Rule = Callable[[int | None, Sequence[int]], dict[str, Any]]
-
-
-def _weighted_sum(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    return {"alpha": below[1] / sum(below) if chosen is None else float(chosen == 1)}
-
-
-def _sum_twice(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    if chosen is None:
-        return {"alpha": below[1] / (below[0] + below[1]), "beta": below[2] / sum(below)}
-    return {"alpha": float(chosen == 1), "beta": float(chosen == 2)}
-
-
-def _triple_sum(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    if chosen is None:
-        return {"alpha": below[1] / sum(below), "beta": below[2] / sum(below)}
-    return {"alpha": float(chosen == 1), "beta": float(chosen == 2)}
-
-
-def _weighted_average(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    return {"weights": [n / sum(below) if chosen is None else float(i == chosen) for i, n in enumerate(below)]}
-
-
-def _task_arithmetic(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    weights = [n / sum(below) if chosen is None else float(i == chosen) for i, n in enumerate(below)]
-    return {"weights": weights[1:], "alpha": 1.0}
-
-
-def _first_alone(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
-    """Of methods that add something to their first input."""
-    return {"alpha": 0.0} if chosen == 0 else {}
-
-
-_RULES: dict[str, Rule] = {
-    "weighted_sum": _weighted_sum,
-    "sum_twice": _sum_twice,
-    "triple_sum": _triple_sum,
-    "weighted_average": _weighted_average,
-    "task_arithmetic": _task_arithmetic,
-    "add_difference": _first_alone,
-    "train_difference": _first_alone,
-    "add": _first_alone,
-}
 
 
 def baselines(template: Template, wanted: Sequence[Any] | None, where: str) -> tuple[list[Baseline], list[str]]:
@@ -196,7 +147,7 @@ class _Maker:
 
     def _step_values(self, step: Step, chosen: int | None) -> dict[str, Any]:
         """What a step's numbers have to be."""
-        rule = _RULES.get(METHODS[step.method.replace("-", "_")].name)
+        rule = step.kind.becomes
         if rule is None:
             return {}
         below = [self.template.parents(self.recipe, source) for source in step.inputs]

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.user_code import in_words
 from .errors import OutOfOrderError, SearchError
 from .free import Template
 from .records import TrialRecord
 from .shots import Shot
 from .study import Study
-from .user_code import in_words, load_function
+from .user_code import load_function
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import FAMILIES
+from ..merge.methods.files import with_methods_loaded
 from ..merge.recipe_file import read_yaml
 from .errors import SearchError
 from .free import Template, read_parameters, read_template
@@ -195,11 +196,13 @@ class Study(Strict):
 
         Raises:
             SearchError, RecipeError, CheckpointError: see `read_template`.
+            MethodError: a file of merge methods that the recipe names cannot be taken. Its code is run.
         """
         if self.parameters is not None:
             template = read_parameters(self.parameters, self.family, f"{self._where}: parameters")
         else:
-            template = read_template(*self.recipe_data())
+            data, where, folder = self.recipe_data()
+            template = read_template(with_methods_loaded(data, folder), where, folder)
         choices = [p.name for p in template.parameters if p.is_choice]
         if choices and self.optimiser.name == "cmaes":
             raise SearchError(f"{self._where}: optimiser: cmaes cannot choose ({choices[0]}); use gp or tpe")
@@ -266,6 +269,8 @@ def _moved(recipe: Any, old: Path, new: Path) -> Any:
     for part in ("models", "loras"):
         if isinstance(recipe.get(part), Mapping):
             out[part] = {name: moved(path) for name, path in recipe[part].items()}
+    if isinstance(recipe.get("methods"), list):
+        out["methods"] = [moved(path) for path in recipe["methods"]]
     names = {"merge", *out.get("models", {}), *out.get("loras", {}), *(out.get("steps") or {})}
     if isinstance(recipe.get("components"), Mapping):
         parts = recipe["components"]

@@ -13,7 +13,7 @@ from ..recipe import MERGED, Recipe
 from ..step import Step
 from .draft import one_line
 from .mecha_numbers import Number, Numbers
-from .mecha_writers import WRITERS
+from .mecha_writers import writer_of
 
 # Components there.
 _COMPONENTS = {"unet": "diffuser", "vae": "vae", "clip_l": "clip_l", "clip_g": "clip_g"}
@@ -82,7 +82,7 @@ class Writer:
         return self.names[name]
 
     def _step(self, name: str, step: Step) -> str:
-        write = WRITERS.get(step.kind.name)
+        write = writer_of(step.kind)
         if write is None:
             raise RecipeError(f"steps.{name}: sd-mecha has no method that does what {step.kind.name} does here")
         inputs = [self.names.get(source) or self.source(source) for source in step.inputs]

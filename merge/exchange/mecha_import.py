@@ -14,7 +14,7 @@ from ..block_weights import BlockWeights
 from ..methods import METHODS
 from .draft import Draft, Imported, Request, one_line
 from .mecha_blocks import lines_of
-from .mecha_merges import MERGES
+from .mecha_merges import reader
 from .mecha_nodes import Blocks, Delta, Refused, Waiting, Weights
 from .mecha_text import Line, Reference, parse_mecha
 
@@ -128,7 +128,7 @@ class Graph:
             if not inputs:
                 raise Refused(f"{method} has no input")
             return self._blocks(inputs[0], [method]) if isinstance(inputs[0], dict) else inputs[0]
-        known = MERGES.get(method)
+        known = reader(method)
         if known is None:
             raise Refused(f"sd-mecha's method {one_line(method, 60)!r} has no equivalent here")
         signature, build = known

@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..methods import Method
 from .mecha_nodes import Delta, Refused, Waiting
 
 if TYPE_CHECKING:
     from .mecha_import import Graph
 
 
-def _ties(graph: Graph, given: dict) -> Waiting:
-    return Waiting("ties", _deltas(graph, given, "models"), _trimmed(graph, given, 1.0 if graph.versioned else 0.2))
+def _ties(graph: Graph, given: dict, method: Method) -> Waiting:
+    return Waiting(
+        method.name, _deltas(graph, given, "models"), _trimmed(graph, given, 1.0 if graph.versioned else 0.2)
+    )
 
 
-def _ties_extended(graph: Graph, given: dict) -> Waiting:
+def _ties_extended(graph: Graph, given: dict, method: Method) -> Waiting:
     _stock(graph, given)
-    return Waiting("ties", _deltas(graph, given, "models"), _trimmed(graph, given, 0.2))
+    return Waiting(method.name, _deltas(graph, given, "models"), _trimmed(graph, given, 0.2))
 
 
 def _trimmed(graph: Graph, given: dict, usual: float) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def _consensus(graph: Graph, given: dict) -> dict[str, str]:
     return {"elect": "sum" if by_size else "count", "combine": "median" if median else "mean"}
 
 
-def _dropped(graph: Graph, given: dict) -> Waiting:
+def _dropped(graph: Graph, given: dict, method: Method) -> Waiting:
     """DARE, or DELLA where `della_eps` says so, with TIES' signs."""
     if graph.plain(given, "k", 0.2) != 1.0:
         raise Refused("dropout with k below 1 (TIES' trimming after it) has no equivalent")
@@ -70,7 +73,7 @@ def _dropped(graph: Graph, given: dict) -> Waiting:
     parameters: dict[str, Any] = {"density": density, **_consensus(graph, given), **_seed(graph, given)}
     if not epsilon:
         parameters["rescale"] = "density" if rescaled else "none"
-        return Waiting("dare", _deltas(graph, given, "deltas"), parameters)
+        return Waiting(method.name, _deltas(graph, given, "deltas"), parameters)
     # All elements are divided by the mean probability there, not each by its own.
     parameters |= {"epsilon": epsilon, "ranks": "tensor", "rescale": "none"}
     if rescaled and density > 0:
@@ -78,7 +81,7 @@ def _dropped(graph: Graph, given: dict) -> Waiting:
     return Waiting("della", _deltas(graph, given, "deltas"), parameters)
 
 
-def _dropout(graph: Graph, given: dict) -> Waiting:
+def _dropout(graph: Graph, given: dict, method: Method) -> Waiting:
     """DARE whose elements are averaged over the models that kept them."""
     if graph.plain(given, "overlap", 1.0) % 2 != 1.0 or graph.plain(given, "overlap_emphasis", 0.0):
         raise Refused("dropout whose masks depend on each other (overlap) has no equivalent")
@@ -88,7 +91,7 @@ def _dropout(graph: Graph, given: dict) -> Waiting:
     parameters["rescale"] = "density" if power == 1.0 else "none"
     if power not in (0.0, 1.0) and density > 0:
         parameters["alpha"] = density**-power
-    return Waiting("dare", _deltas(graph, given, "deltas"), parameters)
+    return Waiting(method.name, _deltas(graph, given, "deltas"), parameters)
 
 
 def _kept(graph: Graph, given: dict) -> float:
@@ -105,11 +108,11 @@ def _seed(graph: Graph, given: dict) -> dict[str, int]:
     return {"seed": int(seed)} if usable else {}
 
 
-def _model_stock(graph: Graph, given: dict) -> Waiting:
+def _model_stock(graph: Graph, given: dict, method: Method) -> Waiting:
     graph.draft.note(
         "sd-mecha's model stock compares rows of neighbouring models; here whole tensors of all models are compared"
     )
-    return Waiting("model_stock", _deltas(graph, given, "deltas"), {})
+    return Waiting(method.name, _deltas(graph, given, "deltas"), {})
 
 
 def _deltas(graph: Graph, given: dict, name: str) -> tuple[Delta, ...]:
@@ -122,11 +125,11 @@ def _switch(graph: Graph, given: dict, name: str, usual: bool = False) -> bool:
     return value > 0 if isinstance(value, int | float) else bool(value)
 
 
-SPARSE: dict[str, tuple[str, Callable[[Graph, dict[str, Any]], Any]]] = {
-    "ties_sum": ("*models", _ties),
-    "ties_sum_extended": ("*models", _ties_extended),
-    "ties_sum_with_dropout": ("*deltas", _dropped),
-    "dropout": ("*deltas", _dropout),
-    "model_stock": ("*deltas", _model_stock),
-    "model_stock_for_tensor": ("*deltas", _model_stock),
+# By the name of the translation that a method declares (`Mecha.read`).
+SPARSE: dict[str, Callable[[Graph, dict[str, Any], Method], Any]] = {
+    "trimmed": _ties,
+    "trimmed or stock": _ties_extended,
+    "dropped": _dropped,
+    "dropped alone": _dropout,
+    "stock": _model_stock,
 }

@@ -1,11 +1,18 @@
-"""How each of our methods is said to sd-mecha: nodes for a step, given those of its inputs."""
+"""How our methods are said to sd-mecha: nodes for a step, given those of its inputs.
+
+A method declares which of sd-mecha's it is (`methods.elsewhere.Mecha`): most are written as the record says, the others by a
+translation that stands here, or in `mecha_sparse_writers`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
+from ..methods import Method
+from ..methods.elsewhere import Mecha
 from ..step import Step
 from .mecha_numbers import combined
 from .mecha_sparse_writers import dare, della, even_weights, ties
@@ -20,34 +27,37 @@ def _alpha(writer: Writer, name: str, step: Step, parameter: str = "alpha") -> s
     return writer.number(writer.numbers.of(name, step, parameter))
 
 
-def _weighted_sum(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("weighted_sum", *inputs, alpha=_alpha(writer, name, step))
+def _plain(said: Mecha, writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+    """A node of one method, with the numbers that the record names."""
+    known = {ours for ours, _ in said.numbers.values()}
+    for parameter in step.kind.parameters.values():
+        value = step.given.get(parameter.name, parameter.default)
+        if parameter.kind == "numbers":
+            even_weights(writer, name, step)
+        elif parameter.name in said.fixed and value != said.fixed[parameter.name]:
+            raise RecipeError(
+                f"steps.{name}.{parameter.name}: sd-mecha's {said.name} is that with {parameter.name}: {said.fixed[parameter.name]}"
+            )
+        elif parameter.name not in (*known, *said.fixed) and value != parameter.default:
+            raise RecipeError(f"steps.{name}.{parameter.name}: sd-mecha's {said.name} has no {parameter.name}")
+    numbers = {theirs: writer.numbers.of(name, step, ours) for theirs, (ours, _) in said.numbers.items()}
+    if not said.blocks and any(isinstance(number, dict) for number in numbers.values()):
+        raise RecipeError(f"steps.{name}: sd-mecha's {step.kind.name.replace('_', ' ')} has no block weights")
+    return writer.merge(said.name, *inputs, **{theirs: writer.number(number) for theirs, number in numbers.items()})
 
 
-def _uniform(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("n_average", *inputs)
-
-
-def _copy(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _same(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return inputs[0]
 
 
-def _subtract(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("subtract", *inputs)
-
-
-def _add(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("add_difference", *inputs, alpha=_alpha(writer, name, step))
-
-
-def _add_difference(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _added(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     if "delta" in (writer.space(source) for source in step.inputs[1:]):
         raise RecipeError(f"steps.{name}: sd-mecha subtracts models only, and an input is a difference")
     difference = writer.merge("subtract", inputs[1], inputs[2])
     return writer.merge("add_difference", inputs[0], difference, alpha=_alpha(writer, name, step))
 
 
-def _sum_twice(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _twice(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     first = writer.merge("weighted_sum", inputs[0], inputs[1], alpha=_alpha(writer, name, step))
     return writer.merge("weighted_sum", first, inputs[2], alpha=_alpha(writer, name, step, "beta"))
 
@@ -68,7 +78,7 @@ def _shares(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return done
 
 
-def _task_arithmetic(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _tasks(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     shares = writer.numbers.shares(name, step)
     done = inputs[0]
     for source, reference, share in zip(step.inputs[1:], inputs[1:], shares, strict=True):
@@ -77,46 +87,17 @@ def _task_arithmetic(writer: Writer, name: str, step: Step, inputs: list[str]) -
     return done
 
 
-def _masked(mask: str) -> Write:
+def _masked(said: Mecha, writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     """a + mask (b - c)."""
-
-    def write(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-        factor = writer.merge(mask, *inputs, alpha=_alpha(writer, name, step))
-        return writer.merge("add_difference", inputs[0], writer.merge("subtract", inputs[1], inputs[2]), alpha=factor)
-
-    return write
+    factor = writer.merge(said.name, *inputs, alpha=_alpha(writer, name, step))
+    return writer.merge("add_difference", inputs[0], writer.merge("subtract", inputs[1], inputs[2]), alpha=factor)
 
 
-def _fallback(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("fallback", *inputs)
-
-
-def _pick_component(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _component(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return writer.replaced(inputs[0], inputs[1], step.given["component"], f"steps.{name}.component")
 
 
-def _clamp(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("clamp", *inputs)
-
-
-def _tensor_sum(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    width, offset = (writer.numbers.of(name, step, parameter) for parameter in ("alpha", "beta"))
-    if isinstance(width, dict) or isinstance(offset, dict):
-        raise RecipeError(f"steps.{name}: sd-mecha's tensor sum has no block weights")
-    return writer.merge("tensor_sum", *inputs, width=writer.number(width), offset=writer.number(offset))
-
-
-def _slerp(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    if step.given.get("norms", "lerp") != "lerp":
-        raise RecipeError(f"steps.{name}.norms: sd-mecha's slerp is that with norms: lerp")
-    return writer.merge("slerp", *inputs, alpha=_alpha(writer, name, step))
-
-
 def _perpendicular(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    return writer.merge("perpendicular_component", *inputs)
-
-
-def _add_perpendicular(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     if "delta" in (writer.space(source) for source in step.inputs):
         raise RecipeError(f"steps.{name}: sd-mecha subtracts models only, and an input is a difference")
     a, b = (writer.merge("subtract", x, inputs[2]) for x in inputs[:2])
@@ -124,34 +105,25 @@ def _add_perpendicular(writer: Writer, name: str, step: Step, inputs: list[str])
     return writer.merge("add_difference", inputs[0], added, alpha=_alpha(writer, name, step))
 
 
-def _geometric_median(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
-    even_weights(writer, name, step)
-    return writer.merge("geometric_median", *inputs)
-
-
-WRITERS: dict[str, Write] = {
-    "uniform": _uniform,
-    "weighted_sum": _weighted_sum,
-    "weighted_average": _shares,
-    "triple_sum": _shares,
-    "weighted_subtraction": _shares,
-    "add_difference": _add_difference,
-    "sum_twice": _sum_twice,
-    "task_arithmetic": _task_arithmetic,
-    "subtract": _subtract,
-    "add": _add,
-    "copy": _copy,
-    "fallback": _fallback,
-    "pick_component": _pick_component,
-    "clamp": _clamp,
-    "tensor_sum": _tensor_sum,
-    "slerp": _slerp,
-    "perpendicular": _perpendicular,
-    "add_perpendicular": _add_perpendicular,
-    "geometric_median": _geometric_median,
-    "ties": ties,
-    "dare": dare,
-    "della": della,
-    "train_difference": _masked("train_difference_mask"),
-    "add_opposite": _masked("add_opposite_mask"),
+# By the name of the translation that a method declares (`Mecha.write`); the first two get the record.
+_BY_RECORD = {"plain": _plain, "masked": _masked}
+_WRITTEN: dict[str, Write] = {
+    "added": _added,
+    "component": _component,
+    "dropped": dare,
+    "dropped by rank": della,
+    "right angles": _perpendicular,
+    "same": _same,
+    "shares": _shares,
+    "tasks": _tasks,
+    "trimmed": ties,
+    "twice": _twice,
 }
+
+
+def writer_of(method: Method) -> Write | None:
+    """What writes a step of a method; None where sd-mecha has nothing that does the same."""
+    said = next((said for said in method.mecha if said.write), None)
+    if said is None:
+        return None
+    return partial(_BY_RECORD[said.write], said) if said.write in _BY_RECORD else _WRITTEN[said.write]

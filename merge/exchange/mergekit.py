@@ -6,10 +6,10 @@ mergekit merges language models; its files are read for the methods that both ha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from ..methods import METHODS
+from ..methods import METHODS, Method
+from ..methods.elsewhere import Mergekit
 from .draft import Draft, Imported, Request, one_line
 from .mergekit_settings import Settings
 
@@ -20,72 +20,17 @@ _REVISION = re.compile(r"([^@]+)@([\w.-]+)")
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How one of mergekit's methods is called here.
-
-    Attributes:
-        method: ours.
-        base: whether `base_model` is the first input; `ignored`: it is a model like the others, where it is listed.
-        weighted: models have a `weight`.
-        numbers: mergekit's name -> ours and mergekit's default (None: it asks for a value), of what holds for all models here.
-        fixed: parameters that the method's name implies.
-        normalize: what `normalize` does, and its default: `share` is our `normalise`; `mean` averages where signs are elected;
-            `divide` divides the weights by their sum.
-        rescale: the default of `rescale`, by l1, of methods that have it.
-        left_out: parameter -> the value at which leaving it out changes nothing.
-        note: where the two differ.
-    """
-
-    method: str
-    base: Literal["required", "optional", "ignored"] = "required"
-    weighted: bool = True
-    numbers: dict[str, tuple[str, float | None]] = field(default_factory=dict)
-    fixed: dict[str, Any] = field(default_factory=dict)
-    normalize: tuple[Literal["share", "mean", "divide"], bool] | None = None
-    rescale: bool | None = None
-    left_out: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-
-
-_LAMBDA: dict[str, tuple[str, float | None]] = {"lambda": ("alpha", 1.0)}
-_SPARSE = {**_LAMBDA, "density": ("density", 1.0)}
-_CRUMBS = {**_SPARSE, "gamma": ("gamma", 0.01)}
-_DELLA = {**_SPARSE, "epsilon": ("epsilon", 0.15)}
-_SUM, _SIGNS = {"elect": "none", "combine": "sum"}, {"elect": "sum"}
-_UNSCALED = {"rescale": False}
-_ZERO = "where neither sign wins the base stays here; mergekit elects plus"
-_STOCK = (
-    "where models disagree altogether the base stays here and mergekit goes beyond it; it also takes models for less alike "
-    "where their changes are tiny (products of lengths below 1e-6)"
-)
-_CHANCE = "which elements are dropped depends on the generator of random numbers: never the same as mergekit's"
-METHODS_OF_MERGEKIT = {
-    "linear": Kind("weighted_average", "ignored", normalize=("share", True)),
-    "slerp": Kind("slerp", weighted=False, numbers={"t": ("alpha", None)}, fixed={"norms": "slerp"},
-                  note="mergekit's slerp is a weighted sum below 1.8 degrees; here it is one between parallels alone"),
-    "nuslerp": Kind("nuslerp", "optional", left_out={"nuslerp_flatten": True, "nuslerp_row_wise": False}),
-    "multislerp": Kind("multislerp", "optional", left_out={"normalize_weights": True}),
-    "karcher": Kind("karcher_mean", "ignored", weighted=False,
-                    note="mergekit stops after ten steps or max_iter; here the mean is worked out to the last digit"),
-    "task_arithmetic": Kind("task_arithmetic", numbers=_LAMBDA, normalize=("divide", False), left_out=_UNSCALED),
-    "ties": Kind("ties", numbers=_SPARSE, fixed={"elect": "sum", "trim": "count"}, normalize=("mean", True),
-                 left_out=_UNSCALED, note=_ZERO),
-    "dare_linear": Kind("dare", numbers=_SPARSE, fixed=_SUM, normalize=("divide", False), rescale=True, note=_CHANCE),
-    "dare_ties": Kind("dare", numbers=_SPARSE, fixed=_SIGNS, normalize=("mean", False), rescale=True, note=_CHANCE),
-    "della": Kind("della", numbers=_DELLA, fixed=_SIGNS, normalize=("mean", True), rescale=True, note=_CHANCE),
-    "della_linear": Kind("della", numbers=_DELLA, fixed=_SUM, normalize=("divide", False), rescale=True, note=_CHANCE),
-    "breadcrumbs": Kind("breadcrumbs", numbers=_CRUMBS, fixed=_SUM, normalize=("divide", False), left_out=_UNSCALED),
-    "breadcrumbs_ties": Kind("breadcrumbs", numbers=_CRUMBS, fixed=_SIGNS, normalize=("mean", False), left_out=_UNSCALED,
-                             note=_ZERO),
-    "model_stock": Kind("model_stock", weighted=False, left_out={"filter_wise": False},
-                        note=_STOCK),
-    "sce": Kind("sce", weighted=False, numbers={"select_topk": ("density", 1.0)},
-                note=f"{_ZERO}; and it weighs models evenly where their changes are tiny (mean squares below 1e-6)"),
-    "passthrough": Kind("copy", "ignored", weighted=False),
-}  # fmt: skip
 # Parameters that change how mergekit computes, not what.
 _TECHNICAL = ("int8_mask", "max_iter", "tol", "eps")
+
+
+def methods_of_mergekit() -> dict[str, tuple[Method, Mergekit]]:
+    """mergekit's methods by name: ours, and how they differ. What is registered first has a name."""
+    found: dict[str, tuple[Method, Mergekit]] = {}
+    for method in METHODS.values():
+        for name, kind in method.mergekit.items():
+            found.setdefault(name, (method, kind))
+    return found
 
 
 def is_mergekit(data: Any) -> bool:
@@ -101,7 +46,8 @@ def from_mergekit(data: dict, name: str, request: Request) -> Imported:
     """
     draft = Draft(f"{name} (mergekit configuration)", request)
     method = data["merge_method"]
-    kind = METHODS_OF_MERGEKIT.get(method) if isinstance(method, str) else None
+    known = methods_of_mergekit()
+    found = known.get(method) if isinstance(method, str) else None
     for unknown in [x for x in data if x not in _KNOWN]:
         if unknown in _HARMLESS:
             draft.note(f"{one_line(unknown, 60)} has no meaning for these models")
@@ -109,17 +55,16 @@ def from_mergekit(data: dict, name: str, request: Request) -> Imported:
             raise draft.error("modules: parts of several models are put together, which has no equivalent here")
         else:
             draft.refuse(f"{one_line(unknown, 60)} has no equivalent here")
-    if kind is None or kind.method not in METHODS:
-        known = [x for x, k in METHODS_OF_MERGEKIT.items() if k.method in METHODS]
+    if found is None:
         raise draft.error(f"merge_method {one_line(method, 40)!r} has no equivalent here; read are {', '.join(known)}")
-    return _Configuration(data, kind, draft).imported()
+    return _Configuration(data, *found, draft).imported()
 
 
 class _Configuration:
     """One configuration on its way to a step."""
 
-    def __init__(self, data: dict, kind: Kind, draft: Draft):
-        self.data, self.kind, self.draft, self.method = data, kind, draft, data["merge_method"]
+    def __init__(self, data: dict, ours: Method, kind: Mergekit, draft: Draft):
+        self.data, self.ours, self.kind, self.draft, self.method = data, ours, kind, draft, data["merge_method"]
         listed, self.scopes, base = self._listed()
         self.base = None if kind.base == "ignored" else base
         self.models = [(name, own) for name, own in listed if name != self.base]
@@ -144,15 +89,16 @@ class _Configuration:
     def _step(self, models: list[str], owns: list[Settings], values: dict[str, Any]) -> str:
         """The step, for methods that are called otherwise without a base, or with one, in more than one."""
         draft, base = self.draft, self.base
-        method, near = self.kind.method, str(self.data.get("name") or "")
-        if method == "nuslerp":
-            values["alpha"] = self._second_share(values.pop("weights"))
-            if base is None:
-                method, values["norms"] = "slerp", "slerp"
-        if method == "multislerp" and base is not None:
+        kind, method, near = self.kind, self.ours.name, str(self.data.get("name") or "")
+        if kind.place:
+            values[kind.place] = self._second_share(values.pop("weights"))
+        if kind.without_base and base is None:
+            method, more = kind.without_base
+            values |= more
+        if kind.on_changes and base is not None:
             changes = [draft.step("subtract", [model, base]) for model in models]
             return draft.step("add", [base, draft.step(method, changes, values)], near=near)
-        if method == "copy" and (scale := owns[0].number("scale", 1.0)) != 1.0:
+        if kind.scaled and (scale := owns[0].number("scale", 1.0)) != 1.0:
             method, values = "weighted_average", {"weights": [scale], "normalise": False}
         inputs = [*([base] if base is not None else []), *models]
         METHODS[method].check_inputs(len(inputs), one_line(draft.origin))
@@ -233,8 +179,8 @@ class _Configuration:
         self._normalize(shared, values)
         if kind.rescale is not None:
             values["rescale"] = "l1" if shared.switch("rescale", kind.rescale) else "none"
-        if kind.method == "della":
-            values["epsilon"] = self._width(values["epsilon"], values["density"])
+        for name in kind.half_widths:
+            values[name] = self._width(values[name], values["density"])
         for name, usual in kind.left_out.items():
             if shared.switch(name, usual) != usual:
                 draft.refuse(f"{name}: {str(not usual).lower()} has no equivalent here")
@@ -277,14 +223,14 @@ class _Configuration:
         read = {*kind.numbers, *kind.left_out, *(["weight"] if kind.weighted else [])}
         read |= {"normalize"} if kind.normalize else set()
         read |= {"rescale"} if kind.rescale is not None else set()
-        read |= {"scale"} if kind.method == "copy" else set()
+        read |= {"scale"} if kind.scaled else set()
         for name in dict.fromkeys(x for own in owns for x in own.names()):
             if name in read:
                 continue
             if name in _TECHNICAL:
                 draft.note(f"{name} has no equivalent here, and no effect on what is meant")
-            elif name == "density" and kind.method == "task_arithmetic":
-                draft.note("density has no effect in mergekit's task_arithmetic, and is left out")
+            elif name in kind.without_effect:
+                draft.note(f"{name} has no effect in mergekit's {self.method}, and is left out")
             else:
                 draft.refuse(f"parameter {one_line(name, 60)} has no equivalent here")
 

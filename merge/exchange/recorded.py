@@ -11,23 +11,13 @@ from typing import Any
 
 from ...checkpoints.history import MergeRecord
 from ..inline_steps import DEEPEST
+from ..methods import METHODS, Method
 from ..recipe import Recipe
 from .draft import Draft, Imported, Request, one_line
-from .supermerger import block_weights, elemental_lines, method_of, note_differences, numbers, with_lines
+from .supermerger import block_weights, elemental_lines, method_of, note_differences, numbers, numbers_of, with_lines
 
 _WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
-# SD.Next's modes are called as our methods are; it merges with the code of sd-meh.
-_SDNEXT = {
-    "weighted_sum": (2, ("alpha",)),
-    "weighted_subtraction": (2, ("alpha", "beta")),
-    "tensor_sum": (2, ("alpha", "beta")),
-    "add_difference": (3, ("alpha",)),
-    "sum_twice": (3, ("alpha", "beta")),
-    "triple_sum": (3, ("alpha", "beta")),
-    "multiply_difference": (3, ("alpha", "beta")),
-    "similarity_add_difference": (3, ("alpha", "beta")),
-}
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 _NO_VAE = (None, "", "None", False)
 
@@ -63,8 +53,10 @@ def _ours(data: dict, hashes: dict[str, str], draft: Draft) -> Imported:
         if lora.base is not None:
             draft.loras[name] = {"path": draft.loras[name], "base": lora.base}
     plain = recipe.to_plain()
+    for said, file in zip(plain.get("methods", ()), recipe.methods_files(), strict=True):
+        said["path"] = str(file.path)
     draft.steps = plain.get("steps", {})
-    fields = {key: plain[key] for key in ("components", "convention", "output", "title") if key in plain}
+    fields = {key: plain[key] for key in ("components", "convention", "output", "title", "methods") if key in plain}
     return draft.finish(recipe.result, **fields)
 
 
@@ -194,15 +186,13 @@ class _History:
     def _webui(self, recipe: dict, shown: str) -> str:
         mode = recipe["interp_method"]
         found = method_of(mode) if isinstance(mode, str) else None
-        if not found or "beta" in found[2]:
+        if not found or "beta" in found.parameters:
             self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is no method of the web UI's merger")
             return self._inputs(recipe, shown)[0]
-        method, _, parameters = found
         self._lost(recipe, shown)
         inputs = self._inputs(recipe, shown)
-        return self._draft.step(
-            method, inputs, {p: self._number(recipe.get("multiplier"), "multiplier", shown) for p in parameters}, shown
-        )
+        values = {p: self._number(recipe.get("multiplier"), "multiplier", shown) for p in numbers_of(found)}
+        return self._draft.step(found.name, inputs, values, shown)
 
     def _supermerger(self, recipe: dict, shown: str) -> str:
         draft, mode, calculation = self._draft, recipe.get("mode"), recipe.get("calcmode") or "normal"
@@ -212,8 +202,7 @@ class _History:
                 f"{shown} was merged by {_text(mode)!r} with calculation {_text(calculation)!r}: there is none here"
             )
             return self._inputs(recipe, shown)[0]
-        method, _, parameters = found
-        note_differences(method, draft)
+        note_differences(found, draft)
         for field in ("Include", "Exclude"):
             left_out = [x for x in _list(recipe.get(field)) if x not in ("", None)]
             if left_out:
@@ -222,12 +211,12 @@ class _History:
                 )
         self._lost(recipe, shown)
         values = {}
-        for parameter in parameters:
+        for parameter in numbers_of(found):
             base = self._number(recipe.get(f"base_{parameter}"), f"base_{parameter}", shown)
             values[parameter] = self._blocks(recipe, parameter, base, shown) if recipe.get("mbw") else base
         if lines := elemental_lines(recipe.get("elemental_merge")):
             values["alpha"] = with_lines(values.get("alpha", 0.0), lines, draft)
-        return draft.step(method, self._inputs(recipe, shown), values, shown)
+        return draft.step(found.name, self._inputs(recipe, shown), values, shown)
 
     def _blocks(self, recipe: dict, parameter: str, base: float, shown: str) -> Any:
         """The block weights of alpha or beta; the text as typed serves where the numbers used were not written down."""
@@ -244,18 +233,19 @@ class _History:
 
     def _sdnext(self, recipe: dict, shown: str) -> str:
         mode = recipe.get("merge_mode")
-        if not isinstance(mode, str) or mode not in _SDNEXT:
+        method = _of_sdnext(mode)
+        if method is None:
             self._draft.refuse(f"{shown} was merged by SD.Next's {_text(mode)!r}: there is none here")
             return self._inputs(recipe, shown)[0]
         values: dict[str, Any] = {}
-        for parameter in _SDNEXT[mode][1]:
+        for parameter in numbers_of(method):
             vector = numbers(recipe.get(parameter))
             if vector and len(vector) > 1:
                 values[parameter] = {"vector": vector, "convention": "merge-block-weighted"}
             else:
                 values[parameter] = vector[0] if vector else self._number(recipe.get(parameter), parameter, shown)
         self._lost(recipe, shown)
-        return self._draft.step(mode, self._inputs(recipe, shown), values, shown)
+        return self._draft.step(method.name, self._inputs(recipe, shown), values, shown)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
@@ -289,10 +279,16 @@ def _fields(recipe: dict) -> tuple[str, ...]:
     elif _is_supermerger(recipe):
         fields, found = _SUPERMERGER_MODELS, method_of(str(recipe.get("mode")), str(recipe.get("calcmode") or "normal"))
     elif recipe.get("type") == "SDNext":
-        return _WEBUI_MODELS[: _SDNEXT.get(str(recipe.get("merge_mode")), (1,))[0]]
+        fields, found = _WEBUI_MODELS, _of_sdnext(recipe.get("merge_mode"))
     else:
         return ()
-    return fields[: found[1] if found else 1]
+    return fields[: len(found.inputs) if found else 1]
+
+
+def _of_sdnext(mode: Any) -> Method | None:
+    """The method of a mode of SD.Next, which are called as ours are: it merges with the code of sd-meh."""
+    found = METHODS.get(mode) if isinstance(mode, str) else None
+    return found if found and found.sdnext else None
 
 
 def _is_supermerger(recipe: dict) -> bool:

@@ -14,47 +14,60 @@ from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import known_labels
 from ...checkpoints.families.parts.mbw import MBW_20, MBW_26
 from ..block_weights import BlockWeights
-from ..methods import METHODS
+from ..methods import METHODS, Method
 from ..selectors import BASE, canonical
 from .draft import Draft
 
-# The mode's first words -> our method, its number of models, and its parameters.
-_MODES = {
-    "weight sum": ("weighted_sum", 2, ("alpha",)),
-    "weighted sum": ("weighted_sum", 2, ("alpha",)),
-    "add difference": ("add_difference", 3, ("alpha",)),
-    "triple sum": ("triple_sum", 3, ("alpha", "beta")),
-    "sum twice": ("sum_twice", 3, ("alpha", "beta")),
-    "no interpolation": ("copy", 1, ()),
-}
-_CALCULATIONS = {
-    ("train_difference", "add_difference"): ("train_difference", 3, ("alpha",)),
-    ("tensor", "weighted_sum"): ("tensor_sum", 2, ("alpha", "beta")),
-}
-MODES = ("Weight sum", "Add difference", "Triple sum", "sum Twice")
 # Where a block's tensors are, in single-file naming.
 _KEY_PARTS = {"IN": r"\.input_blocks\.{}\.", "OUT": r"\.output_blocks\.{}\."}
 
 
-def method_of(mode: str, calculation: str = "normal") -> tuple[str, int, tuple[str, ...]] | None:
-    """Our method, how many models it takes and its parameters; None for what we do not have.
+def method_of(mode: str, calculation: str = "normal") -> Method | None:
+    """Our method; None for what we do not have.
 
     Args:
-        mode: `Weight sum:A*(1-alpha)+B*alpha`, in any case; the formula may be left out.
+        mode: `Weight sum:A*(1-alpha)+B*alpha`, in any case, or the web UI's name for it; the formula may be left out.
         calculation: supermerger's `calcmode`.
     """
-    found = _MODES.get(" ".join(mode.partition(":")[0].replace("_", " ").casefold().split()))
-    if not found or calculation in ("normal", "", None):
-        return found
-    wanted = {"trainDifference": "train_difference", "tensor": "tensor"}.get(calculation, "")
-    method = _CALCULATIONS.get((wanted, found[0]))
-    return method if method and method[0] in METHODS else None
+    wanted = _words(mode.partition(":")[0])
+    plain = next((m for m in METHODS.values() if wanted in _names(m)), None)
+    if plain is None or calculation in ("normal", "", None):
+        return plain
+    return next(
+        (
+            m
+            for m in METHODS.values()
+            if (said := m.supermerger) and said.calculation == calculation and _words(said.mode) in _names(plain)
+        ),
+        None,
+    )
 
 
-def note_differences(method: str, draft: Draft) -> None:
+def _names(method: Method) -> set[str]:
+    """What supermerger and the web UI call a method whose calculation is the normal one."""
+    said = method.supermerger
+    named = [method.webui, said.mode if said and said.calculation == "normal" else ""]
+    return {_words(name) for name in named if name}
+
+
+def _words(text: str) -> str:
+    return " ".join(text.replace("_", " ").casefold().split())
+
+
+def modes() -> list[str]:
+    """The modes of supermerger that are known."""
+    return [said.mode for m in METHODS.values() if (said := m.supermerger) and said.calculation == "normal"]
+
+
+def numbers_of(method: Method) -> tuple[str, ...]:
+    """The parameters that these programs have numbers for: alpha, beta."""
+    return tuple(p.name for p in method.parameters.values() if p.kind == "number")
+
+
+def note_differences(method: Method, draft: Draft) -> None:
     """Notes where a method here is not to the last row what supermerger's is."""
-    if method == "tensor_sum":
-        draft.note("tensor sum rounds to the nearest row here; supermerger rounds down")
+    if method.supermerger and method.supermerger.note:
+        draft.note(method.supermerger.note)
 
 
 def numbers(value: Any) -> list[float] | None:

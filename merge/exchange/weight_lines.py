@@ -12,13 +12,14 @@ from typing import Any
 
 from .draft import Draft, Imported, Request, one_line
 from .supermerger import (
-    MODES,
     block_weights,
     elemental_lines,
     is_elemental,
     method_of,
+    modes,
     note_differences,
     numbers,
+    numbers_of,
     with_lines,
 )
 
@@ -123,10 +124,9 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
         draft.note("the weights came without a mode; Weight sum was taken (--mode says another)")
     found = method_of(mode, settings.get("calcmode", "normal"))
     if not found:
-        raise draft.error(f"there is no mode {mode!r} {settings.get('calcmode', '')}; there are {', '.join(MODES)}")
-    method, count, parameters = found
-    note_differences(method, draft)
-    values = {}
+        raise draft.error(f"there is no mode {mode!r} {settings.get('calcmode', '')}; there are {', '.join(modes())}")
+    note_differences(found, draft)
+    parameters, values = numbers_of(found), {}
     for i, parameter in enumerate(parameters):
         base = _number(settings, f"base_{parameter}", draft)
         if i < len(vectors):
@@ -140,8 +140,8 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
         values["alpha"] = with_lines(values.get("alpha", 0.0), elemental, draft)
     if len(vectors) > len(parameters):
         draft.refuse(f"{len(vectors)} vectors are given; {mode} takes {len(parameters)}")
-    recorded = [settings.get(f"model{letter}", "") for letter in "abc"[:count]]
-    result = draft.step(method, inputs_of(draft, recorded), values)
+    recorded = [settings.get(f"model{letter}", "") for letter in "abc"[: len(found.inputs)]]
+    result = draft.step(found.name, inputs_of(draft, recorded), values)
     return draft.finish(result, components={"vae": "merge"}, title=one_line(_stem(settings.get("modelo", "")), 200))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from ...checkpoints.errors import UnetscopeError
+from ..block_weights import BlockWeights
 from ..recipe import Recipe
 from .finding import Finding
 from .shares import ComponentShares, names_of
@@ -158,10 +159,18 @@ def _chains(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _is_mean(recipe: Recipe, name: str) -> bool:
+    """Whether a step is the mean of its inputs, for all blocks: a linear method whose shares are equal and add up to one."""
     step = recipe.steps[name]
-    if step.kind.name == "uniform":
-        return True
-    return step.kind.name == "weighted_sum" and step.given.get("alpha", 0.5) in (0.5, "0.5")
+    if step.kind.kind != "linear" or step.kind.on_deltas:
+        return False
+    count, values = len(step.inputs), {}
+    for parameter, given in step.weights(recipe.convention).items():
+        each = given if isinstance(given, list) else [given]
+        if any(isinstance(x, BlockWeights) and (x.lines or not isinstance(x.start, float)) for x in each):
+            return False
+        plain = [x.start if isinstance(x, BlockWeights) else x for x in each]
+        values[parameter] = tuple(plain) if isinstance(given, list) else plain[0]
+    return all(abs(share - 1 / count) < _NEAR_ONE for share in step.kind.shares(count, values))
 
 
 def _mean_shares(recipe: Recipe, top: str, halves: set[str]) -> dict[str, Fraction]:

@@ -11,17 +11,11 @@ from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import is_text
 from ..collapse import Collapse
-from ..methods import METHODS
 from ..recipe import Recipe
 from .finding import Finding
 from .sampling import Sample
 from .shares import ComponentShares
 
-# Which input the others are thought to come from, of methods that take differences from it.
-_BASE_AT = {
-    "add_difference": 2, "train_difference": 2, "add_opposite": 2, "multiply_difference": 2,
-    "similarity_add_difference": 2, "subtract": 1, "add_perpendicular": 2, "nuslerp": 0,
-}  # fmt: skip
 # Fine-tunes move by 0.001 to 0.2 of their weights' length; models that have nothing in common are 1.4 apart.
 _UNRELATED = 0.5
 # Two fine-tunes of one base are about as far from each other as from it, or farther.
@@ -80,7 +74,7 @@ def _same_weights(sample: Sample) -> Iterator[Finding]:
 
 def _bases(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
     for name, step in recipe.steps.items():
-        at = 0 if step.kind.on_deltas else _BASE_AT.get(step.kind.name)
+        at = step.kind.base_at
         if at is None:
             continue
         base, others = step.inputs[at], [s for i, s in enumerate(step.inputs) if i != at]
@@ -132,7 +126,7 @@ def _rounded_away(recipe: Recipe, family: str, sample: Sample) -> Iterator[Findi
     known = set(sample.names)
     for name in recipe.order(recipe.result):
         step = recipe.steps[name]
-        linear = all(METHODS[recipe.steps[s].kind.name].kind == "linear" for s in recipe.order(name))
+        linear = all(recipe.steps[s].kind.kind == "linear" for s in recipe.order(name))
         if not linear or recipe.space_of(name) == "delta" or not set(recipe.leaves(name)) <= known:
             continue
         for start in (s for s in step.inputs if recipe.space_of(s) == "weight"):

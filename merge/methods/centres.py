@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from ..spot import Spot
+from .declaring import statistics
+from .elsewhere import Mecha, Mergekit
+from .method import Delta, Numbers
 from .numpy_later import np
-from .registry import Numbers, statistics
 
 
-@statistics("base *", passes=2)
-def model_stock(at: Spot):
+@statistics(
+    passes=2,
+    mergekit={
+        "model_stock": Mergekit(
+            weighted=False,
+            left_out={"filter_wise": False},
+            note="where models disagree altogether the base stays here and mergekit goes beyond it; it also takes models for less "
+            "alike where their changes are tiny (products of lengths below 1e-6)",
+        )
+    },
+    mecha=Mecha("model_stock", "*deltas", also=("model_stock_for_tensor",), read="stock", write=""),
+)
+def model_stock(*deltas: Delta, at: Spot):
     """base + t mean(d), d_t = x_t - base, t = n c / (1 + (n - 1) c), c the mean cosine of all pairs of d.
 
     The less the models agree, the nearer the base. Where c is negative the formula leads beyond the base, and t is 0. One model
@@ -31,8 +44,8 @@ def model_stock(at: Spot):
     return [t / n] * n
 
 
-@statistics("*", passes=2)
-def geometric_median(at: Spot, weights: Numbers = 1.0):
+@statistics(passes=2, mecha=Mecha("geometric_median", "*models", read="median"))
+def geometric_median(*models, at: Spot, weights: Numbers = 1.0):
     """The point whose sum of weighted distances to all models is smallest: a mean in which outliers count less.
 
     Of each tensor by itself. It is a weighted mean of the models, and its weights are found without reading them again.

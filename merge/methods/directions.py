@@ -10,12 +10,25 @@ from typing import Literal
 
 from ..fixed_order import product
 from ..spot import Spot
+from .declaring import statistics
+from .elsewhere import Mecha, Mergekit
+from .method import Numbers
 from .numpy_later import np
-from .registry import Numbers, statistics
 
 
-@statistics("a b", passes=2)
-def slerp(at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"] = "lerp"):
+@statistics(
+    passes=2,
+    mergekit={
+        "slerp": Mergekit(
+            weighted=False,
+            numbers={"t": ("alpha", None)},
+            fixed={"norms": "slerp"},
+            note="mergekit's slerp is a weighted sum below 1.8 degrees; here it is one between parallels alone",
+        )
+    },
+    mecha=Mecha("slerp", "a b alpha", {"alpha": ("alpha", 0.5)}, {"norms": "lerp"}),
+)
+def slerp(a, b, *, at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"] = "lerp"):
     """(sin((1 - alpha) w) a / |a| + sin(alpha w) b / |b|) / sin w, w the angle between a and b, times a length: a turn towards b.
 
     `norms: lerp` gives it the length (1 - alpha) |a| + alpha |b|, as sd-mecha does; `slerp` applies the same two factors to a
@@ -39,8 +52,18 @@ def slerp(at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"] = "lerp"
     return from_a * length / size_a, from_b * length / size_b
 
 
-@statistics("base a b", passes=2)
-def nuslerp(at: Spot, alpha: float = 0.5):
+@statistics(
+    passes=2,
+    mergekit={
+        "nuslerp": Mergekit(
+            "optional",
+            place="alpha",
+            without_base=("slerp", {"norms": "slerp"}),
+            left_out={"nuslerp_flatten": True, "nuslerp_row_wise": False},
+        )
+    },
+)
+def nuslerp(base, a, b, *, at: Spot, alpha: float = 0.5):
     """base + (sin((1 - alpha) w) (a - base) + sin(alpha w) (b - base)) / sin w, w the angle between a - base and b - base.
 
     SLERP of what two models learnt, in place of the models, which all point nearly the same way. mergekit's two weights are
@@ -59,8 +82,10 @@ def nuslerp(at: Spot, alpha: float = 0.5):
     return 1 - from_a - from_b, from_a, from_b
 
 
-@statistics("*", passes=2)
-def multislerp(at: Spot, weights: Numbers = 1.0):
+@statistics(
+    passes=2, mergekit={"multislerp": Mergekit("optional", on_changes=True, left_out={"normalize_weights": True})}
+)
+def multislerp(*models, at: Spot, weights: Numbers = 1.0):
     """A mean of directions: x_t / |x_t|, averaged in the tangent space at their weighted mean m, times the mean length.
 
     With u_t = x_t / |x_t| and weights that are made to add up to one: m is the direction of sum w_t u_t,
@@ -81,8 +106,17 @@ def multislerp(at: Spot, weights: Numbers = 1.0):
     return sphere.shares(sphere.walked(mean, sphere.mean_of(sphere.tangents(mean))))
 
 
-@statistics("*", passes=2)
-def karcher_mean(at: Spot, weights: Numbers = 1.0):
+@statistics(
+    passes=2,
+    mergekit={
+        "karcher": Mergekit(
+            "ignored",
+            weighted=False,
+            note="mergekit stops after ten steps or max_iter; here the mean is worked out to the last digit",
+        )
+    },
+)
+def karcher_mean(*models, at: Spot, weights: Numbers = 1.0):
     """The direction whose weighted squared angles to x_t / |x_t| are smallest (Riemannian mean), times the mean length.
 
     Found by steps along the mean of logarithms until nothing moves. Tensors that are 0 count in the mean length alone; where the
@@ -109,8 +143,8 @@ def karcher_mean(at: Spot, weights: Numbers = 1.0):
     return sphere.shares(mean)
 
 
-@statistics("a b", passes=2)
-def perpendicular(at: Spot):
+@statistics(passes=2, mecha=Mecha("perpendicular_component", "a b"))
+def perpendicular(a, b, *, at: Spot):
     """b - (a b / |a|^2) a: the part of b at right angles to a.
 
     Meant for differences. Where a is 0 it is b.
@@ -125,8 +159,8 @@ def perpendicular(at: Spot):
     return -_along(gram), 1.0
 
 
-@statistics("a b c", passes=2, result="first")
-def add_perpendicular(at: Spot, alpha: float = 1.0):
+@statistics(passes=2, result="first", base="c", mecha=Mecha(read="", write="right angles"))
+def add_perpendicular(a, b, c, *, at: Spot, alpha: float = 1.0):
     """a + alpha (d_b - (d_a d_b / |d_a|^2) d_a), d_a = a - c, d_b = b - c: add what b learnt at right angles to what a learnt.
 
     Where a is c it is add difference.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from ..spot import Spot
+from .declaring import elementwise
+from .elsewhere import Mecha, Supermerger
+from .linear import first_alone
 from .numpy_later import np
-from .registry import elementwise
 
 
 def moved(a, change):
@@ -18,7 +20,15 @@ def moved(a, change):
     return out
 
 
-@elementwise("a b c")
+@elementwise(
+    base="c",
+    becomes=first_alone,
+    supermerger=Supermerger("Add difference", "trainDifference"),
+    mecha=(
+        Mecha("train_difference_mask", "a b c alpha", read="mask", write="masked"),
+        Mecha("train_difference", "a b c alpha", read="whole", write=""),
+    ),
+)
 def train_difference(a, b, c, *, alpha: float = 1.0):
     """a + 1.8 alpha s (b - c), s = |b - a| / (|b - a| + |b - c|): add b's training on top of a, less where a is near b.
 
@@ -33,7 +43,13 @@ def train_difference(a, b, c, *, alpha: float = 1.0):
     return moved(a, 1.8 * alpha * (from_a / (both + (both == 0))) * (b - c))
 
 
-@elementwise("a b c")
+@elementwise(
+    base="c",
+    mecha=(
+        Mecha("add_opposite_mask", "a b c alpha", read="mask", write="masked"),
+        Mecha("add_opposite", "a b c alpha", read="whole", write=""),
+    ),
+)
 def add_opposite(a, b, c, *, alpha: float = 1.0):
     """a + 2 alpha s (b - c), s = |a - b| / (|a - b| + |a + b - 2 c|): add b's training where a went the other way from c.
 
@@ -48,7 +64,7 @@ def add_opposite(a, b, c, *, alpha: float = 1.0):
     return moved(a, 2 * alpha * (apart / (both + (both == 0))) * (b - c))
 
 
-@elementwise("a b c")
+@elementwise(base="c", sdnext=True)
 def multiply_difference(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     """c + sign((1 - beta) a + beta b - c) |a - c|^(1 - alpha) |b - c|^alpha: the geometric mean of two changes.
 
@@ -70,7 +86,7 @@ def _logarithm(size, power: float):
     return np.where(size == 0, -np.inf if power else 0.0, power * np.log2(size, dtype=np.float64))
 
 
-@elementwise("a b c")
+@elementwise(base="c", sdnext=True)
 def similarity_add_difference(a, b, c, *, alpha: float = 1.0, beta: float = 1.0):
     """(1 - s) (a + alpha (b - c)) + s ((1 - alpha / 2) a + alpha / 2 b), s = beta (a b / max(|a|, |b|)^2 + 1) / 2.
 
@@ -89,7 +105,13 @@ def similarity_add_difference(a, b, c, *, alpha: float = 1.0, beta: float = 1.0)
     return moved(a, added + similar * (averaged - added))
 
 
-@elementwise("a b")
+@elementwise(
+    sdnext=True,
+    supermerger=Supermerger(
+        "Weight sum", "tensor", note="tensor sum rounds to the nearest row here; supermerger rounds down"
+    ),
+    mecha=Mecha("tensor_sum", "a b width offset", {"width": ("alpha", 0.5), "offset": ("beta", 0.0)}, blocks=False),
+)
 def tensor_sum(a, b, *, at: Spot, alpha: float = 0.5, beta: float = 0.0):
     """Rows [n beta, n (alpha + beta)) of the n rows of each tensor from b, the others from a; around the end if need be.
 
@@ -124,7 +146,7 @@ def _rows(width: float, offset: float, rows: int) -> tuple[int, int, bool]:
     return round((end - 1) * rows), round(offset * rows), False
 
 
-@elementwise("x a b")
+@elementwise(mecha=Mecha("clamp", "a *bounds", also=("clip",), read="bounds"))
 def clamp(x, a, b):
     """min(max(x, min(a, b)), max(a, b)): x, where it lies between a and b, else the nearer of the two.
 

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..errors import RecipeError
-from .registry import Numbers, linear
+from .declaring import linear
+from .elsewhere import Mecha, Mergekit, Supermerger
+from .method import Delta, Numbers
+
+# -- what numbers have to be for the result to be one input, or the mean of all models below (`Becomes`) ----------------
 
 
-@linear()
-def uniform(n):
+def _between(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    return {"alpha": below[1] / sum(below) if chosen is None else float(chosen == 1)}
+
+
+def _twice(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    if chosen is None:
+        return {"alpha": below[1] / (below[0] + below[1]), "beta": below[2] / sum(below)}
+    return {"alpha": float(chosen == 1), "beta": float(chosen == 2)}
+
+
+def _of_three(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    if chosen is None:
+        return {"alpha": below[1] / sum(below), "beta": below[2] / sum(below)}
+    return {"alpha": float(chosen == 1), "beta": float(chosen == 2)}
+
+
+def _averaged(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    return {"weights": [n / sum(below) if chosen is None else float(i == chosen) for i, n in enumerate(below)]}
+
+
+def _from_base(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    return {"weights": _averaged(chosen, below)["weights"][1:], "alpha": 1.0}
+
+
+def first_alone(chosen: int | None, below: Sequence[int]) -> dict[str, Any]:
+    """Of methods that add something to their first input."""
+    return {"alpha": 0.0} if chosen == 0 else {}
+
+
+# -- the methods ------------------------------------------------------------------------------------------------------
+
+
+@linear(mecha=Mecha("n_average", "*models"))
+def uniform(*models):
     """The mean of any number of models, each with the share 1 / n.
 
     All models enter with the same weight in one step; a chain of two-model merges at 0.5 would not do that.
@@ -16,11 +55,17 @@ def uniform(n):
 
     Use: many fine-tunes of one base, none of them preferred.
     """
-    return (1 / n,) * n
+    return (1 / len(models),) * len(models)
 
 
-@linear("a b")
-def weighted_sum(alpha: float = 0.5):
+@linear(
+    becomes=_between,
+    webui="Weighted sum",
+    supermerger=Supermerger("Weight sum"),
+    sdnext=True,
+    mecha=Mecha("weighted_sum", "a b alpha", {"alpha": ("alpha", 0.5)}),
+)
+def weighted_sum(a, b, *, alpha: float = 0.5):
     """(1 - alpha) a + alpha b: alpha is the share of b; 0 gives a, 1 gives b.
 
     With a weight for each block it is the block-weighted merge, MBW.
@@ -32,8 +77,12 @@ def weighted_sum(alpha: float = 0.5):
     return 1 - alpha, alpha
 
 
-@linear()
-def weighted_average(n, weights: Numbers, normalise: bool = True):
+@linear(
+    becomes=_averaged,
+    mergekit={"linear": Mergekit("ignored", normalize=("share", True))},
+    mecha=Mecha("scale", "a alpha", read="scale", write="shares"),
+)
+def weighted_average(*models, weights: Numbers, normalise: bool = True):
     """sum w_i x_i / sum w_i over any number of models; with `normalise: false` just sum w_i x_i.
 
     Source: "greedy" and weighted soups (Wortsman et al. 2022).
@@ -42,12 +91,20 @@ def weighted_average(n, weights: Numbers, normalise: bool = True):
     """
     total = sum(weights) if normalise else 1.0
     if total == 0:
-        raise RecipeError(f"weighted_average: the {n} weights sum to 0 and cannot be normalised")
+        raise RecipeError(f"weighted_average: the {len(models)} weights sum to 0 and cannot be normalised")
     return tuple(w / total for w in weights)
 
 
-@linear("a b c", result="first")
-def add_difference(alpha: float = 1.0):
+@linear(
+    result="first",
+    base="c",
+    becomes=first_alone,
+    webui="Add difference",
+    supermerger=Supermerger("Add difference"),
+    sdnext=True,
+    mecha=Mecha("add_difference", "a b alpha", read="added", write="added"),
+)
+def add_difference(a, b, c, *, alpha: float = 1.0):
     """a + alpha (b - c): move a by what turned c into b.
 
     alpha may exceed 1 or be negative. With a = c and alpha = 2 it is the amplified difference, 2 b - c.
@@ -59,8 +116,8 @@ def add_difference(alpha: float = 1.0):
     return 1.0, alpha, -alpha
 
 
-@linear("a b c")
-def sum_twice(alpha: float = 0.5, beta: float = 0.5):
+@linear(becomes=_twice, supermerger=Supermerger("sum Twice"), sdnext=True, mecha=Mecha(read="", write="twice"))
+def sum_twice(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     """(1 - beta) ((1 - alpha) a + alpha b) + beta c: two weighted sums, one after the other, rounded once.
 
     Source: "sum twice" of SuperMerger.
@@ -70,8 +127,8 @@ def sum_twice(alpha: float = 0.5, beta: float = 0.5):
     return (1 - beta) * (1 - alpha), (1 - beta) * alpha, beta
 
 
-@linear("a b c")
-def triple_sum(alpha: float = 0.33, beta: float = 0.33):
+@linear(becomes=_of_three, supermerger=Supermerger("Triple sum"), sdnext=True, mecha=Mecha(read="", write="shares"))
+def triple_sum(a, b, c, *, alpha: float = 0.33, beta: float = 0.33):
     """(1 - alpha - beta) a + alpha b + beta c.
 
     Source: "triple sum" of SuperMerger.
@@ -81,8 +138,12 @@ def triple_sum(alpha: float = 0.33, beta: float = 0.33):
     return 1 - alpha - beta, alpha, beta
 
 
-@linear("a")
-def copy():
+@linear(
+    webui="No interpolation",
+    mergekit={"passthrough": Mergekit("ignored", weighted=False, scaled=True)},
+    mecha=Mecha(read="", write="same"),
+)
+def copy(a):
     """a, unchanged but for the output's dtype and the components taken from elsewhere.
 
     Source: "no interpolation" of the A1111 merger.
@@ -92,8 +153,8 @@ def copy():
     return (1.0,)
 
 
-@linear("a b", result="delta")
-def subtract():
+@linear(base="b", mecha=Mecha("subtract", "a b", read="minus"))
+def subtract(a, b) -> Delta:
     """a - b: what turned b into a (the task vector of a, when b is its base).
 
     The result is a difference, no model: other steps add it to one.
@@ -105,8 +166,12 @@ def subtract():
     return 1.0, -1.0
 
 
-@linear("a difference", result="first", deltas=frozenset({"difference"}))
-def add(alpha: float = 1.0):
+@linear(
+    result="first",
+    becomes=first_alone,
+    mecha=Mecha("add_difference", "a b alpha", {"alpha": ("alpha", 1.0)}, read=""),
+)
+def add(a, difference: Delta, *, alpha: float = 1.0):
     """a + alpha difference: add what `subtract` made, or a LoRA, to a model (or to another difference).
 
     Source: task arithmetic (Ilharco et al. 2023).
@@ -116,8 +181,19 @@ def add(alpha: float = 1.0):
     return 1.0, alpha
 
 
-@linear("base *")
-def task_arithmetic(n, weights: Numbers = 1.0, alpha: float = 1.0):
+@linear(
+    becomes=_from_base,
+    mergekit={
+        "task_arithmetic": Mergekit(
+            numbers={"lambda": ("alpha", 1.0)},
+            normalize=("divide", False),
+            left_out={"rescale": False},
+            without_effect=("density",),
+        )
+    },
+    mecha=Mecha(read="", write="tasks"),
+)
+def task_arithmetic(*deltas: Delta, weights: Numbers = 1.0, alpha: float = 1.0):
     """base + alpha sum w_t (x_t - base): add the task vectors of any number of models, or LoRAs, to their base.
 
     A model enters with its difference from the base, a LoRA or a difference as it is.
@@ -129,8 +205,8 @@ def task_arithmetic(n, weights: Numbers = 1.0, alpha: float = 1.0):
     return tuple(alpha * w for w in weights)
 
 
-@linear("a b")
-def weighted_subtraction(alpha: float = 0.5, beta: float = 0.5):
+@linear(sdnext=True, mecha=Mecha(read="", write="shares"))
+def weighted_subtraction(a, b, *, alpha: float = 0.5, beta: float = 0.5):
     """(a - alpha beta b) / (1 - alpha beta): take b out of a, with the shares adding up to one.
 
     Source: "weighted subtraction" of sd-meh and sd-mecha.

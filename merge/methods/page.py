@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .registry import METHODS, Method, Parameter
+from .method import Method, Parameter
+from .registry import METHODS
 
 _HEAD = """\
 # Merge methods

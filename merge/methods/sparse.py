@@ -9,16 +9,61 @@ from typing import Literal
 
 from ..spot import Spot
 from .combining import Combine, Elect
+from .declaring import statistics
+from .elsewhere import Mecha, Mergekit
+from .method import Delta, Numbers, Share
 from .numpy_later import np
-from .registry import Numbers, Share, statistics
 
 Rescale = Literal["density", "l1", "none"]
 # Bytes that `selection` counts in for each model and rank: 65,536 numbers of four bytes.
 _COUNTERS = 1 << 18
+# What mergekit's methods of this kind have in common.
+_SPARSE: dict[str, tuple[str, float | None]] = {"lambda": ("alpha", 1.0), "density": ("density", 1.0)}
+_SUM, _SIGNS, _UNSCALED = {"elect": "none", "combine": "sum"}, {"elect": "sum"}, {"rescale": False}
+_ZERO = "where neither sign wins the base stays here; mergekit elects plus"
+_CHANCE = "which elements are dropped depends on the generator of random numbers: never the same as mergekit's"
 
 
-@statistics("base *", passes=5, working=_COUNTERS)
+def _crumbs(fixed: dict[str, str], normalize: Literal["mean", "divide"], note: str = "") -> Mergekit:
+    numbers = {**_SPARSE, "gamma": ("gamma", 0.01)}
+    return Mergekit(numbers=numbers, fixed=fixed, normalize=(normalize, False), left_out=_UNSCALED, note=note)
+
+
+def _by_chance(fixed: dict[str, str], normalize: Literal["mean", "divide"]) -> Mergekit:
+    return Mergekit(numbers=_SPARSE, fixed=fixed, normalize=(normalize, False), rescale=True, note=_CHANCE)
+
+
+def _by_rank(fixed: dict[str, str], normalize: Literal["mean", "divide"], usual: bool) -> Mergekit:
+    numbers = {**_SPARSE, "epsilon": ("epsilon", 0.15)}
+    return Mergekit(
+        numbers=numbers,
+        fixed=fixed,
+        normalize=(normalize, usual),
+        rescale=True,
+        half_widths=("epsilon",),
+        note=_CHANCE,
+    )
+
+
+@statistics(
+    passes=5,
+    working=_COUNTERS,
+    mergekit={
+        "ties": Mergekit(
+            numbers=_SPARSE,
+            fixed={"elect": "sum", "trim": "count"},
+            normalize=("mean", True),
+            left_out=_UNSCALED,
+            note=_ZERO,
+        )
+    },
+    mecha=(
+        Mecha("ties_sum", "*models", read="trimmed", write="trimmed"),
+        Mecha("ties_sum_extended", "*models", read="trimmed or stock", write=""),
+    ),
+)
 def ties(
+    *deltas: Delta,
     at: Spot,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
@@ -64,8 +109,13 @@ def ties(
     return (yield from combined(kept if density > 0 else _nothing, weights, alpha, elect, combine))
 
 
-@statistics("base *", passes=4, working=2 * _COUNTERS)
+@statistics(
+    passes=4,
+    working=2 * _COUNTERS,
+    mergekit={"breadcrumbs": _crumbs(_SUM, "divide"), "breadcrumbs_ties": _crumbs(_SIGNS, "mean", _ZERO)},
+)
 def breadcrumbs(
+    *deltas: Delta,
     at: Spot,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
@@ -101,8 +151,16 @@ def breadcrumbs(
     return (yield from combined(kept if count else _nothing, weights, alpha, elect, combine))
 
 
-@statistics("base *", passes=3)
+@statistics(
+    passes=3,
+    mergekit={"dare_linear": _by_chance(_SUM, "divide"), "dare_ties": _by_chance(_SIGNS, "mean")},
+    mecha=(
+        Mecha("ties_sum_with_dropout", "*deltas", read="dropped", write="dropped"),
+        Mecha("dropout", "*deltas", read="dropped alone", write=""),
+    ),
+)
 def dare(
+    *deltas: Delta,
     at: Spot,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
@@ -138,8 +196,15 @@ def dare(
     return (yield from combined(_scaled(kept, factors), weights, alpha, elect, combine))
 
 
-@statistics("base *", passes=4, working=1 << 19, rows=True)
+@statistics(
+    passes=4,
+    working=1 << 19,
+    rows=True,
+    mergekit={"della": _by_rank(_SIGNS, "mean", True), "della_linear": _by_rank(_SUM, "divide", False)},
+    mecha=Mecha(read="", write="dropped by rank"),
+)
 def della(
+    *deltas: Delta,
     at: Spot,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
@@ -191,8 +256,18 @@ def della(
     return (yield from combined(_scaled(kept, factors), weights, alpha, elect, combine))
 
 
-@statistics("base *", passes=4, working=_COUNTERS)
-def sce(at: Spot, alpha: float = 1.0, density: Share = 0.1):
+@statistics(
+    passes=4,
+    working=_COUNTERS,
+    mergekit={
+        "sce": Mergekit(
+            weighted=False,
+            numbers={"select_topk": ("density", 1.0)},
+            note=f"{_ZERO}; and it weighs models evenly where their changes are tiny (mean squares below 1e-6)",
+        )
+    },
+)
+def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
     """base + alpha sum(e_t d_t) / sum(e_t) over models of the elected sign, d_t = x_t - base where the models differ most.
 
     Select: the share `density` of the elements that differ at all is kept, those with the largest variance over the models, and

@@ -12,14 +12,15 @@ difference for LoRAs, which have few directions.
 
 from __future__ import annotations
 
+from .declaring import whole
+from .method import Delta, Numbers
 from .numpy_later import np
-from .registry import Numbers, whole
 
 _STEP = 2.0**-23  # of fp32
 
 
-@whole("base *", working=28)
-def iso_c(*deltas, weights: Numbers = 1.0, alpha: float = 1.0, z: float = 0.0):
+@whole(working=28)
+def iso_c(*deltas: Delta, weights: Numbers = 1.0, alpha: float = 1.0, z: float = 0.0):
     """base + alpha U S' V, U S V = sum w_t (x_t - base), S' = m + z (S - m), m the mean of S: every direction equally strong.
 
     z = 0 is isotropic merging, 1 task arithmetic; between them the spectrum is flattened in part, above 1 sharpened ("Iso-Z" at
@@ -40,8 +41,8 @@ def iso_c(*deltas, weights: Numbers = 1.0, alpha: float = 1.0, z: float = 0.0):
     return _shaped(alpha, total, deltas)
 
 
-@whole("base *", working=60)
-def iso_cts(*deltas, weights: Numbers = 1.0, alpha: float = 1.0, common: float = 0.8):
+@whole(working=60)
+def iso_cts(*deltas: Delta, weights: Numbers = 1.0, alpha: float = 1.0, common: float = 0.8):
     """base + alpha m U V: the strongest directions of the sum, and own ones of each model in place of its weakest, equally strong.
 
     U and V are the first `common` of the directions of D = sum w_t d_t, d_t = x_t - base, and for each model an equal number of
@@ -67,8 +68,8 @@ def iso_cts(*deltas, weights: Numbers = 1.0, alpha: float = 1.0, common: float =
     return _shaped(alpha * level, _polar(lefts)[1] @ _polar(rights)[1], deltas)
 
 
-@whole("base *", working=40)
-def tsv(*deltas, weights: Numbers = 1.0, alpha: float = 1.0, keep: float = 0.0):
+@whole(working=40)
+def tsv(*deltas: Delta, weights: Numbers = 1.0, alpha: float = 1.0, keep: float = 0.0):
     """base + alpha sum U_t S_t V_t: the strongest directions of each w_t (x_t - base), made orthogonal to the other models'.
 
     Each of n models keeps 1 / n of its directions, at least one; `keep` names another share. All U_t together, and all V_t, are

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .registry import structural
+from .declaring import structural
+from .elsewhere import Mecha
 
 Component = Literal["unet", "text_encoders", "clip_l", "clip_g", "clip_h", "vae"]
 
 
-@structural("a b")
-def fallback(a, b, key, *, has):
+@structural(mecha=Mecha("fallback", "a default", read="default"))
+def fallback(a, b, *, has):
     """a, and where the models of a lack a tensor, b.
 
     Source: `fallback` of sd-mecha.
@@ -20,8 +21,8 @@ def fallback(a, b, key, *, has):
     return a if has(a) else b
 
 
-@structural("a b")
-def pick_component(a, b, key, *, place, component: Component):
+@structural(mecha=Mecha("pick_component", "a component", read="component", write="component"))
+def pick_component(a, b, *, place, component: Component):
     """a, but for the named component, which is b's.
 
     `text_encoders` are all of them. The recipe's `components` do the same for the result of all steps; this is for steps
@@ -34,8 +35,8 @@ def pick_component(a, b, key, *, place, component: Component):
     return b if place.component == component or (component == "text_encoders" and place.text) else a
 
 
-@structural("a")
-def exchange_ema(a, key, *, place, ema):
+@structural(mecha=Mecha("exchange_ema", "model", also=("exchange_ema_'sd1-ldm'",), read="model", write=""))
+def exchange_ema(a, *, place, ema):
     """a, with the moving average of its UNET in place of the UNET that training ended with.
 
     The model has to hold EMA weights (`model_ema.*`), as unpruned checkpoints do.

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.user_code import in_words
 from ...checkpoints.wording import counted
 from ...merge import merge
 from ...merge.live import HeldMerge
 from ..errors import SearchError
 from ..shots import Shot
-from ..user_code import in_words, load_function
+from ..user_code import load_function
 from .contract import Generator, NoImageError
 from .settings import Settings, checked
 

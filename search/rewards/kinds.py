@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.errors import nearest
+from ...checkpoints.user_code import in_words
 from ..errors import SearchError
-from ..user_code import in_words, load_function
+from ..user_code import load_function
 from .contract import Reward
 from .options import checked_options
 

@@ -14,6 +14,8 @@ from tiny import leftovers, load, raw
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.stream import Cancelled
 from unetscope.dashboard import jobs, scanning, worker
+from unetscope.dashboard.launch import launch
+from unetscope.dashboard.own_methods import METHODS_VARIABLE
 from unetscope.merge import Recipe, merge
 
 # Seconds until something is taken for hung.
@@ -50,6 +52,32 @@ def test_a_merge_runs_in_another_process_and_gives_the_engines_bytes(models, tmp
     assert {k: raw(t) for k, t in made.items()} == {k: raw(t) for k, t in same.items()}
     again = wait_for(jobs.submit("merge", "Again", job.arguments).id)
     assert again.status == "failed" and "exists already" in again.error
+
+
+def test_a_merge_by_a_method_of_the_users_own_runs_where_the_app_was_started_with_its_file(
+    models, tmp_path, monkeypatch
+):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from unetscope.merge import linear\n\n@linear\ndef own_mix(a, b):\n    'a / 4 + 3 b / 4.'\n    return 0.25, 0.75\n",
+        encoding="utf-8",
+    )
+    named = {"a": str(models / "base.safetensors"), "b": str(models / "tuned.safetensors")}
+    recipe = {"models": named, "steps": {"mix": {"method": "own_mix", "inputs": ["a", "b"]}}, "methods": [str(file)]}
+    arguments = {"recipe": recipe, "output": str(models / "own.safetensors"), "overwrite": False}
+    refused = wait_for(jobs.submit("merge", "Merge own", arguments).id)
+    assert refused.status == "failed" and "--methods mine.py" in refused.error
+    assert not (models / "own.safetensors").exists()
+
+    environments = []
+    monkeypatch.setattr(subprocess, "call", lambda words, env: environments.append(env) or 0)
+    assert launch(methods=[file]) == 0
+    monkeypatch.setenv(METHODS_VARIABLE, environments[0][METHODS_VARIABLE])
+    assert wait_for(jobs.submit("merge", "Merge own", arguments).id).status == "done"
+    weights = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.75}
+    merge(Recipe.parse({"models": named, "steps": {"mix": weights}}), tmp_path / "same.safetensors")
+    made, same = load(models / "own.safetensors"), load(tmp_path / "same.safetensors")
+    assert {k: raw(t) for k, t in made.items()} == {k: raw(t) for k, t in same.items()}
 
 
 def test_jobs_run_in_order_one_at_a_time(task):

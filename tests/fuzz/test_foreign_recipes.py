@@ -13,7 +13,7 @@ from unetscope.checkpoints import UnetscopeError
 from unetscope.checkpoints.history import merge_history
 from unetscope.merge import Recipe
 from unetscope.merge.exchange import Request, to_mecha
-from unetscope.merge.exchange.mergekit import METHODS_OF_MERGEKIT
+from unetscope.merge.exchange.mergekit import methods_of_mergekit
 from unetscope.merge.exchange.reading import import_text
 from unetscope.merge.exchange.recorded import from_metadata
 
@@ -149,7 +149,7 @@ def test_any_graph_of_sd_mecha(nodes, versioned, partial):
 @FUZZ
 @given(
     ANYTHING,
-    st.sampled_from(sorted(METHODS_OF_MERGEKIT)),
+    st.sampled_from(sorted(methods_of_mergekit())),
     ANYTHING,
     ANYTHING,
     ANYTHING,
