@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from places import place
 from safetensors import safe_open
 from tiny import load
 
 import unetscope
-from unetscope.checkpoints.blocks import place
 from unetscope.cli import main
 from unetscope.merge import METHODS, MethodError, Recipe, RecipeError, load_methods, merge
 from unetscope.merge.exchange import to_mecha
