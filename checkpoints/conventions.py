@@ -139,6 +139,14 @@ class Convention:
         fits = self.lengths(family)
         if not fits:
             return f"Convention {self.name!r} has no weight vector for {family.title}; take {_usual(family)!r}."
+        known = list(dict.fromkeys(n for f in FAMILIES for n in self.lengths(f)))
+        if length not in known and self.name in family.conventions:
+            others = [c.name for c in CONVENTIONS.values() if any(length in c.lengths(f) for f in FAMILIES)]
+            hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
+            return (
+                f"A weight vector of {length} values fits no architecture in convention {self.name!r}, which has vectors of "
+                f"{', '.join(map(str, known))} values{hint}."
+            )
         message = (
             f"A weight vector of {length} values does not fit {family.title} in convention {self.name!r}, "
             f"which has {_either(fits)} values"

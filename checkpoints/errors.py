@@ -4,6 +4,13 @@ Every message is one clear sentence: the file, the key, what was expected, what 
 The command line prints it and exits with code 2; nothing half-written is left behind.
 """
 
+from __future__ import annotations
+
+from pathlib import PurePath
+
+# So much of another program's message is shown.
+_SHOWN = 300
+
 
 class UnetscopeError(Exception):
     """Base of every error that Unetscope raises for a user's mistake."""
@@ -28,3 +35,13 @@ def nearest(name: str, known) -> str:
     by_fold = {str(k).casefold(): str(k) for k in known}
     close = get_close_matches(str(name).casefold(), by_fold, n=2, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(by_fold[c]) for c in close)}?)" if close else ""
+
+
+def in_words(error: BaseException) -> str:
+    """An error of other people's code in a line: its type, what it says, and where it arose."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" ({PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
+    said = " ".join(str(error).split())[:_SHOWN]
+    return f"{type(error).__name__}: {said}{place}"

@@ -3,19 +3,23 @@
 A record is a value of the kind's class at the top of a module: `FLUX1 = Family(id="flux1", ...)`. The modules of the kind's
 folder are read when the first record is asked for; after them the entry points of its group, each of which names a record, a
 list of records, or a module that holds some. A name that is taken is refused, so nothing is replaced in silence.
+
+Where a record drags much behind it, or needs packages that not everybody has, `OnDemand` knows names alone and imports what is
+asked for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from .errors import UnetscopeError, nearest
+from .errors import UnetscopeError, in_words, nearest
 
 Record = TypeVar("Record")
 
@@ -55,7 +59,7 @@ class Registry(Mapping[str, Record]):
         self._first = tuple(first)
         self._records: dict[str, Record] = {}
         self._homes: dict[str, str] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
         self._lock = threading.RLock()
 
     def register(self, record: Record, home: str = "") -> Record:
@@ -86,6 +90,14 @@ class Registry(Mapping[str, Record]):
         """Add every record that stands at the top of a module; returns them."""
         found = [value for value in vars(module).values() if isinstance(value, self.record)]
         return [self.register(record, home or module.__name__) for record in found]
+
+    def reread(self) -> None:
+        """Forget everything; the next who asks finds what is there then, as tests do that install a package."""
+        with self._lock:
+            self._records.clear()
+            self._homes.clear()
+            self._loaded = False
+            _entry_points.cache_clear()
 
     def forget(self, name: str) -> None:
         """Take a record out again, as tests do with what they added."""
@@ -118,30 +130,43 @@ class Registry(Mapping[str, Record]):
         if self._loaded:
             return
         with self._lock:
-            if self._loaded:
+            if self._loaded or self._loading:  # a module that asks while it is read sees what is there so far
                 return
-            self._loaded = True  # a module that asks while it is read sees what is there so far
+            self._loading = True
+            before = dict(self._records), dict(self._homes)
             try:
-                folder = Path(next(iter(import_module(self._package).__path__)))
-                names = sorted(file.stem for file in folder.glob("*.py") if not file.name.startswith("_"))
-                for name in (*self._first, *(n for n in names if n not in self._first)):
-                    self.register_module(import_module(f"{self._package}.{name}"))
-                for point in entry_points(group=self.group):
+                self._read_built_in()
+                for point in _entry_points().select(group=self.group):
                     self._add_entry_point(point)
+                self._loaded = True
             except BaseException:
-                self._loaded = False
+                self._records, self._homes = before
                 raise
+            finally:
+                self._loading = False
 
-    def _add_entry_point(self, point: EntryPoint) -> None:
-        home = f"entry point {point.name} of {self.group} ({point.value})"
+    def _read_built_in(self) -> None:
+        folder = Path(next(iter(import_module(self._package).__path__)))
+        names = sorted(file.stem for file in folder.glob("*.py") if not file.name.startswith("_"))
+        for name in (*self._first, *(n for n in names if n not in self._first)):
+            self.register_module(import_module(f"{self._package}.{name}"))
+
+    def _home_of(self, point: EntryPoint) -> str:
+        return f"entry point {point.name} of {self.group} ({point.value})"
+
+    def _imported(self, point: EntryPoint, home: str) -> Any:
         try:
-            made = point.load()
+            return point.load()
         except UnetscopeError as error:  # a record that was refused where it was made, in a sentence
             raise self._error(f"{home}: {error}") from None
         except Exception as error:  # other people's code
             raise self._error(
-                f"{home}: its package cannot be imported ({type(error).__name__}: {error}); update or uninstall it"
+                f"{home}: its package cannot be imported ({in_words(error)}); update or uninstall it"
             ) from error
+
+    def _add_entry_point(self, point: EntryPoint) -> None:
+        home = self._home_of(point)
+        made = self._imported(point, home)
         if isinstance(made, ModuleType):
             if not self.register_module(made, home):
                 raise self._error(f"{home}: the module holds no {self.kind}; expected a {self.record.__name__}")
@@ -160,3 +185,52 @@ class Registry(Mapping[str, Record]):
     def __len__(self) -> int:
         self._load()
         return len(self._records)
+
+
+@cache
+def _entry_points() -> EntryPoints:
+    """Those of all groups: every installed package is looked at, which no registry need do again."""
+    return entry_points()
+
+
+class OnDemand(Registry[EntryPoint]):
+    """Records by name that are imported one by one, when they are asked for.
+
+    The names of the built-in ones stand in a table, those of other people's in their entry points; `imported` gives what a name
+    stands for. What cannot be imported is in nobody's way but of those who ask for it.
+
+    Args:
+        kind: what a record is called in messages (`reward`).
+        package: that the table's modules are in.
+        group: the entry point group of other people's records.
+        table: name -> `module:class` of the built-in ones.
+        error: the class of this registry's own errors.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str,
+        table: Mapping[str, str],
+        *,
+        error: type[UnetscopeError] = RegistryError,
+    ):
+        super().__init__(kind, EntryPoint, package, group, name=lambda point: point.name, error=error)
+        self._table = [EntryPoint(name, f"{package}.{place}", group) for name, place in table.items()]
+
+    def imported(self, name: str) -> Any:
+        """What the name stands for.
+
+        Raises:
+            UnetscopeError: there is no such name, or its module cannot be imported.
+        """
+        point = self.named(name)
+        return self._imported(point, f"{self.kind} {name} ({self.home(name)})")
+
+    def _read_built_in(self) -> None:
+        for point in self._table:
+            self.register(point, point.value)
+
+    def _add_entry_point(self, point: EntryPoint) -> None:
+        self.register(point, self._home_of(point))

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from .errors import UnetscopeError
-
-_SHOWN = 300
+from .errors import UnetscopeError, in_words
 
 
 def run_file(path: Path, name: str, text: bytes | None = None) -> ModuleType:
@@ -50,13 +48,3 @@ def load_module(source: str, folder: Path, where: str, error: type[UnetscopeErro
         return run_file(path, f"_unetscope_{path.stem}") if source.endswith(".py") else importlib.import_module(source)
     except Exception as raised:  # whatever a user's code does when it is run
         raise error(f"{where}: {source} cannot be imported: {in_words(raised)}") from raised
-
-
-def in_words(error: BaseException) -> str:
-    """An error of the user's code in a line: its type, what it says, and where it arose."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
-    said = " ".join(str(error).split())[:_SHOWN]
-    return f"{type(error).__name__}: {said}{place}"

@@ -15,9 +15,6 @@ from typing import Any, TypedDict
 
 import streamlit as st
 
-from ..diagrams.palette import VIRIDIS
-from ..diagrams.theme import stylesheet
-
 _FOLDER = Path(__file__).parent / "diagram_component"
 # The parts of the component's script, in the order in which they are joined into one module.
 _SCRIPT = ("view.js", "items.js", "weights.js", "shares.js", "prediction.js", "diagram.js")
@@ -160,6 +157,8 @@ def _plain(gram: Gram | None) -> dict[str, Any] | None:
     """The Gram matrices as JSON, with defaults and the palette that the page colours with."""
     if gram is None:
         return None
+    from ..diagrams.palette import VIRIDIS
+
     count = len(gram["models"])
     return {
         "labels": {label: [[float(v) for v in row] for row in matrix] for label, matrix in gram["labels"].items()},
@@ -174,6 +173,8 @@ def _plain(gram: Gram | None) -> dict[str, Any] | None:
 @cache
 def _component():
     """The diagram, registered once."""
+    from ..diagrams.theme import stylesheet
+
     css = (_FOLDER / "diagram.css").read_text(encoding="utf-8") + stylesheet("light") + stylesheet("dark")
     script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPT)
     html = (_FOLDER / "diagram.html").read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ import streamlit as st
 
 from . import jobs
 from .jobs import Job
-from .tasks import TASKS
 from .wording import ago, duration, plain, size
 
 _REFRESH_SECONDS = 0.5
@@ -22,7 +21,7 @@ def progress_line(job: Job) -> str:
         return "stopping at the next piece"
     if not job.total:
         return "starting"
-    if TASKS[job.kind].counts == "files":
+    if job.task.counts == "files":
         return f"{job.done} of {job.total} · {plain(job.doing)}"
     parts = [f"{size(job.done)} of {size(job.total)}"]
     if job.rate:
@@ -75,7 +74,7 @@ def _follow(own: str, key: str) -> None:
         st.rerun()
     jobs.tend()
     st.progress(job.share, text=f"{plain(job.title)}: {progress_line(job)}")
-    what = TASKS[job.kind].verb.lower()
+    what = job.task.verb.lower()
     stop = st.button(
         "Cancel", key=f"cancel-{own}-{key}", disabled=job.stopping, help=f"Stop: {what}. Nothing is left behind."
     )

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .lock import ProcessLock
+from .page import task_named
 from .records import read_json, state_folder, write_json
-from .tasks import LANES, TASKS, Lane
+from .tasks import LANES, Lane, Task
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
@@ -47,7 +48,7 @@ class Job:
 
     Attributes:
         id: sorts by time of submission.
-        kind: one of `tasks.TASKS`.
+        task: what is done.
         title: for people.
         arguments: of the task.
         identity: two jobs of the same identity compute the same thing; empty for none.
@@ -61,7 +62,7 @@ class Job:
     """
 
     id: str
-    kind: str
+    task: Task
     title: str
     arguments: dict[str, Any]
     identity: str = ""
@@ -79,8 +80,12 @@ class Job:
     folder: Path = field(default=Path(), repr=False)
 
     @property
+    def kind(self) -> str:
+        return self.task.kind
+
+    @property
     def lane(self) -> Lane:
-        return TASKS[self.kind].lane
+        return self.task.lane
 
     @property
     def ended(self) -> bool:
@@ -111,7 +116,9 @@ def submit(kind: str, title: str, arguments: dict[str, Any], *, identity: str = 
     Raises:
         KeyError: there is no such kind.
     """
-    lane = TASKS[kind].lane
+    task = task_named(kind)
+    if task is None:
+        raise KeyError(kind)
     if identity and (same := newest(kind, identity)) and not same.ended and not same.stopping:
         return same
     now = time.time()
@@ -121,7 +128,7 @@ def submit(kind: str, title: str, arguments: dict[str, Any], *, identity: str = 
     folder = jobs_folder() / own
     record = {"kind": kind, "title": title, "arguments": arguments, "identity": identity, "created": now}
     write_json(folder / "job.json", record)
-    start_worker(lane, force=True)
+    start_worker(task.lane, force=True)
     return _read(folder)
 
 
@@ -226,14 +233,15 @@ def _is_starting(lane: Lane) -> bool:
 
 def _read(folder: Path) -> Job | None:
     record, state, moved = (read_json(folder / f"{name}.json") for name in ("job", "state", "progress"))
-    if not isinstance(record, dict) or record.get("kind") not in TASKS:
+    task = task_named(record.get("kind")) if isinstance(record, dict) else None
+    if task is None:
         return None
     state = state if isinstance(state, dict) else {}
     asked = (folder / "cancel").exists()
     status = state.get("status", "cancelled" if asked else "queued")
     return Job(
         id=folder.name,
-        kind=record["kind"],
+        task=task,
         title=record.get("title", ""),
         arguments=record.get("arguments", {}),
         identity=record.get("identity", ""),

@@ -8,16 +8,16 @@ import streamlit as st
 
 from . import jobs
 from .job_view import show_job
-from .measuring import Measurement, kept
+from .measuring import kept
 
 
 def offer(
-    kind: Measurement, identity: str, title: str, arguments: dict[str, Any], button: str, *, help: str | None = None
+    kind: str, identity: str, title: str, arguments: dict[str, Any], button: str, *, help: str | None = None
 ) -> bool:
     """Whether a measurement is there; if not, a way to it: a button, or the job that is on its way.
 
     Args:
-        kind: the kind of job.
+        kind: of the task, which a page's record holds.
         identity: what the result is kept under.
         title: of the job, for people.
         arguments: of the job.

@@ -1,4 +1,4 @@
-"""The tasks that measure: statistics, differences, comparisons and traces, and what they found, kept on disk.
+"""The tasks that measure: statistics, differences, comparisons and traces; and where every measuring task keeps what it found.
 
 What is kept is named after the files' identities, so it is found again after a restart and forgotten when a file changes.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stream import Progress
 from .library import identity_of
@@ -22,22 +22,21 @@ if TYPE_CHECKING:
     from ..analysis.difference import Difference
     from ..analysis.statistics import Statistics
 
-Measurement = Literal["statistics", "difference", "comparison", "trace"]
 # Part of the name of what is kept; a change of its form counts as never measured.
 _FORM = 1
 
 
-def identity_for(kind: Measurement, identities: Sequence[str | None]) -> str:
+def identity_for(kind: str, identities: Sequence[str | None]) -> str:
     """What a measurement of these files, in this order, is kept under; None stands for a file that was not given."""
     text = "\n".join([kind, str(_FORM), *(identity or "-" for identity in identities)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _file(kind: Measurement, identity: str) -> Path:
+def _file(kind: str, identity: str) -> Path:
     return cache_folder() / kind / f"{identity}.json"
 
 
-def kept(kind: Measurement, identity: str) -> dict[str, Any] | None:
+def kept(kind: str, identity: str) -> dict[str, Any] | None:
     """What was found, as plain data; None when it has not been measured."""
     file = _file(kind, identity)
     try:
@@ -53,7 +52,8 @@ def _read(file: Path, changed: int) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _keep(kind: Measurement, identity: str, found: dict[str, Any]) -> dict[str, Any]:
+def keep(kind: str, identity: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Keep what was found, as plain data, for `kept`; what a measuring task returns."""
     write_json(_file(kind, identity), found)
     return {"identity": identity, "sentences": found.get("sentences", [])}
 
@@ -79,7 +79,7 @@ def run_statistics(arguments: dict[str, Any], progress: Progress, cancel: thread
         filled = counts.nonzero()[0]
         histograms[label] = {"bins": filled.tolist(), "counts": counts[filled].tolist()}
     plain = {"name": found.name, "terms": found.terms.to_dict("list"), "histograms": histograms}
-    return _keep("statistics", identity, plain)
+    return keep("statistics", identity, plain)
 
 
 def kept_statistics(file_identity: str) -> Statistics | None:
@@ -121,7 +121,7 @@ def run_difference(arguments: dict[str, Any], progress: Progress, cancel: thread
         "notes": list(found.notes),
         "sentences": sentences(found),
     }
-    return _keep("difference", identity, plain)
+    return keep("difference", identity, plain)
 
 
 def kept_difference(identity: str) -> Difference | None:
@@ -161,7 +161,7 @@ def run_comparison(arguments: dict[str, Any], progress: Progress, cancel: thread
         "components": found.components,
         "left_out": found.left_out,
     }
-    return _keep("comparison", identity, plain)
+    return keep("comparison", identity, plain)
 
 
 def comparison_identity(identities: Sequence[str], reference: int | None) -> str:
@@ -201,4 +201,4 @@ def run_trace(arguments: dict[str, Any], progress: Progress, cancel: threading.E
     with ExitStack() as stack:
         merged, base, *among = (_opened(stack, path) for path in paths)
         report = trace(merged, among, base=base, progress=progress, cancel=cancel)
-    return _keep("trace", identity, report.to_plain() | {"yaml": report.recipe_yaml()})
+    return keep("trace", identity, report.to_plain() | {"yaml": report.recipe_yaml()})

@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 from .launch import command
+from .page import Scene, in_order
 
 WIDTH, HEIGHT = 1280, 800
 _ARGUMENTS = [
@@ -117,15 +118,6 @@ def prepare(models: Path) -> None:
     write_log(models / "automb-log.csv")
 
 
-def search_tiny_models(run: Path) -> None:
-    """The search of `examples/tiny_models/quick.yaml`, with its images: a quarter of a minute on one core."""
-    from ..search.loop import search
-    from ..search.study import Study
-
-    quick = Path(__file__).parent.parent / "examples" / "tiny_models" / "quick.yaml"
-    search(Study.load(quick), run, say=lambda text: None)
-
-
 def write_log(path: Path, trials: int = 60) -> None:
     """A log of 27 weights as AutoMBW writes it, of a formula that likes the first blocks of B and the last ones of A."""
     random = Random(1)
@@ -141,13 +133,20 @@ def write_log(path: Path, trials: int = 60) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def take(page: Any, address: str, folder: Path, suffix: str) -> list[Path]:
-    """One picture of each page, as people see it after the usual first clicks."""
+def scenes() -> dict[str, tuple[str, Scene]]:
+    """Name of a picture -> address of its page, and what the page says of it."""
+    pages = in_order()
+    address = {page.id: "" if page is pages[0] else page.id for page in pages}
+    return {scene.name: (address[page.id] + scene.query, scene) for page in pages for scene in page.scenes}
+
+
+def take(page: Any, address: str, folder: Path, suffix: str, wanted: dict[str, tuple[str, Scene]]) -> list[Path]:
+    """The pictures, as people see pages after the usual first clicks."""
     taken = []
-    for name, (path, act) in SCENES.items():
+    for name, (path, scene) in wanted.items():
         page.goto(f"{address}/{path}")
         settle(page)
-        act(page)
+        _act(page, scene)
         settle(page)
         target = folder / f"{name}_{suffix}.png"
         page.screenshot(path=target)
@@ -155,60 +154,38 @@ def take(page: Any, address: str, folder: Path, suffix: str) -> list[Path]:
     return taken
 
 
-def _as_it_is(page: Any) -> None:
-    page.wait_for_timeout(800)
-
-
-def _at_images(page: Any) -> None:
-    """The Search page from its images on."""
-    page.wait_for_timeout(800)
-    heading = page.get_by_text("Images of the best trial and the baselines")
-    heading.evaluate("element => element.scrollIntoView({block: 'start'})")
-    page.wait_for_timeout(800)
-
-
-def _start(name: str):
-    def act(page: Any) -> None:
-        button = page.get_by_role("button", name=name).first
+def _act(page: Any, scene: Scene) -> None:
+    """Click, scroll, and let the page come to rest."""
+    if scene.click:
+        button = page.get_by_role("button", name=scene.click).first
         if button.count() and button.is_enabled():
             button.click()
             page.wait_for_timeout(5000)
-
-    return act
-
-
-# Picture -> address and what to do there.
-SCENES = {
-    "library": ("?file=merged-mbw.safetensors", _start("Scan 8 files")),
-    "merge": ("merge", _as_it_is),
-    "explore": ("explore?of=sd1-photo.safetensors&selected=IN05", _as_it_is),
-    "compare": ("compare?a=sd1-base.safetensors&b=sd1-photo.safetensors", _start("Compare")),
-    "search": ("search?run=tiny-models", _as_it_is),
-    "search_images": ("search?run=tiny-models", _at_images),
-    "collection": ("collection", _start("Compare")),
-    "where_from": ("where_from", _start("Trace")),
-    "jobs": ("jobs", _as_it_is),
-    "settings": ("settings", _as_it_is),
-}
+        return
+    page.wait_for_timeout(800)
+    if scene.scroll_to:
+        heading = page.get_by_text(scene.scroll_to)
+        heading.evaluate("element => element.scrollIntoView({block: 'start'})")
+        page.wait_for_timeout(800)
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the pictures are written")
-    parser.add_argument("--only", nargs="*", choices=list(SCENES), help="only these pages")
+    parser.add_argument("--only", nargs="*", choices=list(scenes()), help="only these pictures")
     given = parser.parse_args()
-    for name in [name for name in SCENES if given.only and name not in given.only]:
-        del SCENES[name]
+    wanted = {name: found for name, found in scenes().items() if not given.only or name in given.only}
     given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        prepare(Path(scratch) / "models")
-        if not {"search", "search_images"}.isdisjoint(SCENES):
-            search_tiny_models(Path(scratch) / "models" / "tiny-models")
+        models = Path(scratch) / "models"
+        prepare(models)
+        for prepared in dict.fromkeys(scene.prepare for _, scene in wanted.values() if scene.prepare):
+            prepared(models)
         with served(Path(scratch)) as address:
             for suffix in ("light", "dark"):
                 with browser_page(dark=suffix == "dark") as page:
-                    for path in take(page, address, given.folder, suffix):
+                    for path in take(page, address, given.folder, suffix, wanted):
                         print(path)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..search.automb import is_automb
-from ..search.errors import SearchError
-from ..search.overview import TREE, Overview, read_overview, tree_nodes
 from .folders import Folders
+
+if TYPE_CHECKING:
+    from ..search.overview import Overview
 
 RUNS_VARIABLE = "UNETSCOPE_RUNS"
 # Deep enough for models/searches/tree/nodes/top, and no walk through a whole disk.
@@ -50,6 +51,8 @@ def find_runs(folders: Folders) -> list[Found]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    from ..search.overview import TREE, tree_nodes
+
     waiting, seen = [(root, 0)], 0
     while waiting and seen < _MOST_FOLDERS:
         folder, depth = waiting.pop()
@@ -74,6 +77,8 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _is_log(path: Path) -> bool:
+    from ..search.automb import is_automb
+
     try:
         return path.stat().st_size <= _MOST_LOG_BYTES and is_automb(path)
     except OSError:
@@ -100,6 +105,8 @@ def overview_of(path: Path) -> Overview:
     Raises:
         SearchError: it cannot be read (any more).
     """
+    from ..search.errors import SearchError
+
     try:
         return _read(path, _state(path))
     except OSError as error:
@@ -108,4 +115,6 @@ def overview_of(path: Path) -> Overview:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, state: tuple[tuple[float, int], ...]) -> Overview:
+    from ..search.overview import read_overview
+
     return read_overview(path)

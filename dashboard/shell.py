@@ -7,6 +7,7 @@ import time
 from importlib import import_module
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.wording import counted
@@ -14,19 +15,8 @@ from . import jobs
 from .folders import FolderError, Folders, current_folders
 from .library import Shelf, read_library
 from .own_methods import load_own_methods
+from .page import PAGES, Page, PageError, in_order
 
-# Module of `pages` -> title and icon, in the order of the navigation.
-PAGES: dict[str, tuple[str, str]] = {
-    "library": ("Library", ":material/folder_open:"),
-    "explore": ("Explore", ":material/account_tree:"),
-    "compare": ("Compare", ":material/compare:"),
-    "merge": ("Merge", ":material/merge:"),
-    "search": ("Search", ":material/query_stats:"),
-    "collection": ("Collection", ":material/scatter_plot:"),
-    "where_from": ("Where from", ":material/history_edu:"),
-    "jobs": ("Jobs", ":material/pending_actions:"),
-    "settings": ("Settings", ":material/settings:"),
-}
 # How long a page may read headers before it shows what it has.
 READ_SECONDS = 0.8
 # The first page's own requests come before.
@@ -50,40 +40,51 @@ def main() -> None:
     st.html(_STYLE)
     try:
         load_own_methods()
-    except UnetscopeError as error:
+        pages = in_order()
+        links = {page.id: _link(page, first=page is pages[0]) for page in pages}
+    except UnetscopeError as error:  # a file of methods, or somebody else's page
         from .wording import plain
 
         st.error(plain(error))
         st.stop()
     jobs.tend()
-    pages = {name: _page(name) for name in PAGES}
-    st.session_state["pages"] = pages
+    st.session_state["pages"] = links
     # At the top, so that diagrams have the whole width.
-    chosen = st.navigation(list(pages.values()), position="top")
+    chosen = st.navigation(_sections(pages, links), position="top")
     _running()
     chosen.run()
-    _warm_up()
+    _warm_up(pages)
 
 
-def _page(name: str) -> st.Page:
-    title, icon = PAGES[name]
+def _sections(pages: list[Page], links: dict[str, st.Page]) -> dict[str, list[st.Page]] | list[st.Page]:
+    """The navigation: pages without a group stand by themselves, and each group below its heading."""
+    groups = {page.group for page in pages}
+    if groups == {""}:
+        return list(links.values())
+    return {group: [links[page.id] for page in pages if page.group == group] for group in sorted(groups)}
 
-    # A page's module is imported when it is shown: none waits for what another needs.
-    def show() -> None:
-        import_module(f".pages.{name}", __package__).show()
 
-    show.__name__ = name
-    return st.Page(show, title=title, icon=icon, url_path=name, default=name == "library")
+def _link(page: Page, first: bool) -> st.Page:
+    """A page as Streamlit has it; the first one is the app's own address.
+
+    Raises:
+        PageError: Streamlit does not take its title or icon.
+    """
+    try:
+        return st.Page(page.show, title=page.title, icon=page.icon, url_path=page.id, default=first)
+    except StreamlitAPIException as error:
+        raise PageError(f"page {page.id} ({PAGES.home(page.id)}): {error}") from None
 
 
 @st.cache_resource(show_spinner=False)
-def _warm_up() -> None:
-    """Import the other pages after the first one was drawn, so that switching to them does not wait for it."""
+def _warm_up(_pages: list[Page]) -> None:
+    """Import what the other pages need after the first one was drawn, so that switching to them does not wait for it."""
 
     def load() -> None:
         time.sleep(_WARM_UP_SECONDS)
-        for name in PAGES:
-            import_module(f".pages.{name}", __package__)
+        for page in _pages:
+            for module in page.needs:
+                import_module(module)
 
     threading.Thread(target=load, daemon=True).start()
 
@@ -92,7 +93,7 @@ def link_to(name: str, label: str, **parameters: str) -> None:
     """A link to another page, with parameters of its address; plain text where pages run alone, as in tests."""
     page = st.session_state.get("pages", {}).get(name)
     if page:
-        st.page_link(page, label=label, icon=PAGES[name][1], query_params=parameters or None)
+        st.page_link(page, label=label, icon=PAGES[name].icon, query_params=parameters or None)
     else:
         st.text(label)
 

@@ -1,13 +1,13 @@
-"""What a job can do: the kinds of jobs, where their functions are, and in which lane they queue.
-
-A task is `run(arguments, progress, cancel) -> plain data`: `progress(done, total, what)` as everywhere, `cancel` an event, the
-result what JSON can hold. It raises `UnetscopeError` for what a person can mend. Modules are imported by the worker alone.
-"""
+"""What a job does, and in which lane it queues. A page's record holds the tasks that it may start."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from ..checkpoints.stream import Progress
 
 # One job at a time runs in each lane, the others wait: merges never compete, a comparison need not wait for a merge, and
 # reading a whole library in the background delays neither.
@@ -20,25 +20,19 @@ class Task:
     """A kind of job.
 
     Attributes:
-        function: `module:name`, the module below the dashboard.
+        kind: its name, in records of jobs and as the folder of what a measurement keeps.
+        run: `run(arguments, progress, cancel) -> plain data`, called in the worker's process: `progress(done, total, what)` as
+            everywhere, `cancel` an event, the result what JSON can hold. It raises `UnetscopeError` for what a person can mend, and
+            imports what takes long itself.
         lane: where it queues.
         verb: what it does, for people.
         counts: what its progress counts.
+        show: `show(result, key)` draws what came of it on the page Jobs; as plain data where there is none.
     """
 
-    function: str
+    kind: str
+    run: Callable[[dict[str, Any], Progress, threading.Event], Any]
     lane: Lane
     verb: str
     counts: Literal["bytes", "files"] = "bytes"
-
-
-TASKS: dict[str, Task] = {
-    "merge": Task("merging:run_merge", "merge", "Merge"),
-    "demo": Task("demo:run_demo", "background", "Make demo checkpoints", counts="files"),
-    "scan": Task("scanning:run_scan", "background", "Scan"),
-    "gram": Task("prediction:run_gram", "analysis", "Measure distances"),
-    "statistics": Task("measuring:run_statistics", "analysis", "Measure statistics"),
-    "difference": Task("measuring:run_difference", "analysis", "Compare two files"),
-    "comparison": Task("measuring:run_comparison", "analysis", "Compare a collection"),
-    "trace": Task("measuring:run_trace", "analysis", "Trace a merge"),
-}
+    show: Callable[[Any, str], None] | None = None

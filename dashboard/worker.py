@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import traceback
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..checkpoints.errors import UnetscopeError
 from .jobs import Job, lane_lock, listed, mark_dead, record_state
 from .own_methods import load_own_methods
 from .records import write_json
-from .tasks import TASKS, Lane
+from .tasks import Lane
 
 _PROGRESS_SECONDS = 0.25
 _CANCEL_SECONDS = 0.1
@@ -52,7 +51,7 @@ def run(job: Job) -> None:
     watcher.start()
     try:
         load_own_methods()
-        result = _task(job.kind)(job.arguments, _Recorder(job.folder), cancel)
+        result = job.task.run(job.arguments, _Recorder(job.folder), cancel)
         write_json(job.folder / "result.json", result)
         _end(job, "done")
     except UnetscopeError as error:
@@ -67,11 +66,6 @@ def run(job: Job) -> None:
         _end(job, "failed", f"a fault of the program: {type(error).__name__}: {error}")
     finally:
         ended.set()
-
-
-def _task(kind: str):
-    module, _, name = TASKS[kind].function.partition(":")
-    return getattr(import_module(f".{module}", __package__), name)
 
 
 def _end(job: Job, status: str, error: str = "") -> None:

@@ -114,16 +114,18 @@ class Collapse:
     def _resolved(self, name: str) -> dict:
         """A step's parameters, block weights resolved for this architecture."""
         if name not in self._weights:
-            step = self._recipe.steps[name]
-            self._weights[name] = {
-                p: v
-                if _is_plain(v)
-                else [w.resolve(self._family) for w in v]
-                if isinstance(v, list)
-                else v.resolve(self._family)
-                for p, v in step.weights(self._recipe.convention).items()
-            }
+            given = self._recipe.steps[name].weights(self._recipe.convention)
+            self._weights[name] = {p: self._for_family(v, f"steps.{name}") for p, v in given.items()}
         return self._weights[name]
+
+    def _for_family(self, value, where: str):
+        """A parameter's value for this family; a switch or number of the method is the same for all."""
+        if _is_plain(value):
+            return value
+        try:
+            return [w.resolve(self._family) for w in value] if isinstance(value, list) else value.resolve(self._family)
+        except LabelError as error:
+            raise LabelError(f"{where}: {error}") from None
 
 
 def _is_plain(value) -> bool:

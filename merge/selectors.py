@@ -52,6 +52,8 @@ def _known_words() -> tuple[str, ...]:
 def _could_be_a_label(word: str) -> bool:
     """Whether a word may be a label of a file of no known family: numbered, and no family numbers blocks of that name."""
     stem = word.rstrip("0123456789")
+    if any(kind.startswith(stem.lower()) for kind in _KIND_WORDS):  # a kind of layer, misspelt
+        return False
     return is_block(word) and not any(label.rstrip("0123456789") == stem for label in known_labels())
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.user_code import in_words
+from ..checkpoints.errors import UnetscopeError, in_words
 from .errors import OutOfOrderError, SearchError
 from .free import Template
 from .records import TrialRecord

@@ -1,13 +1,41 @@
-"""Code of the user's own that a study names: `module:name`, or `file.py:name` with a path from the study's folder."""
+"""Code that a study names: a kind of reward or generator, or the user's own: `module:name`, or `file.py:name` beside the study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints.errors import nearest
+from ..checkpoints.registry import OnDemand
 from ..checkpoints.user_code import load_module
 from .errors import SearchError
+
+
+def find_kind(kinds: OnDemand, kind: str, folder: Path, what: str, missing: str) -> Any:
+    """What a kind stands for: a name that is registered, `package.module:Class`, or `FILE.py:Class`.
+
+    Args:
+        kinds: the names.
+        kind: as the study says it.
+        folder: that relative paths count from.
+        what: it has to be (`class`, `class or function`).
+        missing: how the message begins when there is none of that name.
+
+    Raises:
+        SearchError: there is no such kind, it cannot be imported, or it is not what it has to be.
+    """
+    where = f"{kinds.kind} {kind}"
+    if kind in kinds:
+        made = kinds.imported(kind)
+        if not callable(made):
+            raise SearchError(f"{where}: is a {type(made).__name__}; expected a {what} ({kinds.home(kind)})")
+        return made
+    if ":" in kind:
+        return load_function(kind, folder, where, what)
+    raise SearchError(
+        f"{missing} {kind!r}{nearest(kind, kinds)}; there are {', '.join(kinds)}, module:Class and FILE.py:Class"
+    )
 
 
 def load_function(spec: str, folder: Path, where: str, what: str = "function") -> Callable:

@@ -1,1 +1,1 @@
-"""One module a page; each has a function `show()` that draws it."""
+"""One module a page: a function `show()` that draws it, and its record, a `page.Page`."""

@@ -10,8 +10,10 @@ import streamlit as st
 from ...checkpoints.wording import counted
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import comparison_identity, kept_comparison
+from ..measuring import comparison_identity, kept_comparison, run_comparison
+from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
+from ..tasks import Task
 from ..wording import plain, size
 
 if TYPE_CHECKING:
@@ -45,6 +47,17 @@ def show() -> None:
     button = f"Compare {len(chosen)} models (reads {reads})"
     if offer("comparison", identity, f"Compare {len(chosen)} models", arguments, button, help=help):
         _result(kept_comparison(identity))
+
+
+PAGE = Page(
+    id="collection",
+    title="Collection",
+    icon=":material/scatter_plot:",
+    show=show,
+    order=60,
+    tasks=(Task("comparison", run_comparison, "analysis", "Compare a collection"),),
+    scenes=(Scene("collection", click="Compare"),),
+)
 
 
 def _choose(models: tuple[Entry, ...]) -> tuple[list[Entry], Entry | None]:

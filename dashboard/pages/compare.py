@@ -7,20 +7,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import identity_for, kept, kept_difference
+from ..measuring import identity_for, kept, kept_difference, run_difference
+from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
 from ..subject_view import LEVELS, choose_entry, say
+from ..tasks import Task
 from ..wording import plain, size
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from ...analysis.difference import Difference
@@ -54,6 +56,18 @@ def show() -> None:
     title = f"Compare {Path(b.name).name} with {Path(a.name).name}"
     if offer("difference", identity, title, arguments, f"Compare (reads {size(reads)})"):
         _result(a, b, identity, last)
+
+
+PAGE = Page(
+    id="compare",
+    title="Compare",
+    icon=":material/compare:",
+    show=show,
+    order=30,
+    tasks=(Task("difference", run_difference, "analysis", "Compare two files"),),
+    scenes=(Scene("compare", "?a=sd1-base.safetensors&b=sd1-photo.safetensors", click="Compare"),),
+    needs=("numpy", "unetscope.diagrams"),
+)
 
 
 def _choose(models: tuple[Entry, ...], where) -> tuple[Entry | None, Entry | None, Entry | None]:
@@ -174,6 +188,8 @@ def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: s
 
 def values_at(found: Difference, metric: str, level: str, subject: Subject) -> dict[str, float | None]:
     """What colours each box of a level; None where the files have it in different shapes or one lacks it."""
+    import numpy as np
+
     if level == "Layers":
         table, name, lost = found.table("tensor"), "key", found.left_out["key"]
     elif level == "Modules":
@@ -284,6 +300,8 @@ def _histograms(a: Entry, b: Entry, key: str) -> None:
 @st.cache_data(max_entries=16, show_spinner="Reading the tensor")
 def _sampled(a: str, a_identity: str, b: str, b_identity: str, key: str) -> np.ndarray:
     """The same values of a tensor in both files: 2 x n, float32."""
+    import numpy as np
+
     both = [opened(path, identity).numpy(key).reshape(-1) for path, identity in ((a, a_identity), (b, b_identity))]
     size = both[0].size
     at = slice(None) if size <= _SAMPLE else np.linspace(0, size - 1, _SAMPLE).astype(np.int64)

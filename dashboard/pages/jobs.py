@@ -7,8 +7,7 @@ import streamlit as st
 from ...checkpoints.wording import counted
 from .. import jobs
 from ..job_view import ended_line, show_job
-from ..report_view import show_report
-from ..tasks import TASKS
+from ..page import Page, Scene
 from ..wording import plain
 
 _SHOWN = 50
@@ -43,6 +42,16 @@ def show() -> None:
         st.rerun()
 
 
+PAGE = Page(
+    id="jobs",
+    title="Jobs",
+    icon=":material/pending_actions:",
+    show=show,
+    order=80,
+    scenes=(Scene("jobs"),),
+)
+
+
 def _ended(job: jobs.Job) -> None:
     with st.expander(f"{plain(job.title)} · {ended_line(job)}", icon=_ICONS[job.status]):
         if job.status == "failed":
@@ -51,8 +60,8 @@ def _ended(job: jobs.Job) -> None:
             if log.exists():
                 st.code(log.read_text(encoding="utf-8", errors="replace"), language=None)
         elif job.status == "cancelled":
-            st.text(f"{TASKS[job.kind].verb}: stopped on request. Nothing was left behind.")
-        elif job.kind == "merge" and job.result:
-            show_report(job.result, key=job.id)
+            st.text(f"{job.task.verb}: stopped on request. Nothing was left behind.")
+        elif job.task.show and job.result:
+            job.task.show(job.result, job.id)
         else:
             st.json(job.result, expanded=False)

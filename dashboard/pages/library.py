@@ -12,7 +12,10 @@ from ..folders import Folders
 from ..history_view import show_history
 from ..job_view import show_job
 from ..library import Entry, Shelf, health_words, scan_of, shared_parts
+from ..page import Page, Scene
+from ..scanning import run_scan
 from ..shell import link_to, require_folders, shelf_of
+from ..tasks import Task
 from ..wording import ago, amount, plain, printable, size
 from .settings import make_demo
 
@@ -37,6 +40,17 @@ def show() -> None:
         _details(chosen, scans.get(chosen.name))
     else:
         st.info("Choose a file in the table (the box at the left of its row) to see what it is.")
+
+
+PAGE = Page(
+    id="library",
+    title="Library",
+    icon=":material/folder_open:",
+    show=show,
+    order=10,
+    tasks=(Task("scan", run_scan, "background", "Scan"),),
+    scenes=(Scene("library", "?file=merged-mbw.safetensors", click="Scan 8 files"),),
+)
 
 
 def _empty(folders: Folders) -> None:

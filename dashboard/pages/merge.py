@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
-from ...merge.methods import Method
 from ..library import Entry, Shelf
-from ..merge_controls import begin_with, choose_components, choose_method, choose_models, choose_output
-from ..merge_form import MergeForm, Unfinished
-from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
-from ..merge_parameters import choose_parameters, usual_number
-from ..merge_predict import gram_for
-from ..merge_run import outcome, run_panel, show_recipe
-from ..merge_weights import edit_weights, weights_of
+from ..merging import run_merge
+from ..page import Page, Scene
+from ..prediction import run_gram
+from ..report_view import show_report
 from ..shell import link_to, require_folders, shelf_of
-from ..weights_editing import Weights
+from ..tasks import Task
+
+if TYPE_CHECKING:
+    from ...merge.methods import Method
+    from ..weights_editing import Weights
 
 _ON_DEMAND = "This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
 _A_MODEL_EACH = "Here every model has one weight; in a recipe as text it may differ by block as well."
@@ -35,6 +35,10 @@ def show() -> None:
         )
         link_to("library", "Go to Library")
         return
+    from ..merge_controls import begin_with
+    from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
+    from ..merge_run import outcome, run_panel, show_recipe
+
     if named := shelf.named(st.query_params.get("a")):  # a link of the library
         begin_with(named, shelf)
         del st.query_params["a"]
@@ -51,7 +55,33 @@ def show() -> None:
     outcome(recipe)
 
 
+PAGE = Page(
+    id="merge",
+    title="Merge",
+    icon=":material/merge:",
+    show=show,
+    order=40,
+    tasks=(
+        Task("merge", run_merge, "merge", "Merge", show=show_report),
+        Task("gram", run_gram, "analysis", "Measure distances"),
+    ),
+    scenes=(Scene("merge"),),
+    needs=(
+        "unetscope.diagrams",
+        "unetscope.dashboard.merge_load",
+        "unetscope.dashboard.merge_predict",
+        "unetscope.dashboard.merge_run",
+        "unetscope.dashboard.merge_weights",
+    ),
+)
+
+
 def _with_controls(shelf: Shelf, folders) -> Any:
+    from ..merge_controls import choose_components, choose_method, choose_models, choose_output
+    from ..merge_form import MergeForm, Unfinished
+    from ..merge_parameters import choose_parameters
+    from ..merge_run import run_panel
+
     left, right = st.columns([1, 2.2], gap="medium")
     with left:
         method = choose_method()
@@ -80,6 +110,10 @@ def _block_weights(
     method: Method, values: dict[str, Any], models: tuple[Entry, ...], family: str | None
 ) -> dict[str, float | Weights | list[float] | bool]:
     """The parameters with their block weights; the diagram edits one of those that have any."""
+    from ..merge_parameters import usual_number
+    from ..merge_predict import gram_for
+    from ..merge_weights import edit_weights, weights_of
+
     by_block = [name for name, value in values.items() if value is None]
     if not by_block:
         kinds = {p.kind for p in method.parameters.values()}

@@ -11,6 +11,7 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
+from ..page import Page, Scene
 from ..search_runs import RUNS_VARIABLE, Found, changed_at, find_runs, overview_of
 from ..shell import require_folders
 from ..wording import ago, duration, plain, printable
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 _EVERY = 4.0
 _TOP, _SHOTS, _COLUMNS, _SIDE = 10, 6, 4, 384
 _HEIGHT = 620
+_HEADING = "Images of the best trial and the baselines"
+
+
+def _search_tiny_models(models: Path) -> None:
+    """The search of `examples/tiny_models/quick.yaml`, with its images: a quarter of a minute on one core."""
+    from ...search.loop import search
+    from ...search.study import Study
+
+    run, quick = models / "tiny-models", Path(__file__).parents[2] / "examples" / "tiny_models" / "quick.yaml"
+    search(Study.load(quick), run, say=lambda text: None)
 
 
 def show() -> None:
@@ -41,6 +52,20 @@ def show() -> None:
     )
     # A fragment reruns alone: nothing else on the page moves while the search is followed.
     st.fragment(_live, run_every=_EVERY if follow else None)(by_name[name])
+
+
+PAGE = Page(
+    id="search",
+    title="Search",
+    icon=":material/query_stats:",
+    show=show,
+    order=50,
+    scenes=(
+        Scene("search", "?run=tiny-models", prepare=_search_tiny_models),
+        Scene("search_images", "?run=tiny-models", scroll_to=_HEADING, prepare=_search_tiny_models),
+    ),
+    needs=("unetscope.diagrams", "unetscope.search.overview"),
+)
 
 
 def _nothing() -> None:
@@ -177,7 +202,7 @@ def _images(overview: Overview) -> None:
         if overview.shots:
             st.caption("No images of the best trials were kept.")
         return
-    st.subheader("Images of the best trial and the baselines", anchor=False)
+    st.subheader(_HEADING, anchor=False)
     shots = [shot for shot in overview.shots if shot in shown[0][1]] or list(shown[0][1])
     if len(shots) > _SHOTS:
         first = st.select_slider("First prompt", shots[: len(shots) - _SHOTS + 1], key="search first shot")

@@ -7,8 +7,11 @@ from pathlib import Path
 import streamlit as st
 
 from .. import jobs
+from ..demo import run_demo
 from ..folders import FolderError, choose_folders, current_folders, given_folders
+from ..page import Page, Scene
 from ..records import cache_folder, state_folder
+from ..tasks import Task
 from ..wording import plain
 
 # Where other programs keep checkpoints, below the user's home; offered when they are there.
@@ -42,6 +45,17 @@ def show() -> None:
     st.caption("Both can be deleted at any time; what is in the second one is computed again.")
     st.subheader("Appearance")
     st.caption("Light or dark follows your system. The menu at the top right has the other one, under Settings.")
+
+
+PAGE = Page(
+    id="settings",
+    title="Settings",
+    icon=":material/settings:",
+    show=show,
+    order=90,
+    tasks=(Task("demo", run_demo, "background", "Make demo checkpoints", counts="files"),),
+    scenes=(Scene("settings"),),
+)
 
 
 def choose_here() -> None:

@@ -11,10 +11,12 @@ from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import identity_for, kept
+from ..measuring import identity_for, kept, run_trace
+from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, svg_of
 from ..subject_view import HEIGHT, choose_entry, say
+from ..tasks import Task
 from ..wording import plain, printable, size
 
 # Candidates in order of their colour; more than these share grey.
@@ -50,6 +52,18 @@ def show() -> None:
     reads = size(sum(entry.size for entry in files if entry))
     if offer("trace", identity, f"Trace {Path(merged.name).name}", arguments, f"Trace (reads {reads})"):
         _result(merged, kept("trace", identity))
+
+
+PAGE = Page(
+    id="where_from",
+    title="Where from",
+    icon=":material/history_edu:",
+    show=show,
+    order=70,
+    tasks=(Task("trace", run_trace, "analysis", "Trace a merge"),),
+    scenes=(Scene("where_from", click="Trace"),),
+    needs=("unetscope.diagrams",),
+)
 
 
 def _choose(models: tuple[Entry, ...]) -> tuple[Entry | None, list[Entry], Entry | None]:

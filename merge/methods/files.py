@@ -148,7 +148,8 @@ def all_files() -> Sequence[MethodsFile]:
 
 
 def _run(path: Path, text: bytes, digest: str) -> list[Method]:
-    from ...checkpoints.user_code import in_words, run_file
+    from ...checkpoints.errors import in_words
+    from ...checkpoints.user_code import run_file
 
     try:
         # No two files share a module's name, whatever folders they are in.

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.errors import nearest
+from ...checkpoints.registry import OnDemand
 from ..errors import SearchError
+from ..user_code import find_kind
 from .contract import Generator, NoImageError
 
 __all__ = ["KINDS", "Generator", "NoImageError", "make_generator"]
 
-# Kind -> module and class. Imported when it is asked for: most drag much behind them.
-KINDS = {
-    "diffusers": ("diffusers_live", "DiffusersGenerator"),
-    "web_ui": ("web_ui", "WebUiGenerator"),
-    "python": ("python_function", "FunctionGenerator"),
-}
+# Modules are imported when asked for: most drag much behind them.
+KINDS = OnDemand(
+    "generator",
+    __name__,
+    "unetscope.generators",
+    {
+        "diffusers": "diffusers_live:DiffusersGenerator",
+        "web_ui": "web_ui:WebUiGenerator",
+        "python": "python_function:FunctionGenerator",
+    },
+    error=SearchError,
+)
 
 
 def make_generator(settings: Mapping[str, Any] | str, folder: Path) -> Generator:
     """The generator of a study.
 
     Args:
-        settings: `{kind: diffusers, ...}`, or a kind alone.
-        folder: that relative paths count from.
+        settings: `{kind: diffusers, ...}`, or a kind alone. A kind is one of `KINDS` (those of the entry points of the group
+            `unetscope.generators` are among them), `package.module:Class`, or `my_generator.py:Class`: a class derived from
+            `Generator` that is called with the settings, `kind` among them, and the folder.
+        folder: of the study file; relative paths begin there.
 
     Raises:
         SearchError: there is no such kind, or a setting is unknown or wrong.
@@ -36,9 +45,18 @@ def make_generator(settings: Mapping[str, Any] | str, folder: Path) -> Generator
     if not isinstance(settings, Mapping) or "kind" not in settings:
         raise SearchError(f"generator: is {settings!r}; write {{kind: diffusers}}; there are {', '.join(KINDS)}")
     kind = settings["kind"]
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or not kind.strip():
+        raise SearchError(f"generator.kind: there is no {kind!r}; there are {', '.join(KINDS)}")
+    made = find_kind(KINDS, kind.strip(), Path(folder), "class", "generator.kind: there is no")
+    if not (inspect.isclass(made) and issubclass(made, Generator)):
         raise SearchError(
-            f"generator.kind: there is no {kind!r}{nearest(str(kind), KINDS)}; there are {', '.join(KINDS)}"
+            f"generator {kind}: {getattr(made, '__name__', made)} is not a Generator; derive it from "
+            "unetscope.search.generators.Generator, or write {kind: python, function: ...} for a function"
         )
-    module, name = KINDS[kind]
-    return getattr(import_module(f".{module}", __name__), name)(settings, Path(folder))
+    try:
+        inspect.signature(made).bind(settings, folder)
+    except TypeError:
+        raise SearchError(
+            f"generator {kind}: {made.__name__} must be made with two arguments, the settings and the study's folder"
+        ) from None
+    return made(settings, Path(folder))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.user_code import in_words
+from ...checkpoints.errors import UnetscopeError, in_words
 from ...checkpoints.wording import counted
 from ...merge import merge
 from ...merge.live import HeldMerge

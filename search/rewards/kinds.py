@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints.errors import nearest
-from ...checkpoints.user_code import in_words
+from ...checkpoints.registry import OnDemand
 from ..errors import SearchError
-from ..user_code import load_function
+from ..user_code import find_kind
 from .contract import Reward
 from .options import checked_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GROUP = "unetscope.rewards"
-# Kind -> module and class. Modules are imported when asked for: some need packages that not everybody has.
-KINDS: dict[str, str] = {
-    "aesthetic": "aesthetic:Aesthetic",
-    "image_reward": "image_reward:ImageReward",
-    "pick_score": "clip_scores:PickScore",
-    "hps_v21": "clip_scores:HpsV21",
-    "clip_score": "clip_scores:ClipScore",
-    "onnx": "onnx_file:OnnxFile",
-    "http": "http:Http",
-    "command": "command:Command",
-    "manual": "manual:Manual",
-    "composite": "composite:Composite",
-    "features": "features:Features",
-}
+# Modules are imported when asked for: some need packages that not everybody has.
+KINDS = OnDemand(
+    "reward",
+    __package__,
+    "unetscope.rewards",
+    {
+        "aesthetic": "aesthetic:Aesthetic",
+        "image_reward": "image_reward:ImageReward",
+        "pick_score": "clip_scores:PickScore",
+        "hps_v21": "clip_scores:HpsV21",
+        "clip_score": "clip_scores:ClipScore",
+        "onnx": "onnx_file:OnnxFile",
+        "http": "http:Http",
+        "command": "command:Command",
+        "manual": "manual:Manual",
+        "composite": "composite:Composite",
+        "features": "features:Features",
+    },
+    error=SearchError,
+)
 
 
 def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path) -> Reward:
@@ -41,9 +43,9 @@ def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path)
 
     Args:
         settings: a kind (`"features"`), a kind with its options (`{"kind": "aesthetic", "weights": ...}`), or a list of
-            these: their composite, with equal weights. A kind is one of `KINDS`, the name of an entry point of the group
-            `unetscope.rewards`, `package.module:Class`, or `my_reward.py:Class`. Instead of a class there may be a function
-            `(images, prompts) -> scores`.
+            these: their composite, with equal weights. A kind is one of `KINDS` (those of the entry points of the group
+            `unetscope.rewards` are among them), `package.module:Class`, or `my_reward.py:Class`. Instead of a class there
+            may be a function `(images, prompts) -> scores`.
         folder: of the study file; relative paths begin there.
 
     Raises:
@@ -59,7 +61,7 @@ def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path)
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or not kind.strip():
         raise SearchError(f"reward: names no kind; write kind: one of {', '.join(KINDS)}, or FILE.py:Class")
-    made = _found(kind.strip(), folder)
+    made = find_kind(KINDS, kind.strip(), folder, "class or function", "reward: there is no kind")
     if inspect.isclass(made):
         reward = made(**checked_options(made, options, kind, folder))
         if not isinstance(reward, Reward):
@@ -84,32 +86,3 @@ class FunctionReward(Reward):
 
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
         return list(self._function(images, prompts))
-
-
-def _found(kind: str, folder: Path) -> Any:
-    """The class or function of a kind."""
-    if kind in KINDS:
-        module, _, name = KINDS[kind].partition(":")
-        return getattr(importlib.import_module(f".{module}", __package__), name)
-    if ":" in kind:
-        return load_function(kind, folder, f"reward {kind}", "class or function")
-    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-    if kind not in points:
-        known = [*KINDS, *points]
-        raise SearchError(
-            f"reward: there is no kind {kind!r}{nearest(kind, known)}; there are {', '.join(known)}, module:Class and FILE.py:Class"
-        )
-    try:
-        return _usable(points[kind].load(), kind)
-    except SearchError:
-        raise
-    except Exception as error:
-        raise SearchError(f"reward {kind}: its package cannot be imported: {in_words(error)}") from error
-
-
-def _usable(made: Any, kind: str) -> Any:
-    if not callable(made):
-        raise SearchError(
-            f"reward {kind}: is a {type(made).__name__}; expected a class derived from Reward, or a function"
-        )
-    return made

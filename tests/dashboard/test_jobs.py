@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from tiny import leftovers, load, raw
 
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.stream import Cancelled
-from unetscope.dashboard import jobs, scanning, worker
+from unetscope.dashboard import jobs, page, worker
 from unetscope.dashboard.launch import launch
 from unetscope.dashboard.own_methods import METHODS_VARIABLE
 from unetscope.merge import Recipe, merge
@@ -33,7 +34,15 @@ def wait_for(own: str) -> jobs.Job:
 @pytest.fixture
 def task(monkeypatch, no_workers):
     """Lets a test say what jobs of the kind `scan` do; `worker.work` runs them in this process."""
-    return lambda function: monkeypatch.setattr(scanning, "run_scan", function)
+    scan = page.task_named("scan")
+
+    def set_to(function) -> None:
+        def found(kind):
+            return replace(scan, run=function) if kind == "scan" else page.task_named(kind)
+
+        monkeypatch.setattr(jobs, "task_named", found)
+
+    return set_to
 
 
 def test_a_merge_runs_in_another_process_and_gives_the_engines_bytes(models, tmp_path):

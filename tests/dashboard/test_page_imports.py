@@ -1,4 +1,4 @@
-"""Pages must appear quickly: showing them imports nothing that takes seconds."""
+"""Pages must appear quickly: none waits for what another needs, and showing them imports nothing that takes seconds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,52 @@ import sys
 CODE = """
 import sys
 from streamlit.testing.v1 import AppTest
-from unetscope.dashboard.shell import PAGES
+from unetscope.dashboard.page import PAGES
 for name in PAGES:
     at = AppTest.from_string(f"from unetscope.dashboard.pages import {name}\\n{name}.show()", default_timeout=600).run()
     assert not at.exception, (name, at.exception)
 print([name for name in ("torch", "torchview", "diffusers", "transformers", "scipy", "matplotlib") if name in sys.modules])
 """
 
+RECORDS = """
+import sys
+from unetscope.dashboard.page import PAGES
+list(PAGES)
+rooms = tuple(f"unetscope.{room}." for room in ("analysis", "diagrams", "merge", "search"))
+heavy = ("altair", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "torch", "yaml")
+print([name for name in sys.modules if name in heavy or name.startswith(rooms)])
+"""
+NEEDS = """
+import sys
+from importlib import import_module
+from streamlit.testing.v1 import AppTest
+from unetscope.dashboard.page import PAGES
+for page in PAGES.values():
+    for name in page.needs:
+        import_module(name)
+rooms = tuple(f"unetscope.{room}." for room in ("analysis", "diagrams", "merge", "search", "dashboard"))
+before = set(sys.modules)
+for name in PAGES:
+    at = AppTest.from_string(f"from unetscope.dashboard.pages import {name}\\n{name}.show()", default_timeout=600).run()
+    assert not at.exception, (name, at.exception)
+print([name for name in sorted(set(sys.modules) - before) if name.startswith(rooms)])
+"""
+
+
+def printed(code: str, environment) -> str:
+    """The last line that a program prints."""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_what_pages_are_is_known_without_importing_what_they_draw_and_measure_with():
+    assert printed(RECORDS, os.environ) == "[]"
+
+
+def test_what_pages_import_when_they_are_shown_is_what_their_records_say(models):
+    assert printed(NEEDS, os.environ | {"UNETSCOPE_MODELS": str(models)}) == "[]"
+
 
 def test_showing_every_page_imports_neither_torch_nor_its_relatives(models):
-    environment = os.environ | {"UNETSCOPE_MODELS": str(models)}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert printed(CODE, os.environ | {"UNETSCOPE_MODELS": str(models)}) == "[]"

@@ -40,8 +40,6 @@ KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.we
         ({"preset": "GRAD_V", "default": 1}, "default beside"),
         ({"scale": 2, "IN04": 1}, "no vector or preset"),
         ({"convention": "automatic", "IN04": 1}, "Unknown convention 'automatic'"),
-        ([0.5] * 7, "7 values fits no architecture"),
-        ([0.5] * 27, "27 values.*'automb'"),
         ([0.5] * 25 + ["x"], "Value 25 of the weight vector"),
         ({"/(/": 1}, "cannot be read"),
         ({"/abc": 1}, "between slashes"),
@@ -61,6 +59,8 @@ def test_a_mistake_is_named_when_the_weights_are_read(value, said):
 @pytest.mark.parametrize(
     ("value", "family", "said"),
     [
+        ([0.5] * 7, "sd1", "7 values fits no architecture"),
+        ([0.5] * 27, "sd1", "27 values.*'automb'"),
         ({"IN09": 1}, "sdxl", "SDXL has no IN09 .*IN00-IN08, M00, OUT00-OUT08, OUT"),
         ({"IN04-IN11": 1}, "sdxl", "SDXL has no IN11"),
         ({"IN1*": 1}, "sdxl", "fits no block of SDXL"),

@@ -68,7 +68,6 @@ REFUSED = {
     "alpha NaN": (steps(alpha=float("nan")), "recipe: steps.mix: .*finite number"),
     "alpha true": (steps(alpha=True), "recipe: steps.mix: .*has to be a number, found True"),
     "alpha none": (steps(alpha=None), "recipe: steps.mix: .*has to be a number, found None"),
-    "a vector of 7": (steps(alpha=[0.1] * 7), "recipe: steps.mix: A weight vector of 7 values fits no.*26"),
     "a label that is none": (steps(alpha={"IN44": 1}), "recipe: steps.mix: .*'IN44'.*did you mean 'IN04'"),
     "a convention that is none": (steps(convention="supermerge"), "recipe: steps.mix: .*did you mean 'supermerger'"),
     "a convention for all": (recipe(convention="comfy"), "recipe: .*did you mean 'comfyui'"),

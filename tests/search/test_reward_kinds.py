@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 
 import pytest
@@ -98,14 +97,6 @@ def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
     (folder / "plain.py").write_text(OWN.replace("higher_is_better = False", "is_preference = False"))
     assert make_reward("plain.py:Redness", folder).caution() == "This reward is no model of what people like."
     assert make_reward("own.py:Redness", folder).caution() == make_reward("own.py:length", folder).caution() == ""
-
-
-def test_an_entry_point_of_another_package_is_a_kind(folder, monkeypatch):
-    point = importlib.metadata.EntryPoint(
-        "plain", "unetscope.search.rewards.features:Features", group="unetscope.rewards"
-    )
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == point.group else [])
-    assert make_reward("plain", folder).name == "features"
 
 
 @pytest.mark.parametrize(
