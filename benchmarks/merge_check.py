@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unetscope.checkpoints.safetensors_file import read_header
+from unetscope.checkpoints.formats.safetensors_file import read_header
 
 # A piece and what is worked out from it stay in the cache.
 _PIECE = 1 << 16

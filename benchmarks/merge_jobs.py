@@ -14,7 +14,7 @@ from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import family_of
-from unetscope.checkpoints.safetensors_file import plan_header
+from unetscope.checkpoints.formats.safetensors_file import plan_header
 from unetscope.merge import BlockWeights
 
 _MERGED = ("unet", "clip_l", "clip_g", "vae")

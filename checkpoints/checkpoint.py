@@ -7,23 +7,26 @@ tensors, what comes out is a mapping from keys in single-file naming to `TensorI
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from .architecture import NO_FAMILY, Architecture, reader_of
 from .codec import decode
 from .dtypes import DType, carrier
+from .encodings.decoding import Decoder
+from .encodings.sorting import Stored
 from .errors import CheckpointError, nearest
 from .families import Family, Place
 from .files import FileReader
 from .strided import Strided
-from .tensors import Shape, StoredTensor
+from .tensors import Piece, Shape, StoredTensor
 
-Format = Literal["safetensors", "ckpt", "diffusers"]
+# Coded tensors whose scales stay in memory: threads are at one or two at a time.
+_DECODERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Checkpoint:
 
     Attributes:
         path: the file or the diffusers folder.
-        format: the container: `safetensors`, `ckpt` (a zip pickle) or `diffusers` (a folder).
+        format: the container, by the id of its record: `safetensors`, `ckpt` (a zip pickle), `diffusers` (a folder)...
         tensors: key in single-file naming -> `TensorInfo`, in the order of the file.
         metadata: the header's strings (safetensors), or what a pickle holds beside its tensors, as strings.
         architecture: what the keys and ranks say it is.
@@ -82,10 +85,11 @@ class Checkpoint:
         prediction_from: what said so (`key v_pred`, `sidecar x.yaml`, ...), empty when nothing did.
         notes: what was noticed while opening (renamed keys, tensors that one layout lacks...), in sentences.
         size: bytes on disk.
+        stored: how its tensors are stored: one line for each encoding that is in the file.
     """
 
     path: Path
-    format: Format
+    format: str
     tensors: Mapping[str, TensorInfo]
     metadata: dict[str, str]
     architecture: Architecture
@@ -93,12 +97,14 @@ class Checkpoint:
     prediction_from: str = ""
     notes: list[str] = field(default_factory=list)
     size: int = 0
+    stored: tuple[Stored, ...] = ()
     _readers: dict[Path, FileReader] = field(default_factory=dict, repr=False)
+    _decoders: OrderedDict[int, tuple[Piece, Decoder]] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _strided: Strided = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._strided = Strided(self._reader)
+        self._strided = Strided(self._source)
 
     def __getitem__(self, key: str) -> TensorInfo:
         try:
@@ -125,7 +131,7 @@ class Checkpoint:
 
     def bytes_of(self, info: TensorInfo) -> int:
         """How many bytes of files a tensor is read from."""
-        return info.nbytes
+        return info.stored.kept_bytes if info.stored.coded else info.nbytes
 
     def read_raw(self, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
         """Fill `out` (uint8, `(stop - start) * size` bytes) with elements `start` to `stop` of a tensor, row-major.
@@ -140,7 +146,7 @@ class Checkpoint:
             lo, hi = max(start - first, 0), min(stop - first, piece.elements)
             if lo < hi:
                 part = out[filled : filled + (hi - lo) * size]
-                self._reader(piece.path).read_into(piece.offset + lo * size, part)
+                self._source(piece).read_into(piece.offset + lo * size, part)
                 filled += (hi - lo) * size
             first += piece.elements
 
@@ -171,6 +177,20 @@ class Checkpoint:
             .reshape(raw.shape)
         )
 
+    def _source(self, piece: Piece) -> FileReader | Decoder:
+        """What gives a piece's bytes: its file, or the decoder of its codes."""
+        if piece.decoded_by is None:
+            return self._reader(piece.path)
+        encoding, coded = piece.decoded_by
+        with self._lock:
+            _, decoder = self._decoders.pop(id(coded), (None, None))
+            if decoder is None:
+                decoder = Decoder(encoding, coded, self._reader)
+            self._decoders[id(coded)] = piece, decoder  # the piece keeps `coded`, so that no other gets its id
+            while len(self._decoders) > _DECODERS:
+                self._decoders.popitem(last=False)
+        return decoder
+
     def _reader(self, path: Path) -> FileReader:
         reader = self._readers.get(path)
         if reader is None:
@@ -186,6 +206,7 @@ class Checkpoint:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+            self._decoders.clear()
         self._strided.clear()
 
     def __enter__(self) -> Checkpoint:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .checkpoint import Checkpoint, TensorInfo
-from .diffusers_output import FolderPlan, plan_folder
+from .diffusers_output import FolderPlan
 from .dtypes import I64, DType, dtype_named
 from .errors import CheckpointError, OutputError
 from .families import layout
+from .formats import FORMATS, is_model_name
 from .opening import open_checkpoint
 from .output import check_target
 from .output_folder import OutputFolder
@@ -116,7 +117,7 @@ def convert(
         tensors = conversion.chosen(prune, helper)
         how = _How(threads, progress, cancel, overwrite)
         if to == "diffusers":
-            conversion.write_folder(plan_folder(checkpoint, tensors), how)
+            conversion.write_folder(FORMATS[to].write(checkpoint, tensors), how)
         else:
             conversion.write_file(tensors, how)
         conversion.report.seconds = time.perf_counter() - began
@@ -267,7 +268,7 @@ def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to
     inputs = [checkpoint.path for checkpoint in (source, donor) if checkpoint is not None]
     refuse_inputs(target, inputs)
     if to == "diffusers":
-        if target.suffix.lower() in (".safetensors", ".ckpt", ".pt"):
+        if is_model_name(target.name):
             raise OutputError(
                 f"{target}: is the name of a file, and a diffusers folder is to be written; name a folder"
             )

@@ -16,7 +16,7 @@ class DType:
 
     name: str
     size: int
-    kind: Literal["float", "int", "bool"]
+    kind: Literal["float", "int", "bool", "code"]
     torch: str
     bits: str
     max: float = 0.0
@@ -46,6 +46,8 @@ _TABLE = [
     DType("U16", 2, "int", "uint16", "<u2"),
     DType("U8", 1, "int", "uint8", "<u1"),
     DType("BOOL", 1, "bool", "bool", "<u1"),
+    # Scales of quantised weights, powers of two: never weights themselves.
+    DType("F8_E8M0", 1, "code", "float8_e8m0fnu", "<u1"),
 ]
 DTYPES: dict[str, DType] = {d.name: d for d in _TABLE}
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CheckpointError
-
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+from .formats import is_model_folder, is_scanned_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,13 @@ def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
         here = Path(folder)
         if not _first_visit(here, seen, problems):
             below.clear()
-        elif "model_index.json" in names:
+        elif is_model_folder(names):
             below.clear()
             yield Found(here, here.resolve(), 0, 0.0, folder=True)
         else:
             below[:] = sorted(name for name in below if not name.startswith("."))
             for name in sorted(names):
-                if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                if is_scanned_name(name):
                     yield from _file(here / name, problems)
 
 

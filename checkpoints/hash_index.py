@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import CheckpointError, UnetscopeError
 from .folder_scan import Found, find_models
+from .formats import without_suffix
 from .hashes import autov2, identity, known_sha256, legacy_hash, sha256
 from .kept_scans import keep_scan, kept_scan
 from .sidecars import Claim, WebUICache, claims_beside
@@ -26,7 +27,6 @@ _SHORTEST = 10
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 # How the web UI writes a model: `folder/name.safetensors [6ce0161689]`.
 _TITLE = re.compile(r"^(?P<name>.+?)\s*\[(?P<hash>[0-9a-fA-F]{8,64})\]$")
-_ENDING = re.compile(r"\.(safetensors|ckpt|pth?|bin)$", re.IGNORECASE)
 
 
 class AmbiguousModel(UnetscopeError):
@@ -189,7 +189,7 @@ def _has_fingerprint(file: IndexedFile, digits: str) -> bool:
 
 def _parts(parts: Sequence[str]) -> list[str]:
     """A path's parts for comparison: no suffix, no case."""
-    return [*(p.casefold() for p in parts[:-1]), _ENDING.sub("", parts[-1]).casefold()] if parts else []
+    return [*(p.casefold() for p in parts[:-1]), without_suffix(parts[-1]).casefold()] if parts else []
 
 
 def _same_suffix(file: IndexedFile, parts: Sequence[str]) -> bool:

@@ -10,14 +10,19 @@ from typing import Any
 from .adapter import Adapter, look_at_adapter
 from .architecture import Architecture, missing_keys
 from .checkpoint import Checkpoint, TensorInfo
+from .encodings.sorting import Stored
 from .families import components_in_order, families_with, in_order
 from .history import HistoryNode, merge_history
 from .opening import open_checkpoint
+from .tensors import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much there is of something: tensors, parameters (elements), bytes; and how many tensors of each dtype."""
+    """How much there is of something: tensors, parameters (elements), bytes; and how many tensors of each dtype.
+
+    Of codes the bytes and dtypes are those in the file, and the parameters the numbers that they stand for.
+    """
 
     tensors: int
     parameters: int
@@ -29,8 +34,8 @@ class Amount:
         """The amount of these tensors."""
         tensors, dtypes = list(tensors), {}
         for tensor in tensors:
-            dtypes[tensor.dtype.name] = dtypes.get(tensor.dtype.name, 0) + 1
-        return cls(len(tensors), sum(t.elements for t in tensors), sum(t.nbytes for t in tensors), dtypes)
+            dtypes[tensor.stored.kept_as] = dtypes.get(tensor.stored.kept_as, 0) + 1
+        return cls(len(tensors), sum(t.elements for t in tensors), sum(t.stored.kept_bytes for t in tensors), dtypes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Inspection:
         junk: keys that belong to no known component, in a checkpoint or component (in a LoRA all keys are such).
         ema: a second UNET, averaged over training, or None.
         adapter: a LoRA's kinds, ranks, labels and training; None for anything else.
+        stored: how the tensors are stored: a line for each encoding.
         truncation: how much of the file is there, when it ends too early.
         notes: what was noticed on opening, in sentences.
         about: block label -> a few words on what it is.
@@ -92,6 +98,7 @@ class Inspection:
     junk: tuple[str, ...] = ()
     ema: Amount | None = None
     adapter: Adapter | None = None
+    stored: tuple[Stored, ...] = ()
     truncation: Truncation | None = None
     notes: tuple[str, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
@@ -121,6 +128,7 @@ class Inspection:
             "junk": list(self.junk),
             "ema": asdict(self.ema) if self.ema else None,
             "adapter": self.adapter.to_plain() if self.adapter else None,
+            "stored": [part.to_plain() for part in self.stored],
             "truncation": asdict(self.truncation) if self.truncation else None,
             "notes": list(self.notes),
         }
@@ -132,7 +140,7 @@ def inspect(path: Path | str) -> Inspection:
     Raises:
         CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
     """
-    with open_checkpoint(path, allow_truncated=True) as checkpoint:
+    with open_checkpoint(path, to_look=True) as checkpoint:
         return inspect_checkpoint(checkpoint)
 
 
@@ -142,7 +150,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     architecture = checkpoint.architecture
     components = _grouped(tensors, lambda t: t.component)
     labels = _grouped(tensors, lambda t: t.label)
-    dtypes = _grouped(tensors, lambda t: t.dtype.name)
+    dtypes = _grouped(tensors, lambda t: t.stored.kept_as)
     of_a_model = architecture.what in ("checkpoint", "component")
     return Inspection(
         path=checkpoint.path,
@@ -162,6 +170,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         junk=tuple(t.key for t in tensors if t.component == "other") if of_a_model else (),
         ema=components.get("ema"),
         adapter=_adapter(checkpoint),
+        stored=checkpoint.stored,
         truncation=_truncation(checkpoint),
         notes=tuple(checkpoint.notes),
         about={label: checkpoint.family.describe(label) for label in labels},
@@ -206,8 +215,13 @@ def _truncation(checkpoint: Checkpoint) -> Truncation | None:
     """How much of a single file is there, when its tensors reach past its end."""
     if checkpoint.format != "safetensors":
         return None
-    ends = [
-        max((p.offset + p.span * t.dtype.size for p in t.stored.pieces), default=0) for t in checkpoint.tensors.values()
-    ]
+    ends = [_end(t.stored) for t in checkpoint.tensors.values()]
     promised, damaged = max(ends, default=0), sum(end > checkpoint.size for end in ends)
     return Truncation(promised, checkpoint.size, len(ends) - damaged, damaged) if damaged else None
+
+
+def _end(stored: StoredTensor) -> int:
+    """The last byte in the file that a tensor needs."""
+    plain = [p.offset + p.span * stored.dtype.size for p in stored.pieces if p.decoded_by is None]
+    coded = [p.decoded_by[1] for p in stored.pieces if p.decoded_by]
+    return max([*plain, *(_end(t) for one in coded for t in (one.codes, *one.sides.values()))], default=0)

@@ -2,96 +2,89 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from .architecture import Architecture, reader_of, recognise, unknown_model
-from .checkpoint import Checkpoint, Format, TensorInfo
-from .diffusers_folder import read_folder
+from .checkpoint import Checkpoint, TensorInfo
+from .encodings.sorting import Stored, refuse_undecoded, sort_out, together
 from .errors import CheckpointError
 from .families import Family
 from .families.any import any_family
+from .formats import Contents, is_folder, read_file, read_model
 from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
-from .pickle_file import looks_like_zip, read_pickle
-from .safetensors_file import read_header
 from .tensors import StoredTensor
 from .wording import counted
 
-PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _SIDECAR_LIMIT = 1 << 20
 
 
-def open_checkpoint(path: Path | str, *, allow_truncated: bool = False) -> Checkpoint:
-    """Open a .safetensors file, a .ckpt / .pt zip pickle, or a diffusers folder; only headers are read.
+def open_checkpoint(path: Path | str, *, to_look: bool = False) -> Checkpoint:
+    """Open a model file or folder of any format; only headers are read.
 
     Args:
         path: the file or folder.
-        allow_truncated: open a .safetensors file that ends too early as well, to look at what it should hold.
+        to_look: open also what no number can be taken from: a file that ends too early, and one whose tensors are codes of an
+            encoding that is not decoded. To say what it is, not to compute with it.
 
     Raises:
-        CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
+        CheckpointError: there is nothing there, it cannot be read as a checkpoint, or (unless it is only looked at) its tensors are
+            codes that nothing decodes.
     """
     path = Path(path)
-    if _is_folder(path):
-        return _open_folder(path)
-    form, stored, metadata = _read(path, allow_truncated)
-    translation = canonical_names(stored)
-    prediction, said_by = _prediction(path, translation.tensors, metadata)
-    return _checkpoint(
-        path, form, translation, metadata, prediction, said_by, [t.name for t in stored], path.stat().st_size
-    )
+    form, contents = read_model(path, to_look)
+    translation, metadata, stored = _as_numbers(contents)
+    if not to_look:
+        refuse_undecoded(path, stored)
+    translation.notes = [*contents.notes, *translation.notes]
+    if form.folder:
+        prediction, said_by, raw_names = contents.prediction, contents.prediction_from, ()
+    else:
+        prediction, said_by = _prediction(path, translation.tensors, metadata)
+        raw_names = [tensor.name for tensor in contents.tensors]
+    size = contents.size or path.stat().st_size
+    opened = _checkpoint(path, form.id, translation, metadata, prediction, said_by, raw_names, size)
+    opened.stored = stored
+    return opened
 
 
-def read_tensors(path: Path) -> tuple[Format, list[StoredTensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[str, list[StoredTensor], dict[str, str]]:
     """The container, the tensors under the file's own names, and the metadata of one file; only the header is read.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be read.
+        CheckpointError: there is no such file, it cannot be read, or its tensors are codes that nothing decodes.
     """
-    if _is_folder(path):
+    if is_folder(path):
         raise CheckpointError(f"{path}: is a folder; expected one file")
-    return _read(path, allow_truncated=False)
+    form, contents = read_file(path)
+    found = sort_out(contents.tensors, contents.metadata)
+    refuse_undecoded(path, found.stored)
+    return form.id, found.tensors, found.metadata
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        kind = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no such file or folder; check the name") from None
-    except (OSError, ValueError) as error:  # no permission, a name that is too long, a null character
-        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
-        raise CheckpointError(f"{path}: is neither a file nor a folder")
-    return stat.S_ISDIR(kind)
-
-
-def _read(path: Path, allow_truncated: bool) -> tuple[Format, list[StoredTensor], dict[str, str]]:
-    pickled = path.suffix.lower() in PICKLE_SUFFIXES
-    if looks_like_zip(path) or (pickled and not _looks_like_safetensors(path)):
-        return "ckpt", *read_pickle(path)
-    return "safetensors", *read_header(path, allow_truncated)
-
-
-def _open_folder(path: Path) -> Checkpoint:
-    folder = read_folder(path)
-    if folder.alone:
-        (component,) = folder.components.values()
-        translation = canonical_names(component)
-    else:
-        translation = to_single_file(folder.components)
-    translation.notes = [*folder.notes, *translation.notes]
+def _as_numbers(contents: Contents) -> tuple[Translation, dict[str, str], tuple[Stored, ...]]:
+    """The tensors as numbers under single-file names, the metadata that still fit them, and how they are stored."""
+    if not contents.components:
+        found = sort_out(contents.tensors, contents.metadata)
+        return canonical_names(found.tensors), found.metadata, found.stored
+    components, stored, metadata = {}, [], dict(contents.metadata)
+    for name, tensors in contents.components.items():
+        mine = {k.removeprefix(f"{name}."): k for k in contents.metadata if k.startswith(f"{name}.")}
+        found = sort_out(tensors, {short: contents.metadata[k] for short, k in mine.items()})
+        for gone in mine.keys() - found.metadata.keys():
+            del metadata[mine[gone]]
+        components[name] = found.tensors
+        stored += found.stored
+    translation = to_single_file(components)
     if translation.lacking:
         shown = ", ".join(translation.lacking[:3]) + (", ..." if len(translation.lacking) > 3 else "")
         translation.notes.append(
             f"the diffusers layout lacks {counted(len(translation.lacking), 'tensor')} of the single-file layout ({shown})"
         )
-    return _checkpoint(
-        path, "diffusers", translation, folder.metadata, folder.prediction, folder.prediction_from, (), folder.size
-    )
+    return translation, metadata, together(stored)
 
 
 def _checkpoint(path, form, translation: Translation, metadata, prediction, said_by, raw_names, size) -> Checkpoint:
@@ -127,8 +120,9 @@ def _read_by(
     family = reader_of(architecture)
     if architecture.what != "other":
         return architecture, family, named
+    codes = any(not s.dtype.is_float and len(s.shape) > 1 and name.endswith("weight") for name, s in named.items())
     floats = {name: stored.shape for name, stored in named.items() if stored.dtype.is_float}
-    made = any_family(floats)
+    made = None if codes else any_family(floats)
     if made is None:
         return architecture, family, named
     (prefix,) = made.prefixes
@@ -149,13 +143,6 @@ def _of_lora(
     except CheckpointError:  # of a kind or a model that is not supported, which the guess may know
         return guessed
     return guessed if family == guessed.family else guessed.for_family(family)
-
-
-def _looks_like_safetensors(path: Path) -> bool:
-    """Some .ckpt files are safetensors under another name: 8 bytes of length, then a JSON object."""
-    with open(path, "rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{"
 
 
 def _prediction(path: Path, keys, metadata: dict[str, str]) -> tuple[str | None, str]:

@@ -214,7 +214,7 @@ class _Digest:
 def _digest_of(checkpoint: Checkpoint, infos: list[TensorInfo]) -> _Digest | None:
     """A digest to feed while reading, where the tensors are all of the file behind its header, one after another."""
     path = checkpoint.path
-    if not path.is_file() or known_sha256(path) or not infos:
+    if not path.is_file() or known_sha256(path) or not infos or any(info.stored.coded for info in infos):
         return None
     at = start = infos[0].stored.pieces[0].offset
     for info in infos:

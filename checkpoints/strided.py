@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from .dtypes import carrier
+from .encodings.decoding import Decoder
 from .files import FileReader
 from .tensors import Piece, StoredTensor, row_major
 
@@ -24,7 +24,7 @@ _KEPT = 2
 class Strided:
     """Parts of such tensors, from any thread; at most two tensors are in memory."""
 
-    def __init__(self, reader: Callable[[Path], FileReader]):
+    def __init__(self, reader: Callable[[Piece], FileReader | Decoder]):
         self._reader = reader
         self._lock = threading.Lock()
         self._tensors: OrderedDict[StoredTensor, _Gathered] = OrderedDict()
@@ -59,7 +59,7 @@ class Strided:
     def _window(self, stored: StoredTensor, piece: Piece) -> np.ndarray:
         """A piece as it lies in its file, seen in its shape."""
         size = stored.dtype.size
-        raw = np.frombuffer(self._reader(piece.path).read(piece.offset, piece.span * size), carrier(stored.dtype))
+        raw = np.frombuffer(self._reader(piece).read(piece.offset, piece.span * size), carrier(stored.dtype))
         strides = tuple(step * size for step in piece.strides or row_major(piece.shape))
         return np.lib.stride_tricks.as_strided(raw, piece.shape, strides, writeable=False)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import OutputError
-
-SUFFIX = ".safetensors"
+from .formats import written_as
 
 
 def refuse_inputs(target: Path, inputs: Iterable[Path | str]) -> None:
@@ -48,10 +47,9 @@ def require_suffix(target: Path) -> None:
     """Refuse a name under which programs would take the file for something else than it is.
 
     Raises:
-        OutputError: the name does not end in `.safetensors`.
+        OutputError: the name does not end as that of a file that can be written: `.safetensors`.
     """
-    if Path(target).suffix.lower() != SUFFIX:
-        raise OutputError(f"{target}: only {SUFFIX} files are written; end the name in {SUFFIX}")
+    written_as(Path(target))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -10,8 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .dtypes import DType
+
+if TYPE_CHECKING:
+    from .encodings import Coded, Encoding
 
 Shape = tuple[int, ...]
 
@@ -21,12 +25,15 @@ class Piece:
     """A part of a tensor: `prod(shape)` elements in `path`, the first of them at byte `offset`.
 
     `strides` counts elements, one number per axis of `shape`; None means that the elements lie one after another.
+    Where `decoded_by` names an encoding, the elements are no bytes of the file but the numbers (F32) that its codes stand for, and
+    `offset` counts their bytes.
     """
 
     path: Path
     offset: int
     shape: Shape
     strides: Shape | None = None
+    decoded_by: tuple[Encoding, Coded] | None = None
 
     @property
     def elements(self) -> int:
@@ -68,8 +75,28 @@ class StoredTensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether each piece is one byte range of a file."""
+        """Whether each piece is one byte range of a file, or of the numbers that one codes for."""
         return all(p.strides is None for p in self.pieces)
+
+    @property
+    def coded(self) -> bool:
+        """Whether any of it is decoded from codes."""
+        return any(p.decoded_by is not None for p in self.pieces)
+
+    @property
+    def kept_as(self) -> str:
+        """The dtype in the file: of the codes where there are codes."""
+        coded = next((p.decoded_by[1] for p in self.pieces if p.decoded_by), None)
+        return (coded.codes.dtype if coded else self.dtype).name
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes in the file, side tensors included."""
+        plain = sum(p.elements for p in self.pieces if p.decoded_by is None) * self.dtype.size
+        coded = [(p.elements, p.decoded_by[1]) for p in self.pieces if p.decoded_by]
+        return plain + sum(
+            c.nbytes * n // max(prod(c.codes.shape if c.shape is None else c.shape), 1) for n, c in coded
+        )
 
     @classmethod
     def at(cls, name: str, dtype: DType, shape: Shape, path: Path, offset: int, strides: Shape | None = None):
@@ -94,7 +121,8 @@ class StoredTensor:
         """The transpose of a matrix. Only of a tensor in one piece."""
         (piece,) = self.pieces
         strides = piece.strides or row_major(self.shape)
-        return StoredTensor.at(self.name, self.dtype, self.shape[::-1], piece.path, piece.offset, strides[::-1])
+        turned = StoredTensor.at(self.name, self.dtype, self.shape[::-1], piece.path, piece.offset, strides[::-1])
+        return replace(turned, pieces=(replace(turned.pieces[0], decoded_by=piece.decoded_by),))
 
     def reshaped(self, shape: Shape) -> StoredTensor:
         """The same elements in the same order under another shape of equal size."""

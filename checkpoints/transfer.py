@@ -14,9 +14,9 @@ import numpy as np
 from .checkpoint import Checkpoint, TensorInfo
 from .codec import decode, encode, finite_limit
 from .dtypes import I64, DType
+from .formats import written_as
 from .output import OutputFile
 from .position_ids import positions
-from .safetensors_file import check_written, plan_header
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
 
@@ -77,7 +77,8 @@ def write_tensors(
     """
     tensors = in_file_order(tensors)
     entries = [(t.name, t.dtype, t.shape) for t in tensors]
-    header, offsets, size = plan_header(entries, metadata)
+    form = written_as(Path(target))
+    header, offsets, size = form.write(entries, metadata)
     with OutputFile(target, size, overwrite=overwrite) as out:
         out.write_at(0, header)
 
@@ -100,7 +101,7 @@ def write_tensors(
             key=lambda span: tensors[span.index].name,
         )
         check()
-        check_written(out.partial, entries)
+        form.check(out.partial, entries)
         out.commit()
     return size
 

@@ -92,7 +92,7 @@ def _opened(subject: str):
     from ..checkpoints import open_checkpoint
     from ..diagrams.architectures import drawn_families
 
-    return subject if subject in drawn_families() else open_checkpoint(Path(subject))
+    return subject if subject in drawn_families() else open_checkpoint(Path(subject), to_look=True)
 
 
 def _badges(subject: str, weights: str, convention: str) -> dict[str, float]:
@@ -119,7 +119,7 @@ def family_of(recipe: Recipe) -> str:
     from ..merge.collapse import fitting_families
 
     try:
-        found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]]).architecture.family
+        found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]], to_look=True).architecture.family
     except UnetscopeError:
         found = None
     if found:

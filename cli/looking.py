@@ -48,11 +48,21 @@ def _show(found: Inspection) -> None:
     show_table("Components", *_rows("component", found.components, found.total.bytes))
     if len(found.labels) > len(found.components):
         show_table("Block labels", *_rows("label", found.labels, found.total.bytes))
+    if any(part.sign for part in found.stored):
+        _show_stored(found)
     if found.adapter:
         _show_adapter(found)
     _show_metadata(found)
     for sentence in _findings(found):
         say(f"! {sentence}")
+
+
+def _show_stored(found: Inspection) -> None:
+    rows = [
+        [part.title, f"{part.tensors:,}", size(part.bytes), part.sign, "yes" if part.decoded else "not yet"]
+        for part in found.stored
+    ]
+    show_table("Stored as", ["encoding", "tensors", "size", "told by", "decoded"], rows)
 
 
 def _rows(name: str, amounts: dict[str, Amount], whole: int) -> tuple[list[str], list[list[str]]]:
@@ -110,6 +120,11 @@ def _shortened(text: str) -> str:
 
 def _findings(found: Inspection) -> list[str]:
     said = [str(found.truncation)] if found.truncation else []
+    said += [
+        f"is stored as {part.title}, which is not decoded yet: nothing can compute with it"
+        for part in found.stored
+        if not part.decoded
+    ]
     said += [f"{component}: {len(keys):,} keys are missing: {_some(keys)}" for component, keys in found.missing.items()]
     if found.absent:
         said.append(f"has no {', '.join(found.absent)}")

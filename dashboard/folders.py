@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.formats import written_suffixes
 from .records import read_json, state_folder, write_json
 
 MODELS_VARIABLE, OUTPUT_VARIABLE = "UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"
@@ -77,8 +78,8 @@ class Folders:
         name = name.strip()
         if not name:
             raise FolderError("the output has no name yet; type one, such as my-merge")
-        if not name.lower().endswith(".safetensors"):
-            name += ".safetensors"
+        if not name.lower().endswith(written_suffixes()):
+            name += written_suffixes()[0]
         if bad := sorted(c for c in set(name) if c in _NOT_IN_NAMES or not c.isprintable()):
             raise FolderError(
                 f"the output's name holds {' '.join(map(repr, bad))}, which file names cannot have; leave it out"

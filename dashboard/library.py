@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.formats import is_model_folder, is_scanned_name
 from .records import cache_folder, read_json, write_json
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 # Part of what is kept; a change of its form counts as never read.
-_FORM = 1
+_FORM = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Entry:
         components: `unet`, `clip_l`, `vae`...
         parameters: how many.
         merged: its metadata say what it was merged from.
+        encoding: how its tensors are stored where nothing decodes that; empty for what can be computed with.
         truncated: it ends before its header says it does.
         error: why it could not be read as a checkpoint; empty when it could.
     """
@@ -56,13 +57,19 @@ class Entry:
     components: tuple[str, ...] = ()
     parameters: int = 0
     merged: bool = False
+    encoding: str = ""
     truncated: bool = False
     error: str = ""
 
     @property
+    def sound(self) -> bool:
+        """Whether numbers can be taken from it."""
+        return not (self.error or self.truncated or self.encoding)
+
+    @property
     def mergeable(self) -> bool:
         """Whether it can be an input of a merge or a comparison."""
-        return not self.error and not self.truncated and self.what in ("checkpoint", "component")
+        return self.sound and self.what in ("checkpoint", "component")
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Shelf:
     @property
     def loras(self) -> tuple[Entry, ...]:
         """LoRAs, which merges can add to models."""
-        return tuple(e for e in self.entries if e.what == "lora" and not e.error and not e.truncated)
+        return tuple(e for e in self.entries if e.what == "lora" and e.sound)
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ def _files(models: Path, skipped: list[str]) -> Iterator[_Found]:
     """Checkpoints below a folder, sorted by name. Links to folders are not followed: they may lead out or in circles."""
     for folder, below, names in os.walk(models):
         here = Path(folder)
-        if here != models and "model_index.json" in names:
+        if here != models and is_model_folder(names):
             below.clear()
             yield _found(here.relative_to(models).as_posix(), here)
             continue
@@ -213,7 +220,7 @@ def _files(models: Path, skipped: list[str]) -> Iterator[_Found]:
             below.remove(name)
         for name in sorted(names):
             path = here / name
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            if not is_scanned_name(name):
                 continue
             relative = path.relative_to(models).as_posix()
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(models):
@@ -255,6 +262,7 @@ def _read_headers(path: Path) -> dict[str, Any]:
         "components": [c for c in found.components if c != "ema" or found.ema.tensors > 2],
         "parameters": found.total.parameters,
         "merged": found.history is not None,
+        "encoding": next((part.title for part in found.stored if not part.decoded), ""),
         "truncated": found.truncation is not None,
     }
 

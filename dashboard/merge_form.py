@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.formats import is_model_name
 from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
 
@@ -233,4 +234,4 @@ def _source(source: str) -> str:
     """A component's source: a folder without suffix must look like a path, or it would be taken for a model's name."""
     if source == "merge":
         return source
-    return source if "/" in source or source.lower().endswith((".safetensors", ".ckpt", ".pt")) else f"./{source}"
+    return source if "/" in source or is_model_name(source) else f"./{source}"

@@ -83,7 +83,7 @@ def _load_metadata(shelf: Shelf, name: str) -> None:
 
     entry = shelf.named(name)
     try:
-        with open_checkpoint(entry.path) as checkpoint:
+        with open_checkpoint(entry.path, to_look=True) as checkpoint:
             text = checkpoint.metadata.get("unetscope.recipe")
     except UnetscopeError as error:
         _say("bad", str(error))

@@ -70,7 +70,7 @@ def opened(path: str, identity: str):
     """A checkpoint whose headers were read; kept while the file does not change."""
     from ..checkpoints import open_checkpoint
 
-    return open_checkpoint(Path(path))
+    return open_checkpoint(Path(path), to_look=True)
 
 
 def draw_subject(
@@ -135,7 +135,7 @@ def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
     if subject.path:
         checkpoint = opened(subject.path, subject.identity)
         record, tensors = checkpoint.family, checkpoint.tensors
-        shapes = {key: (tuple(info.shape), info.dtype.name) for key, info in tensors.items()}
+        shapes = {key: (tuple(info.shape), info.stored.kept_as) for key, info in tensors.items()}
     else:
         record = family_of(subject.family)
         shapes = {key: (tuple(spec.shape), "") for key, spec in record.layout().items()}

@@ -17,10 +17,10 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoints.errors import CheckpointError, UnetscopeError
+from ..checkpoints.formats import written_as
 from ..checkpoints.hashes import identity
 from ..checkpoints.output import OutputFile, check_target
 from ..checkpoints.resumable import Journal, ResumableFile
-from ..checkpoints.safetensors_file import check_written, plan_header
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from ..checkpoints.targets import refuse_inputs, require_suffix
 from .evaluate import whole_rows
@@ -78,7 +78,8 @@ def write(
         journal = Journal(output, _work(plan, inputs), metadata)
         metadata = journal.kept
     entries = [(t.name, t.dtype, t.shape) for t in plan.tensors]
-    header, written_at, size = plan_header(entries, metadata)
+    form = written_as(Path(output))
+    header, written_at, size = form.write(entries, metadata)
     offsets = {t.key: written_at[t.name] for t in plan.tensors}
     options = {"overwrite": overwrite, "fsync": fsync}
     try:
@@ -105,7 +106,7 @@ def write(
             if journal:
                 out.give_up()
             raise
-        check_written(out.partial, entries)
+        form.check(out.partial, entries)
         out.commit()
     return Written(Path(output), size, time.perf_counter() - began, faults.repairs(), len(finished))
 

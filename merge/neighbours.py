@@ -105,6 +105,8 @@ def _adjacent(checkpoint: Checkpoint, before: TensorInfo, info: TensorInfo) -> b
     a, b = before.stored, info.stored
     if type(checkpoint) is not Checkpoint or a.dtype != b.dtype or not (a.contiguous and b.contiguous):
         return False  # a LoRA's tensors are worked out, not read
+    if a.coded or b.coded:
+        return False  # each is decoded with scales of its own
     if len(a.pieces) != 1 or len(b.pieces) != 1:
         return False
     (p,), (q,) = a.pieces, b.pieces

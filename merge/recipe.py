@@ -26,6 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import component_names
+from ..checkpoints.formats import is_model_name
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
 from .methods import Space
@@ -35,7 +36,6 @@ from .recipe_file import read_yaml
 from .step import Step
 
 MERGED = "merge"
-_SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 OutputDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
@@ -208,7 +208,7 @@ class Recipe(_Strict):
     def is_file(self, source: str) -> bool:
         """Whether a component's source is a file rather than a name."""
         return source not in (*self.models, *self.loras, *self.steps, MERGED) and (
-            source.lower().endswith(_SUFFIXES) or "/" in source or "\\" in source
+            is_model_name(source) or "/" in source or "\\" in source
         )
 
     def files(self) -> list[str]:

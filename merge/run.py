@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from ..checkpoints.formats import written_as
 from ..checkpoints.hashes import sha256
-from ..checkpoints.safetensors_file import plan_header
 from ..checkpoints.stream import Progress
 from .engine import check_output, write
 from .metadata import describe
@@ -77,6 +77,6 @@ def dry_run(recipe: Recipe, output: Path | str, *, threads: int | None = None, o
     """
     output = Path(output)
     with planned(recipe) as plan:
-        _, _, size = plan_header([(t.name, t.dtype, t.shape) for t in plan.tensors], {})
+        _, _, size = written_as(output).write([(t.name, t.dtype, t.shape) for t in plan.tensors], {})
         check_output(plan, output, size, overwrite)
         return make_report(plan, output, threads)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from ..tensors import Shape
 from .family import Family, Vectors
+from .parts.part import Shape
 
 # What tools put before a model's names; the first one that most names have is taken off.
 PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "transformer.", "model.", "net.", "module.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..tensors import Shape
+from .parts.part import Shape
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from ..architecture import Architecture
-from ..checkpoint import Checkpoint, Format, TensorInfo
+from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..families import components_in_order, family_of
 from ..opening import read_tensors
@@ -44,7 +44,7 @@ class Lora:
     """
 
     path: Path
-    format: Format
+    format: str
     family: str
     style: Style
     modules: dict[str, LoraModule]

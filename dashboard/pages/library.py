@@ -81,7 +81,9 @@ def _summary(folders: Folders, shelf: Shelf, scanned: int) -> None:
     left.caption(
         f"{counted(len(shelf.entries), 'file')}, {plain(size(total))}, in {plain(folders.models)} · {scanned:,} scanned"
     )
-    waiting = [entry for entry in shelf.entries if not entry.error and scan_of(entry.identity) is None]
+    waiting = [
+        entry for entry in shelf.entries if not entry.error and not entry.encoding and scan_of(entry.identity) is None
+    ]
     if waiting and right.button(
         f"Scan {counted(len(waiting), 'file')}", icon=":material/health_and_safety:", width="stretch",
         help=f"Reads {size(sum(e.size for e in waiting))} in the background, once: broken values, position ids, SHA-256, and "
@@ -171,6 +173,8 @@ def _components(entry: Entry) -> str:
 def _health(entry: Entry, scan: dict[str, Any] | None) -> str:
     if entry.error:
         return "cannot be read"
+    if entry.encoding:
+        return "not decoded"
     return "truncated" if entry.truncated else health_words(scan)
 
 
@@ -217,7 +221,11 @@ def _actions(entry: Entry, scan: dict[str, Any] | None) -> None:
             link_to("compare", "Compare it", a=entry.name)
         with columns[2]:
             link_to("merge", "Merge it", a=entry.name)
-    if scan is None and columns[3].button("Scan this file", icon=":material/health_and_safety:", width="stretch"):
+    if (
+        scan is None
+        and not entry.encoding
+        and columns[3].button("Scan this file", icon=":material/health_and_safety:", width="stretch")
+    ):
         scan_files([entry])
         st.rerun()
 
@@ -236,6 +244,8 @@ def _overview(entry: Entry, found: Any) -> None:
     ]
     st.dataframe([{"what": what, "found": printable(text)} for what, text in lines], hide_index=True, alt="Overview")
     said = [str(found.truncation)] if found.truncation else []
+    if entry.encoding:
+        said.append(f"It is stored as {entry.encoding}, which is not decoded yet: nothing can compute with it.")
     said += [
         f"{component}: {counted(len(keys), 'key')} of its layout {'is' if len(keys) == 1 else 'are'} missing"
         for component, keys in found.missing.items()

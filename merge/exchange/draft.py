@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import __version__
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.formats import without_suffix
 from ..errors import RecipeError
 from ..methods import METHODS
 from ..recipe import MERGED, Recipe
@@ -229,10 +230,7 @@ class Draft:
 def _stem(path: str) -> str:
     """A file's name without folders and suffix, as a name for recipes."""
     base = one_line(path).replace("\\", "/").rstrip("/").rpartition("/")[2]
-    for suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
-        if base.lower().endswith(suffix):
-            base = base[: -len(suffix)]
-    return base.strip()[:_LONGEST_NAME].strip() or "model"
+    return without_suffix(base).strip()[:_LONGEST_NAME].strip() or "model"
 
 
 def _exists(path: str) -> bool:

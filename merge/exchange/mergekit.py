@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...checkpoints.formats import is_model_name
 from ..methods import METHODS, Method
 from ..methods.elsewhere import Mergekit
 from .draft import Draft, Imported, Request, one_line
@@ -17,7 +18,6 @@ _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 _KNOWN = ("merge_method", "models", "slices", "parameters", "base_model", "dtype", "out_dtype", "name")
 _HARMLESS = ("tokenizer_source", "tokenizer", "chat_template")
 _REVISION = re.compile(r"([^@]+)@([\w.-]+)")
-_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 # Parameters that change how mergekit computes, not what.
@@ -152,7 +152,7 @@ class _Configuration:
         value = value.get("path") if isinstance(value, dict) else value
         if not isinstance(value, str) or not value.strip():
             return None
-        if (match := _REVISION.fullmatch(value)) and not value.lower().endswith(_FILES):
+        if (match := _REVISION.fullmatch(value)) and not is_model_name(value):
             value, revision = match.groups()
         if revision is not None:
             self.draft.note(f"revision {one_line(revision, 60)} of {value} has no meaning for files")

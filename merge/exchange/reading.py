@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from ...checkpoints.formats import is_model_name
 from ..errors import RecipeError
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log
@@ -20,7 +21,6 @@ READABLE = (
     "a checkpoint with merge metadata (A1111, supermerger, SD.Next, Unetscope), an sd-mecha recipe (.mecha), an AutoMBW recipe or "
     "log (CSV), supermerger weights or elemental lines (text), or a mergekit configuration (YAML)"
 )
-_CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _MOST_BYTES = 10_000_000
 
 
@@ -36,7 +36,7 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
         RecipeError: a file that holds no recipe that can be read, or one with something that has no equivalent here.
     """
     path, request = Path(path), request or Request()
-    if path.is_dir() or path.suffix.lower() in _CHECKPOINTS:
+    if path.is_dir() or is_model_name(path.name):
         return _from_checkpoint(path, request)
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -110,7 +110,7 @@ def _metadata(text: str) -> dict[str, str]:
 def _from_checkpoint(path: Path, request: Request) -> Imported:
     from ...checkpoints import open_checkpoint
 
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, to_look=True) as checkpoint:
         metadata, family = checkpoint.metadata, checkpoint.architecture.family
     if request.family is None and family is not None:
         request = replace(request, family=family)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...checkpoints.formats import FORMATS, HEAD_BYTES
 from ..errors import SearchError
 from .options import weights_folder
 
@@ -57,7 +58,9 @@ def load_state(path: Path, reward: str) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        if path.suffix == ".safetensors":
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+        if FORMATS["safetensors"].magic(head):
             from safetensors.torch import load_file
 
             return load_file(path)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unetscope.checkpoints.errors import CheckpointError
-from unetscope.checkpoints.pickle_file import looks_like_zip, read_pickle
+from unetscope.checkpoints.formats.pickle_file import looks_like_zip, read_pickle
 
 torch = pytest.importorskip("torch")
 

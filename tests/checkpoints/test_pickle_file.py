@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unetscope.checkpoints.errors import CheckpointError
-from unetscope.checkpoints.pickle_file import read_pickle
+from unetscope.checkpoints.formats.pickle_file import read_pickle
 
 torch = pytest.importorskip("torch")
 
@@ -150,7 +150,7 @@ def test_reading_imports_neither_torch_nor_what_the_file_names(tmp_path):
     torch.save({"a": torch.ones(2), "c": collections.Counter("aab")}, tmp_path / "a.pt")
     script = f"""
 import sys
-from unetscope.checkpoints.pickle_file import read_pickle
+from unetscope.checkpoints.formats.pickle_file import read_pickle
 print(len(read_pickle({str(tmp_path / "a.pt")!r})[0]), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

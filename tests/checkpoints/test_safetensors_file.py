@@ -16,7 +16,7 @@ from tiny import raw
 
 from unetscope.checkpoints.dtypes import DTYPES, dtype_named
 from unetscope.checkpoints.errors import CheckpointError
-from unetscope.checkpoints.safetensors_file import HEADER_LIMIT, plan_header, read_header
+from unetscope.checkpoints.formats.safetensors_file import HEADER_LIMIT, plan_header, read_header
 
 TORCH = {name: getattr(torch, dtype.torch) for name, dtype in DTYPES.items()}
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

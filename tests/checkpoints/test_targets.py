@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 from unetscope.checkpoints import CheckpointError, OutputError
 from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import F16, F32
-from unetscope.checkpoints.safetensors_file import check_written, plan_header
+from unetscope.checkpoints.formats import FORMATS
+from unetscope.checkpoints.formats.safetensors_file import check_written, plan_header
 from unetscope.checkpoints.targets import refuse_holders, refuse_inputs
 
 
@@ -59,7 +61,8 @@ def test_a_conversion_that_does_not_read_back_leaves_no_file(make_checkpoint, tm
         _, offsets, size = plan_header(entries, {})
         return plan_header([(key, dtype, (1, *shape)), *entries[1:]], {})[0], offsets, size
 
-    monkeypatch.setattr("unetscope.checkpoints.transfer.plan_header", other_header)
+    wrong = replace(FORMATS["safetensors"], write=other_header)
+    monkeypatch.setattr("unetscope.checkpoints.transfer.written_as", lambda path: wrong)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OutputError, match="does not read back"):
         convert(path, tmp_path / "x.safetensors")

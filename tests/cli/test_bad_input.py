@@ -43,7 +43,7 @@ BAD = {
     "a truncated file": ([*SUM, "cut.safetensors"], "cut.safetensors: truncated: its header promises"),
     "an overlap": ([*SUM, "overlap.safetensors"], "tensor 'b' overlaps the tensor before it"),
     "a header of 2^60": ([*SUM, "huge.safetensors"], "promise a header of 1,152,921,504,606,846,976 bytes"),
-    "an empty file": ([*SUM, "empty.safetensors"], "empty.safetensors: not a safetensors file, or truncated"),
+    "an empty file": ([*SUM, "empty.safetensors"], "empty.safetensors: is empty"),
     "an old pickle": ([*SUM, "old.ckpt"], "old.ckpt: "),
     "text": ([*SUM, "text.ckpt"], "text.ckpt: "),
     "a name too long": ([*SUM, "x" * 300], "File name too long"),

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import PATIENCE
+from places import place
 from tiny import leftovers, load, raw
 
-from unetscope.checkpoints import open_checkpoint, place
+from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.dtypes import dtype_named
 from unetscope.checkpoints.families import layout
-from unetscope.checkpoints.safetensors_file import plan_header
+from unetscope.checkpoints.formats.safetensors_file import plan_header
 from unetscope.dashboard.screenshots import browser_page, find_browser, served, settle
 from unetscope.merge import Recipe, merge
 

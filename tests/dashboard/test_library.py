@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from quantised import scaled_fp8, write_quantised
 
 from unetscope.checkpoints import inspection
 from unetscope.checkpoints.scan import scan
@@ -133,3 +134,10 @@ def test_a_damaged_cache_is_as_good_as_none(models, tmp_path):
     assert scan_of(identity) is None
     (tmp_path / "cache" / "library.json").write_text('{"form": 0}')
     assert len(read_library(models).entries) == 4
+
+
+def test_a_file_of_codes_is_listed_and_is_no_choice_for_merges(models):
+    write_quantised(models / "q.safetensors", scaled_fp8)
+    entry = read_library(models).named("q.safetensors")
+    assert (entry.error, entry.family, entry.what) == ("", "sd1", "checkpoint")
+    assert entry.encoding and not entry.mergeable and entry not in read_library(models).models

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from places import place
 from tiny import load, raw
 
-from unetscope.checkpoints import open_checkpoint, place
+from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.report_view import share_rows

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.diffusers_folder import read_folder
+from unetscope.checkpoints.formats.diffusers_folder import read_folder
 from unetscope.checkpoints.hash_index import HashIndex
 from unetscope.checkpoints.opening import open_checkpoint
 from unetscope.merge import Recipe, merge

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...tensors import Shape
+# As `tensors.Shape`, whose module needs numpy: what a family is must be known without.
+Shape = tuple[int, ...]
 
 Tensors = Iterator[tuple[str, Shape]]
 

@@ -11,23 +11,29 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-from .dtypes import DTYPES, DType
-from .errors import CheckpointError, OutputError
-from .tensors import Shape, StoredTensor
+from ..dtypes import DTYPES, DType
+from ..errors import CheckpointError, OutputError
+from ..tensors import Shape, StoredTensor
+from . import Contents, Format
 
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
 HEADER_LIMIT = 100_000_000
+# Formats of quantised weights that have no whole byte for each.
+_NARROW = ("F4", "F6_E2M3", "F6_E3M2")
 _METADATA = "__metadata__"
 # numpy's limit. The product of thousands of sizes would take hours, and be too long to print.
 MAX_AXES = 64
 
 
-def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredTensor], dict[str, str]]:
+def read_header(
+    path: Path, allow_truncated: bool = False, allow_trailing: bool = False
+) -> tuple[list[StoredTensor], dict[str, str]]:
     """The tensors of a .safetensors file in file order, and its metadata.
 
     Args:
         path: the file.
         allow_truncated: list the tensors of a file that ends too early as well (to look at, not to read from).
+        allow_trailing: take a file with bytes behind its last tensor as well; its tensors are whole.
 
     Raises:
         CheckpointError: the file is no safetensors file, is truncated, or its header contradicts itself.
@@ -65,7 +71,7 @@ def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredT
         tensors.append(StoredTensor.at(name, DTYPES[dtype], shape, path, start + begin))
     if size < start + at and not allow_truncated:
         raise CheckpointError(truncation(path, size, start + at))
-    if size > start + at:
+    if size > start + at and not allow_trailing:
         raise CheckpointError(
             f"{path}: {size - start - at:,} bytes follow the last tensor: the header does not describe this file; download it again"
         )
@@ -117,6 +123,11 @@ def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
     if not isinstance(entry, dict) or not whole(entry.get("shape")) or not whole(entry.get("data_offsets")):
         raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")
     dtype, shape, offsets = entry.get("dtype"), tuple(entry["shape"]), entry["data_offsets"]
+    if isinstance(dtype, str) and dtype in _NARROW:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is stored as {dtype}, codes of fewer than eight bits, which is not decoded yet. Give the "
+            "file that it was made from, in fp16, bf16 or fp32"
+        )
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
     expected = prod(shape) * DTYPES[dtype].size
@@ -170,3 +181,31 @@ def check_written(path: Path, entries: Sequence[tuple[str, DType, Shape]]) -> No
         raise OutputError(
             f"{path}: the header does not read back as it was written; the disk or its driver is at fault"
         )
+
+
+def _magic(head: bytes) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
+
+
+def _contents(path: Path, to_look: bool) -> Contents:
+    tensors, metadata = read_header(path, allow_truncated=to_look, allow_trailing=True)
+    end = max((t.pieces[0].offset + t.nbytes for t in tensors), default=0)
+    more = path.stat().st_size - end
+    if not tensors or more <= 0:
+        return Contents(tensors, metadata)
+    told = (
+        f"{more:,} bytes follow the last tensor; other programs may refuse the file, and `convert` writes a sound one"
+    )
+    return Contents(tensors, metadata, notes=(told,))
+
+
+SAFETENSORS = Format(
+    id="safetensors",
+    title="a safetensors file",
+    suffixes=(".safetensors",),
+    magic=_magic,
+    read=_contents,
+    write=plan_header,
+    check=check_written,
+)

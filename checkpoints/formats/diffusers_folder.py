@@ -11,10 +11,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import CheckpointError
-from .pickle_file import read_pickle
-from .safetensors_file import read_header
-from .tensors import StoredTensor
+from ..errors import CheckpointError
+from ..tensors import StoredTensor
+from . import Contents, Format, read_file
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 # Weight files are called `<stem>[.variant].safetensors` or `.bin`; shards add `-00001-of-00002` to the stem.
@@ -26,6 +25,7 @@ _CLASSES = {
     "CLIPTextModelWithProjection": "text_encoder_2",
 }
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+_PIPELINE = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
 MAX_JSON_BYTES = 64 << 20
 
@@ -108,7 +108,7 @@ def read_folder(path: Path) -> DiffusersFolder:
 
 def _component_alone(path: Path) -> str:
     """Which component a folder is that holds weights itself."""
-    if (path / "model_index.json").is_file():
+    if (path / _PIPELINE).is_file():
         raise CheckpointError(
             f"{path}: this diffusers folder holds no weights of {', '.join(COMPONENTS)} "
             f"(it is a {_json(path / 'model_index.json').get('_class_name', 'pipeline without a class')}); "
@@ -132,7 +132,7 @@ def _component_alone(path: Path) -> str:
 
 def _read_index(out: DiffusersFolder) -> None:
     """What `model_index.json` says, if it is there."""
-    file = out.path / "model_index.json"
+    file = out.path / _PIPELINE
     if file.is_file():
         name = _json(file).get("_class_name")
         if isinstance(name, str):
@@ -179,7 +179,8 @@ def _ways(folder: Path) -> list[_Weights]:
 
 
 def _read_weights(file: Path) -> tuple[list[StoredTensor], dict[str, str]]:
-    return read_header(file) if file.suffix == ".safetensors" else read_pickle(file)
+    _, contents = read_file(file)
+    return contents.tensors, contents.metadata
 
 
 def _read_shards(index: Path) -> tuple[list[Path], list[StoredTensor], dict[str, str]]:
@@ -240,3 +241,34 @@ def _json(file: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: is not a JSON object; download it again")
     return content
+
+
+def _contents(path: Path, to_look: bool) -> Contents:
+    folder = read_folder(path)
+    alone = next(iter(folder.components.values())) if folder.alone else []
+    return Contents(
+        tensors=alone,
+        metadata=folder.metadata,
+        components={} if folder.alone else folder.components,
+        prediction=folder.prediction,
+        prediction_from=folder.prediction_from,
+        notes=tuple(folder.notes),
+        size=folder.size,
+    )
+
+
+def _plan(checkpoint, tensors):
+    from ..diffusers_output import plan_folder
+
+    return plan_folder(checkpoint, tensors)
+
+
+DIFFUSERS = Format(
+    id="diffusers",
+    title="a diffusers folder",
+    suffixes=(),
+    folder=True,
+    markers=(_PIPELINE,),
+    read=_contents,
+    write=_plan,
+)

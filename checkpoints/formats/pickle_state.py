@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .dtypes import DTYPES, DType
-from .errors import CheckpointError
+from ..dtypes import DTYPES, DType
+from ..errors import CheckpointError
 from .pickle_machine import Global, Inert, evaluate, plain_items
 
 MAX_METADATA_CHARACTERS = 4096

@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 # A pickle of the largest training checkpoints has a few hundred thousand instructions; each costs some tens of bytes.
 MAX_INSTRUCTIONS = 2_000_000

@@ -14,11 +14,12 @@ from math import prod
 from pathlib import Path
 from reprlib import repr
 
-from .dtypes import DType
-from .errors import CheckpointError
+from ..dtypes import DType
+from ..errors import CheckpointError
+from ..tensors import Shape, StoredTensor
+from . import Contents, Format, is_model_name
 from .pickle_machine import Inert
 from .pickle_state import StorageRef, TensorRef, describe, is_tensor, state_dict
-from .tensors import Shape, StoredTensor
 
 # The description of a full checkpoint takes less than a megabyte; a file that claims much more means harm.
 MAX_PICKLE_BYTES = 64 << 20
@@ -29,6 +30,8 @@ MAX_AXES = 32
 MAX_DIRECTORY_BYTES = 8 << 20
 _MAX_MESSAGE = 1000
 _RESAVE = "load it once with torch.load(FILE, weights_only=True) and save it with safetensors.torch.save_file"
+_ZIP = b"PK\x03\x04"
+OLD_PICKLE = f"is a pickle of the format before torch 1.6, which has to be read whole; {_RESAVE}"
 
 
 def looks_like_zip(path: Path) -> bool:
@@ -39,7 +42,7 @@ def looks_like_zip(path: Path) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            return file.read(4) == b"PK\x03\x04"
+            return file.read(4) == _ZIP
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -78,9 +81,14 @@ def _what_else(path: Path) -> str:
     """What a file is that does not start as a zip."""
     with open(path, "rb") as file:
         start = file.read(2)
-    if start[:1] == b"\x80" or start[:2] == b"]q":
-        return f"is a pickle of the format before torch 1.6, which has to be read whole; {_RESAVE}"
+    if is_old_pickle(start) or start == b"]q":
+        return OLD_PICKLE
     return "is no zip pickle as torch.save makes it; a .safetensors file under another name, or not a checkpoint"
+
+
+def is_old_pickle(head: bytes) -> bool:
+    """Whether a file begins as a pickle does that is not in a zip: the protocol's mark and its number."""
+    return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
 class _Frugal(io.FileIO):
@@ -103,6 +111,12 @@ class _Zip:
         file.seek(0, 2)
         self._size = file.tell()
         pickles = [name for name in entries if name == "data.pkl" or name.partition("/")[2] == "data.pkl"]
+        models = [name for name in entries if is_model_name(name)] if not pickles else []
+        if models:
+            more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+            raise self._error(
+                f"is a zip archive that holds {models[0]}{more}; unpack it and give the model that is in it"
+            )
         if len(pickles) != 1:
             raise self._error(f"has {len(pickles) or 'no'} data.pkl where torch.save writes one: it is no checkpoint")
         self._root = pickles[0].removesuffix("data.pkl")
@@ -200,3 +214,12 @@ def _are_sizes(numbers: object) -> bool:
         and len(numbers) <= MAX_AXES
         and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
     )
+
+
+ZIP_PICKLE = Format(
+    id="ckpt",
+    title="a zip pickle as torch.save makes it",
+    suffixes=(".ckpt", ".pt", ".pth", ".bin"),
+    magic=lambda head: head.startswith(_ZIP),
+    read=lambda path, to_look: Contents(*read_pickle(path)),
+)
