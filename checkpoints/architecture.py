@@ -117,7 +117,10 @@ def trained_keys(family: Family, component: str) -> tuple[str, ...]:
 
 def parts_of(keys: Iterable[str]) -> tuple[str, ...]:
     """The text encoders and VAEs that keys belong to, and what is stored beside weights."""
-    found = {part_of(key)[0].id if part_of(key) else NO_FAMILY.block_of(key).component for key in keys}
+    found = set()
+    for key in keys:
+        held = part_of(key)
+        found.add(held[0].id if held else NO_FAMILY.block_of(key).component)
     return tuple(components_in_order(found - {"other"}))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
+from functools import lru_cache
 
 # LoRA and its relatives, by the names of the trainers that write them. First match names the kind.
 _LORA = [
@@ -61,7 +62,13 @@ def name_forms(names: Collection[str]) -> Counter[str]:
 
     A checkpoint's thousands of names have a few hundred forms: looking at those is ten times as fast.
     """
-    return Counter(re.sub(r"\d+", "0", "\n".join(names)).split("\n")) if names else Counter()
+    return _forms("\n".join(names)) if names else Counter()
+
+
+@lru_cache(maxsize=2)
+def _forms(names: str) -> Counter[str]:
+    """Reading a file asks twice."""
+    return Counter(re.sub(r"\d+", "0", names).split("\n"))
 
 
 def lora_kind(forms: Counter[str]) -> str | None:

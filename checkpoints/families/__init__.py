@@ -89,11 +89,16 @@ def known_parts() -> Mapping[str, Part]:
 
 def part_of(key: str) -> tuple[Part, str] | None:
     """The text encoder or VAE that a key belongs to by its prefix, in whatever family, and its name there."""
-    for part in known_parts().values():
-        for prefix in part.prefixes:
-            if key.startswith(prefix):
-                return part, key.removeprefix(prefix)
-    return None
+    prefixes = _prefixes(len(FAMILIES))
+    if not key.startswith(tuple(prefixes)):
+        return None
+    prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
+    return prefixes[prefix], key.removeprefix(prefix)
+
+
+@cache
+def _prefixes(count: int) -> dict[str, Part]:
+    return {prefix: part for part in _parts(count).values() for prefix in part.prefixes}
 
 
 def is_text(label: str) -> bool:

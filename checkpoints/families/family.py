@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from .parts.part import Part, Place, Spec, Tensors
+from .parts.part import Opening, Part, Place, Spec, Tensors
 from .parts.schedule import is_marker, is_schedule
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ class Family:
     core_title: str = "model"
     prefix: str = "model.diffusion_model."
     prefixes: tuple[str, ...] = ()
-    native: re.Pattern[str] | None = None
-    translated: re.Pattern[str] | None = None
+    native: Opening | None = None
+    translated: Opening | None = None
     heads: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from .parts.part import Shape
@@ -19,15 +19,22 @@ class Signs:
     Attributes:
         shapes: the denoiser's names, without prefix, and their shapes.
         parts: the text encoders and VAE beside it (`clip_h`).
+        answers: what rules have said of it: several records ask the same.
     """
 
     shapes: Mapping[str, Shape]
     parts: tuple[str, ...] = ()
+    answers: dict[Rule, bool] = field(default_factory=dict, repr=False)
 
     @cached_property
     def blocks(self) -> frozenset[str]:
         """The first two words of names: `input_blocks.4`."""
         return frozenset(".".join(name.split(".", 2)[:2]) for name in self.shapes)
+
+    @cached_property
+    def halves(self) -> frozenset[str]:
+        """The first words of names."""
+        return frozenset(block.partition(".")[0] for block in self.blocks)
 
     @cached_property
     def attention(self) -> frozenset[str]:
@@ -55,7 +62,9 @@ class Rule:
         self._says = says
 
     def __call__(self, signs: Signs) -> bool:
-        return bool(self._says(signs))
+        if self not in signs.answers:
+            signs.answers[self] = bool(self._says(signs))
+        return signs.answers[self]
 
     def __and__(self, other: Rule) -> Rule:
         return Rule(lambda signs: self(signs) and other(signs))

@@ -6,7 +6,6 @@ layers. What stands before that is its prefix, be it `model.diffusion_model.`, `
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ _TEXT_WRAPPER = "transformer."
 _TEXT_SINGLES = ("logit_scale", "text_projection", "text_projection.weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """A component in a file.
 
@@ -49,6 +48,14 @@ class Found:
     @property
     def naming(self) -> str:
         return "" if self.native else ", in the naming of diffusers or transformers"
+
+    def holds(self, name: str) -> bool:
+        """Whether a name of the file is the component's."""
+        if name.startswith(self.prefix):
+            heads = () if self.prefix == self.target else self.native_heads
+            return not heads or name.startswith(heads, len(self.prefix))
+        around = self.prefix.removesuffix(_TEXT_WRAPPER)
+        return around != self.prefix and name.startswith(around) and name[len(around) :] in _TEXT_SINGLES
 
     @property
     def native_heads(self) -> tuple[str, ...]:
@@ -131,7 +138,7 @@ def _denoiser(named: Named, parts: tuple[str, ...]) -> Found | None:
             return found
     for native, translated, owner in _unet_patterns():
         for pattern in (native, translated):
-            counted = _prefixes(named, pattern)
+            counted = pattern.prefixes(named)
             for prefix in sorted(counted, key=lambda p: (p != owner.prefix, -counted[p])):
                 if found := _unet_at(named, prefix, pattern is native, owner, parts):
                     return found
@@ -155,7 +162,8 @@ def _unet_at(named: Named, prefix: str, native: bool, owner: Family, parts: tupl
     if not native:
         family = denoiser.diffusers_family(shapes) if denoiser.is_diffusers_unet(shapes) else None
         return Found(FAMILIES[family], prefix, False, FAMILIES[family].prefix) if family else None
-    family = next((f for f in FAMILIES.values() if f.known_by and f.known_by(Signs(shapes, parts))), None)
+    signs = Signs(shapes, parts)
+    family = next((f for f in FAMILIES.values() if f.known_by and f.known_by(signs)), None)
     # A UNET of no known layout gets the usual prefix too: it is one, whoever's it is.
     if family is None and prefix != owner.prefix and owner.first_layer not in shapes:
         return None
@@ -174,7 +182,7 @@ def _parts(named: Named) -> list[tuple[Part, str, bool]]:
     """The text encoders and VAEs: each with its prefix, and whether its names are those of single files."""
     found = []
     for pattern in dict.fromkeys(p for part in known_parts().values() for p in (part.native, part.translated)):
-        for prefix in _prefixes(named, pattern):
+        for prefix in pattern.prefixes(named):
             names = [n.removeprefix(prefix) for n in named if n.startswith(prefix)]
             fitting = (
                 p
@@ -189,51 +197,32 @@ def _parts(named: Named) -> list[tuple[Part, str, bool]]:
     return sorted(found, key=lambda item: not item[2])
 
 
-def _prefixes(named: Named, pattern) -> Counter[str]:
-    """What stands before a pattern in names, and how often."""
-    return Counter(name[: match.start()] for name in named if (match := pattern.search(name)))
-
-
 # -- their keys --------------------------------------------------------------------------------------------------------------
 
 
 def _translate(named: Named, found: list[Found], out: Translation, lone: bool) -> None:
     """Every tensor under its key, in the order of the file."""
     members = _members(named, found)
-    owner = {name: component for component, own in members.items() for name in own}
-    keys = {component: _keys(component, own, named, out) for component, own in members.items()}
-    for name, tensor in named.items():
-        component = owner.get(name)
-        if component is None:
-            out.tensors[name] = tensor
-            if lone and found:
-                out.unknown.append(name)
-        else:
-            out.tensors |= keys[component]
-            keys[component] = {}
+    rest = {name: tensor for name, tensor in named.items() if not any(name in own for own in members.values())}
+    if lone and found:
+        out.unknown += rest
+    keys = dict(rest)
+    for component, own in members.items():
+        keys |= _keys(component, own, named, out)
+    place = {tensor.name: i for i, tensor in enumerate(named.values())}
+    out.tensors = dict(sorted(keys.items(), key=lambda item: place[item[1].name.partition(" + ")[0]]))
     _note(found, out, lone)
 
 
 def _members(named: Named, found: list[Found]) -> dict[Found, Named]:
     """Component -> its tensors under the file's names; of two whose prefixes fit, the longer one's."""
-    members: dict[Found, Named] = {component: {} for component in found}
-    ordered = sorted(found, key=lambda f: -len(f.prefix))
-    for name, tensor in named.items():
-        if component := next((f for f in ordered if _belongs(name, f)), None):
-            members[component][name] = tensor
-    return members
-
-
-def _belongs(name: str, component: Found) -> bool:
-    prefix = component.prefix
-    if name.startswith(prefix):
-        return (
-            prefix == component.target
-            or not component.native_heads
-            or name[len(prefix) :].startswith(component.native_heads)
-        )
-    around = prefix.removesuffix(_TEXT_WRAPPER)
-    return around != prefix and name.startswith(around) and name[len(around) :] in _TEXT_SINGLES
+    members: dict[Found, Named] = {}
+    taken: set[str] = set()
+    for component in sorted(found, key=lambda f: -len(f.prefix)):
+        own = {name: tensor for name, tensor in named.items() if name not in taken and component.holds(name)}
+        members[component] = own
+        taken |= own.keys()
+    return {component: members[component] for component in found}
 
 
 def _keys(component: Found, members: Named, named: Named, out: Translation) -> Named:

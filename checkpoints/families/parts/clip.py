@@ -13,7 +13,7 @@ from typing import Any
 
 from ...tensors import StoredTensor
 from .modules import linear, named, norm
-from .part import Part, Tensors
+from .part import Opening, Part, Tensors
 from .tables import columns, turned
 
 VOCABULARY = 49408
@@ -234,11 +234,17 @@ def is_open_clip(part: Part) -> bool:
 
 
 # Where its names begin behind a prefix; an image encoder has the same inside `vision_model.` and `visual.`.
-_HF = re.compile(
-    r"(?:^|(?<=\.))(?<!vision_model\.)(?:text_model\.)?"
-    r"(?:encoder\.layers\.\d+\.(?:self_attn|mlp|layer_norm[12])\.|embeddings\.token_embedding\.)"
+_HF = Opening(
+    ("encoder.layers.", "embeddings.token_embedding."),
+    re.compile(
+        r"(?:^|(?<=\.))(?<!vision_model\.)(?:text_model\.)?"
+        r"(?:encoder\.layers\.\d+\.(?:self_attn|mlp|layer_norm[12])\.|embeddings\.token_embedding\.)"
+    ),
 )
-_OPEN = re.compile(r"(?:^|(?<=\.))(?<!visual\.)(?:transformer\.resblocks\.\d+\.(?:attn|mlp|ln_[12])\b|ln_final\.)")
+_OPEN = Opening(
+    ("transformer.resblocks.", "ln_final."),
+    re.compile(r"(?:^|(?<=\.))(?<!visual\.)(?:transformer\.resblocks\.\d+\.(?:attn|mlp|ln_[12])\b|ln_final\.)"),
+)
 _HF_HEADS = ("text_model.", "text_projection.weight", "embeddings.", "encoder.layers.", "final_layer_norm.")
 _OPEN_HEADS = (
     "transformer.resblocks.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,25 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
+class Opening:
+    """How names go on behind a prefix, by which the prefix is found.
+
+    Attributes:
+        words: one of them is in every such name: looking for them is ten times as fast as the pattern.
+        pattern: where the name proper begins.
+    """
+
+    words: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+    def prefixes(self, names: Collection[str]) -> Counter[str]:
+        """What stands before it in names, and how often."""
+        search = self.pattern.search
+        candidates = dict.fromkeys(name for word in self.words for name in names if word in name)
+        return Counter(name[: match.start()] for name in candidates if (match := search(name)))
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """A text encoder or autoencoder.
 
@@ -68,8 +88,8 @@ class Part:
     tensors: Callable[[Any], Tensors]
     kinds: tuple[tuple[str, str], ...]
     sublabel: Callable[[str], str]
-    native: re.Pattern[str]
-    translated: re.Pattern[str]
+    native: Opening
+    translated: Opening
     heads: tuple[str, ...]
     translated_heads: tuple[str, ...]
     anchor: str = ""

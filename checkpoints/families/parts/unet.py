@@ -14,7 +14,7 @@ from typing import Any
 
 from ..signs import Rule, Signs
 from .modules import conv, linear, named, norm
-from .part import Tensors
+from .part import Opening, Tensors
 from .tables import columns
 
 PREFIX = "model.diffusion_model."
@@ -188,9 +188,14 @@ _MIDDLE = columns("""
     middle_block.2          mid_block.resnets.1
 """)
 # Where a UNET's names begin behind a prefix, in the two layouts; a VAE has the same inside `encoder.` and `decoder.`.
-NATIVE = re.compile(r"(?:^|(?<=\.))(?:input_blocks|output_blocks)\.\d+\.\d+\.")
-TRANSLATED = re.compile(
-    r"(?:^|(?<=\.))(?<!encoder\.)(?<!decoder\.)(?:down_blocks|up_blocks)\.\d+\.(?:resnets|attentions)\.\d+\."
+NATIVE = Opening(
+    ("input_blocks.", "output_blocks."), re.compile(r"(?:^|(?<=\.))(?:input_blocks|output_blocks)\.\d+\.\d+\.")
+)
+TRANSLATED = Opening(
+    ("down_blocks.", "up_blocks."),
+    re.compile(
+        r"(?:^|(?<=\.))(?<!encoder\.)(?<!decoder\.)(?:down_blocks|up_blocks)\.\d+\.(?:resnets|attentions)\.\d+\."
+    ),
 )
 HEADS = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.", "output_blocks.", "out.")
 KINDS = (
@@ -209,8 +214,7 @@ KINDS = (
 @Rule
 def whole_unet(signs: Signs) -> bool:
     """Both halves are there: a ControlNet has the encoder half alone."""
-    halves = {name.split(".", 1)[0] for name in signs.shapes}
-    return "output_blocks" in halves or {"input_blocks", "out"} <= halves
+    return "output_blocks" in signs.halves or {"input_blocks", "out"} <= signs.halves
 
 
 @Rule

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...tensors import StoredTensor
 from .modules import conv, named, norm
-from .part import Part, Tensors
+from .part import Opening, Part, Tensors
 from .tables import columns, inner_name, split_at, turned
 
 LATENT = 4
@@ -212,6 +212,14 @@ def sublabel(name: str) -> str:
     return "quant"
 
 
+_NATIVE = Opening(
+    ("coder.down.", "coder.up."),
+    re.compile(r"(?:^|(?<=\.))(?:encoder|decoder)\.(?:down|up)\.\d+\.(?:block|attn|downsample|upsample)\b"),
+)
+_TRANSLATED = Opening(
+    ("encoder.down_blocks.", "decoder.up_blocks."),
+    re.compile(r"(?:^|(?<=\.))(?:encoder\.down_blocks|decoder\.up_blocks)\.\d+\.(?:resnets|attentions)\."),
+)
 VAE = Part(
     "vae",
     "VAE",
@@ -221,8 +229,14 @@ VAE = Part(
     tensors=vae,
     kinds=KINDS,
     sublabel=sublabel,
-    native=re.compile(r"(?:^|(?<=\.))(?:encoder|decoder)\.(?:down|up)\.\d+\.(?:block|attn|downsample|upsample)\b"),
-    translated=re.compile(r"(?:^|(?<=\.))(?:encoder\.down_blocks|decoder\.up_blocks)\.\d+\.(?:resnets|attentions)\."),
+    native=Opening(
+        ("encoder.down.", "encoder.up.", "decoder.down.", "decoder.up."),
+        re.compile(r"(?:^|(?<=\.))(?:encoder|decoder)\.(?:down|up)\.\d+\.(?:block|attn|downsample|upsample)\b"),
+    ),
+    translated=Opening(
+        ("encoder.down_blocks.", "decoder.up_blocks."),
+        re.compile(r"(?:^|(?<=\.))(?:encoder\.down_blocks|decoder\.up_blocks)\.\d+\.(?:resnets|attentions)\."),
+    ),
     heads=("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
     translated_heads=("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
 )
