@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from ..checkpoints.errors import UnetscopeError
@@ -58,7 +59,8 @@ class Page:
         group: the heading that it stands under in the navigation; pages without one stand there by themselves.
         tasks: the kinds of jobs that it may start; those of measurements are started with `measure_view.offer`.
         scenes: the pictures that it wants.
-        needs: modules that its functions import; they are imported in the background as soon as the first page is drawn.
+        needs: modules that its functions import, and registries that they read (`module:REGISTRY`); they are brought in in the
+            background as soon as the first page is drawn.
     """
 
     id: str
@@ -70,6 +72,14 @@ class Page:
     tasks: tuple[Task, ...] = ()
     scenes: tuple[Scene, ...] = ()
     needs: tuple[str, ...] = ()
+
+
+def bring_in(need: str) -> None:
+    """Import a module that a page needs, or have a registry read its records."""
+    module, _, registry = need.partition(":")
+    found = import_module(module)
+    if registry:
+        len(getattr(found, registry))
 
 
 def _check(page: Page) -> None:

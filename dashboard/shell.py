@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from importlib import import_module
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
@@ -15,7 +14,7 @@ from . import jobs
 from .folders import FolderError, Folders, current_folders
 from .library import Shelf, read_library
 from .own_methods import load_own_methods
-from .page import PAGES, Page, PageError, in_order
+from .page import PAGES, Page, PageError, bring_in, in_order
 
 # How long a page may read headers before it shows what it has.
 READ_SECONDS = 0.8
@@ -83,8 +82,8 @@ def _warm_up(_pages: list[Page]) -> None:
     def load() -> None:
         time.sleep(_WARM_UP_SECONDS)
         for page in _pages:
-            for module in page.needs:
-                import_module(module)
+            for need in page.needs:
+                bring_in(need)
 
     threading.Thread(target=load, daemon=True).start()
 

@@ -72,6 +72,7 @@ PAGE = Page(
         "unetscope.dashboard.merge_predict",
         "unetscope.dashboard.merge_run",
         "unetscope.dashboard.merge_weights",
+        "unetscope.merge.methods:METHODS",
     ),
 )
 

@@ -26,12 +26,11 @@ print([name for name in sys.modules if name in heavy or name.startswith(rooms)])
 """
 NEEDS = """
 import sys
-from importlib import import_module
 from streamlit.testing.v1 import AppTest
-from unetscope.dashboard.page import PAGES
+from unetscope.dashboard.page import PAGES, bring_in
 for page in PAGES.values():
-    for name in page.needs:
-        import_module(name)
+    for need in page.needs:
+        bring_in(need)
 rooms = tuple(f"unetscope.{room}." for room in ("analysis", "diagrams", "merge", "search", "dashboard"))
 before = set(sys.modules)
 for name in PAGES:
