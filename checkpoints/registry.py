@@ -60,6 +60,7 @@ class Registry(Mapping[str, Record]):
         self._records: dict[str, Record] = {}
         self._homes: dict[str, str] = {}
         self._loaded = self._loading = False
+        self._changes = 0
         self._lock = threading.RLock()
 
     def register(self, record: Record, home: str = "") -> Record:
@@ -84,6 +85,7 @@ class Registry(Mapping[str, Record]):
                 other = f" (from {self._homes[name]})" if self._homes.get(name) else ""
                 raise self._error(f"{where}there is a {self.kind} {name!r} already{other}; give this one another name")
             self._homes.setdefault(name, home)
+            self._changes += 1
         return record
 
     def register_module(self, module: ModuleType, home: str = "") -> list[Record]:
@@ -97,6 +99,7 @@ class Registry(Mapping[str, Record]):
             self._records.clear()
             self._homes.clear()
             self._loaded = False
+            self._changes += 1
             _entry_points.cache_clear()
 
     def forget(self, name: str) -> None:
@@ -104,6 +107,13 @@ class Registry(Mapping[str, Record]):
         with self._lock:
             self._records.pop(name, None)
             self._homes.pop(name, None)
+            self._changes += 1
+
+    @property
+    def version(self) -> int:
+        """Another number whenever records came or went: what is worked out from all of them is kept as long as it stays."""
+        self._load()
+        return self._changes
 
     def home(self, name: str) -> str:
         """The module or file that a record comes from."""

@@ -78,18 +78,18 @@ def families_with(component: str) -> list[Family]:
 
 
 @cache
-def _parts(count: int) -> dict[str, Part]:
+def _parts(version: int) -> dict[str, Part]:
     return {c.id: c.part for family in FAMILIES.values() for c in family.components}
 
 
 def known_parts() -> Mapping[str, Part]:
     """Every text encoder and VAE that a family has, by name."""
-    return _parts(len(FAMILIES))
+    return _parts(FAMILIES.version)
 
 
 def part_of(key: str) -> tuple[Part, str] | None:
     """The text encoder or VAE that a key belongs to by its prefix, in whatever family, and its name there."""
-    prefixes = _prefixes(len(FAMILIES))
+    prefixes = _prefixes(FAMILIES.version)
     if not key.startswith(tuple(prefixes)):
         return None
     prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
@@ -97,8 +97,8 @@ def part_of(key: str) -> tuple[Part, str] | None:
 
 
 @cache
-def _prefixes(count: int) -> dict[str, Part]:
-    return {prefix: part for part in _parts(count).values() for prefix in part.prefixes}
+def _prefixes(version: int) -> dict[str, Part]:
+    return {prefix: part for part in _parts(version).values() for prefix in part.prefixes}
 
 
 def is_text(label: str) -> bool:
@@ -118,23 +118,18 @@ def part_title(component: str, family: Family | None = None) -> str:
 
 
 @cache
-def _ranks(count: int) -> dict[str, int]:
+def _ranks(version: int) -> dict[str, int]:
     families = list(FAMILIES.values())
     text = [c.part.label for f in families for c in f.components if c.part.text]
     # The family with most blocks says the order of those that several have.
     blocks = [label for f in sorted(families, key=lambda f: -len(f.labels)) for label in f.labels]
-    order = [*sorted(text, key=_text_rank), *blocks, "VAE", *BUFFER_LABELS]
+    order = [*text, *blocks, "VAE", *BUFFER_LABELS]
     return {label: i for i, label in enumerate(dict.fromkeys(order))}
-
-
-def _text_rank(label: str) -> int:
-    """Smaller encoders first, as families list them."""
-    return {"CLIP_L": 0, "CLIP_H": 1, "CLIP_G": 2}.get(label, 3)
 
 
 def known_labels() -> Mapping[str, int]:
     """Every label that a record names, and its rank in tables: text encoders, conditioning, blocks, VAE, buffers."""
-    return _ranks(len(FAMILIES))
+    return _ranks(FAMILIES.version)
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

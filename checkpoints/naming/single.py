@@ -26,7 +26,7 @@ _TEXT_SINGLES = ("logit_scale", "text_projection", "text_projection.weight")
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Located:
     """A component in a file.
 
     Attributes:
@@ -116,7 +116,7 @@ def _wrapper(named: Named, known: tuple[str, ...]) -> str:
 # -- where the components are ------------------------------------------------------------------------------------------------
 
 
-def components_of(named: Named) -> tuple[list[Found], Family | None]:
+def components_of(named: Named) -> tuple[list[Located], Family | None]:
     """The components that names and shapes show, the denoiser first, and the denoiser's family."""
     parts = _parts(named)
     core = _denoiser(named, tuple(part.id for part, _, _ in parts))
@@ -127,11 +127,11 @@ def components_of(named: Named) -> tuple[list[Found], Family | None]:
             continue
         held = family.component(part.id) if family else None
         usual = held.prefix if held else part.prefixes[0]
-        found.append(Found(part, prefix, native, prefix if native and prefix in part.prefixes else usual))
+        found.append(Located(part, prefix, native, prefix if native and prefix in part.prefixes else usual))
     return found, family
 
 
-def _denoiser(named: Named, parts: tuple[str, ...]) -> Found | None:
+def _denoiser(named: Named, parts: tuple[str, ...]) -> Located | None:
     """The denoiser: behind the prefix of its family, or where most of its names are."""
     for family in FAMILIES.values():
         if family.native is None and (found := _behind_known_prefix(named, family, parts)):
@@ -154,27 +154,27 @@ def _unet_patterns():
     return [(native, translated, family) for (native, translated), family in pairs.items()]
 
 
-def _unet_at(named: Named, prefix: str, native: bool, owner: Family, parts: tuple[str, ...]) -> Found | None:
+def _unet_at(named: Named, prefix: str, native: bool, owner: Family, parts: tuple[str, ...]) -> Located | None:
     """The denoiser behind a prefix, None when what is there is half a one (a ControlNet's encoder) or none."""
     if prefix.startswith(_CONTROLNET) or prefix.startswith("model_ema"):
         return None
     shapes = {n.removeprefix(prefix): t.shape for n, t in named.items() if n.startswith(prefix)}
     if not native:
         family = denoiser.diffusers_family(shapes) if denoiser.is_diffusers_unet(shapes) else None
-        return Found(FAMILIES[family], prefix, False, FAMILIES[family].prefix) if family else None
+        return Located(FAMILIES[family], prefix, False, FAMILIES[family].prefix) if family else None
     signs = Signs(shapes, parts)
     family = next((f for f in FAMILIES.values() if f.known_by and f.known_by(signs)), None)
     # A UNET of no known layout gets the usual prefix too: it is one, whoever's it is.
     if family is None and prefix != owner.prefix and owner.first_layer not in shapes:
         return None
-    return Found(family or owner, prefix, True, (family or owner).prefix)
+    return Located(family or owner, prefix, True, (family or owner).prefix)
 
 
-def _behind_known_prefix(named: Named, family: Family, parts: tuple[str, ...]) -> Found | None:
+def _behind_known_prefix(named: Named, family: Family, parts: tuple[str, ...]) -> Located | None:
     for prefix in dict.fromkeys((family.prefix, *family.prefixes)):
         shapes = {n.removeprefix(prefix): t.shape for n, t in named.items() if n.startswith(prefix)}
         if shapes and family.known_by is not None and family.known_by(Signs(shapes, parts)):
-            return Found(family, prefix, True, family.prefix)
+            return Located(family, prefix, True, family.prefix)
     return None
 
 
@@ -200,7 +200,7 @@ def _parts(named: Named) -> list[tuple[Part, str, bool]]:
 # -- their keys --------------------------------------------------------------------------------------------------------------
 
 
-def _translate(named: Named, found: list[Found], out: Translation, lone: bool) -> None:
+def _translate(named: Named, found: list[Located], out: Translation, lone: bool) -> None:
     """Every tensor under its key, in the order of the file."""
     members = _members(named, found)
     rest = {name: tensor for name, tensor in named.items() if not any(name in own for own in members.values())}
@@ -214,9 +214,9 @@ def _translate(named: Named, found: list[Found], out: Translation, lone: bool) -
     _note(found, out, lone)
 
 
-def _members(named: Named, found: list[Found]) -> dict[Found, Named]:
+def _members(named: Named, found: list[Located]) -> dict[Located, Named]:
     """Component -> its tensors under the file's names; of two whose prefixes fit, the longer one's."""
-    members: dict[Found, Named] = {}
+    members: dict[Located, Named] = {}
     taken: set[str] = set()
     for component in sorted(found, key=lambda f: -len(f.prefix)):
         own = {name: tensor for name, tensor in named.items() if name not in taken and component.holds(name)}
@@ -225,7 +225,7 @@ def _members(named: Named, found: list[Found]) -> dict[Found, Named]:
     return {component: members[component] for component in found}
 
 
-def _keys(component: Found, members: Named, named: Named, out: Translation) -> Named:
+def _keys(component: Located, members: Named, named: Named, out: Translation) -> Named:
     """The tensors of a component under their keys; one whose key is another tensor's keeps the file's name."""
     prefix, around = component.prefix, component.prefix.removesuffix(_TEXT_WRAPPER)
     full = {name[len(prefix) :] if name.startswith(prefix) else name[len(around) :]: name for name in members}
@@ -243,7 +243,7 @@ def _keys(component: Found, members: Named, named: Named, out: Translation) -> N
     return keys
 
 
-def _named(component: Found, tensors: Named, out: Translation) -> tuple[Named, list[str], list[str]]:
+def _named(component: Located, tensors: Named, out: Translation) -> tuple[Named, list[str], list[str]]:
     """Tensors under single-file names without prefix, those without a name there, and those that are dropped."""
     what = component.what
     if isinstance(what, Family):
@@ -267,7 +267,7 @@ def _named(component: Found, tensors: Named, out: Translation) -> tuple[Named, l
     return {clip.with_text_model(n) if n in set(bare) else n: t for n, t in tensors.items()}, [], []
 
 
-def _note(found: list[Found], out: Translation, lone: bool) -> None:
+def _note(found: list[Located], out: Translation, lone: bool) -> None:
     """What was renamed, in sentences."""
     for component in found:
         if lone and len(found) == 1:
