@@ -26,6 +26,7 @@ format: $(VENV)/.test
 diagrams: $(VENV)/.test
 	$(PY) -m unetscope.diagrams.trace
 	$(PY) -m unetscope.diagrams.gallery
+	$(PY) docs/pictures/architecture.py
 
 screenshots: $(VENV)/.test
 	$(PY) -m unetscope.dashboard.screenshots docs/pictures/dashboard

@@ -1,8 +1,9 @@
-"""Files on disk as named tensors of a known architecture.
+"""Files on disk as named tensors of a family.
 
-`open_checkpoint(path)` reads the headers of a .safetensors file, a .ckpt or a diffusers folder and answers with a
-`Checkpoint`: keys in single-file naming, their shapes, dtypes and block labels, and their values on demand.
-This room knows formats, names and blocks, and imports no other room.
+`open_checkpoint(path)` reads the headers of a model file or folder of any format and answers with a `Checkpoint`: its keys, their
+shapes, dtypes and block labels, and their values on demand. Its `family` is the record that reads the keys: one of `FAMILIES`, or
+one made of the file's own names where no family knows them.
+This room knows formats, encodings, names, families and blocks, and imports no other room.
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """Conventions: which number of somebody's weight vector does a block label read?
 
-Tools agree on the numbered blocks and disagree on everything else. A `Convention` is one tool's reading:
+Tools agree on the numbered blocks and disagree on everything else. Which vectors a tool has for a family, slot by slot, stands in
+the family's record (`Family.conventions`); a `Convention` says how the tool means its numbers, and reads them:
 
 >>> CONVENTIONS["supermerger"].slots("sdxl", 20)[:3]
 ('BASE', 'IN00', 'IN01')

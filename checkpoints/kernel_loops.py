@@ -1,6 +1,6 @@
 """The kernel's loops, for numba to compile: stored weights are decoded, combined and encoded without a copy in between.
 
-Only `kernel_numba` imports this, and only when it has no compiled code yet: importing numba takes longer than many a merge.
+Only `machine_code` imports this, and only where there is no compiled code yet: importing numba takes longer than many a merge.
 
 Arithmetic is fp32 in a fixed order, one operation at a time (no fused multiply-add), so that this kernel and the one in
 `kernel_torch` give the same bytes on every machine. Loops take pointers and raise nothing: their compiled code needs neither

@@ -43,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="See inside Stable Diffusion checkpoints, compare them layer by layer, and merge them.",
+    help="See inside the checkpoints of diffusion models, compare them layer by layer, and merge them.",
 )
 
 

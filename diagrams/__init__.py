@@ -1,4 +1,4 @@
-"""Annotated pictures of Stable Diffusion UNETs at block, module and layer level, coloured by any value.
+"""Annotated pictures of UNETs at block, module and layer level, and of other models as chains of blocks, coloured by any value.
 
 `draw("sdxl").save("sdxl.svg")` is all it takes. What is drawn comes from traces made with torchview when the project is
 built, so drawing needs neither torch nor diffusers. `draw_tree` draws a merge recipe, `layers` lists every tensor.

@@ -3,7 +3,7 @@
 A `Recipe` (YAML or Python) names models, steps and block weights; `merge(recipe, output)` streams the inputs through fp32 and
 writes one .safetensors file; `dry_run` says what would happen. `METHODS` is the registry of merge methods; `linear`, `elementwise`,
 `statistics`, `whole` and `structural` make one of a function (`methods.declaring`), and `load_methods` takes in a file of them.
-This room uses `checkpoints` and nothing above it.
+This room uses `checkpoints`, and `analysis` for what lint and predictions measure.
 """
 
 from importlib import import_module

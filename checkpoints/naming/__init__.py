@@ -1,7 +1,7 @@
-"""Between the names of diffusers folders, lone components and single-file checkpoints.
+"""A file's own names <-> keys, the names of the family's single-file layout, which everything else speaks.
 
-The single-file layout is the one that everything else speaks. The tables stand in the families' records, module beside module;
-the functions below apply them to tensors that nobody has read yet.
+A component is found by what it holds, whatever stands before its names (`single`); the names of diffusers and transformers are
+translated, both ways, by the tables of the families' records (`translation`, `denoiser`). Tensors are moved, and nothing is read.
 """
 
 from .denoiser import diffusers_family as unet_family

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from fake_distribution import install
+from guides import files_of
 from streamlit.testing.v1 import AppTest
 
 from unetscope.checkpoints.registry import RegistryError
@@ -22,7 +22,6 @@ from unetscope.dashboard.tasks import Task
 
 # Seconds until something is taken for hung.
 PATIENCE = 600.0
-GUIDE = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text(encoding="utf-8")
 BUILT_IN = ["library", "explore", "compare", "merge", "search", "collection", "where_from", "jobs", "settings"]
 ZEROS = """
 from pathlib import Path
@@ -120,7 +119,7 @@ def test_a_page_of_another_package_measures_in_a_worker_and_shows_what_it_found(
 
 
 def test_the_page_of_the_guide_works(models, install_page, no_workers):
-    install_page(re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL)[1])
+    install_page(files_of("dashboard.md")["my_page.py"])
     at = app("zeros")
     next(button for button in at.button if button.label == "Count the zeros").click().run()
     worker.work("analysis")

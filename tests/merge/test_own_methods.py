@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from guides import files_of
 from places import place
 from safetensors import safe_open
 from tiny import load
@@ -366,9 +366,7 @@ def test_a_file_that_cannot_be_taken_ends_the_command_with_a_sentence(mine, name
 
 
 def test_the_example_of_the_documentation_works(mine):
-    guide = (Path(unetscope.__file__).parent / "docs" / "recipes.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(# my_methods\.py\n.*?)^```", guide, re.MULTILINE | re.DOTALL)
-    (mine / "example.py").write_text(code, encoding="utf-8")
+    (mine / "example.py").write_text(files_of("recipes.md")["my_methods.py"], encoding="utf-8")
     assert load_methods(mine / "example.py").methods == ("toward", "larger", "summed")
     steps = {"mix": {"method": "larger", "inputs": ["a", "b"]}}
     merge(Recipe.load(write_recipe(mine, steps)), mine / "out.safetensors")

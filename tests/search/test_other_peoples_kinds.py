@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from fake_distribution import install
 from fake_search import RedReward
+from guides import files_of
 from PIL import Image
 
 from unetscope.search import generators, rewards
@@ -19,7 +18,6 @@ from unetscope.search.loop import search
 from unetscope.search.rewards import make_reward
 from unetscope.search.shots import Shot
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
 BUILT_IN = {
     "unetscope.rewards": list(rewards.KINDS),
     "unetscope.generators": ["diffusers", "web_ui", "python"],
@@ -193,9 +191,8 @@ def test_an_entry_point_that_cannot_be_used_is_in_nobodys_way_who_does_not_ask_f
 
 
 def test_the_generator_and_the_reward_of_the_guide_work(tmp_path):
-    for name, found in (("my_generator", "class Grey"), ("my_reward", "class Redness")):
-        (code,) = [block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if found in block]
-        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    for name in ("my_generator.py", "my_reward.py"):
+        (tmp_path / name).write_text(files_of("search.md")[name], encoding="utf-8")
     images = make_generator({"kind": "my_generator.py:Grey", "size": 8}, tmp_path).images([Shot("a", "a", 9)])
     assert [image.size for image in images] == [(8, 8)]
     assert make_reward({"kind": "my_reward.py:Redness", "times": 2}, tmp_path).score(images, ["a"]) == [18.0]
