@@ -258,6 +258,10 @@ class Family:
         return tuple(out)
 
     @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.labels)
+
+    @cached_property
     def text_encoders(self) -> tuple[str, ...]:
         """The labels of its text encoders."""
         return tuple(c.part.label for c in self.components if c.part.text)
@@ -286,10 +290,11 @@ class Family:
         return patterns
 
     def label_of(self, name: str) -> str:
-        """The label of one of the denoiser's names (without prefix); OTHER for what no block holds."""
+        """The label of one of the denoiser's names (without prefix); OTHER for what no block holds, as `input_blocks.9` of SDXL."""
         for pattern, stem, numbered in self._patterns:
             if found := pattern.match(name):
-                return f"{stem}{int(found[1]):02d}" if numbered else stem
+                label = f"{stem}{int(found[1]):02d}" if numbered else stem
+                return label if label in self._known else "OTHER"
         return "OTHER"
 
     def block_of(self, key: str) -> Place:

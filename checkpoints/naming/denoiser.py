@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from functools import cache
 
 from ..families import FAMILIES, Family
+from ..families.parts.part import Renamed, renamed
 from ..families.parts.tables import inner_name, split_at, turned
 from ..families.signs import Signs
-from ..tensors import Shape
+from ..tensors import Shape, StoredTensor
 
 
 @cache
@@ -31,6 +32,11 @@ def key(name: str, family: Family) -> str | None:
     module, rest = found
     inner = inner_name(rest, inside) if ".resnets." in module else rest
     return f"{modules[module]}.{inner}" if inner else None
+
+
+def to_single_file(named: Mapping[str, StoredTensor], family: Family) -> Renamed:
+    """A denoiser under diffusers' names -> under single-file names."""
+    return renamed(named, lambda name: key(name, family))
 
 
 def diffusers_name(name: str, family: Family) -> str | None:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..families import FAMILIES, Family, Part, known_parts
-from ..families.parts import clip, vae
+from ..families.parts.part import Renamed
 from ..families.signs import Signs
 from ..foreign import lora_kind, name_forms
 from ..tensors import StoredTensor
 from . import denoiser
-from .translation import Translation, part_to_single_file, renamed
+from .translation import Translation
 
 Named = dict[str, StoredTensor]
 
@@ -230,41 +230,26 @@ def _keys(component: Located, members: Named, named: Named, out: Translation) ->
     prefix, around = component.prefix, component.prefix.removesuffix(_TEXT_WRAPPER)
     full = {name[len(prefix) :] if name.startswith(prefix) else name[len(around) :]: name for name in members}
     tensors = {short: members[name] for short, name in full.items()}
-    translated, left, dropped = _named(component, tensors, out)
-    out.dropped += [full[short] for short in dropped]
+    done = _named(component, tensors)
+    out.dropped += [full[short] for short in done.dropped]
+    out.notes += done.notes if prefix == component.target else []
     keys: Named = {}
-    for short, tensor in translated.items():
+    for short, tensor in done.tensors.items():
         key = component.target + short
         taken = key in named and key not in members
         keys[f"{prefix}{short}" if taken else key] = tensor
-    for short in left:
+    for short in done.left:
         out.unknown.append(full[short])
         keys[full[short]] = tensors[short]
     return keys
 
 
-def _named(component: Located, tensors: Named, out: Translation) -> tuple[Named, list[str], list[str]]:
-    """Tensors under single-file names without prefix, those without a name there, and those that are dropped."""
+def _named(component: Located, tensors: Named) -> Renamed:
+    """A component's tensors under single-file names without prefix."""
     what = component.what
-    if isinstance(what, Family):
-        return *(renamed(tensors, lambda name: denoiser.key(name, what)) if not component.native else (tensors, [])), []
-    if not component.native:
-        if what.text and not clip.is_open_clip(what):
-            return *clip.from_open_clip(tensors), []
-        return part_to_single_file(what, tensors)
-    if not what.text:
-        flat = [n for n, t in tensors.items() if vae.is_attention_matrix(n) and len(t.shape) in (2, 3)]
-        if flat and component.prefix == component.target:
-            out.notes.append(
-                f"{len(flat)} attention matrices of the VAE are linear layers here; read as 1x1 convolutions"
-            )
-        return {n: vae.as_convolution(t) if n in flat else t for n, t in tensors.items()}, [], []
-    if clip.is_open_clip(what):
-        return tensors, [], []
-    bare = [n for n in tensors if clip.with_text_model(n) not in tensors]
-    if bare and component.prefix == component.target:
-        out.notes.append(f"{len(bare)} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back")
-    return {clip.with_text_model(n) if n in set(bare) else n: t for n, t in tensors.items()}, [], []
+    if isinstance(what, Part):
+        return what.read(tensors) if component.native else what.read_translated(tensors)
+    return Renamed(tensors) if component.native else denoiser.to_single_file(tensors, what)
 
 
 def _note(found: list[Located], out: Translation, lone: bool) -> None:

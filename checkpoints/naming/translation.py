@@ -5,11 +5,12 @@ Nothing is read or copied: a translated tensor is the same byte ranges under ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..families import FAMILIES, Component, Family, family_of, layout
-from ..families.parts import clip, vae
+from ..families.parts import clip
+from ..families.parts.part import renamed
 from ..tensors import StoredTensor
 from . import denoiser
 
@@ -80,53 +81,14 @@ def _in_folder(family: Family | None, folder: str) -> Component | None:
 def _folder_to_single_file(folder: str, named: dict[str, StoredTensor], family: Family | None, out: Translation):
     """The prefix, translated tensors and untranslated names of one folder."""
     if family and folder == family.core:
-        return family.prefix, *renamed(named, lambda name: denoiser.key(name, family))
+        done = denoiser.to_single_file(named, family)
+        return family.prefix, done.tensors, done.left
     held = _in_folder(family, folder)
     if held is None:
         return "", {}, list(named)
-    translated, left, dropped = part_to_single_file(held.part, named)
-    out.dropped += [f"{folder}.{name}" for name in dropped]
-    return held.prefix, translated, left
-
-
-def part_to_single_file(
-    part, named: Mapping[str, StoredTensor]
-) -> tuple[dict[str, StoredTensor], list[str], list[str]]:
-    """A part under diffusers' or transformers' names -> under single-file names; the names that have no place, and those that
-    are dropped because they carry nothing."""
-    if not part.text:
-        return *renamed(named, vae.vae_key, _vae_matrix), []
-    if not clip.is_open_clip(part):
-        return *renamed(named, _clip_l_key), []
-    dropped = [n for n in named if clip.with_text_model(n) == clip.POSITION_IDS]
-    translated, left = clip.to_open_clip({n: t for n, t in named.items() if n not in dropped})
-    return translated, left, dropped
-
-
-def _clip_l_key(name: str) -> str | None:
-    full = clip.with_text_model(name)
-    return full if full.startswith("text_model.") or full == "text_projection.weight" else None
-
-
-def _vae_matrix(key: str, tensor: StoredTensor) -> StoredTensor:
-    return vae.as_convolution(tensor) if vae.is_attention_matrix(key) else tensor
-
-
-def renamed(
-    named: Mapping[str, StoredTensor],
-    rename: Callable[[str], str | None],
-    change: Callable[[str, StoredTensor], StoredTensor] = lambda _, tensor: tensor,
-) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Every tensor under its new name, and the names that have none or whose new name is taken already."""
-    out: dict[str, StoredTensor] = {}
-    left = []
-    for name, tensor in named.items():
-        key = rename(name)
-        if key is None or key in out:
-            left.append(name)
-        else:
-            out[key] = change(key, tensor)
-    return out, left
+    done = held.part.from_folder(named)
+    out.dropped += [f"{folder}.{name}" for name in done.dropped]
+    return held.prefix, done.tensors, done.left
 
 
 def _lacking(family: Family, tensors: Mapping[str, StoredTensor], component_files: Mapping) -> list[str]:
@@ -162,17 +124,12 @@ def to_diffusers(tensors: Mapping[str, StoredTensor], family: str | Family) -> D
 
 def _folder_to_diffusers(folder: str, named: dict[str, StoredTensor], family: Family):
     if folder == family.core:
-        return renamed(named, lambda name: denoiser.diffusers_name(name, family))
+        done = renamed(named, lambda name: denoiser.diffusers_name(name, family))
+        return done.tensors, done.left
     held = _in_folder(family, folder)
-    if not held.part.text:
-        translated, left = renamed(named, vae.vae_diffusers_name)
-        matrices = {vae.vae_diffusers_name(name) for name in named if vae.is_attention_matrix(name)}
-        return {n: vae.as_linear(t) if n in matrices else t for n, t in translated.items()}, left
-    if not clip.is_open_clip(held.part):
-        return renamed(named, _clip_l_key)
     unused = [n for n in named if held.unused and n.startswith(held.unused)]
-    translated, left = clip.from_open_clip({n: t for n, t in named.items() if n not in unused})
-    return translated, unused + left
+    done = held.part.to_folder({n: t for n, t in named.items() if n not in unused})
+    return done.tensors, unused + done.left
 
 
 def diffusers_family(component_files: Mapping[str, Sequence[StoredTensor]]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...tensors import StoredTensor
 from .modules import linear, named, norm
-from .part import Opening, Part, Tensors
+from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, turned
 
 VOCABULARY = 49408
@@ -233,6 +233,41 @@ def is_open_clip(part: Part) -> bool:
     return part.tensors is open_clip
 
 
+def _as_they_are(named: Named) -> Renamed:
+    return Renamed(dict(named))
+
+
+def _with_text_model(named: Named) -> Renamed:
+    """CLIP-L of a single file, its `text_model.` put back where it is missing."""
+    bare = {name for name in named if with_text_model(name) not in named}
+    out = Renamed({with_text_model(name) if name in bare else name: tensor for name, tensor in named.items()})
+    if bare:
+        out.notes.append(f"{len(bare)} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back")
+    return out
+
+
+def _of_transformers(named: Named) -> Renamed:
+    """CLIP-L of a diffusers folder: both layouts have the names of transformers."""
+
+    def key(name: str) -> str | None:
+        full = with_text_model(name)
+        return full if full.startswith("text_model.") or full == "text_projection.weight" else None
+
+    return renamed(named, key)
+
+
+def _read_open_clip(named: Named) -> Renamed:
+    """CLIP-L under OpenAI's names, which are OpenCLIP's."""
+    return Renamed(*from_open_clip(named))
+
+
+def _read_transformers(named: Named) -> Renamed:
+    """An OpenCLIP under the names of transformers; its positions carry nothing."""
+    dropped = [name for name in named if with_text_model(name) == POSITION_IDS]
+    tensors, left = to_open_clip({name: tensor for name, tensor in named.items() if name not in dropped})
+    return Renamed(tensors, left, dropped)
+
+
 # Where its names begin behind a prefix; an image encoder has the same inside `vision_model.` and `visual.`.
 _HF = Opening(
     ("encoder.layers.", "embeddings.token_embedding."),
@@ -269,6 +304,10 @@ CLIP_L = Part(
     translated=_OPEN,
     heads=_HF_HEADS,
     translated_heads=_OPEN_HEADS,
+    read=_with_text_model,
+    read_translated=_read_open_clip,
+    from_folder=_of_transformers,
+    to_folder=_of_transformers,
     anchor="token_embedding.weight",
     fits=lambda names: clip_kind(names) == "clip_l",
 )
@@ -285,6 +324,10 @@ CLIP_H = Part(
     translated=_HF,
     heads=_OPEN_HEADS,
     translated_heads=(*_HF_HEADS, "logit_scale"),
+    read=_as_they_are,
+    read_translated=_read_transformers,
+    from_folder=_read_transformers,
+    to_folder=_read_open_clip,
     anchor="token_embedding.weight",
     fits=lambda names: clip_kind(names) == "clip_h",
 )
@@ -301,6 +344,10 @@ CLIP_G = Part(
     translated=_HF,
     heads=_OPEN_HEADS,
     translated_heads=(*_HF_HEADS, "logit_scale"),
+    read=_as_they_are,
+    read_translated=_read_transformers,
+    from_folder=_read_transformers,
+    to_folder=_read_open_clip,
     anchor="token_embedding.weight",
     fits=lambda names: clip_kind(names) == "clip_g",
 )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 # As `tensors.Shape`, whose module needs numpy: what a family is must be known without.
 Shape = tuple[int, ...]
 
 Tensors = Iterator[tuple[str, Shape]]
+
+if TYPE_CHECKING:
+    from ...tensors import StoredTensor
+
+    Named = Mapping[str, StoredTensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,39 @@ class Opening:
         return Counter(name[: match.start()] for name in candidates if (match := search(name)))
 
 
+@dataclass
+class Renamed:
+    """Tensors under other names.
+
+    Attributes:
+        tensors: new name -> tensor.
+        left: names that have no place among the new ones.
+        dropped: names left out because they carry nothing.
+        notes: what was changed, in sentences.
+    """
+
+    tensors: dict[str, StoredTensor]
+    left: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def renamed(
+    named: Mapping[str, StoredTensor],
+    rename: Callable[[str], str | None],
+    change: Callable[[str, StoredTensor], StoredTensor] = lambda _, tensor: tensor,
+) -> Renamed:
+    """Every tensor under its new name, and the names that have none or whose new name is taken already."""
+    out = Renamed({})
+    for name, tensor in named.items():
+        key = rename(name)
+        if key is None or key in out.tensors:
+            out.left.append(name)
+        else:
+            out.tensors[key] = change(key, tensor)
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """A text encoder or autoencoder.
@@ -76,6 +114,9 @@ class Part:
         translated: the same for the other tools' names of it, which are translated.
         heads, translated_heads: beginnings of its names of either kind; in a file without prefixes all other names are
             somebody else's.
+        read: names of single files, without prefix -> the same with small repairs; `read_translated`: other tools' names of it
+            -> those of single files.
+        from_folder, to_folder: names in a diffusers folder -> those of single files, and back.
         anchor: how one of its names ends that is there in every whole one; without it only the usual prefixes tell the part.
         fits: whether names of either kind, without prefix, are this part's: text encoders differ in their layers only.
     """
@@ -92,6 +133,10 @@ class Part:
     translated: Opening
     heads: tuple[str, ...]
     translated_heads: tuple[str, ...]
+    read: Callable[[Named], Renamed]
+    read_translated: Callable[[Named], Renamed]
+    from_folder: Callable[[Named], Renamed]
+    to_folder: Callable[[Named], Renamed]
     anchor: str = ""
     fits: Callable[[Collection[str]], bool] = lambda names: True
 

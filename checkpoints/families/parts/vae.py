@@ -7,12 +7,13 @@ outwards in diffusers' `AutoencoderKL`. The middle attention is 1x1 convolutions
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...tensors import StoredTensor
 from .modules import conv, named, norm
-from .part import Opening, Part, Tensors
+from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, inner_name, split_at, turned
 
 LATENT = 4
@@ -212,6 +213,24 @@ def sublabel(name: str) -> str:
     return "quant"
 
 
+def _read(named: Mapping[str, StoredTensor]) -> Renamed:
+    """A single file's VAE, its attention as convolutions."""
+    flat = {name for name, t in named.items() if is_attention_matrix(name) and len(t.shape) in (2, 3)}
+    out = Renamed({name: as_convolution(t) if name in flat else t for name, t in named.items()})
+    if flat:
+        out.notes.append(f"{len(flat)} attention matrices of the VAE are linear layers here; read as 1x1 convolutions")
+    return out
+
+
+def _from_diffusers(named: Mapping[str, StoredTensor]) -> Renamed:
+    return renamed(named, vae_key, lambda key, tensor: as_convolution(tensor) if is_attention_matrix(key) else tensor)
+
+
+def _to_diffusers(named: Mapping[str, StoredTensor]) -> Renamed:
+    matrices = {vae_diffusers_name(name) for name in named if is_attention_matrix(name)}
+    return renamed(named, vae_diffusers_name, lambda new, tensor: as_linear(tensor) if new in matrices else tensor)
+
+
 _NATIVE = Opening(
     ("coder.down.", "coder.up."),
     re.compile(r"(?:^|(?<=\.))(?:encoder|decoder)\.(?:down|up)\.\d+\.(?:block|attn|downsample|upsample)\b"),
@@ -239,6 +258,10 @@ VAE = Part(
     ),
     heads=("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
     translated_heads=("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
+    read=_read,
+    read_translated=_from_diffusers,
+    from_folder=_from_diffusers,
+    to_folder=_to_diffusers,
 )
 
 
