@@ -9,7 +9,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .families import FAMILIES, Family, components_in_order, families_with, family_of, is_buffer, part_of, part_title
+from .averaged import averaged_denoiser, averaged_keys
+from .families import (
+    FAMILIES,
+    Family,
+    components_in_order,
+    families_with,
+    family_of,
+    is_buffer,
+    kin_of,
+    part_of,
+    part_title,
+)
 from .families.parts.unet import PREFIX, whole_unet
 from .families.signs import Signs
 from .foreign import controlnet_signs, foreign_model, lora_kind, name_forms, small_file
@@ -30,6 +41,7 @@ class Architecture:
         variant: `base`, `inpainting` (9 input channels), `instruct-pix2pix` (8), `depth` (5) or `unusual input`.
         parts: the components that are there (`unet`, `clip_l`, `vae`...).
         name: one line for people, e.g. `SDXL checkpoint, inpainting`.
+        ema_only: whether the denoiser is not there but for its moving average, of which its family is told.
     """
 
     family: str | None
@@ -37,6 +49,7 @@ class Architecture:
     variant: str = "base"
     parts: tuple[str, ...] = ()
     name: str = ""
+    ema_only: bool = False
 
     def for_family(self, family: str) -> Architecture:
         """The same adapter, for another family."""
@@ -53,6 +66,8 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
     names = tuple(raw_names) or tuple(shapes)
     forms, found = name_forms(names), parts_of(shapes)
     family = denoiser_family(shapes, found)
+    if family is not None and family.extras:
+        found = parts_of(key for key in shapes if not key.startswith(family.extras))
     parts = tuple(components_in_order([*([family.core] if family else _unknown_denoiser(shapes)), *found]))
     if kind := lora_kind(forms):
         target = _adapter_family(names, shapes)
@@ -63,6 +78,8 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         return Architecture(target, "controlnet", parts=parts, name=f"ControlNet for {_title(target)}{beside}")
     if family is not None:
         return _with_denoiser(family, shapes, parts)
+    if not has_unet(shapes) and (averaged := _averaged_family(shapes, found)):
+        return _with_average(averaged, shapes, parts)
     if model := foreign_model(forms, has_unet(shapes)):
         return Architecture(None, "other", parts=parts, name=model)
     if has_unet(shapes):
@@ -125,17 +142,18 @@ def parts_of(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def denoiser_family(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family | None:
-    """The family that knows the denoiser as its own: the first one."""
+    """The family that knows the denoiser as its own: the first one, or its kin."""
     signs: dict[str, Signs] = {}
     for family in FAMILIES.values():
-        if family.known_by is None:
+        if family.known_by is None or family.parent:
             continue
         prefix = family.prefix
         if prefix not in signs:
             inside = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-            signs[prefix] = Signs(inside, parts)
+            others = [key for key in shapes if not key.startswith(prefix)] if prefix else ()
+            signs[prefix] = Signs(inside, parts, others)
         if signs[prefix].shapes and family.known_by(signs[prefix]):
-            return family
+            return kin_of(family, signs[prefix])
     return None
 
 
@@ -156,6 +174,21 @@ def _with_denoiser(family: Family, shapes: Mapping[str, Shape], parts: tuple[str
     what: What = "checkpoint" if whole else "component"
     name = f"{family.title} {'checkpoint' if whole else family.core_title}"
     return Architecture(family.id, what, variant, parts, name if variant == "base" else f"{name}, {variant}")
+
+
+def _averaged_family(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family | None:
+    """The family of a denoiser that is there as its moving average only."""
+    for named in averaged_denoiser(shapes):
+        if family := denoiser_family(named, parts):
+            return family
+    return None
+
+
+def _with_average(family: Family, shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Architecture:
+    keys = averaged_keys(family)
+    named = {keys[name]: shape for name, shape in shapes.items() if name in keys}
+    found = _with_denoiser(family, named, parts)
+    return replace(found, name=f"{found.name}, its {family.core_title} as EMA weights only", ema_only=True)
 
 
 def _variant(family: Family, shapes: Mapping[str, Shape]) -> str:

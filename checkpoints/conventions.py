@@ -140,9 +140,9 @@ class Convention:
         fits = self.lengths(family)
         if not fits:
             return f"Convention {self.name!r} has no weight vector for {family.title}; take {_usual(family)!r}."
-        known = list(dict.fromkeys(n for f in FAMILIES for n in self.lengths(f)))
+        known = _lengths(self)
         if length not in known and self.name in family.conventions:
-            others = [c.name for c in CONVENTIONS.values() if any(length in c.lengths(f) for f in FAMILIES)]
+            others = [c.name for c in CONVENTIONS.values() if length in _lengths(c)]
             hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
             return (
                 f"A weight vector of {length} values fits no architecture in convention {self.name!r}, which has vectors of "
@@ -168,6 +168,12 @@ class Convention:
         own = self.vectors(family).slots
         kept = own[0 if "BASE" in longer else 1] if longer and self.layout == "mbw" and len(own) > 1 else ()
         return kept if set(kept) <= set(longer) else ()
+
+
+def _lengths(convention: Convention) -> list[int]:
+    """The lengths of a tool's vectors, of the families that it knows."""
+    tools = (family for family in FAMILIES.values() if convention.name in family.conventions)
+    return list(dict.fromkeys(length for family in tools for length in convention.lengths(family)))
 
 
 def _usual(family: Family) -> str:

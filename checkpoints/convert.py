@@ -92,7 +92,7 @@ def convert(
         source: a .safetensors file, a .ckpt or a diffusers folder.
         target: a .safetensors file, or the folder to make.
         dtype: `fp16`, `bf16`, `fp32`, `fp8_e4m3`...; None keeps every tensor's own.
-        prune: leave out the EMA copy and keys of no known component. Markers stay.
+        prune: leave out the EMA copy, where it is a copy, and keys of no known component. Markers stay.
         fix_position_ids: write the text encoders' `position_ids` as the integers 0..76, whatever they were.
         to: `single-file` (keys in single-file naming) or `diffusers`.
         donor: a checkpoint of the same architecture. Keys of the layout that the source lacks, of the components that it
@@ -164,7 +164,12 @@ class _Conversion:
             raise CheckpointError(
                 f"{self._checkpoint.path}: is {architecture.name}; pruning would leave nothing of it. Convert it without pruning"
             )
-        for component, reason in (("ema", "EMA copy"), ("other", "no known component")):
+        if architecture.ema_only:
+            self.report.notes.append(
+                f"the {self._checkpoint.family.core_title} is there as EMA weights only: they are kept"
+            )
+        left_out = (("ema", "EMA copy"), ("other", "no known component"))
+        for component, reason in left_out[architecture.ema_only :]:
             keys = [key for key in tensors if self._checkpoint.family.block_of(key).component == component]
             if keys:
                 self.report.dropped[reason] = keys

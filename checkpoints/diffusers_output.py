@@ -82,6 +82,11 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
         raise CheckpointError(
             f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of an SD1, SD2 or SDXL checkpoint or UNET"
         )
+    if architecture.ema_only:
+        raise CheckpointError(
+            f"{checkpoint.path}: has its {family.core_title} as EMA weights only; put them in its place with `merge exchange-ema`, "
+            "and convert what that writes"
+        )
     if architecture.variant not in family.variants.values():
         raise CheckpointError(
             f"{checkpoint.path}: its UNET has an unusual number of input channels; no diffusers pipeline runs it"

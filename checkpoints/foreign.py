@@ -33,6 +33,8 @@ _CONTROLNET = re.compile(
 # Models whose UNET resembles ours: what they are, and a tensor name that only they have.
 _UNETS = [
     ("a Stable Video Diffusion checkpoint", r"\.(time_stack|time_mixer|temporal_transformer_blocks)\."),
+    ("a ModelScope text-to-video model", r"\.temopral_conv\.|\.temp_convs\."),
+    ("a SUPIR upscaler, which steers SDXL", r"(^|\.)project_modules\.\d"),
     ("the Stable Diffusion x4 upscaler", r"^model\.diffusion_model\.label_emb\.weight$|^class_embedding\.weight$"),
 ]
 # Models without such a UNET. In a file with one, these names are junk.
@@ -44,11 +46,12 @@ _MODELS = [
     ("a Stable Cascade checkpoint", r"(^|\.)(clip_txt_mapper|clip_txt_pooled_mapper)\.|\.channelwise\.\d"),
     (
         "a diffusion transformer (PixArt, Hunyuan, Lumina, Wan or the like)",
-        r"^(model\.diffusion_model\.)?(blocks|layers)\.\d+\..*(attn|adaLN)",
+        r"^(model\.diffusion_model\.)?(blocks|layers)\.\d+\.(?!residual_group\.).*(attn|adaLN)",
     ),
     ("an IP-Adapter", r"^(ip_adapter|image_proj)\."),
     ("a T2I-Adapter", r"^(adapter\.)?body\.\d+\.(resnets|block\d|in_conv)\b"),
     ("an image upscaler", r"^(body|RRDB_trunk|model\.\d\.sub)\.\d+\.(rdb|RDB|conv)|^params_ema\b|^conv_first\."),
+    ("an image upscaler", r"^layers\.\d+\.residual_group\."),  # SwinIR
     ("a T5 text encoder", r"(^|\.)encoder\.block\.\d+\.layer\.\d+\.SelfAttention\."),
     ("a CLIP with its image encoder", r"^vision_model\.|^visual\."),
 ]  # fmt: skip

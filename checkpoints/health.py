@@ -115,6 +115,12 @@ def _missing(checkpoint: Checkpoint) -> list[Finding]:
             out.append(
                 Finding("note", f"{component} lacks {_tensors(len(unused))} that nothing uses: {_listed(unused)}")
             )
+    if checkpoint.architecture.ema_only:
+        core = checkpoint.family.core_title
+        text = (
+            f"the {core} is there as EMA weights only, which programs do not read: exchange_ema puts them in its place"
+        )
+        out.append(Finding("suspect", text))
     if absent := absent_components(checkpoint):
         out.append(Finding("note", f"there is no {', no '.join(absent)} in it: programs will take another file's"))
     return out
@@ -159,6 +165,8 @@ def _ballast(checkpoint: Checkpoint) -> list[Finding]:
     for component, what in (("ema", "an EMA copy of the UNET"), ("other", "keys of no known component")):
         tensors = [t for t in checkpoint.tensors.values() if t.component == component]
         size = sum(t.nbytes for t in tensors)
+        if component == "ema" and checkpoint.architecture.ema_only:
+            continue
         # SD1 and SD2 files keep two counters of their EMA weights, of a few bytes.
         if (component == "other" and tensors) or size > 1000:
             out.append(Finding("note", f"{what}: {_tensors(len(tensors))}, {size / 1e6:,.1f} MB; --prune drops it"))

@@ -194,8 +194,8 @@ def absent_components(checkpoint: Checkpoint) -> tuple[str, ...]:
     architecture = checkpoint.architecture
     if architecture.what != "checkpoint" or architecture.family is None:
         return ()
-    expected = checkpoint.family.component_ids
-    return tuple(component for component in expected if component not in architecture.parts)
+    held = {*architecture.parts, *((checkpoint.family.core,) if architecture.ema_only else ())}
+    return tuple(component for component in checkpoint.family.component_ids if component not in held)
 
 
 def _grouped(tensors: list[TensorInfo], group) -> dict[str, Amount]:

@@ -136,7 +136,9 @@ def _findings(found: Inspection) -> list[str]:
         said.append(found.adapter.problem)
     if found.adapter and found.adapter.unknown:
         said.append(f"{len(found.adapter.unknown):,} tensors fit no layer of the model: {_some(found.adapter.unknown)}")
-    if found.ema and found.ema.tensors > 2:
+    if found.architecture.ema_only:
+        said.append("its UNET is there as EMA weights only (`merge exchange-ema` puts them in its place)")
+    elif found.ema and found.ema.tensors > 2:
         said.append(f"holds a second UNET of EMA weights, {size(found.ema.bytes)} (`convert --prune` drops it)")
     return [*said, *found.notes]
 

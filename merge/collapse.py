@@ -136,7 +136,9 @@ def _is_plain(value) -> bool:
 def fitting_families(recipe: Recipe) -> list[Family]:
     """The families that all block weights of a recipe fit, those that most tools know first: what it may be for where no file
     tells."""
-    known = sorted(FAMILIES.values(), key=lambda family: (family.mecha is None, -len(family.conventions)))
+    known = sorted(
+        FAMILIES.values(), key=lambda family: (bool(family.parent), family.mecha is None, -len(family.conventions))
+    )
     return [family for family in known if _fits(recipe, family)]
 
 

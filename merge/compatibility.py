@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.families import FAMILIES, Family
+from ..checkpoints.families.parts.schedule import CONTINUOUS_MARKERS
 from ..checkpoints.tensors import Shape
 from .errors import MergeError
 
@@ -65,6 +66,7 @@ def check_predictions(
         unmarked = checkpoint.family.predicts or "unmarked"
         kinds.setdefault(checkpoint.prediction or unmarked, []).append(name)
     unmarked = kinds.pop("unmarked", [])
+    schedules = _schedules(checkpoints, names)
     told = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in kinds.items())
     if len(kinds) > 1 and not mix:
         raise MergeError(
@@ -72,12 +74,25 @@ def check_predictions(
             "output.mix_predictions (--mix-predictions) if you mean it"
         )
     notes = [f"the models predict differently ({told})"] if len(kinds) > 1 else []
+    if len(schedules) > 1 and len(kinds) == 1:
+        said = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in schedules.items())
+        notes.append(f"the models were trained on different noise schedules ({said}): their merge fits neither")
     if unmarked and kinds:
         notes.append(f"nothing says what {', '.join(unmarked)} predicts; the others: {told}")
     first = next((c for c in checkpoints if has_denoiser(c)), None)
     if first is not None and first.prediction is None and first.family.predicts is None and len(kinds) == 1:
         return next(iter(kinds)), notes
     return first.prediction if first is not None else None, notes
+
+
+def _schedules(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> dict[str, list[str]]:
+    """Noise schedule, as marker keys tell it -> the models that are trained on it."""
+    found: dict[str, list[str]] = {}
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        if has_denoiser(checkpoint):
+            continuous = any(marker in checkpoint for marker in CONTINUOUS_MARKERS)
+            found.setdefault("continuous noise levels (EDM)" if continuous else "discrete steps", []).append(name)
+    return found
 
 
 def has_denoiser(checkpoint: Checkpoint) -> bool:

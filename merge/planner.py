@@ -49,6 +49,7 @@ class Planner:
         for source in recipe.components.values():
             if source in recipe.models or source in recipe.steps:
                 used.update(recipe.leaves(source))
+        wanted = {leaf for n, s in recipe.steps.items() if "ema" in s.kind.supplied for leaf in recipe.leaves(n)}
         for name in (*recipe.models, *recipe.loras):
             if name not in used:
                 self.warnings.append(f"model {name!r} is not used by the result")
@@ -59,6 +60,8 @@ class Planner:
                 self.checkpoints.append(self._opened(Path(path)))
                 self.names.append(_distinct(Path(name).name if name in files else name, self.names))
             self.index[name] = by_path[real]
+            if name in wanted and self.checkpoints[by_path[real]].architecture.ema_only:
+                self._take_average(by_path[real])
         for name, lora in recipe.loras.items():
             if name in used:
                 self.index[name] = len(self.checkpoints)
@@ -86,6 +89,13 @@ class Planner:
             self.checkpoints.append(with_ema(checkpoint, name))
             self.names.append(_distinct(f"{name} (EMA)", self.names))
         return self.averaged[index]
+
+    def _take_average(self, index: int) -> None:
+        """Make the average of a model that has no other UNET its UNET."""
+        name = self.names[index]
+        self.checkpoints[index] = with_ema(self.checkpoints[index], name)
+        self.averaged[index] = index
+        self.warnings.append(f"{name} has its UNET as EMA weights only: they are its UNET")
 
     # -- where each component comes from ------------------------------------------------------------------------------
 
@@ -115,6 +125,12 @@ class Planner:
         unets = self._denoisers()
         main = list(dict.fromkeys([*self.models_of(self.recipe.result), *unets]))
         self.family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
+        for i in unets:
+            if self.checkpoints[i].architecture.ema_only:
+                raise MergeError(
+                    f"{self.names[i]} ({self.checkpoints[i].path}): has its UNET as EMA weights only, which are not merged; apply "
+                    "exchange_ema to it first, which makes them its UNET"
+                )
         self.prediction, notes = check_predictions(
             [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
         )

@@ -14,7 +14,7 @@ from .solve import unsolved
 from .spot import Spot
 
 # Components that are copied, never merged.
-BUFFERS = ("schedule", "marker", "other")
+BUFFERS = ("schedule", "marker", "extra", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class TensorPlan:
 
     @property
     def buffer(self) -> bool:
-        """Whether it is a schedule buffer, marker or unknown key: copied as it is, infinities and all."""
+        """Whether it is a schedule buffer, marker, further model or unknown key: copied as it is, infinities and all."""
         return self.place.component in BUFFERS
 
     @property

@@ -13,12 +13,14 @@ from ..errors import LabelError
 from ..registry import Registry
 from .family import BUFFER_LABELS, EMA_PREFIX, Component, Family, Slots, Vectors, Widths, is_buffer
 from .parts.part import Part, Place, Spec
+from .signs import Signs
 
 __all__ = [
     "BUFFERS",
     "BUFFER_LABELS",
     "EMA_PREFIX",
     "FAMILIES",
+    "MOST_STRANGE",
     "Component",
     "Family",
     "Part",
@@ -30,10 +32,12 @@ __all__ = [
     "component_names",
     "components_in_order",
     "families_with",
+    "family_by",
     "family_of",
     "in_order",
     "is_buffer",
     "is_text",
+    "kin_of",
     "known_labels",
     "known_parts",
     "layout",
@@ -42,7 +46,7 @@ __all__ = [
 ]
 
 # What a file holds beside the weights that a model is made of, in the order in which tables list it.
-BUFFERS = ("ema", "schedule", "marker", "other")
+BUFFERS = ("ema", "schedule", "marker", "extra", "other")
 
 
 def _check(family: Family) -> None:
@@ -75,6 +79,45 @@ def layout(family: str | Family, *, widths: Widths = "real", in_channels: int | 
 def families_with(component: str) -> list[Family]:
     """The families that have this text encoder or VAE."""
     return [family for family in FAMILIES.values() if family.component(component) is not None]
+
+
+# A kin may lack so much of its layout, measured by what its family has beyond it: a hole must not be half the difference.
+_MOST_LOST = 0.5
+# A denoiser with more names of its own than this share of the layout's is another model, whatever its other names resemble.
+MOST_STRANGE = 0.1
+
+
+def family_by(signs: Signs) -> Family | None:
+    """The family whose denoiser these signs show: the first that knows it, or that one's kin; None where none knows it."""
+    family = next((f for f in FAMILIES.values() if not f.parent and f.known_by and f.known_by(signs)), None)
+    return family and kin_of(family, signs)
+
+
+def kin_of(family: Family, signs: Signs) -> Family | None:
+    """Of a family that knows a denoiser as its own and of its kin the one whose layout it has.
+
+    A hole makes no kin: a file that lost tensors stays of its family. None where much of it is in no layout: it is another model.
+    """
+    if family.tensors is None:
+        return family
+    kin = [k for k in FAMILIES.values() if k.parent == family.id]
+    told = next((k for k in kin if k.known_by and k.known_by(signs)), None)
+    best = told or _by_layout(family, kin, frozenset(signs.shapes))
+    known = best.core_names.union(*(f.core_names for f in (family, *kin)))
+    strange = [name for name in signs.shapes if name not in known and not name.startswith(best.optional)]
+    return None if len(strange) > MOST_STRANGE * len(best.core_names) else best
+
+
+def _by_layout(family: Family, kin: Iterable[Family], names: frozenset[str]) -> Family:
+    """Of a family and its kin the one that lacks fewest names of its layout, of those that have all names that the file shares.
+
+    A file that lacks everything that a kin is without, and little of the kin's own, is the kin.
+    """
+    relatives = [family, *(k for k in kin if k.known_by is None)]
+    shared = names & frozenset().union(*(f.core_names for f in relatives))
+    lacking = {f: len(f.core_names - shared) for f in relatives if shared <= f.core_names}
+    holes = {k: n for k, n in lacking.items() if k is family or n <= _MOST_LOST * len(family.core_names - k.core_names)}
+    return min(holes, key=holes.__getitem__, default=family)
 
 
 @cache

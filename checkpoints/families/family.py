@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ _ABOUT = {
     "EMA": "a second UNET, averaged over training",
     "SCHEDULE": "noise schedule buffers",
     "MARKER": "prediction type markers",
+    "EXTRA": "what the model needs next to its own weights",
     "OTHER": "keys that belong to no known component",
 }
 # Labels that are no part of the trained weights that a merge averages.
@@ -176,6 +177,8 @@ class Family:
         inside: the same inside of residual blocks.
         optional: beginnings of the denoiser's names that may be there or not.
         components: text encoders and VAE.
+        extras: beginnings of the keys of further models that it needs (an image encoder, a depth estimator): they are kept as they
+            are, and never merged.
         buffers: what the training code's file holds before the denoiser; `leftovers`: behind it.
         first_layer: the denoiser's tensor whose input channels tell variants; `variants`: channels -> variant.
         conventions: tool -> its weight vectors; `*` stands for every tool.
@@ -186,7 +189,8 @@ class Family:
         gallery, gallery_blocks: the levels and blocks of which the gallery has pictures.
         skips: whether IN blocks feed OUT blocks.
         keeps_names: whether what is written gets the file's own names, not the keys: where no layout says which are right.
-        parent: of a kin, the family whose layout it varies.
+        parent: of a kin, the family whose layout it varies. What knows the parent knows its kin; which of them a file is, its
+            whole layout tells, or `known_by` where a kin has one.
     """
 
     id: str
@@ -212,6 +216,7 @@ class Family:
     inside: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     components: tuple[Component, ...] = ()
+    extras: tuple[str, ...] = ()
     buffers: tuple[tuple[str, Spec], ...] = ()
     leftovers: tuple[tuple[str, Spec], ...] = ()
     first_layer: str = ""
@@ -312,6 +317,8 @@ class Family:
             label = self.label_of(key.removeprefix(self.prefix))
             if label != "OTHER" or self.prefix:
                 return Place(label, self.core, core=True) if label != "OTHER" else Place("OTHER", "other")
+        if self.extras and key.startswith(self.extras):
+            return Place("EXTRA", "extra")
         for component in self.components:
             if key.startswith(component.prefix):
                 return component.part.place(key.removeprefix(component.prefix))
@@ -407,6 +414,37 @@ class Family:
         for component in sorted(self.components, key=lambda c: c.part.text):
             for name, shape in component.tensors(widths):
                 yield component.prefix + name, Spec(shape, "I64" if name.endswith("position_ids") else "F32")
+
+    @cached_property
+    def core_names(self) -> frozenset[str]:
+        """The denoiser's names in its layout, without prefix; empty where no layout is published."""
+        sizes = self.size("narrow")
+        return frozenset(name for name, _ in self.tensors(sizes)) if self.tensors is not None else frozenset()
+
+    def kin(self, id: str, title: str, **changes: Any) -> Family:
+        """The record of a model of nearly this layout: what it shares, and not what other tools say of this family alone.
+
+        `changes` are fields of the record, or sizes of the denoiser, which are changed in published and narrow ones alike.
+        """
+        sizes = {name: changes.pop(name) for name in list(changes) if name not in Family.__dataclass_fields__}
+        own = {
+            "known_by": None,  # the whole layout tells
+            "modelspec": {},
+            "adapters": None,
+            "lora": None,
+            "mecha": None,
+            "drawing": "chain",
+            "traced": False,
+            "gallery": (),
+            "gallery_blocks": (),
+            "real": replace(self.real, **sizes),
+            "narrow": replace(self.narrow, **sizes),
+        }
+        return replace(self, id=id, title=title, name=title, parent=self.id, **(own | changes))
+
+    def with_own_vector(self) -> Family:
+        """The same where no tool has weight vectors for it: one number for each block of the denoiser, in every convention."""
+        return replace(self, conventions={"*": Vectors((self.labels,))})
 
     def modelspec_architecture(self, prediction: str | None = None) -> str:
         """What the header's field `modelspec.architecture` says of a model that predicts so."""

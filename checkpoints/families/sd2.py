@@ -61,6 +61,7 @@ SD2 = Family(
             narrow=Vae((16, 32, 48, 48), scaling=0.18215, sample=64, groups=4),
         ),
     ),
+    extras=("depth_model.",),  # of the variant that sees depth
     buffers=DDPM_BUFFERS,
     leftovers=DDPM_LEFTOVERS,
     first_layer=unet.FIRST_LAYER,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,11 +19,13 @@ class Signs:
     Attributes:
         shapes: the denoiser's names, without prefix, and their shapes.
         parts: the text encoders and VAE beside it (`clip_h`).
+        others: the names of the file that are not the denoiser's.
         answers: what rules have said of it: several records ask the same.
     """
 
     shapes: Mapping[str, Shape]
     parts: tuple[str, ...] = ()
+    others: Collection[str] = ()
     answers: dict[Rule, bool] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -89,6 +91,11 @@ def lacks(*names: str) -> Rule:
 def starts(*beginnings: str) -> Rule:
     """A name begins with each of these."""
     return Rule(lambda signs: all(any(name.startswith(b) for name in signs.shapes) for b in beginnings))
+
+
+def next_to(*beginnings: str) -> Rule:
+    """A name of the file that is not the denoiser's begins with one of these."""
+    return Rule(lambda signs: any(name.startswith(beginnings) for name in signs.others))
 
 
 def ratio(above: str, axis: int, below: str, other: int, times: float) -> Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from ..families import FAMILIES, Family
+from ..families import FAMILIES, MOST_STRANGE, Family, family_by
 from ..families.parts.part import Renamed, renamed
 from ..families.parts.tables import inner_name, split_at, turned
 from ..families.signs import Signs
@@ -58,13 +58,15 @@ def is_diffusers_unet(names: Collection[str]) -> bool:
 def diffusers_family(shapes: Mapping[str, Shape]) -> str | None:
     """The family of a denoiser in diffusers naming, None when it is no known one.
 
-    It is the family that knows the translated names as its own; of several, the one that has a name for most of them.
+    It is the family that knows the translated names as its own; of several, the one that has a name for most of them, and of
+    those with as many a kin, which has the whole layout. Where much has no name in any, it is another model.
     """
-    best, most = None, 0
+    best, most = None, (0, False)
     for family in FAMILIES.values():
-        if family.known_by is None or not family.names:
+        if not family.names:
             continue
         translated = {new: shape for name, shape in shapes.items() if (new := key(name, family)) is not None}
-        if len(translated) > most and family.known_by(Signs(translated)):
-            best, most = family.id, len(translated)
-    return best
+        score = len(translated), bool(family.parent)
+        if score > most and family_by(Signs(translated)) is family:
+            best, most = family.id, score
+    return best if len(shapes) - most[0] <= MOST_STRANGE * len(shapes) else None

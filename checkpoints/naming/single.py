@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..families import FAMILIES, Family, Part, known_parts
+from ..families import FAMILIES, Family, Part, family_by, known_parts
 from ..families.parts.part import Renamed
 from ..families.signs import Signs
 from ..foreign import lora_kind, name_forms
@@ -162,8 +162,7 @@ def _unet_at(named: Named, prefix: str, native: bool, owner: Family, parts: tupl
     if not native:
         family = denoiser.diffusers_family(shapes) if denoiser.is_diffusers_unet(shapes) else None
         return Located(FAMILIES[family], prefix, False, FAMILIES[family].prefix) if family else None
-    signs = Signs(shapes, parts)
-    family = next((f for f in FAMILIES.values() if f.known_by and f.known_by(signs)), None)
+    family = family_by(Signs(shapes, parts, [n for n in named if not n.startswith(prefix)] if prefix else ()))
     # A UNET of no known layout gets the usual prefix too: it is one, whoever's it is.
     if family is None and prefix != owner.prefix and owner.first_layer not in shapes:
         return None

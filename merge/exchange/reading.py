@@ -119,6 +119,11 @@ def _from_checkpoint(path: Path, request: Request) -> Imported:
 
 def _from_metadata(metadata: dict, name: str, request: Request) -> Imported:
     imported = from_metadata(metadata, name, request)
+    if imported is None and "ModelMerge" in str(metadata.get("prompt", "")):
+        raise RecipeError(
+            f"{one_line(name)}: its metadata holds a ComfyUI workflow that merges models, and such workflows cannot be read; "
+            "write its merge nodes down as a recipe"
+        )
     if imported is None:
         raise RecipeError(
             f"{one_line(name)}: its metadata records no merge: it was not merged, or by a tool that does not write it down"

@@ -254,7 +254,7 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PIPELINES)
 def test_diffusers_loads_and_runs_a_narrow_demo_offline(family, folder):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

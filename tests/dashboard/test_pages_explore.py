@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from unetscope.checkpoints.demo import write_demo
 from unetscope.dashboard import jobs
 from unetscope.dashboard.subject import Subject, label_of, rows_of
 
@@ -27,6 +28,17 @@ def test_an_address_leads_to_a_file_and_a_block(models, open_page):
     assert len(table) == IN05_TENSORS
     assert set(table["label"]) == {"IN05"}
     assert set(table["dtype"]) == {"F16"}
+
+
+def test_a_file_of_a_kin_is_explored_by_its_own_blocks_and_tensors(models, open_page):
+    write_demo(models / "small.safetensors", "koala_700m")
+    at = open_page("explore", of="small.safetensors", selected="OUT05")
+    assert not at.exception
+    assert at.selectbox(key="of").value == "small.safetensors"
+    assert set(at.dataframe[0].value["label"]) == {"OUT05"}
+    gone = open_page("explore", of="small.safetensors", selected="M00")
+    assert not gone.exception
+    assert gone.session_state["explore selected"] == ()
 
 
 @pytest.mark.parametrize("hostile", ["../../etc/passwd", "/etc/passwd", "<img src=x onerror=alert(1)>"])

@@ -269,3 +269,14 @@ def test_a_checkpoint_without_a_record_says_so(make_checkpoint):
     path, _ = make_checkpoint("plain")
     with pytest.raises(RecipeError, match="records no merge"):
         import_recipe(path)
+
+
+def test_a_comfyui_workflow_that_merges_is_said_to_be_there(make_checkpoint):
+    from safetensors.torch import save_file
+    from tiny import load
+
+    path, _ = make_checkpoint("comfyui")
+    nodes = {"3": {"class_type": "ModelMergeSimple", "inputs": {"ratio": 0.7}}}
+    save_file(load(path), path, {"prompt": json.dumps(nodes)})
+    with pytest.raises(RecipeError, match="ComfyUI"):
+        import_recipe(path)

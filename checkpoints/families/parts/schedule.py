@@ -33,6 +33,8 @@ _SCHEDULE = re.compile(
 )
 # Keys whose presence says how the model predicts; their values carry little or nothing.
 MARKER_KEYS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
+# Of models trained on noise levels between which there are others (CosXL, Playground), not on the thousand steps of a schedule.
+CONTINUOUS_MARKERS = ("edm_mean", "edm_vpred.sigma_max")
 
 
 def is_schedule(key: str) -> bool:

@@ -38,10 +38,11 @@ class Unet:
         heads: attention heads per level.
         linear: whether `proj_in` and `proj_out` are linear (2-D) or 1x1 convolutions (4-D).
         pooled: width of the pooled text or image that LABEL_EMB reads; 0 without a LABEL_EMB.
-        size_ids: how many numbers (sizes, crops, aesthetic score) LABEL_EMB reads beside it.
+        size_ids: how many numbers (sizes, crops, aesthetic score) LABEL_EMB reads beside it; 0 where it reads an image alone.
         size_width: width of the embedding of each of them.
         sample: height and width of the latent image that it was trained on.
         resnets: residual blocks of a level's encoder; its decoder has one more.
+        projected: width of the text features that a layer of its own turns into those of `context`; 0 without that layer.
     """
 
     channels: tuple[int, ...]
@@ -56,6 +57,7 @@ class Unet:
     size_width: int = 256
     groups: int = 32
     resnets: int = 2
+    projected: int = 0
 
     @property
     def label_inputs(self) -> int:
@@ -79,6 +81,8 @@ def unet(spec: Unet, in_channels: int = 4) -> Tensors:
     yield from embedding("time_embed", first, time)
     if spec.pooled:
         yield from embedding("label_emb.0", spec.label_inputs, time)
+    if spec.projected:
+        yield from linear("encoder_hid_proj", spec.projected, spec.context)
     skips, width = [first], first
     yield from conv("input_blocks.0.0", in_channels, first)
     for level, channels in enumerate(spec.channels):
@@ -178,9 +182,15 @@ _ENDS = columns("""
     time_embed.2            time_embedding.linear_2
     label_emb.0.0           add_embedding.linear_1
     label_emb.0.2           add_embedding.linear_2
+    encoder_hid_proj        encoder_hid_proj
     input_blocks.0.0        conv_in
     out.0                   conv_norm_out
     out.2                   conv_out
+""")
+# A LABEL_EMB that reads an image embedding alone.
+_OF_IMAGES = columns("""
+    label_emb.0.0           class_embedding.linear_1
+    label_emb.0.2           class_embedding.linear_2
 """)
 _MIDDLE = columns("""
     middle_block.0          mid_block.resnets.0
@@ -197,14 +207,14 @@ TRANSLATED = Opening(
         r"(?:^|(?<=\.))(?<!encoder\.)(?<!decoder\.)(?:down_blocks|up_blocks)\.\d+\.(?:resnets|attentions)\.\d+\."
     ),
 )
-HEADS = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.", "output_blocks.", "out.")
+HEADS = ("time_embed.", "label_emb.", "encoder_hid_proj.", "input_blocks.", "middle_block.", "output_blocks.", "out.")
 KINDS = (
     (r"\.(attn[12])\.to_([qkv])\.", r"\1.\2"),
     (r"\.(attn[12])\.to_out\.", r"\1.out"),
     (r"\.ff\.net\.0\.", "ff.in"),
     (r"\.ff\.net\.2\.", "ff.out"),
     (r"\.norm[123]?\.|\.in_layers\.0\.|\.out_layers\.0\.|\.out\.0\.", "norm"),
-    (r"\.proj_(in|out)\.", "proj"),
+    (r"\.proj_(in|out)\.|\.encoder_hid_proj\.", "proj"),
     (r"\.skip_connection\.", "skip"),
     (r"\.emb_layers\.|\.time_embed\.|\.label_emb\.", "emb"),
     (r"\.in_layers\.2\.|\.out_layers\.3\.|\.op\.|\.conv\.|\.out\.2\.|input_blocks\.0\.0\.", "conv"),
@@ -219,8 +229,8 @@ def whole_unet(signs: Signs) -> bool:
 
 @Rule
 def of_another_kind(signs: Signs) -> bool:
-    """A video model's time layers, or the x4 upscaler's labels: UNETs that resemble ours."""
-    words = (".time_stack", ".time_mixer", ".temporal_transformer_blocks")
+    """A video model's time layers, SUPIR's adaptors, or the x4 upscaler's labels: UNETs that resemble ours."""
+    words = (".time_stack", ".time_mixer", ".temporal_transformer_blocks", ".temopral_conv.", "project_modules.")
     return "label_emb.weight" in signs.shapes or any(word in name for name in signs.shapes for word in words)
 
 
@@ -240,7 +250,8 @@ def names(spec: Unet) -> Mapping[str, str]:
 
     diffusers counts levels and blocks in a level, `down_blocks.1.resnets.0`, where single files count blocks.
     """
-    table = dict(_ENDS) | dict(_middle(spec)) | dict(_down(spec)) | dict(_up(spec))
+    ends = _ENDS if spec.size_ids else _ENDS | _OF_IMAGES
+    table = dict(ends) | dict(_middle(spec)) | dict(_down(spec)) | dict(_up(spec))
     if len(set(table.values())) < len(table):
         raise ValueError("a name stands twice in a naming table")
     return table
@@ -293,16 +304,30 @@ def config(spec: Unet, in_channels: int = 4) -> dict[str, Any]:
         "up_block_types": ["CrossAttnUpBlock2D" if any(depths) else "UpBlock2D" for depths in decoder],
         "attention_head_dim": list(spec.heads),  # diffusers' name for the number of heads
         "cross_attention_dim": spec.context,
-        "transformer_layers_per_block": [depth or 1 for depth in (*_first(encoder)[:-1], spec.mid_depth)],
+        "transformer_layers_per_block": _layers(encoder),
         "use_linear_projection": spec.linear,
         "norm_num_groups": spec.groups,
     }
-    if spec.pooled:
+    if (
+        spec.mid_depth
+    ):  # diffusers reads the depth of the middle block there, and of a last level without attention none
+        out["transformer_layers_per_block"][-1] = spec.mid_depth
+    else:
+        out["mid_block_type"] = None if spec.mid_depth is None else "UNetMidBlock2D"
+    if not all(isinstance(depths, int) for depths in spec.depths):
+        out["reverse_transformer_layers_per_block"] = _layers(decoder)
+    if spec.pooled and spec.size_ids:
         out["addition_embed_type"] = "text_time"
         out["addition_time_embed_dim"] = spec.size_width
+    elif spec.pooled:
+        out["class_embed_type"] = "projection"
+    if spec.pooled:
         out["projection_class_embeddings_input_dim"] = spec.label_inputs
+    if spec.projected:
+        out["encoder_hid_dim"], out["encoder_hid_dim_type"] = spec.projected, "text_proj"
     return out
 
 
-def _first(levels: list[tuple[int, ...]]) -> list[int]:
-    return [depths[0] for depths in levels]
+def _layers(levels: list[tuple[int, ...]]) -> list[int | list[int]]:
+    """Transformer layers of each level: one number where its blocks have the same; 1 where there is none to count."""
+    return [list(depths) if len(set(depths)) > 1 else depths[0] or 1 for depths in levels]
