@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoints.conventions import CONVENTIONS
-from ..checkpoints.families import family_of, is_text
+from ..checkpoints.errors import LabelError
+from ..checkpoints.families import Family, family_of, is_text
 from ..checkpoints.presets import preset, preset_names
 from .shares import Share, Vector, common, ingredients, vector, vectors
 from .trace_report import LabelTrace
@@ -38,7 +39,7 @@ def suggest(
     labels: Sequence[LabelTrace],
     tensors: Sequence[LabelTrace],
     paths: Mapping[str, str],
-    family: str | None,
+    family: str | Family | None,
     base: str | None = None,
 ) -> Suggestion:
     """The simplest recipe that the shares allow.
@@ -95,7 +96,7 @@ def _output(labels: Sequence[LabelTrace]) -> str:
     return _DTYPES.get(max(counts, key=counts.__getitem__), "keep")
 
 
-def _step(found: Mapping[str, Vector], varied: dict, used: list[str], family: str):
+def _step(found: Mapping[str, Vector], varied: dict, used: list[str], family: str | Family):
     """Method, words, inputs in order, and parameters."""
     one = common(found) if not varied else None
     if one is not None:
@@ -149,7 +150,7 @@ def _difference(found: Mapping[str, Vector]) -> tuple[str, str, str] | None:
 # -- two models: presets --------------------------------------------------------------------------------------------------
 
 
-def _two(found: Mapping[str, Vector], varied: dict, used: list[str], family: str):
+def _two(found: Mapping[str, Vector], varied: dict, used: list[str], family: str | Family):
     for a, b in (used, used[::-1]):
         shares = {x: v[b] for x, v in found.items()}
         named = None if varied else _preset(shares, family)
@@ -166,14 +167,17 @@ def _two(found: Mapping[str, Vector], varied: dict, used: list[str], family: str
     return "weighted_sum", f"block weights from {a} (0) to {b} (1)", [a, b], {"alpha": alpha}
 
 
-def _preset(shares: Mapping[str, Share], family: str) -> tuple[str, str] | None:
+def _preset(shares: Mapping[str, Share], family: str | Family) -> tuple[str, str] | None:
     """The preset and the convention that give every UNET label its share."""
     blocks = {x: s for x, s in shares.items() if x in family_of(family).labels}
     for convention in CONVENTIONS.values():
         if convention.layout != "mbw" or not blocks:
             continue
         for name in preset_names():
-            expected = convention.read(preset(name, family), family).weights
+            try:
+                expected = convention.read(preset(name, family), family).weights
+            except LabelError:  # it is one for other blocks
+                continue
             if all(s.near(expected[x] or 0.0) for x, s in blocks.items()):
                 return name, convention.name
     return None
@@ -182,7 +186,7 @@ def _preset(shares: Mapping[str, Share], family: str) -> tuple[str, str] | None:
 # -- a weight for every label ---------------------------------------------------------------------------------------------
 
 
-def _lines(shares: Mapping[str, Share], varied: Mapping[str, Share], family: str) -> Any:
+def _lines(shares: Mapping[str, Share], varied: Mapping[str, Share], family: str | Family) -> Any:
     """Block weights as lines: the whole UNET in one where its labels agree, a line for each label otherwise."""
     text = {x: s.short for x, s in shares.items() if is_text(x)}
     unet = {x: s for x, s in shares.items() if not is_text(x)}

@@ -66,7 +66,7 @@ def trace(
         labels,
         tensors,
         {name: str(c.path) for name, c in zip(names, candidates, strict=True)},
-        merged.architecture.family,
+        merged.told_family,
         base=names[-1] if base is not None and len(candidates) > len(among) else _name_of(base, candidates, names),
     )
     broken = sum(tensor.broken for tensor in found)

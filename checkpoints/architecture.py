@@ -21,6 +21,7 @@ from .families import (
     part_of,
     part_title,
 )
+from .families.any import beside_parts
 from .families.parts.unet import PREFIX, whole_unet
 from .families.signs import Signs
 from .foreign import controlnet_signs, foreign_model, lora_kind, name_forms, small_file
@@ -85,7 +86,7 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
     if has_unet(shapes):
         titles = ", ".join(f.title for f in FAMILIES.values() if f.native is not None)
         return Architecture(None, "other", parts=parts, name=f"a UNET of none of the layouts {titles}")
-    if found:
+    if found and not beside_parts(shapes, [key for key in shapes if NO_FAMILY.block_of(key).component in found]):
         return _without_denoiser(shapes, parts)
     return Architecture(None, "other", parts=parts, name=small_file(forms))
 
@@ -94,7 +95,8 @@ def unknown_model(names: Collection[str], family: Family) -> str:
     """What a model of no known family is, for people: what its names look like, and its blocks."""
     blocks = [label for label in family.labels if label[-1].isdigit()]
     what = foreign_model(name_forms(names), False) or family.title
-    return f"{what}, blocks {blocks[0]} to {blocks[-1]} ({len(blocks)})"
+    beside = f", with {', '.join(c.part.title for c in family.components)}" if family.components else ""
+    return f"{what}, blocks {blocks[0]} to {blocks[-1]} ({len(blocks)}){beside}"
 
 
 def reader_of(architecture: Architecture) -> Family:

@@ -124,6 +124,11 @@ class Checkpoint:
         return next((info.family for info in self.tensors.values()), None) or reader_of(self.architecture)
 
     @property
+    def told_family(self) -> Family | None:
+        """The record of its family, None where nothing tells it: a VAE alone is several families' alike."""
+        return self.family if self.architecture.family is not None else None
+
+    @property
     def components(self) -> set[str]:
         return {t.component for t in self.tensors.values()}
 

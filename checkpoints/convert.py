@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, TensorInfo
 from .diffusers_output import FolderPlan
 from .dtypes import I64, DType, dtype_named
 from .errors import CheckpointError, OutputError
-from .families import layout
+from .families import Family
 from .formats import FORMATS, is_model_name
 from .opening import open_checkpoint
 from .output import check_target
@@ -140,6 +140,11 @@ class _How:
         return Pass(self.threads, moved, self.cancel)
 
 
+def _renamed(info: TensorInfo, family: Family) -> StoredTensor:
+    """A donor's tensor under the name that the file's own tensors have."""
+    return replace(info.stored, name=family.file_name(info.key)) if family.keeps_names else info.stored
+
+
 class _Conversion:
     """One conversion, and the report on it that grows."""
 
@@ -178,8 +183,9 @@ class _Conversion:
         return tensors
 
     def _from_donor(self, donor: Checkpoint) -> dict[str, StoredTensor]:
-        mine, family = self._checkpoint, self._checkpoint.architecture.family
-        if family is None or donor.architecture.family != family:
+        mine, family = self._checkpoint, donor.told_family
+        strange = mine.tensors.keys() - donor.tensors.keys() if mine.family.keeps_names else ()
+        if family is None or family.id != mine.architecture.family or strange:
             raise CheckpointError(
                 f"{donor.path}: is {donor.architecture.name} and no donor for {mine.architecture.name}"
             )
@@ -193,8 +199,8 @@ class _Conversion:
                     f"and {list(mine[key].shape)} there"
                 )
         filled = {
-            key: donor[key].stored
-            for key in layout(family)
+            key: _renamed(donor[key], mine.family)
+            for key in family.layout()
             if key not in mine and key in donor and donor[key].component in here
         }
         self.report.filled = list(filled)

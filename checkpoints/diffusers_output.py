@@ -17,7 +17,7 @@ from .architecture import Architecture
 from .checkpoint import Checkpoint
 from .dtypes import F32
 from .errors import CheckpointError
-from .families import Family, Widths, family_of, is_buffer
+from .families import Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .naming import DiffusersTranslation, to_diffusers
 from .tensors import Shape, StoredTensor
@@ -77,7 +77,7 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
         CheckpointError: the checkpoint is none of the families, lacks weights, or has widths that were never published.
     """
     architecture = checkpoint.architecture
-    family = family_of(architecture.family) if architecture.family else None
+    family = checkpoint.told_family
     if family is None or family.pipeline is None or architecture.what not in ("checkpoint", "component"):
         raise CheckpointError(
             f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of an SD1, SD2 or SDXL checkpoint or UNET"

@@ -24,7 +24,7 @@ import xxhash
 
 from .codec import decode, finite_limit, kernel
 from .dtypes import F32, DType
-from .families import FAMILIES, components_in_order, is_buffer, known_parts, part_of
+from .families import FAMILIES, Family, components_in_order, is_buffer, known_parts, part_of
 from .tensors import Shape
 
 # Elements of a block. Part of what a fingerprint is: another number gives other fingerprints.
@@ -32,28 +32,33 @@ BLOCK = 1 << 19
 _DIGITS = 32
 
 
-def short_name(key: str) -> str | None:
-    """A key without the prefix of its component, if it counts for the component's fingerprint; None where it does not."""
-    component, name = _parted(key)
+def short_name(key: str, family: Family | None = None) -> str | None:
+    """A key without the prefix of its component, if it counts for the component's fingerprint; None where it does not.
+
+    Args:
+        family: the record that reads the key, where it is one of a file of no known family.
+    """
+    component, name = _parted(key, family)
     if component is None or is_buffer(key):
         return None
     # Denoisers of unknown layouts have fingerprints too: all of their keys count.
-    return name if component in _denoisers() or name in _published(component) else None
+    return name if component not in known_parts() or name in _published(component) else None
 
 
-def _parted(key: str) -> tuple[str | None, str]:
+def _parted(key: str, family: Family | None = None) -> tuple[str | None, str]:
     """The component that a key belongs to by its prefix, in whatever family, and its name there."""
+    if family is not None and family.keeps_names:
+        place = family.block_of(key)
+        held = family.component(place.component)
+        if held is not None:
+            return held.id, key.removeprefix(held.prefix).removeprefix("transformer.")
+        return (family.core, key) if place.core else (None, key)
     if found := part_of(key):
         return found[0].id, found[1]
     for family in FAMILIES.values():
         if family.prefix and key.startswith(family.prefix) and family.block_of(key).component == family.core:
             return family.core, key.removeprefix(family.prefix)
     return None, key
-
-
-@cache
-def _denoisers() -> frozenset[str]:
-    return frozenset(family.core for family in FAMILIES.values())
 
 
 @cache
@@ -70,13 +75,19 @@ def _published(component: str) -> frozenset[str]:
 
 @cache
 def _rank() -> dict[str, int]:
-    return {component: i for i, component in enumerate(components_in_order({*_denoisers(), *known_parts()}))}
+    return {
+        component: i
+        for i, component in enumerate(
+            components_in_order({*(family.core for family in FAMILIES.values()), *known_parts()})
+        )
+    }
 
 
 class Fingerprints:
     """Collects the blocks of a file's tensors, in any order and from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family | None = None) -> None:
+        self._family = family
         self._blocks: dict[str, dict[int, bytes]] = {}
         self._lock = threading.Lock()
 
@@ -90,15 +101,17 @@ class Fingerprints:
         """Component -> fingerprint (32 hex digits) of the tensors that count, from key -> dtype and shape."""
         parts: dict[str, list[bytes]] = {}
         for key, (dtype, shape) in tensors.items():
-            name = short_name(key)
+            name = short_name(key, self._family)
             if name is not None:
                 blocks = self._blocks.get(key, {})
                 kind = "float" if dtype.is_float else dtype.name
                 head = f"{name} {kind} {list(shape)} ".encode()
-                parts.setdefault(_parted(key)[0], []).append(head + b"".join(blocks[i] for i in sorted(blocks)))
+                parts.setdefault(_parted(key, self._family)[0], []).append(
+                    head + b"".join(blocks[i] for i in sorted(blocks))
+                )
         return {
             component: hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()[:_DIGITS]
-            for component, lines in sorted(parts.items(), key=lambda item: _rank()[item[0]])
+            for component, lines in sorted(parts.items(), key=lambda item: _rank().get(item[0], len(_rank())))
         }
 
 

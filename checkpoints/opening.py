@@ -127,7 +127,7 @@ def _read_by(
         return architecture, family, named
     (prefix,) = made.prefixes
     of_any = replace(
-        architecture, family=made.id, what="checkpoint", parts=(made.core,), name=unknown_model(named, made)
+        architecture, family=made.id, what="checkpoint", parts=made.component_ids, name=unknown_model(named, made)
     )
     return of_any, made, {name.removeprefix(prefix): stored for name, stored in named.items()}
 

@@ -106,7 +106,7 @@ class _Scanner:
         self._counts = np.zeros((len(self._infos), 3), np.int64)  # NaN, infinite, too large for fp16
         self._nonzero = np.zeros(len(self._infos), bool)
         self._lock = threading.Lock()
-        self.fingerprints = Fingerprints()
+        self.fingerprints = Fingerprints(checkpoint.family)
         self.position_ids: dict[str, PositionIds] = {}
         self._digest = _digest_of(checkpoint, self._infos)
 
@@ -139,7 +139,7 @@ class _Scanner:
 
     def _look(self, piece: Span, info: TensorInfo, raw: np.ndarray, decoded: np.ndarray) -> None:
         values = canonical(raw, info.dtype, decoded)
-        if short_name(info.key) is not None:
+        if short_name(info.key, info.family) is not None:
             self.fingerprints.add(info.key, piece.start, values)
         if is_position_ids(info.key):
             self.position_ids[info.key] = look_at_position_ids(values, info.dtype)

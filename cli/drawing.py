@@ -11,6 +11,7 @@ from .arguments import Methods, Overwrite
 from .screen import say, show_table, size, warn
 
 if TYPE_CHECKING:
+    from ..checkpoints import Family
     from ..diagrams import TreeNode
     from ..merge import Recipe
 
@@ -110,24 +111,26 @@ def _recipe_drawing(path: Path, title: str | None, theme: str):
     recipe = Recipe.load(path)
     family = family_of(recipe)
     root = recipe_tree(recipe, family)
-    return draw_tree(root, title or recipe.title or path.stem, f"the UNET's parameters, {family}", theme)
+    return draw_tree(
+        root, title or recipe.title or path.stem, f"the {family.core_title}'s parameters, {family.title}", theme
+    )
 
 
-def family_of(recipe: Recipe) -> str:
+def family_of(recipe: Recipe) -> Family:
     """The architecture that a recipe is for: its first model's if that can be read, else one that its weights fit."""
     from ..checkpoints import FAMILIES, UnetscopeError, open_checkpoint
     from ..merge.collapse import fitting_families
 
     try:
-        found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]], to_look=True).architecture.family
+        found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]], to_look=True).told_family
     except UnetscopeError:
         found = None
     if found:
         return found
-    return next(family.id for family in [*fitting_families(recipe), *FAMILIES.values()])
+    return next(iter([*fitting_families(recipe), *FAMILIES.values()]))
 
 
-def recipe_tree(recipe: Recipe, family: str) -> TreeNode:
+def recipe_tree(recipe: Recipe, family: str | Family) -> TreeNode:
     """A recipe as the plain tree that `diagrams.draw_tree` draws; a step that is used again is not unfolded again."""
     from ..diagrams import TreeNode
     from ..merge.collapse import leaf_shares

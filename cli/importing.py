@@ -121,7 +121,7 @@ def _family_of(recipe: Recipe):
     path = recipe.models[recipe.models_of(recipe.result)[0]]
     try:
         with open_checkpoint(Path(path), to_look=True) as checkpoint:
-            return checkpoint.architecture.family
+            return checkpoint.told_family
     except (UnetscopeError, OSError, ValueError):
         return None  # a recipe may be exported where its models are not; what needs the architecture says so
 

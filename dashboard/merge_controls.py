@@ -137,8 +137,15 @@ def choose_output() -> dict[str, Any]:
         for name, options in choices.items():
             found[name] = st.selectbox(labels[name], options, key=f"m.output.{name}", **KEEP)
         mixed = st.checkbox("Allow epsilon and v models together", key="m.output.mix_predictions", **KEEP)
+        lacking = st.checkbox(
+            "Allow models that lack tensors",
+            key="m.output.allow_missing",
+            help="Takes what a model of no known family lacks from the first one that has it.",
+            **KEEP,
+        )
     changed = {name: value for name, value in found.items() if value != usual.get(name, "fp16")}
-    return changed | ({"mix_predictions": True} if mixed else {})
+    allowed = {"mix_predictions": mixed, "allow_missing": lacking}
+    return changed | {name: True for name, value in allowed.items() if value}
 
 
 def begin_with(entry: Entry, shelf: Shelf) -> None:
@@ -167,7 +174,8 @@ def apply(form: MergeForm) -> None:
     for component in COMPONENTS:
         source = form.components.get(component)
         state[f"m.component.{component}"] = _MERGED if source == "merge" else source or _AS_RESULT
-    usual = {"dtype": "fp16", "position_ids": "keep", "nan": "error", "overflow": "error", "mix_predictions": False}
+    usual = {"dtype": "fp16", "position_ids": "keep", "nan": "error", "overflow": "error"}
+    usual |= {"mix_predictions": False, "allow_missing": False}
     for name, value in (usual | dict(form.output)).items():
         state[f"m.output.{name}"] = value
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.families import Family
 from ..checkpoints.formats import is_model_name
 from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
@@ -83,13 +84,15 @@ class MergeForm:
         return Recipe.parse(data, "the controls")
 
 
-def from_recipe(recipe: Recipe, find: Callable[[str], str | None], family_of: Callable[[str], str | None]) -> MergeForm:
+def from_recipe(
+    recipe: Recipe, find: Callable[[str], str | None], family_of: Callable[[str], Family | None]
+) -> MergeForm:
     """The controls that say this recipe.
 
     Args:
         recipe: any.
         find: a path or base name in a recipe -> the library's name for it, or None.
-        family_of: the architecture of a file of the library, to spread its block weights over labels.
+        family_of: the record of a file of the library, to spread its block weights over labels.
 
     Raises:
         FormError: files are missing, or the recipe says more than the controls can: several steps, weights by layer or key.
@@ -134,7 +137,7 @@ def from_recipe(recipe: Recipe, find: Callable[[str], str | None], family_of: Ca
     )
 
 
-def _parameters(recipe: Recipe, family: str | None) -> dict[str, Any]:
+def _parameters(recipe: Recipe, family: Family | None) -> dict[str, Any]:
     step = recipe.steps[recipe.result]
     found: dict[str, Any] = {}
     for name, value in step.weights(recipe.convention).items():
@@ -147,7 +150,7 @@ def _parameters(recipe: Recipe, family: str | None) -> dict[str, Any]:
     return found
 
 
-def _number_or_weights(name: str, weights: Any, family: str | None) -> float | Weights:
+def _number_or_weights(name: str, weights: Any, family: Family | None) -> float | Weights:
     if isinstance(weights.start, float) and not weights.lines:
         return weights.start
     if family is None:
@@ -163,7 +166,7 @@ def _number_or_weights(name: str, weights: Any, family: str | None) -> float | W
     return {label: by_label[label] for label in weighted_labels(family)}
 
 
-def _one_number(name: str, weights: Any, family: str | None) -> float:
+def _one_number(name: str, weights: Any, family: Family | None) -> float:
     value = _number_or_weights(name, weights, family)
     if not isinstance(value, float):
         raise FormError(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
-from .library import Shelf
+from ..checkpoints.families import Family
+from .library import Entry, Shelf
 from .merge_controls import apply
 from .merge_form import FormError, finder, from_recipe, in_library
 from .merge_parameters import KEEP
+from .subject import Subject
 from .wording import plain
 
 if TYPE_CHECKING:
@@ -106,13 +108,19 @@ def _load(text: str, where: str, shelf: Shelf) -> None:
     state = st.session_state
     state["m.text"] = recipe.to_yaml()
     try:
-        apply(from_recipe(recipe, find, lambda name: shelf.named(name).family))
+        apply(from_recipe(recipe, find, lambda name: _record(shelf.named(name))))
     except FormError as error:
         state["m.mode"] = TEXT
         _say("bad", f"{where}: {error}. It is loaded as text.")
     else:
         state["m.mode"] = CONTROLS
         _say("good", f"{where}: loaded into the controls.")
+
+
+def _record(entry: Entry) -> Family | None:
+    """The record of a file of the library, whose blocks a recipe weighs."""
+    subject = Subject.of_blocks(entry)
+    return subject.record if subject else None
 
 
 def _say(kind: str, text: str) -> None:

@@ -13,11 +13,13 @@ import streamlit as st
 
 from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.families import Family
 from ..checkpoints.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
 from .diagram import Gram, unet_diagram
 from .merge_parameters import KEEP, MIDDLE, starting_weights
+from .subject import Subject, draw_subject, svg_of
 from .weights_editing import Undo, Weights
 from .wording import plain
 
@@ -30,7 +32,7 @@ def keep_weights(parameter: str, weights: Weights) -> None:
     st.session_state[_key(parameter)] = _undo(parameter).changed(dict(weights))
 
 
-def weights_of(parameter: Parameter, family: str) -> Weights:
+def weights_of(parameter: Parameter, family: Family) -> Weights:
     """A parameter's weights for an architecture; what another architecture had and this one has is taken over.
 
     As long as nobody has touched them they are the method's usual value, which another method's is not.
@@ -47,21 +49,22 @@ def weights_of(parameter: Parameter, family: str) -> Weights:
     return wanted
 
 
-def edit_weights(parameter: Parameter, family: str, gram: Gram | None) -> Weights:
+def edit_weights(parameter: Parameter, subject: Subject, gram: Gram | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
+    family = subject.record
     name, weights = parameter.name, weights_of(parameter, family)
     _tools(parameter, family, weights)
     low, high = (0.0, 1.0) if parameter.share else st.session_state.get("m.limits", (0.0, 1.0))
     limits = (min(low, *weights.values()), max(high, *weights.values()))
     state = unet_diagram(
-        _drawing(family),
+        _drawing(subject),
         weights=weights,
         editable=True,
         limits=limits,
         selected=st.session_state.get("m.selected", ()),
         gram=gram,
         height=_HEIGHT,
-        key=f"merge-{name}-{family}",
+        key=f"merge-{name}-{subject.name}",
     )
     moved = {label: round(state.weights.get(label, value), _DIGITS) for label, value in weights.items()}
     selected = tuple(label for label in state.selected if label in weights)
@@ -83,18 +86,15 @@ def _undo(parameter: str) -> Undo:
     return st.session_state.get(_key(parameter), Undo())
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
-def _drawing(family: str) -> str:
-    """The block diagram of an architecture with room for handles."""
-    from ..diagrams import draw
-
-    return draw(family, badges=dict.fromkeys(editing.weighted_labels(family), 0.0), theme="light").svg
+def _drawing(subject: Subject) -> str:
+    """The block diagram with room for handles."""
+    return svg_of(draw_subject(subject, "block", badges=editing.weighted_labels(subject.record)))
 
 
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _tools(parameter: Parameter, family: str, weights: Weights) -> None:
+def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
     chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
     state = st.session_state
@@ -183,7 +183,7 @@ def _paste_fields() -> None:
     st.selectbox("Convention", list(CONVENTIONS), key="m.convention", format_func=about.get, **KEEP)
 
 
-def _copy(weights: Weights, family: str) -> None:
+def _copy(weights: Weights, family: Family) -> None:
     convention = st.selectbox("Copy them as a vector for", list(CONVENTIONS), key="m.copy.convention", **KEEP)
     try:
         vector, wrong = editing.vector_of(weights, convention, family)

@@ -42,6 +42,14 @@ class Subject:
         """A file of the library."""
         return cls(entry.name, entry.family, entry.path, entry.identity)
 
+    @classmethod
+    def of_blocks(cls, entry: Entry) -> Subject | None:
+        """What shows the blocks of a file: its architecture, the file itself where its family has no diagram of its own; None
+        where its architecture is not known."""
+        if entry.family is None:
+            return None
+        return cls(entry.family, entry.family) if entry.family in architectures() else cls.of_entry(entry)
+
     @property
     def title(self) -> str:
         return Path(self.name).name if self.path else family_of(self.name).name

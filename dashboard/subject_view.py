@@ -42,7 +42,7 @@ def choose_subject(shelf: Shelf, where=st) -> Subject:
         index=names.index(wanted) if wanted in names else 0,
         format_func=lambda name: architectures().get(name, name),
         key="of",
-        help="Four published architectures, and every file of the library that is one of them.",
+        help="Published architectures, and every model of the library.",
     )
     st.session_state["kept of"] = st.query_params["of"] = chosen
     return subjects[chosen]

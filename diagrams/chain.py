@@ -10,17 +10,31 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from ..checkpoints.families import Family, in_order
+from ..checkpoints.wording import counted
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Node, Shape
 from .summary import Slot, slots_of
 from .svg import Canvas
-from .ugrid import STEP, Look, Spot
+from .ugrid import BADGE, STEP, Look, Spot, around_tensors
 from .values import Member, label_names
 
 _WIDE, _GAP, _ROWS, _ACROSS = 250.0, 56.0, 12, 6
+# What a box says beside its label: a slot's mark, and the space around it.
+_BESIDE = 100.0
 _KINDS = (("attn", "k-attn"), ("ff", "k-res"), ("conv", "k-conv"), ("emb", "k-emb"))
 _WORDS = {"k-attn": "attention", "k-res": "MLP", "k-conv": "convolution", "k-emb": "embedding", "k-norm": "norm"}
+# What the colours and the arrow of a chain stand for.
+LEGEND = [
+    ("k-attn", "with attention"),
+    ("k-res", "MLP"),
+    ("k-conv", "convolution"),
+    ("k-emb", "embedding"),
+    ("k-norm", "norm, or other layers"),
+    ("k-words_box", "text encoder"),
+    ("k-aside", "VAE"),
+]
+ORDER = [("flow", "order, as far as names tell")]
 
 
 def chain_graph(family: Family, tensors: Mapping[str, Shape], name: str) -> Graph:
@@ -64,14 +78,20 @@ class ChainLevel:
             self._parts(_group_of(level), [only] if only else graph.labels())
 
     def _blocks(self) -> None:
-        """A box for each block, twelve in a column."""
-        labels = self.graph.labels()
+        """A box for each block, twelve in a column; text encoders and VAE that the file has stand in a column before them."""
+        labels, family = self.graph.labels(), self.graph.family
+        beside = [x for x in (*family.text_encoders, "VAE") if around_tensors(family, x, self.look.tensors or {})]
+        wide = max(_WIDE, *(Canvas.room_for(label, "lb") + _BESIDE for label in (*labels, *beside)))
+        height = HEIGHT + (BADGE if self.look.badges else 0.0)
         columns = -(-len(labels) // _ROWS)
         rows = -(-len(labels) // columns)
+        for n, label in enumerate(beside):
+            self._aside(label, Spot(0.0, n * (height + STEP), wide, height))
+        first = wide + _GAP if beside else 0.0
         spots = {}
         for n, label in enumerate(labels):
             column, row = divmod(n, rows)
-            spots[label] = Spot(column * (_WIDE + _GAP), row * (HEIGHT + STEP), _WIDE, HEIGHT)
+            spots[label] = Spot(first + column * (wide + _GAP), row * (height + STEP), wide, height)
         for a, b in self.graph.block_edges():
             with self.canvas.group(f"edge-{a}-{b}", "edge", f"{a} → {b}", source=a, target=b):
                 draw_step(self.canvas, spots[a], spots[b])
@@ -96,6 +116,17 @@ class ChainLevel:
             y += -(-len(parts) // _ACROSS) * (HEIGHT + 10) + 14
         self.canvas.grow(0, y)
 
+    def _aside(self, label: str, spot: Spot) -> None:
+        """A text encoder or the VAE, beside the blocks."""
+        family, names = self.graph.family, label_names(label)
+        tensors = around_tensors(family, label, self.look.tensors or {})
+        members = [Member((key, key.rpartition(".")[0]), texts.elements(shape)) for key, shape in tensors.items()]
+        paint = self.look.values.paint("k-aside" if label == "VAE" else "k-words_box", names, members)
+        what, facts = family.describe(label), _facts(members)
+        slot = slots_of([label], family, self.look.convention)[label]
+        content = Content(label, what, facts, slot, self.look.badge(names), f"{label}: {what}; {facts}")
+        draw_box(self.canvas, spot.x, spot.y, spot.w, content, paint, spot.h)
+
     def _box(self, label: str, name: str, nodes: list[Node], spot: Spot, slot: Slot | None) -> None:
         members = [
             Member((key, node.module, node.unit), texts.elements(shape))
@@ -109,7 +140,7 @@ class ChainLevel:
         paint = self.look.values.paint(kind, own, members, around, lost)
         params = sum(member.params for member in members)
         shown = name if name == label else _inside(name)
-        facts = f"{len(members)} tensors · {texts.count(params)}"
+        facts = _facts(members)
         tooltip = f"{name}: {_what(nodes)}; {params:,} parameters in {len(members):,} tensors"
         badge = self.look.badge(own) if name == label else None
         draw_box(
@@ -121,6 +152,10 @@ class ChainLevel:
             paint,
             spot.h,
         )
+
+
+def _facts(members: list[Member]) -> str:
+    return f"{counted(len(members), 'tensor')} · {texts.count(sum(member.params for member in members))}"
 
 
 def _inside(name: str) -> str:
@@ -140,25 +175,31 @@ def _kinds(nodes: list[Node]) -> list[str]:
 
 
 def _kind(nodes: list[Node]) -> str:
+    """The colour of a box: attention first; what its layers mostly are where there is none."""
     found = _kinds(nodes)
-    return next(
-        (css for _, css in _KINDS if css in found), "k-norm" if found and found[0] == "k-norm" else "k-words_box"
-    )
+    if css := next((css for css in ("k-attn", "k-res", "k-conv") if css in found), None):
+        return css
+    sizes: dict[str, int] = {}
+    for node in nodes:
+        css = _kinds([node])[0]
+        sizes[css] = sizes.get(css, 0) + sum(texts.elements(shape) for _, shape in node.tensors)
+    return max(sizes, key=sizes.__getitem__, default="k-norm")
 
 
 def _what(nodes: list[Node]) -> str:
     """What the modules of a box are, in a few words."""
-    if all(node.kind == "other" for node in nodes):
-        return "other layers"
-    found = [css for _, css in _KINDS if css in _kinds(nodes)]
-    return " + ".join(_WORDS[css] for css in found) or "norm"
+    known = [node for node in nodes if node.kind != "other"]
+    found = [_WORDS[css] for _, css in _KINDS if css in _kinds(known)]
+    if known and not found:
+        found = ["norm"]
+    return " + ".join([*found, *(["other layers"] if len(known) < len(nodes) else [])])
 
 
 def draw_step(canvas: Canvas, a: Spot, b: Spot) -> None:
     """An arrow from a box to the next: below it, above it, or at the top of the next column."""
     if b.x > a.right:
         turn = (a.right + b.x) / 2
-        middle, next_middle = a.y + HEIGHT / 2, b.y + HEIGHT / 2
+        middle, next_middle = (a.y + a.bottom) / 2, (b.y + b.bottom) / 2
         canvas.arrow([(a.right, middle), (turn, middle), (turn, next_middle), (b.x, next_middle)], "flow")
         return
     x = a.centre if a.w <= b.w else b.centre

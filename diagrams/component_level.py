@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 
-from ..checkpoints.families import family_of
+from ..checkpoints.families import Family, family_of
+from ..checkpoints.wording import counted
 from . import text as texts
 from .architectures import DrawingError
 from .boxes import HEIGHT, Content, draw_box
@@ -25,7 +26,7 @@ _WIDE, _GAP, _ROWS = 250.0, 56.0, 12
 Group = dict[str, Shape]
 
 
-def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Canvas:
+def draw_component(family: str | Family, label: str, look: Look, prefix: str = "") -> Canvas:
     """A text encoder (`CLIP_L`...) or `VAE` of an architecture or checkpoint.
 
     Raises:
@@ -38,7 +39,7 @@ def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Can
         )
     groups = _groups(family, tensors)
     canvas = Canvas(prefix)
-    spots, chain = _vae(groups) if label == "VAE" else _text(groups)
+    spots, chain = _laid_out(label, groups)
     for a, b in pairwise(chain):
         with canvas.group(f"edge-{a}-{b}", "edge", f"{a} → {b}", source=a, target=b):
             draw_step(canvas, spots[a], spots[b])
@@ -47,10 +48,10 @@ def draw_component(family: str, label: str, look: Look, prefix: str = "") -> Can
     return canvas
 
 
-def component_dot(family: str, label: str, look: Look, title: str) -> str:
+def component_dot(family: str | Family, label: str, look: Look, title: str) -> str:
     """The same as DOT source."""
     groups = _groups(family, around_tensors(family, label, look.tensors))
-    _, chain = _vae(groups) if label == "VAE" else _text(groups)
+    _, chain = _laid_out(label, groups)
     lines = [f"digraph component {{ graph [label={text_of(title)} labelloc=t] node [shape=box fontname=Helvetica]"]
     for name in chain:
         params = texts.count(sum(texts.elements(shape) for shape in groups[name].values()))
@@ -59,18 +60,26 @@ def component_dot(family: str, label: str, look: Look, title: str) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _groups(family: str, tensors: Group) -> dict[str, Group]:
+def _groups(family: str | Family, tensors: Group) -> dict[str, Group]:
     groups: dict[str, Group] = {}
     for key, shape in tensors.items():
         groups.setdefault(family_of(family).block_of(key).sublabel, {})[key] = shape
     return groups
 
 
+def _laid_out(label: str, groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
+    """Where each box is, and the order in which data passes them; a VAE of unknown names is read downwards as well."""
+    return _vae(groups) if label == "VAE" and not any(" " in name for name in groups) else _text(groups)
+
+
 def _text(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
     """Embeddings, layers and what follows them, in columns that are read downwards."""
 
     def order(name: str) -> int:
-        return -1 if name == "embeddings" else 10_000 if name == "final" else int(name.split()[1])
+        words = name.split()
+        if words[0] != "layer":  # `encoder.down_blocks 0` stands where the file has it
+            return {"embeddings": -1, "final": 10_000}.get(name, 0)
+        return int(words[1])
 
     chain = sorted(groups, key=order)
     columns = -(-len(chain) // _ROWS)
@@ -107,7 +116,7 @@ def _box(canvas: Canvas, label: str, name: str, tensors: Group, spot: Spot, look
     names = (f"{label} {name}", name)
     paint = look.values.paint(_kind(label, tensors), names, members, label_names(label))
     params = sum(m.params for m in members)
-    facts = f"{len(tensors)} tensors · {texts.count(params)}"
+    facts = f"{counted(len(tensors), 'tensor')} · {texts.count(params)}"
     what = _what(tensors)
     tooltip = f"{label} {name}: {what}; {params:,} parameters; {_prefix(tensors)}"
     draw_box(canvas, spot.x, spot.y, spot.w, Content(name, what, facts, None, None, tooltip), paint, spot.h)
@@ -115,7 +124,7 @@ def _box(canvas: Canvas, label: str, name: str, tensors: Group, spot: Spot, look
 
 def _kind(label: str, tensors: Mapping[str, Shape]) -> str:
     if label != "VAE":
-        return "k-attn" if any("attn" in key for key in tensors) else "k-words_box"
+        return "k-attn" if any("attn" in key or "Attention" in key for key in tensors) else "k-words_box"
     blocks = any(re.search(r"\.block", key) for key in tensors)
     return "k-attn" if any(".attn_" in key for key in tensors) else "k-res" if blocks else "k-conv"
 
@@ -127,6 +136,8 @@ def _what(tensors: Mapping[str, Shape]) -> str:
     def there(part: str) -> bool:
         return any(part in key for key in keys)
 
+    if there("SelfAttention"):
+        return "attention + MLP"
     resnets = len({found[0] for key in keys if (found := re.search(r"\.block(\.|_)\d+", key))})
     parts = [f"ResNet ×{resnets}"] if resnets else []
     if there("mlp"):
@@ -138,6 +149,8 @@ def _what(tensors: Mapping[str, Shape]) -> str:
         return " + ".join(parts)
     if there("embedding"):
         return "tokens and positions"
+    if there("embed_tokens") or there("shared."):
+        return "tokens"
     if there("quant_conv"):
         return "to and from the latent"
     if there("ln_final") or there("final_layer_norm"):

@@ -12,7 +12,7 @@ from ..checkpoints.errors import nearest
 from ..checkpoints.families import is_text, known_labels
 from . import text as texts
 from .architectures import DrawingError, family_named
-from .chain import ChainLevel, chain_graph
+from .chain import LEGEND, ORDER, ChainLevel, chain_graph
 from .component_level import component_dot, draw_component
 from .dot import dot_source
 from .export import save_drawing
@@ -272,7 +272,8 @@ def _compose(parts, title: str, level: str, block: str | None, looks: list[Look]
     width = sum(part.width for part, _, _ in parts) + 48 * (len(parts) - 1)
     graph, look = parts[0][2].graph, looks[0]
     several, component = len(parts) > 1, block is not None and block not in graph.labels()
-    y = draw_title(canvas, title, "" if several else _subtitle(parts[0][2], block), width)
+    chain = graph.record.drawing == "chain"
+    y = draw_title(canvas, title, "" if several else _subtitle(parts[0][2], block), max(width, _LEAST))
     x = 0.0
     for part, name, _ in parts:
         if several:
@@ -285,14 +286,17 @@ def _compose(parts, title: str, level: str, block: str | None, looks: list[Look]
         y += draw_scale(canvas, 0, y, look.values.scale, units, missing)
     else:
         level = "component" if component else level
-        y += draw_kinds(canvas, 0, y, _KINDS[level])
-    if block is None:
-        y += draw_arrows(canvas, 0, y, _ARROWS)
-    y += draw_notes(canvas, 0, y, [] if component else _notes(look, level, block), width)
+        y += draw_kinds(canvas, 0, y, LEGEND if chain and not component else _KINDS[level])
+    if block is None and not (chain and level != "block"):
+        y += draw_arrows(canvas, 0, y, ORDER if chain else _ARROWS)
+    notes = [] if component else _chain_notes(look, level) if chain else _notes(look, level, block)
+    y += draw_notes(canvas, 0, y, notes, max(width, _LEAST if chain else 0))
     canvas.grow(width, y)
     return canvas
 
 
+# Title and notes of a narrow drawing are as wide as its legend.
+_LEAST = 560.0
 _MODULES = [("k-attn", "with transformer"), ("k-res", "ResNet only"), ("k-conv", "convolution"), ("k-emb", "embedding")]
 _AROUND = [("k-words_box", "text encoder"), ("k-aside", "VAE")]
 _KINDS = {
@@ -312,6 +316,13 @@ _ARROWS = [
     ("time", "time embedding, to every ResNet"),
     ("words", "text, to every cross-attention"),
 ]
+
+
+def _chain_notes(look: Look, level: str) -> list[str]:
+    if level != "block":
+        return ["Hover for whole names."]
+    notes = ["MBW n: position in a weight vector of one number a block."]
+    return [*notes, *(["Bar: the second value of a block, 0 to 1."] if look.badges else [])]
 
 
 def _notes(look: Look, level: str, block: str | None) -> list[str]:

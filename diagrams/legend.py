@@ -33,6 +33,7 @@ def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, mis
             canvas.rect(at, y + 18, 22, 14, f"box {cls}".strip(), fill, rx=3)
             canvas.text(at + 28, y + 29, line, "sm")
             at += 40 + canvas.room_for(line, "sm")
+        canvas.grow(at - 12, y + 47)
     return 58.0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..checkpoints.conventions import Convention
-from ..checkpoints.families import family_of
+from ..checkpoints.families import Family, family_of
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Shape
@@ -272,7 +272,7 @@ class UGrid:
         draw_box(self.canvas, spot.x, spot.y, spot.w, content, paint, spot.h)
 
 
-def around_tensors(family: str, label: str, own: Mapping[str, Shape] | None) -> dict[str, Shape]:
+def around_tensors(family: str | Family, label: str, own: Mapping[str, Shape] | None) -> dict[str, Shape]:
     """The tensors of a text encoder or VAE: a checkpoint's own, or those of the published layout."""
     record = family_of(family)
     if own is None:

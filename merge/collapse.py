@@ -38,6 +38,11 @@ class Collapse:
         self._recipe, self._family, self._index, self._has, self._ema = recipe, family_of(family), index, has, ema
         self._weights: dict[str, dict] = {}
 
+    @property
+    def family(self) -> Family:
+        """The family that block weights are resolved for."""
+        return self._family
+
     def form(self, source: str, key: str, merge_vae: bool = False) -> Form:
         """The weighted sum that a step, model or component file comes to for a key in single-file naming.
 

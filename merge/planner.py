@@ -10,7 +10,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.families import BUFFERS as STORED_BESIDE
-from ..checkpoints.families import Family, components_in_order, family_of, is_text
+from ..checkpoints.families import Family, components_in_order, is_text
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
 from ..checkpoints.wording import counted
@@ -67,6 +67,8 @@ class Planner:
                 self.index[name] = len(self.checkpoints)
                 self.checkpoints.append(self._open_lora(name, lora))
                 self.names.append(_distinct(name, self.names))
+        held = (held for checkpoint in self.checkpoints for held in checkpoint.family.components)
+        self._texts = {each.id for each in held if each.part.text}
         for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
             self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
 
@@ -102,10 +104,14 @@ class Planner:
     def source(self, component: str) -> tuple[str, bool]:
         """The step, model or file that a component comes from, and whether the recipe asks for it by name."""
         named = self.recipe.components
-        for name in (component, "text_encoders" if is_text(component) else component):
+        for name in (component, "text_encoders" if self._is_text(component) else component):
             if name in named:
                 return (self.recipe.result if named[name] == MERGED else named[name]), True
         return self.recipe.result, False
+
+    def _is_text(self, component: str) -> bool:
+        """Whether it is a text encoder, of a known family or beside one of these models."""
+        return is_text(component) or component in self._texts
 
     def models_of(self, source: str) -> list[int]:
         """The indices of the models below a source, the first model first."""
@@ -136,6 +142,11 @@ class Planner:
         )
         self.warnings += notes
         self._check_loras(self.family)
+        if "text_encoders" in self.recipe.components and not self.family.text_encoders:
+            raise MergeError(
+                f"components.text_encoders: {self.names[main[0]]} is {self.family.title} without text encoders; "
+                "leave it out"
+            )
         self.collapse = Collapse(
             self.recipe, self.family, self.index, lambda i, key: self._lookup(i, key) is not None, self._averaged
         )
@@ -167,7 +178,7 @@ class Planner:
             lora = self.checkpoints[self.index[name]]
             if lora.architecture.family not in (None, family.id):
                 raise MergeError(
-                    f"{name} ({lora.path}) is a LoRA for {family_of(lora.architecture.family).title}, but the models are "
+                    f"{name} ({lora.path}) is a LoRA for {lora.family.title}, but the models are "
                     f"{family.title}; leave it out"
                 )
             if strange := [key for key in lora.tensors if key not in held]:
@@ -178,7 +189,7 @@ class Planner:
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)
         models = self.models_of(source)
-        foreign = is_text(component) and self.family.component(component) is None
+        foreign = self._is_text(component) and self.family.component(component) is None
         if foreign and component in self.recipe.components:
             raise MergeError(f"components.{component}: {self.family.title} has no such text encoder")
         if foreign and asked:  # `text_encoders` of another architecture: those that this one has
@@ -225,7 +236,9 @@ class Planner:
         first = self._lookup(owner, key)
         lacking = [i for i, info in found.items() if info is None]
         place = self.family.block_of(key)
-        name = first.stored.name if self.family.keeps_names else key
+        name = key
+        if self.family.keeps_names:
+            name = first.stored.name if first.family is self.family else self.family.file_name(key)
         if lacking:
             for i in lacking:
                 self.missing[(self.names[i], place.component, self.names[owner])] += 1

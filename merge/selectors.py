@@ -20,8 +20,10 @@ from ..checkpoints.layers import GROUPS, KINDS, in_group
 # The text encoders together; also the slot of that name in a weight vector.
 BASE = "BASE"
 _ALIASES = {"MID": "M00", "M0": "M00", "MIDDLE": "M00", "TEXT": BASE, "CLIP": BASE}
-_NUMBERED = re.compile(r"([A-Z][A-Z_]*)(\d{1,3})")
-_BLOCK_WORD = re.compile(r"[A-Z][A-Z_]*\d{2,3}")
+_NUMBERED = re.compile(r"([A-Z](?:[A-Z0-9_]*[A-Z_])?)(\d{1,3})")
+_BLOCK_WORD = re.compile(r"[A-Z](?:[A-Z0-9_]*[A-Z_])?\d{2,3}")
+# How tools call text encoders beside a model of no known family: T5XXL, QWEN3_4B.
+_ENCODER_WORD = re.compile(r"[A-Z]+\d[A-Z0-9]*(_[A-Z0-9]+)*[A-Z]")
 _KIND_WORDS = tuple(dict.fromkeys((*GROUPS, *KINDS)))
 
 
@@ -50,11 +52,21 @@ def _known_words() -> tuple[str, ...]:
 
 
 def _could_be_a_label(word: str) -> bool:
-    """Whether a word may be a label of a file of no known family: numbered, and no family numbers blocks of that name."""
+    """Whether a word may be a label of a file of no known family: a text encoder's, or numbered, and no family numbers blocks
+    of that name."""
+    if _ENCODER_WORD.fullmatch(word) and not is_block(word):
+        return not nearest(word, (*_known_words(), *_KIND_WORDS))
     stem = word.rstrip("0123456789")
     if any(kind.startswith(stem.lower()) for kind in _KIND_WORDS):  # a kind of layer, misspelt
         return False
     return is_block(word) and not any(label.rstrip("0123456789") == stem for label in known_labels())
+
+
+def _could_begin_a_label(glob: str) -> bool:
+    """Whether what stands before a glob's signs may be that of a file of no known family: LAYERS*, no misspelt OTU*."""
+    stem = re.match(r"[A-Z_]*", glob)[0]
+    known = {label.rstrip("0123456789") for label in (*known_labels(), *_KIND_WORDS)}
+    return len(stem) > 3 and not nearest(stem, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,7 @@ def _label_word(word: str, text: str) -> str:
             raise LabelError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}.")
         return "-".join(ends)
     if _is_glob(upper):
-        if any(fnmatchcase(x, upper) for x in _known_words() if x != "VAE"):
+        if any(fnmatchcase(x, upper) for x in _known_words() if x != "VAE") or _could_begin_a_label(upper):
             return upper
     elif _could_be_a_label(upper):
         return upper

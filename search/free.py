@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.families import Family
 from ..merge.block_weights import BlockWeights
 from ..merge.errors import RecipeError
 from ..merge.inline_steps import named_steps
@@ -52,7 +53,7 @@ class Template:
     data: Any
     parameters: tuple[Parameter, ...]
     roles: Mapping[str, Role] = field(default_factory=dict)
-    family: str | None = None
+    family: str | Family | None = None
     where: str = "recipe"
     folder: Path = Path()
 
@@ -163,7 +164,7 @@ def _choices_kept(value: Any) -> Any:
     return value
 
 
-def _family(data: Mapping, folder: Path) -> str:
+def _family(data: Mapping, folder: Path) -> Family | None:
     """The architecture of the first model, from its header."""
     from ..checkpoints import open_checkpoint
 
@@ -172,10 +173,12 @@ def _family(data: Mapping, folder: Path) -> str:
     if not isinstance(first, str):
         raise RecipeError(f"models: the path of the first model must be text, not {first!r:.80}")
     with open_checkpoint(Path(folder) / first) as model:
-        return model.architecture.family
+        return model.told_family
 
 
-def _step(name: str, step: Any, data: Mapping, family: str, found: list[Parameter], roles: dict[str, Role]) -> Any:
+def _step(
+    name: str, step: Any, data: Mapping, family: Family | None, found: list[Parameter], roles: dict[str, Role]
+) -> Any:
     """A step with holes."""
     if not isinstance(step, Mapping):
         return step

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.conventions import convention_named
-from ..checkpoints.families import family_of
+from ..checkpoints.families import Family, family_of
 from ..merge.block_weights import OPTIONS
 from ..merge.selectors import BASE, Selector, labels_of, parse_selector
 from .errors import SearchError
@@ -38,7 +38,7 @@ class _Reader:
 
     name: str
     convention: str
-    family: str | None
+    family: str | Family | None
     found: list[Parameter]
     roles: dict[str, Role]
     role: Role
@@ -171,7 +171,7 @@ def read_weights(
     value: Any,
     name: str,
     convention: str,
-    family: str | None,
+    family: str | Family | None,
     found: list[Parameter],
     roles: dict[str, Role],
     role: Role,

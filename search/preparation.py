@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoints.families import family_of
 from ..checkpoints.wording import counted
 from ..merge.plan import planned
 from .baselines import Baseline, baselines
@@ -108,7 +109,7 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
     return {
         "version": __version__,
         "title": prepared.study.title,
-        "family": template.family,
+        "family": family_of(template.family).id if template.family else None,
         "parameters": [p.to_plain() for p in template.parameters],
         "reward": {
             "name": objective.name,

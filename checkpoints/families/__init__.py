@@ -196,7 +196,9 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 def component_names() -> tuple[str, ...]:
     """What a recipe may take from somewhere else: denoisers, `text_encoders` (all of them), each text encoder, VAE."""
-    cores = dict.fromkeys(family.core for family in FAMILIES.values())
+    from .any import CORE
+
+    cores = dict.fromkeys([*(family.core for family in FAMILIES.values()), CORE])
     return (*cores, "text_encoders", *components_in_order(known_parts()))
 
 

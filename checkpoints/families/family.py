@@ -172,7 +172,7 @@ class Family:
         kinds: (pattern, kind of layer) for the denoiser's keys, the first match wins.
         about: label -> a few words on what it is; `IN*` speaks of all numbered ones.
         real, narrow: the denoiser's sizes, in published models and in narrow ones of the same structure.
-        tensors: the denoiser's names and shapes from sizes and input channels; None where no layout is published.
+        tensors: the denoiser's names and shapes from sizes and input channels; a file's own where no layout is published.
         names: the two layouts' names of its modules, from sizes: single file -> diffusers.
         inside: the same inside of residual blocks.
         optional: beginnings of the denoiser's names that may be there or not.
@@ -294,6 +294,10 @@ class Family:
                 patterns.append((re.compile(text + (r"(?=\.|$)")), stem, first >= 0))
         return patterns
 
+    def file_name(self, key: str) -> str:
+        """What a file that keeps its names calls a key that it lacks: behind the prefix that its others have."""
+        return (self.prefixes[0] if self.prefixes and self.block_of(key).core else "") + key
+
     def label_of(self, name: str) -> str:
         """The label of one of the denoiser's names (without prefix); OTHER for what no block holds, as `input_blocks.9` of SDXL."""
         for pattern, stem, numbered in self._patterns:
@@ -344,7 +348,8 @@ class Family:
         from . import known_parts
 
         component = self.block_of(key).component
-        part = known_parts().get(component)
+        held = self.component(component)
+        part = held.part if held else known_parts().get(component)
         table = self.kinds if component == self.core else part.kinds if part else ()
         for pattern, kind in table:
             if found := re.search(pattern, key):
@@ -355,7 +360,8 @@ class Family:
         """A few words on what a label is, for tables."""
         from . import known_parts
 
-        part = known_parts().get(label.lower())
+        held = self.component(label.lower())
+        part = held.part if held else known_parts().get(label.lower())
         known = self.about.get(label) or self.about.get(label.rstrip("0123456789") + "*")
         return known or (part.about if part else _ABOUT.get(label, "block"))
 

@@ -15,9 +15,8 @@ from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
-from ..families import family_of
+from ..families import Family, family_of
 from ..tensors import Shape, StoredTensor
-from .names import lora_families
 from .opening import Lora, open_lora
 from .values import Rows
 
@@ -113,7 +112,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     """
     family, shapes = None, None
     if base is not None:
-        family = base.architecture.family if base.architecture.family in lora_families() else None
+        family = base.told_family
         shapes = {key: info.shape for key, info in base.tensors.items()}
     lora = _opened(path, base, family, shapes)
     tensors, notes = {}, []
@@ -144,17 +143,19 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     )
 
 
-def _opened(path: Path | str, base: Checkpoint | None, family: str | None, shapes: Mapping[str, Shape] | None) -> Lora:
+def _opened(
+    path: Path | str, base: Checkpoint | None, family: Family | None, shapes: Mapping[str, Shape] | None
+) -> Lora:
     """A LoRA that fits the base; one for another architecture is refused as that, not as a tensor of a wrong shape."""
     try:
         return open_lora(path, family=family, shapes=shapes)
     except CheckpointError:
-        if family is None:
+        if family is None or family.lora is None:
             raise
         with open_lora(path) as own:  # what is wrong with the file itself is said here
-            if own.family != family:
+            if own.family != family.id:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
-                    f"{family_of(family).title}, or a base that this one is for"
+                    f"{family.title}, or a base that this one is for"
                 ) from None
         raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..dtypes import F32
-from ..families import FAMILIES, Spec, Widths, family_of, is_buffer, layout
+from ..families import FAMILIES, Family, Spec, Widths, family_of, is_buffer, layout
 from ..families.parts.unet import PREFIX as UNET_PREFIX
 from ..naming import to_diffusers
 from ..tensors import Shape, StoredTensor
@@ -43,7 +43,7 @@ class Target:
     """A module as diffusers divides the model, and where its weight lies in a single file.
 
     Attributes:
-        component: `unet`, `text_encoder` or `text_encoder_2`.
+        component: `unet`, `text_encoder` or `text_encoder_2`; the denoiser's own name in a family without LoRA facts.
         module: the diffusers name, dotted, without component and `.weight`.
         weight: the canonical key of the weight; `bias` that of the bias, None where there is none.
         third: which third of the canonical tensor's rows the module is (0 q, 1 k, 2 v), None for all of it.
@@ -74,9 +74,29 @@ def _kohya_prefixes(family: str, folder: str) -> tuple[str, ...]:
     return held.trained_as if held else _KOHYA_DENOISER
 
 
+def targets(family: str | Family) -> tuple[Target, ...]:
+    """Every module with a weight of a family's denoiser and text encoders, in the order of the single-file layout.
+
+    Of a family that trainers have no names for, the denoiser's alone, by the names that its files have.
+    """
+    record = family_of(family)
+    return _targets(record.id) if record.lora is not None else _own_targets(record)
+
+
+def _own_targets(family: Family) -> tuple[Target, ...]:
+    """The denoiser's linear layers and convolutions as a file names them."""
+    shapes = {key: spec for key, spec in family.layout().items() if family.block_of(key).core}
+    found = []
+    for key, spec in shapes.items():
+        module, _, last = key.rpartition(".")
+        if last == "weight" and len(spec.shape) in (2, 4):
+            bias = f"{module}.bias" if f"{module}.bias" in shapes else None
+            found.append(Target(family.core, module.removeprefix(family.prefix), key, bias))
+    return tuple(found)
+
+
 @cache
-def targets(family: str) -> tuple[Target, ...]:
-    """Every module with a weight of a family's UNET and text encoders, in the order of the single-file layout."""
+def _targets(family: str) -> tuple[Target, ...]:
     shapes = layout(family)
     images = tuple(c.prefix for c in family_of(family).components if not c.part.text)  # nobody trains a LoRA of a VAE
     stored = {
@@ -106,20 +126,23 @@ def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes:
 
 
 @cache
-def by_spelling(family: str) -> dict[str, tuple[Target, Style]]:
+def by_spelling(family: str | Family) -> dict[str, tuple[Target, Style]]:
     """Every spelling of every module, without the suffix of a tensor -> the module and the style."""
     table: dict[str, tuple[Target, Style]] = {}
+    own = family_of(family).lora is None
     for target in targets(family):
-        for spelling, style in _spellings(target, family):
+        for spelling, style in _own_spellings(target) if own else _spellings(target, family):
             table.setdefault(spelling, (target, style))
     return table
 
 
-def spelled(target: Target, family: str, style: Style) -> str:
+def spelled(target: Target, family: str | Family, style: Style) -> str:
     """A module's name in a style, without the suffix of a tensor. Text encoders are never spelled as in single files.
 
     Numbered names do not follow from the module alone: see `numbered.py`.
     """
+    if family_of(family).lora is None:
+        return next(spelling for spelling, known in _own_spellings(target) if (known == "peft") == (style == "peft"))
     if style in ("diffusers", "peft"):
         return target.path
     if style == "single-file" and target.component == "unet":
@@ -149,11 +172,20 @@ def _spellings(target: Target, family: str) -> list[tuple[str, Style]]:
     return out
 
 
+def _own_spellings(target: Target) -> list[tuple[str, Style]]:
+    """How trainers spell a module of a family that they have no names for: after the file's names, as ComfyUI reads them."""
+    flat = target.module.replace(".", "_")
+    dotted: list[tuple[str, Style]] = [
+        (p + target.module, "peft") for p in ("diffusion_model.", UNET_PREFIX, "transformer.", "")
+    ]
+    return [*dotted, *((p + flat, "kohya") for p in ("lora_unet_", "lora_transformer_", "lycoris_"))]
+
+
 def _canonical_module(target: Target) -> str:
     return target.weight.removeprefix(UNET_PREFIX).removesuffix(".weight")
 
 
-def module_shape(target: Target, family: str, widths: Widths = "real") -> Shape:
+def module_shape(target: Target, family: str | Family, widths: Widths = "real") -> Shape:
     """The shape of a module's weight as diffusers has it: (outputs, inputs, ...), a third of a fused tensor."""
     shape = layout(family, widths=widths)[target.weight].shape
     if target.third is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
-from ..families import components_in_order, family_of
+from ..families import Family, components_in_order, family_of
 from ..opening import read_tensors
 from ..tensors import Shape
 from .building import Group, bias_formula, weight_formula
@@ -45,7 +45,7 @@ class Lora:
 
     path: Path
     format: str
-    family: str
+    family: str | Family
     style: Style
     modules: dict[str, LoraModule]
     metadata: dict[str, str]
@@ -74,7 +74,7 @@ class Lora:
         """What it is, in the terms of checkpoints."""
         family = family_of(self.family)
         parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
-        return Architecture(self.family, "lora", parts=parts, name=f"LoRA for {family.title}")
+        return Architecture(family.id, "lora", parts=parts, name=f"LoRA for {family.title}")
 
     def load(self, part: Part) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""
@@ -100,12 +100,14 @@ class Lora:
         self.close()
 
 
-def open_lora(path: Path | str, *, family: str | None = None, shapes: Mapping[str, Shape] | None = None) -> Lora:
+def open_lora(
+    path: Path | str, *, family: str | Family | None = None, shapes: Mapping[str, Shape] | None = None
+) -> Lora:
     """Open a LoRA (.safetensors, or a .pt zip pickle); only its header and its alphas are read.
 
     Args:
         path: the file.
-        family: its id; None to find it out from names and widths.
+        family: its id or record; None to find it out from names and widths.
         shapes: canonical key -> shape in the checkpoint that it is for, where it is known.
 
     Raises:
@@ -147,7 +149,7 @@ def _modules(
     return out
 
 
-def _expected(target: Target, family: str, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+def _expected(target: Target, family: str | Family, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
     """The shapes that the module's weight may have: the checkpoint's, or else the family's in either width."""
     usual = (module_shape(target, family), module_shape(target, family, "narrow"))
     known = shapes.get(target.weight)

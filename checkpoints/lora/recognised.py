@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..families import Family
 from .names import Style, Target
 from .roles import Role
 
@@ -20,7 +21,7 @@ class Members:
 class Recognised:
     """The answer: modules in the order of the file, and the names that no module fits."""
 
-    family: str
+    family: str | Family
     style: Style
     modules: dict[Target, Members]
     unknown: list[str]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..architecture import recognise
 from ..errors import CheckpointError
+from ..families import Family, family_of
 from ..tensors import Shape
 from .names import Target, by_spelling, lora_families, module_shape
 from .numbered import NAME, is_numbered, numbered_targets
@@ -24,7 +25,7 @@ _TEXT = re.compile(r"lora_te\d?_|(base_model\.model\.)?text_encoder")
 
 
 def recognise_names(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: str | None = None
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: str | Family | None = None
 ) -> Recognised:
     """Sort a LoRA's tensors by module.
 
@@ -49,7 +50,7 @@ def recognise_names(
     return _spelled(path, shapes, metadata, families)
 
 
-def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str]) -> Recognised:
+def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str | Family]) -> Recognised:
     family, targets = numbered_targets(path, shapes, families)
     out = Recognised(family, "numbered", {}, [])
     for name in shapes:
@@ -62,7 +63,7 @@ def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str]) 
 
 
 def _spelled(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[str]
+    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[str | Family]
 ) -> Recognised:
     parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
     family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
@@ -89,12 +90,14 @@ def _spelled(
 
 def _refuse_strangers(
     path: Path,
-    families: Sequence[str],
+    families: Sequence[str | Family],
     shapes: Mapping[str, Shape],
     modules: Mapping[Target, Members],
     strangers: Sequence[str],
 ) -> None:
     """Refuse files that are no LoRA, and LoRAs for other models: those share at most a text encoder with ours."""
+    records = [family_of(family) for family in families]
+    cores, ids = {record.core for record in records}, ", ".join(record.id for record in records)
     if not modules:
         found = recognise(shapes, list(shapes))
         some = ", ".join(list(shapes)[:3]) or "no tensors"
@@ -103,13 +106,13 @@ def _refuse_strangers(
                 f"{path}: expected a LoRA, found {found.name}; a LoRA can be extracted from it and its base"
             )
         raise CheckpointError(
-            f"{path}: expected a LoRA for {', '.join(families)}, found no name of one ({some}); it is no LoRA, or one for "
+            f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is no LoRA, or one for "
             "another architecture"
         )
     denoiser = [name for name in strangers if not _TEXT.match(name)]
-    if denoiser and not any(target.component == "unet" for target in modules):
+    if denoiser and not any(target.component in cores for target in modules):
         raise CheckpointError(
-            f"{path}: expected a LoRA for {', '.join(families)}, found one for another architecture: of "
+            f"{path}: expected a LoRA for {ids}, found one for another architecture: of "
             f"{len(denoiser):,} names like {denoiser[0]} none is a UNET's"
         )
 
@@ -127,7 +130,9 @@ def _is_peft(name: str) -> bool:
     return any(word in name for word in (".lora_A.", ".lora_B.", ".lora_magnitude_vector", ".ia3_l"))
 
 
-def _likelihood(family: str, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> tuple[int, int, int]:
+def _likelihood(
+    family: str | Family, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+) -> tuple[int, int, int]:
     """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
     table = by_spelling(family)
     known = fitting = 0
@@ -146,7 +151,7 @@ def _likelihood(family: str, parted, shapes: Mapping[str, Shape], metadata: Mapp
     return known, fitting, said_family(metadata) == family
 
 
-def _fits(target: Target, family: str, axes: Shape) -> int:
+def _fits(target: Target, family: str | Family, axes: Shape) -> int:
     """2 where axes behind the first are those of the module, 1 where only their product is."""
     wanted = [module_shape(target, family, widths)[1:] for widths in ("real", "narrow")]
     if axes in wanted:

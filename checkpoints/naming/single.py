@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..families import FAMILIES, Family, Part, family_by, known_parts
+from ..families.any import beside_parts
 from ..families.parts.part import Renamed
 from ..families.signs import Signs
 from ..foreign import lora_kind, name_forms
@@ -86,6 +87,10 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
     if wrapper:
         out.notes.append(f"every name begins with `{wrapper}`, which was taken off")
     found, family = components_of(own)
+    if family is None and found:
+        parts = {name for members in _members(own, found).values() for name in members}
+        if beside_parts({name: tensor.shape for name, tensor in own.items()}, parts):
+            return Translation(tensors=named)
     if family is not None and not found[0].native:
         out.family = family.id
     _translate(own, found, out, lone=not whole and not wrapper)

@@ -13,6 +13,7 @@ from ..page import Page, Scene
 from ..prediction import run_gram
 from ..report_view import show_report
 from ..shell import link_to, require_folders, shelf_of
+from ..subject import Subject
 from ..tasks import Task
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _with_controls(shelf: Shelf, folders) -> Any:
             output = choose_output()
         panel = st.container()
     with right:
-        values = _block_weights(method, values, models, family)
+        values = _block_weights(method, values, models)
     loras = frozenset(entry.name for entry in models if entry.what == "lora")
     form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output, loras=loras)
     recipe, complaint, unfinished = None, "", False
@@ -108,7 +109,7 @@ def _with_controls(shelf: Shelf, folders) -> Any:
 
 
 def _block_weights(
-    method: Method, values: dict[str, Any], models: tuple[Entry, ...], family: str | None
+    method: Method, values: dict[str, Any], models: tuple[Entry, ...]
 ) -> dict[str, float | Weights | list[float] | bool]:
     """The parameters with their block weights; the diagram edits one of those that have any."""
     from ..merge_parameters import usual_number
@@ -120,7 +121,8 @@ def _block_weights(
         kinds = {p.kind for p in method.parameters.values()}
         st.info(_ON_DEMAND if "number" in kinds else _A_MODEL_EACH if "numbers" in kinds else _NONE)
         return values
-    if family is None:
+    subject = Subject.of_blocks(models[0]) if models else None
+    if subject is None:
         st.info("Choose a first model of a known architecture; its blocks appear here with a weight each.")
         return values | {name: usual_number(method.parameters[name]) for name in by_block}
     shown = by_block[0]
@@ -131,6 +133,6 @@ def _block_weights(
             st.segmented_control("The diagram sets", by_block, default=by_block[0], key="m.diagram", required=True)
             or shown
         )
-    whole = values | {name: weights_of(method.parameters[name], family) for name in by_block}
+    whole = values | {name: weights_of(method.parameters[name], subject.record) for name in by_block}
     gram = gram_for(method, whole, shown, models)
-    return whole | {shown: edit_weights(method.parameters[shown], family, gram)}
+    return whole | {shown: edit_weights(method.parameters[shown], subject, gram)}

@@ -148,16 +148,13 @@ def _blocks(overview: Overview) -> None:
     spread = overview.spread(of, _TOP) if of else {}
     left, right = st.columns([1, 1], gap="small")
     with left:
-        if spread and overview.family:
-            svg = _diagram(overview, of)
-            if svg:
-                unet_diagram(svg, height=_HEIGHT, key=f"search-{overview.family}")
-                few = min(_TOP, len(overview.complete))
-                st.caption(
-                    f"Colour and number: the best trial's weight. Bar in a box: the range of the {few} best trials."
-                )
+        svg = _diagram(overview, of) if spread else None
+        if svg:
+            unet_diagram(svg, height=_HEIGHT, key=f"search-{overview.family}")
+            few = min(_TOP, len(overview.complete))
+            st.caption(f"Colour and number: the best trial's weight. Bar in a box: the range of the {few} best trials.")
         elif spread:
-            st.info("There is no diagram: the run does not say of which architecture the models are.")
+            st.info("There is no diagram: the run does not say of which known architecture the models are.")
     with right:
         weights, mattered = st.tabs(["Weights", "What went with the score"])
         with weights:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import __version__
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import Family
 from ...checkpoints.formats import without_suffix
 from ..errors import RecipeError
 from ..methods import METHODS
@@ -38,7 +39,7 @@ class Request:
     inputs: tuple[str, ...] = ()
     mode: str = ""
     old_automb: bool = False
-    family: str | None = None
+    family: str | Family | None = None
     find: Callable[[str], Path | None] = lambda said: None
 
 

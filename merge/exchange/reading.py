@@ -111,7 +111,7 @@ def _from_checkpoint(path: Path, request: Request) -> Imported:
     from ...checkpoints import open_checkpoint
 
     with open_checkpoint(path, to_look=True) as checkpoint:
-        metadata, family = checkpoint.metadata, checkpoint.architecture.family
+        metadata, family = checkpoint.metadata, checkpoint.told_family
     if request.family is None and family is not None:
         request = replace(request, family=family)
     return _from_metadata(metadata, path.name, request)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.families import FAMILIES
+from ...checkpoints.families import FAMILIES, Family
 from ...checkpoints.hashes import identity
 from ...checkpoints.kept_scans import keep_scan, kept_scan
 from ...checkpoints.opening import open_checkpoint
@@ -121,14 +121,15 @@ def lint(
     report = LintReport(where, deep=deep)
     with ExitStack() as files:
         models = _open(recipe, report, files)
-        report.family = _family(recipe, models)
+        family = _family(recipe, models)
+        report.family = family.id
         report.findings += recipe_findings(recipe)
-        report.findings += weight_findings(recipe, report.family)
+        report.findings += weight_findings(recipe, family)
         if deep:
             _scan(recipe, models, report, threads, progress, cancel)
         report.findings += header_findings(recipe, models)
         try:
-            report.shares = component_shares(recipe, report.family)
+            report.shares = component_shares(recipe, family)
         except UnetscopeError as error:
             if not report.count("error"):
                 report.findings.append(_refused(error))
@@ -137,18 +138,17 @@ def lint(
             report.findings += [
                 f for f in share_findings(recipe, report.shares) if not (steps_told and f.check == "range")
             ]
-            _look_at_values(recipe, models, report, progress, cancel)
+            _look_at_values(recipe, models, family, report, progress, cancel)
         if not report.missing and not any(f.severity == "error" for f in report.findings):
             _plan(recipe, report)
     report.findings = _sorted(report.findings)
     return report
 
 
-def _family(recipe: Recipe, models: Mapping[str, Checkpoint]) -> str:
-    """The family of the first model that tells it; where none does, the first one that the recipe's block weights fit."""
-    told = (checkpoint.architecture.family for checkpoint in models.values())
-    fitting = (family.id for family in [*fitting_families(recipe), *FAMILIES.values()])
-    return next(filter(None, told), None) or next(fitting)
+def _family(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Family:
+    """The record of the first model that tells its family; where none does, the first one that the recipe's block weights fit."""
+    told = (checkpoint.told_family for checkpoint in models.values())
+    return next(filter(None, told), None) or next(iter([*fitting_families(recipe), *FAMILIES.values()]))
 
 
 def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Checkpoint]:
@@ -176,7 +176,7 @@ def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Che
     return models
 
 
-def _look_at_values(recipe: Recipe, models: dict, report: LintReport, progress, cancel) -> None:
+def _look_at_values(recipe: Recipe, models: dict, family: Family, report: LintReport, progress, cancel) -> None:
     fitting = {
         n: c
         for n, c in models.items()
@@ -196,7 +196,7 @@ def _look_at_values(recipe: Recipe, models: dict, report: LintReport, progress, 
     told = {frozenset(f.models) for f in report.findings if f.check == "twice"}
     report.findings += [
         f
-        for f in value_findings(recipe, report.family, sample, report.shares)
+        for f in value_findings(recipe, family, sample, report.shares)
         if f.check != "twice" or frozenset(f.models) not in told
     ]
 

@@ -103,7 +103,7 @@ def _chosen(tensors: Sequence[TensorInfo]) -> dict[str, tuple[str, ...]]:
     """A few weights of every label that fingerprints count: matrices before vectors, of different kinds of layers."""
     by_label: dict[str, list[TensorInfo]] = {}
     for info in tensors:
-        if short_name(info.key) is not None:
+        if short_name(info.key, info.family) is not None:
             by_label.setdefault(info.label, []).append(info)
     chosen: dict[str, list[str]] = {}
     for members in by_label.values():

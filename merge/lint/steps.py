@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import Family
 from ..block_weights import BlockWeights
 from ..recipe import Recipe
 from .finding import Finding
@@ -24,7 +25,7 @@ def recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield from _chains(recipe)
 
 
-def weight_findings(recipe: Recipe, family: str) -> Iterator[Finding]:
+def weight_findings(recipe: Recipe, family: Family) -> Iterator[Finding]:
     """Block weights that the architecture lacks, and strengths out of the usual range; per step."""
     for name in _used_steps(recipe):
         step = recipe.steps[name]
@@ -37,7 +38,7 @@ def weight_findings(recipe: Recipe, family: str) -> Iterator[Finding]:
                 "error",
                 "labels",
                 str(error),
-                f"The models are {family}, and the merge refuses weights for what they lack",
+                f"The models are {family.id}, and the merge refuses weights for what they lack",
                 "Write weights for the labels of this architecture (`unetscope layers` lists them)",
                 name,
             )

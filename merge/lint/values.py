@@ -9,7 +9,7 @@ import numpy as np
 
 from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import dtype_named
-from ...checkpoints.families import is_text
+from ...checkpoints.families import Family, is_text
 from ..collapse import Collapse
 from ..recipe import Recipe
 from .finding import Finding
@@ -26,10 +26,10 @@ _NEARLY = 2.5e-4
 _FEW = 0.1
 
 
-def value_findings(recipe: Recipe, family: str, sample: Sample, shares: list[ComponentShares]) -> Iterator[Finding]:
+def value_findings(recipe: Recipe, family: Family, sample: Sample, shares: list[ComponentShares]) -> Iterator[Finding]:
     """What is wrong with the sampled weights of a recipe's models."""
     yield from _not_finite(recipe, sample)
-    yield from _same_weights(sample)
+    yield from _same_weights(family, sample)
     yield from _bases(recipe, sample)
     yield from _rounded_away(recipe, family, sample)
     for part in shares:
@@ -56,13 +56,13 @@ def _not_finite(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
             )
 
 
-def _same_weights(sample: Sample) -> Iterator[Finding]:
+def _same_weights(family: Family, sample: Sample) -> Iterator[Finding]:
     for a, b in combinations(sample.names, 2):
-        if sample.identical(a, b, "unet"):
+        if sample.identical(a, b, family.core):
             yield Finding(
                 "warning",
                 "twice",
-                f"{a} and {b} have the same UNET: all sampled weights are equal",
+                f"{a} and {b} have the same {family.core_title}: all sampled weights are equal",
                 "Its shares add up, and a difference of the two is 0",
                 "Use one of them, or name the file that was meant",
                 models=(a, b),
@@ -119,7 +119,7 @@ def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[F
 # -- rounding ---------------------------------------------------------------------------------------------------------
 
 
-def _rounded_away(recipe: Recipe, family: str, sample: Sample) -> Iterator[Finding]:
+def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[Finding]:
     if recipe.output.dtype == "keep":
         return
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(sample.names)})
@@ -146,13 +146,13 @@ def _rounded_away(recipe: Recipe, family: str, sample: Sample) -> Iterator[Findi
 
 
 def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sample: Sample) -> float | None:
-    """Of the sampled UNET weights that a linear step moves away from its input `start`, the share that the output shows.
+    """Of the sampled weights of the denoiser that a linear step moves away from its input `start`, the share that the output shows.
 
     A weight shows a move when it is stored as another number of the output's dtype. None when the step moves nothing.
     """
     dtype = dtype_named(recipe.output.dtype)
     moved = shown = 0
-    for key in sample.keys.get("unet", ()):
+    for key in sample.keys.get(collapse.family.core, ()):
         before, after = sample.of(collapse.form(start, key), key), sample.of(collapse.form(step, key), key)
         exact = _exact_change(collapse, start, step, key, sample)
         if before is None or after is None or exact is None:

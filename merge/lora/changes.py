@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.families import Family
 from ...checkpoints.lora import Lora, LoraModule
 from ...checkpoints.lora.formulas import LowRank as Product
 from ...checkpoints.lora.module import Part
@@ -74,7 +75,7 @@ class Change:
 
 
 @cache
-def _by_place(family: str) -> dict[tuple[str, int | None], tuple[Target, bool]]:
+def _by_place(family: str | Family) -> dict[tuple[str, int | None], tuple[Target, bool]]:
     """Canonical key and third -> the module, and whether the key is that of its bias."""
     found: dict[tuple[str, int | None], tuple[Target, bool]] = {}
     for target in targets(family):

@@ -16,11 +16,12 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.dtypes import dtype_named
-from ...checkpoints.families import FAMILIES
-from ...checkpoints.lora.names import lora_families
+from ...checkpoints.families import Family
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
+from ...checkpoints.wording import counted
 from ..block_weights import BlockWeights
+from ..compatibility import has_denoiser
 from ..errors import MergeError
 from .layers import Layer, layers_of, style_named
 from .low_rank import Cut, decomposed
@@ -45,7 +46,7 @@ class Ranks:
     conv_rank: int | None = None
     lines: Any = None
 
-    def resolved(self, family: str) -> _Resolved:
+    def resolved(self, family: Family) -> _Resolved:
         if self.lines is None:
             return _Resolved(self, None)
         plain = self.lines
@@ -142,7 +143,7 @@ def extract_lora(
             raise MergeError(
                 f"{tuned} and {base} are equal in every layer that this LoRA could change; there is nothing to extract"
             )
-        report = LoraReport(str(output), family, style, [one.path.name, other.path.name])
+        report = LoraReport(str(output), family.id, style, [one.path.name, other.path.name])
         work.describe(report)
         origin = {
             "operation": "extract",
@@ -155,10 +156,11 @@ def extract_lora(
         return report
 
 
-def _family(tuned: Checkpoint, base: Checkpoint) -> str:
+def _family(tuned: Checkpoint, base: Checkpoint) -> Family:
+    """The record that both are read by: the base's."""
     families = [c.architecture.family for c in (tuned, base)]
     for checkpoint, family in zip((tuned, base), families, strict=True):
-        if family is None or "unet" not in checkpoint.components:
+        if family is None or not has_denoiser(checkpoint):
             raise MergeError(
                 f"{checkpoint.path}: is {checkpoint.architecture.name}; a LoRA is extracted from two checkpoints with a UNET"
             )
@@ -167,12 +169,12 @@ def _family(tuned: Checkpoint, base: Checkpoint) -> str:
             f"{tuned.path} is {tuned.architecture.name} and {base.path} is {base.architecture.name}; a LoRA is the "
             "difference of two checkpoints of one architecture"
         )
-    if families[0] not in lora_families():
+    if base.family.keeps_names and (strange := tuned.tensors.keys() ^ base.tensors.keys()):
         raise MergeError(
-            f"{base.path}: is {base.architecture.name}, for which there are no LoRAs to write; "
-            f"{', '.join(FAMILIES[f].title for f in lora_families())} have some"
+            f"{tuned.path} and {base.path} differ by {counted(len(strange), 'tensor')} that one of them lacks "
+            f"({min(strange)}, ...), and no layout says which are right; a LoRA is the difference of two checkpoints of one model"
         )
-    return families[0]
+    return base.family
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class _Extraction:
         self._left_out: dict[str, list[str]] = defaultdict(list)
         self._outside: dict[str, float] = {}
         self.tasks: list[_Task] = []
-        family = base.architecture.family
+        family = base.family
         others = {layer.target.path: layer for layer in layers_of(tuned, family)}
         covered = set()
         for layer in layers_of(base, family):
@@ -254,8 +256,9 @@ class _Extraction:
         outside = sum(x for _, x in sorted(self._outside.items()) if np.isfinite(x))
         if outside:
             inside = sum(row.norm**2 for row in report.labels)
+            core = self._base.family.core_title
             kinds = [
-                name
+                name.format(core=core)
                 for name, is_one in _OUTSIDE
                 if any(x and is_one(self._base[key]) for key, x in self._outside.items())
             ]
@@ -280,10 +283,14 @@ def _is_vector(info: TensorInfo) -> bool:
 
 # What a LoRA may leave out, in words.
 _OUTSIDE: tuple[tuple[str, Callable[[TensorInfo], bool]], ...] = (
-    ("norms and biases of the UNET", lambda info: not _is_text(info) and _is_vector(info)),
+    ("norms and biases of the {core}", lambda info: not _is_text(info) and _is_vector(info)),
     (
-        "layers of the UNET (convolutions and embeddings: --conv)",
-        lambda info: not _is_text(info) and not _is_vector(info),
+        "layers of the {core} (convolutions and embeddings: --conv)",
+        lambda info: not _is_text(info) and not _is_vector(info) and info.family.lora is not None,
+    ),
+    (
+        "other tensors of the {core}, no linear layers or convolutions",
+        lambda info: not _is_text(info) and not _is_vector(info) and info.family.lora is None,
     ),
     ("norms and biases of text encoders", lambda info: _is_text(info) and _is_vector(info)),
     ("embeddings or layers of text encoders", lambda info: _is_text(info) and not _is_vector(info)),

@@ -12,7 +12,7 @@ import numpy as np
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.codec import decode
 from ...checkpoints.errors import nearest
-from ...checkpoints.families import family_of
+from ...checkpoints.families import Family, family_of
 from ...checkpoints.lora.names import FUSED, Target, factor_ends, spelled, targets
 from ...checkpoints.tensors import Shape
 from ..errors import MergeError
@@ -23,16 +23,19 @@ STYLES: tuple[Style, ...] = get_args(Style)
 WITHOUT_ALPHA: tuple[Style, ...] = ("diffusers", "peft")
 
 
-def style_named(name: str | None, family: str) -> Style:
+def style_named(name: str | None, family: str | Family) -> Style:
     """A style by its name; None: what trainers write for the architecture.
 
     Raises:
         MergeError: there is no such style.
     """
+    record = family_of(family)
     if name is None:
-        return family_of(family).lora.denoiser
+        return record.lora.denoiser if record.lora else "peft"
     if name not in STYLES:
         raise MergeError(f"there is no style of LoRA names {name!r}{nearest(name, STYLES)}; use {', '.join(STYLES)}")
+    if name == "diffusers" and record.lora is None:
+        raise MergeError(f"diffusers has no names for the layers of {record.title}; use peft, or kohya")
     return name
 
 
@@ -47,7 +50,7 @@ class Layer:
     """
 
     target: Target
-    family: str
+    family: str | Family
     shape: Shape
 
     @property
@@ -93,7 +96,7 @@ class Layer:
         return out.reshape(self.shape[0], -1)
 
 
-def layers_of(checkpoint: Checkpoint, family: str) -> Iterator[Layer]:
+def layers_of(checkpoint: Checkpoint, family: str | Family) -> Iterator[Layer]:
     """The layers of a checkpoint that LoRAs change: all linear layers and convolutions but embeddings and text projections."""
     for target in targets(family):
         if target.weight not in checkpoint or target.transposed:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import __version__
 from ...checkpoints.dtypes import F32, DType
-from ...checkpoints.families import family_of
+from ...checkpoints.families import Family, family_of
 from ...checkpoints.output import check_target
 from ...checkpoints.stream import Pass
 from ...checkpoints.targets import refuse_inputs, require_suffix
@@ -55,7 +55,7 @@ class LoraWriter:
     """
 
     def __init__(
-        self, target: Path, inputs: Sequence[Path], family: str, style: Style, dtype: DType, *, overwrite: bool
+        self, target: Path, inputs: Sequence[Path], family: str | Family, style: Style, dtype: DType, *, overwrite: bool
     ):
         if not dtype.is_float:
             raise MergeError(f"a LoRA cannot be stored as {dtype}; use fp32, fp16 or bf16")
@@ -132,10 +132,6 @@ class LoraWriter:
             "ss_network_module": "networks.lora",
             "ss_network_dim": dim,
             "ss_network_alpha": dim if self.style in WITHOUT_ALPHA else alpha,
-            "ss_v2": str(bool(family.lora and family.lora.v2)),
-            "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{family.modelspec_architecture()}/lora",
-            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.title": file_name(self._target.with_suffix("")),
             "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
             "unetscope.lora": json.dumps(origin),
@@ -143,6 +139,11 @@ class LoraWriter:
         }
         if large:
             out["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": conv_dim})
+        if family.modelspec:
+            out["modelspec.sai_model_spec"] = "1.0.0"
+            out["modelspec.architecture"] = f"{family.modelspec_architecture()}/lora"
+            out["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
         if family.lora:
+            out["ss_v2"] = str(family.lora.v2)
             out["ss_base_model_version"] = family.lora.base_version
         return out

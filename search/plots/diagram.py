@@ -20,9 +20,10 @@ def best_diagram(overview: Overview, of: str, top: int, theme: str = "auto") -> 
         DrawingError: no box of the architecture has one of these weights.
     """
     from ...diagrams import draw
+    from ...diagrams.architectures import drawn_families
 
     spread, (low, high) = overview.spread(of, top), overview.limits(of)
-    if not spread or overview.family is None:
+    if not spread or overview.family not in drawn_families():
         return None
     few = min(top, len(overview.complete))
     return draw(

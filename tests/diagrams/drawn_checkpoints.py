@@ -5,7 +5,7 @@ from pathlib import Path
 from unetscope.checkpoints.architecture import Architecture
 from unetscope.checkpoints.checkpoint import Checkpoint, TensorInfo
 from unetscope.checkpoints.dtypes import F16
-from unetscope.checkpoints.families import layout
+from unetscope.checkpoints.families import family_of, layout
 from unetscope.checkpoints.tensors import StoredTensor
 
 
@@ -16,5 +16,6 @@ def checkpoint_of(
     shapes = {key: spec.shape for key, spec in layout(family, widths=widths, in_channels=in_channels).items()}
     shapes = {key: shape for key, shape in shapes.items() if key not in drop} | (extra or {})
     path = Path("folder") / name
-    tensors = {key: TensorInfo(key, StoredTensor.at(key, F16, shape, path, 0)) for key, shape in shapes.items()}
+    stored = {key: StoredTensor.at(key, F16, shape, path, 0) for key, shape in shapes.items()}
+    tensors = {key: TensorInfo(key, tensor, family_of(family)) for key, tensor in stored.items()}
     return Checkpoint(path, "safetensors", tensors, {}, Architecture(family, "checkpoint", name=f"{family} checkpoint"))
