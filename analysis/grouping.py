@@ -7,8 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
-from ..checkpoints.layers import KINDS
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order, kinds_in_order
 from .alignment import Aligned
 from .errors import AnalysisError
 
@@ -25,7 +24,7 @@ _SUFFIXES = (".weight", ".bias", "_weight", "_bias")
 _SORTED = {
     "label": in_order,
     "component": components_in_order,
-    "kind": lambda kinds: sorted(kinds, key=KINDS.index),
+    "kind": kinds_in_order,
 }
 
 

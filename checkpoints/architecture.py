@@ -104,10 +104,9 @@ def reader_of(architecture: Architecture) -> Family:
     if architecture.family in FAMILIES:
         return FAMILIES[architecture.family]
     if architecture.what == "component":
-        shared = [
-            f for f in FAMILIES.values() if all(f.component(part) for part in architecture.parts if part != f.core)
-        ]
-        return next(iter(shared or FAMILIES.values()))
+        held = [part for part in architecture.parts if families_with(part)]
+        shared = (f for f in FAMILIES.values() if all(f.component(part) for part in held))
+        return next(shared, NO_FAMILY)
     return NO_FAMILY
 
 

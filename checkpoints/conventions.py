@@ -18,8 +18,9 @@ of its own ("base alpha"). Here it is the argument `base`; where nobody gives it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from .errors import LabelError, nearest
 from .families import FAMILIES, Family, Slots, Vectors, family_of, is_text
@@ -200,7 +201,8 @@ def _either(numbers: Sequence[int]) -> str:
 
 
 DEFAULT_CONVENTION = "supermerger"
-CONVENTIONS: dict[str, Convention] = {
+# The tools that several families have vectors of; a record may bring one more.
+_TOOLS: dict[str, Convention] = {
     c.name: c
     for c in (
         Convention("supermerger", "supermerger; most shared recipes come from it", "mbw"),
@@ -214,6 +216,34 @@ CONVENTIONS: dict[str, Convention] = {
         Convention("lbw-kohya", "the same as kohya reads it: they have 1", "lbw", missing=1.0),
     )
 }
+
+
+@cache
+def _known(version: int) -> dict[str, Convention]:
+    """The tools, then those that only one family's record names."""
+    brought = {
+        tool: Convention(tool, vectors.about or f"block weights of {family.title}", tool, vectors.inverted)
+        for family in FAMILIES.values()
+        for tool, vectors in family.conventions.items()
+        if tool not in _TOOLS and tool != "*"
+    }
+    return _TOOLS | brought
+
+
+class _Conventions(Mapping[str, Convention]):
+    """Every convention by its name."""
+
+    def __getitem__(self, name: str) -> Convention:
+        return _known(FAMILIES.version)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_known(FAMILIES.version))
+
+    def __len__(self) -> int:
+        return len(_known(FAMILIES.version))
+
+
+CONVENTIONS = _Conventions()
 
 
 def convention_named(name: str) -> Convention:

@@ -15,7 +15,8 @@ from .codec import decode, encode
 from .demo_weights import PIECE, change, change_size, constant, start_values
 from .dtypes import DTYPES, DType, dtype_named
 from .errors import CheckpointError
-from .families import Family, family_of
+from .families import FAMILIES, Family, family_of
+from .formats import FORMATS, written_suffixes
 from .opening import open_checkpoint
 from .stream import Pass, Progress
 from .targets import refuse_inputs, require_suffix
@@ -64,7 +65,7 @@ def write_demo(
 
     Args:
         path: the file to write.
-        family: one with a published layout, by its id: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`.
+        family: one with a published layout: its record, or its id (`sd1`).
         seed: which random weights, or which fine-tune.
         finetune_of: perturb this checkpoint instead of starting afresh: some blocks more than others, the text encoders
             less, the VAE not at all. Keys and shapes are the base's, so `full_size` and `in_channels` follow from it.
@@ -212,7 +213,7 @@ def write_demo_ckpt(path: Path, family: str | Family, **options) -> Path:
     from safetensors.torch import load_file
 
     path = Path(path)
-    whole = path.with_name(f"{path.name}.{os.getpid()}.safetensors")
+    whole = path.with_name(f"{path.name}.{os.getpid()}{written_suffixes()[0]}")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         write_demo(whole, family, **options)
@@ -236,21 +237,17 @@ def demo_collection(folder: Path, progress: Callable[[str], None] = lambda name:
         progress: called with each file's name before it is written.
 
     Returns:
-        name without suffix -> path: `sd1-base`, its fine-tunes `sd1-ink`, `sd1-photo`, `sd1-anime` and `sd1-old` (a
-        .ckpt in fp32), `sdxl-base` and its fine-tune `sdxl-photo`.
+        name without suffix -> path, of the files that families name (`Family.demos`): `sd1-base`, its fine-tunes `sd1-ink`,
+        `sd1-photo`, `sd1-anime` and `sd1-old` (a pickle in fp32), `sdxl-base` and its fine-tune `sdxl-photo`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Path] = {}
-
-    def add(name: str, family: str, write=write_demo, suffix: str = ".safetensors", **options) -> None:
-        progress(name + suffix)
-        made[name] = write(folder / (name + suffix), family, **options)
-
-    add("sd1-base", "sd1", seed=1, overwrite=True)
-    for seed, name in enumerate(("sd1-ink", "sd1-photo", "sd1-anime"), start=11):
-        add(name, "sd1", seed=seed, finetune_of=made["sd1-base"], overwrite=True)
-    add("sd1-old", "sd1", write_demo_ckpt, ".ckpt", seed=14, finetune_of=made["sd1-base"], dtype="fp32")
-    add("sdxl-base", "sdxl", seed=2, overwrite=True)
-    add("sdxl-photo", "sdxl", seed=21, finetune_of=made["sdxl-base"], overwrite=True)
+    for family in FAMILIES.values():
+        for demo in family.demos:
+            name = demo.name + (FORMATS["ckpt"].suffixes[0] if demo.old else written_suffixes()[0])
+            progress(name)
+            write, options = (write_demo_ckpt, {"dtype": "fp32"}) if demo.old else (write_demo, {"overwrite": True})
+            base = made[demo.finetune_of] if demo.finetune_of else None
+            made[demo.name] = write(folder / name, family, seed=demo.seed, finetune_of=base, **options)
     return made

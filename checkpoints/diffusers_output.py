@@ -17,7 +17,7 @@ from .architecture import Architecture
 from .checkpoint import Checkpoint
 from .dtypes import F32
 from .errors import CheckpointError
-from .families import Family, Widths, is_buffer
+from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .naming import DiffusersTranslation, to_diffusers
 from .tensors import Shape, StoredTensor
@@ -79,8 +79,10 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
     architecture = checkpoint.architecture
     family = checkpoint.told_family
     if family is None or family.pipeline is None or architecture.what not in ("checkpoint", "component"):
+        known = [f.title for f in FAMILIES.values() if f.pipeline]
         raise CheckpointError(
-            f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of an SD1, SD2 or SDXL checkpoint or UNET"
+            f"{checkpoint.path}: is {architecture.name}; a diffusers folder can be made of a checkpoint or denoiser of "
+            f"{', '.join(known[:-1])} or {known[-1]}"
         )
     if architecture.ema_only:
         raise CheckpointError(
@@ -89,7 +91,7 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
         )
     if architecture.variant not in family.variants.values():
         raise CheckpointError(
-            f"{checkpoint.path}: its UNET has an unusual number of input channels; no diffusers pipeline runs it"
+            f"{checkpoint.path}: its {family.core_title} has an unusual number of input channels; no diffusers pipeline runs it"
         )
     if checkpoint.prediction == "edm":
         raise CheckpointError(

@@ -42,7 +42,7 @@ def short_name(key: str, family: Family | None = None) -> str | None:
     if component is None or is_buffer(key):
         return None
     # Denoisers of unknown layouts have fingerprints too: all of their keys count.
-    return name if component not in known_parts() or name in _published(component) else None
+    return name if component not in known_parts() or name in _published(FAMILIES.version, component) else None
 
 
 def _parted(key: str, family: Family | None = None) -> tuple[str | None, str]:
@@ -62,7 +62,7 @@ def _parted(key: str, family: Family | None = None) -> tuple[str | None, str]:
 
 
 @cache
-def _published(component: str) -> frozenset[str]:
+def _published(version: int, component: str) -> frozenset[str]:
     """The names of a part's weights in any family's layout, but for what diffusers' folders leave out (SD2's last layer)."""
     names, unused = set(), ()
     for family in FAMILIES.values():
@@ -74,13 +74,9 @@ def _published(component: str) -> frozenset[str]:
 
 
 @cache
-def _rank() -> dict[str, int]:
-    return {
-        component: i
-        for i, component in enumerate(
-            components_in_order({*(family.core for family in FAMILIES.values()), *known_parts()})
-        )
-    }
+def _rank(version: int) -> dict[str, int]:
+    order = components_in_order({*(family.core for family in FAMILIES.values()), *known_parts()})
+    return {component: i for i, component in enumerate(order)}
 
 
 class Fingerprints:
@@ -109,9 +105,10 @@ class Fingerprints:
                 parts.setdefault(_parted(key, self._family)[0], []).append(
                     head + b"".join(blocks[i] for i in sorted(blocks))
                 )
+        ranks = _rank(FAMILIES.version)
         return {
             component: hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()[:_DIGITS]
-            for component, lines in sorted(parts.items(), key=lambda item: _rank().get(item[0], len(_rank())))
+            for component, lines in sorted(parts.items(), key=lambda item: ranks.get(item[0], len(ranks)))
         }
 
 

@@ -29,7 +29,6 @@ KINDS: tuple[str, ...] = (
     "ff.out",
     "other",
 )
-GROUPS: tuple[str, ...] = tuple(dict.fromkeys(k.split(".")[0] for k in KINDS))
 
 
 def in_group(kind: str, wanted: str) -> bool:

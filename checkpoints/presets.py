@@ -12,7 +12,7 @@ from math import cos, pi
 
 from .conventions import CONVENTIONS, DEFAULT_CONVENTION, lbw_slots
 from .errors import LabelError, nearest
-from .families import Family, family_of
+from .families import FAMILIES, Family, Slots, family_of
 from .families.parts.mbw import LBW_17, MBW_26
 
 
@@ -127,6 +127,21 @@ def preset_base(name: str) -> float:
     return _by_slot(name)["BASE"]
 
 
+def preset_families() -> list[Family]:
+    """The families whose blocks presets are made for, those with all of them first."""
+    fitting = [family for family in FAMILIES.values() if _fits(family) and not family.parent]
+    return sorted(fitting, key=lambda family: -len(_slots(family)))
+
+
+def _slots(family: Family) -> Slots:
+    vectors = CONVENTIONS[DEFAULT_CONVENTION].vectors(family).slots
+    return vectors[0] if vectors else ()
+
+
+def _fits(family: Family) -> bool:
+    return bool(_slots(family)) and set(_slots(family)) <= set(MBW_26)
+
+
 def preset(name: str, family: str | Family) -> tuple[float, ...]:
     """A preset's vector, BASE first: 26 numbers for SD1, SD2 and the refiner, 20 for SDXL.
 
@@ -137,10 +152,10 @@ def preset(name: str, family: str | Family) -> tuple[float, ...]:
             which presets are made for.
     """
     by_slot = _by_slot(name)
-    vectors = CONVENTIONS[DEFAULT_CONVENTION].vectors(family).slots
-    if not vectors or not set(vectors[0]) <= set(MBW_26):
-        raise LabelError(f"Preset {name} is one for the blocks of a UNET; {family_of(family).title} has other blocks.")
-    return tuple(by_slot[slot] for slot in vectors[0])
+    record = family_of(family)
+    if not _fits(record):
+        raise LabelError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks.")
+    return tuple(by_slot[slot] for slot in _slots(record))
 
 
 def _by_slot(name: str) -> dict[str, float]:

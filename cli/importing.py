@@ -170,7 +170,7 @@ def _show(imported: Imported, output: Path) -> None:
             ]
             for name, share in imported.shares.items()
         ]
-        show_table("Shares", ["model", "share of the UNET", ""], rows)
+        show_table("Shares", ["model", "share of the blocks", ""], rows)
     for text in imported.notes:
         note(text)
     if imported.missing:

@@ -44,7 +44,7 @@ def index(
         return
     show_table(
         "Models",
-        ["file", "size", "AutoV2", "sha256 from", "old hash", "UNET fingerprint"],
+        ["file", "size", "AutoV2", "sha256 from", "old hash", "fingerprint of its blocks"],
         [_row(file) for file in found.files],
     )
     for problem in found.problems:
@@ -58,8 +58,16 @@ def _row(file: IndexedFile) -> list[str]:
         file.sha256[:10] if file.sha256 else "",
         f"claimed by {file.sha256_from}" if file.claimed else file.sha256_from,
         file.legacy or "",
-        file.fingerprints.get("unet", ""),
+        _of_denoiser(file.fingerprints),
     ]
+
+
+def _of_denoiser(fingerprints: dict[str, str]) -> str:
+    """The denoiser's fingerprint, whatever its family calls it."""
+    from ..checkpoints.families import FAMILIES
+
+    cores = {family.core for family in FAMILIES.values()}
+    return next((digest for component, digest in fingerprints.items() if component in cores), "")
 
 
 def _find(found: HashIndex, text: str, json: bool) -> None:

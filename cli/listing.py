@@ -95,12 +95,13 @@ def _parameters(method: Method) -> str:
 
 
 def presets(
-    family: Annotated[str, FamilyArgument] = "sd1",
+    family: Annotated[str | None, FamilyArgument] = None,
     json: Json = False,
 ) -> None:
     """List the MBW presets and their values."""
-    from ..checkpoints.presets import preset, preset_names
+    from ..checkpoints.presets import preset, preset_families, preset_names
 
+    family = family or preset_families()[0].id
     found = {name: preset(name, family) for name in preset_names()}
     if json:
         show_json({name: list(vector) for name, vector in found.items()})

@@ -6,10 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.families import FAMILIES
 from ..checkpoints.stream import Cancelled, Progress
-
-# What `demo_collection` writes; for the progress only.
-_FILES = 7
 
 
 def run_demo(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
@@ -20,15 +18,15 @@ def run_demo(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
     """
     from ..checkpoints.demo import demo_collection
 
-    begun = 0
+    begun, files = 0, sum(len(family.demos) for family in FAMILIES.values())
 
     def next_file(name: str) -> None:
         nonlocal begun
         if cancel.is_set():
             raise Cancelled("cancelled")
-        progress(begun, _FILES, name)
+        progress(begun, files, name)
         begun += 1
 
     made = demo_collection(Path(arguments["folder"]), progress=next_file)
-    progress(_FILES, _FILES, "")
+    progress(files, files, "")
     return {"files": [path.name for path in made.values()]}

@@ -8,8 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.families import BUFFER_LABELS, in_order
-from ..checkpoints.layers import KINDS
+from ..checkpoints.families import BUFFER_LABELS, in_order, kinds_in_order
 from ..diagrams.palette import VIRIDIS
 
 # The name of the chart's selection.
@@ -55,7 +54,7 @@ def heatmap(
     frame["shade"] = frame["value"].clip(lower=low) if log and low else frame["value"]
     frame["chosen"] = frame["label"].isin(list(labels)) & ((frame["kind"] == kind) | (kind is None))
     frame["printed"] = [_printed(value, same) for value, same in zip(frame["value"], frame["identical"], strict=True)]
-    order = [name for name in KINDS if name in set(frame["kind"])]
+    order = kinds_in_order(set(frame["kind"]))
     scale = alt.Scale(
         type="log" if log and ends else "linear", range=PALETTE, domain=list(ends) if ends else [0, 1], clamp=True
     )

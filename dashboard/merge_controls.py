@@ -6,14 +6,15 @@ from typing import Any
 
 import streamlit as st
 
+from ..checkpoints.families import Family, is_text
 from ..merge.methods import METHODS, Method
 from .library import Entry, Shelf
-from .merge_form import COMPONENTS, MergeForm
+from .merge_form import MergeForm, components_for
 from .merge_parameters import KEEP, keep_parameters
 
 FIRST_METHOD = "weighted_sum"
 _DTYPES = ("fp16", "bf16", "fp32", "fp8_e4m3", "keep")
-_AS_RESULT, _MERGED = "as the method has it", "merged like the UNET"
+_AS_RESULT, _MERGED = "as the method has it", "merged like the rest"
 
 
 def choose_method() -> Method:
@@ -93,18 +94,19 @@ def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list
     return min(offered, key=last_wanted, default=None)
 
 
-def choose_components(shelf: Shelf, family: str | None) -> dict[str, str]:
+def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
     """Components that come from elsewhere: component -> library name or `merge`."""
     found: dict[str, str] = {}
     with st.popover(
-        "Components", icon=":material/extension:", help="Take the UNET, text encoders or VAE from another model."
+        "Components",
+        icon=":material/extension:",
+        help="Take the denoiser (UNET), text encoders or VAE from another model.",
     ):
-        for component, title in COMPONENTS.items():
-            part = "unet" if component == "unet" else "vae" if component == "vae" else "clip"
+        for component, title in components_for(family).items():
             files = [
                 e.name
                 for e in shelf.models
-                if any(c.startswith(part) for c in e.components) and family in (None, e.family)
+                if (family is None or e.family in (family.id, None)) and _holds(e, component)
             ]
             fixed = [_AS_RESULT, _MERGED] if component == "vae" else [_AS_RESULT]
             key = f"m.component.{component}"
@@ -116,6 +118,10 @@ def choose_components(shelf: Shelf, family: str | None) -> dict[str, str]:
                 found[component] = chosen
         st.caption("The VAE is copied from the first model unless another is chosen here.")
     return found
+
+
+def _holds(entry: Entry, component: str) -> bool:
+    return any(c == component or (component == "text_encoders" and is_text(c)) for c in entry.components)
 
 
 def choose_output() -> dict[str, Any]:
@@ -171,7 +177,7 @@ def apply(form: MergeForm) -> None:
     if method.variadic:
         state["m.models"] = list(dict.fromkeys(rest))
     keep_parameters(method, rest, form.parameters)
-    for component in COMPONENTS:
+    for component in components_for():
         source = form.components.get(component)
         state[f"m.component.{component}"] = _MERGED if source == "merge" else source or _AS_RESULT
     usual = {"dtype": "fp16", "position_ids": "keep", "nan": "error", "overflow": "error"}

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.families import Family
+from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.formats import is_model_name
 from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
@@ -16,9 +16,13 @@ from .weights_editing import Weights, to_lines, weighted_labels
 if TYPE_CHECKING:
     from ..merge import Recipe
 
-# Components that a merge can take from elsewhere, as the page offers them.
-COMPONENTS = {"unet": "UNET", "text_encoders": "Text encoders", "vae": "VAE"}
 _RESULT = "mix"
+
+
+def components_for(family: Family | None = None) -> dict[str, str]:
+    """Components that a merge can take from elsewhere, as the page offers them; of one family, or of all."""
+    cores = {f.core: f.core_title for f in ([family] if family else FAMILIES.values())}
+    return {**cores, "text_encoders": "Text encoders", "vae": "VAE"}
 
 
 class FormError(UnetscopeError):
@@ -37,7 +41,8 @@ class MergeForm:
         method: name in the registry.
         models: names in the library, in the method's order, LoRAs among them.
         parameters: name -> a number, block weights, a list of numbers (one a model), a switch, a whole number, or a choice.
-        components: `unet`, `text_encoders`, `vae` -> `merge`, or a name in the library; missing: as the method has it.
+        components: the denoiser (`unet`), `text_encoders`, `vae` -> `merge`, or a name in the library; without one it is as the
+            method has it.
         output: fields of `recipe.Output` that differ from its defaults.
         title: kept in the result's metadata.
         loras: those of `models` that are LoRAs.
@@ -104,7 +109,7 @@ def from_recipe(
             f"this recipe has {len(recipe.order(recipe.result))} steps and the controls have one; run it as text"
         )
     step = recipe.steps[recipe.result]
-    if extra := set(recipe.components) - set(COMPONENTS):
+    if extra := set(recipe.components) - set(components_for()):
         raise FormError(
             f"this recipe takes {', '.join(sorted(extra))} from another model, for which there is no control; run it as text"
         )

@@ -18,7 +18,9 @@ from .library import Entry
 
 def architectures() -> dict[str, str]:
     """The architectures that the pages list, by id; a file is never called so, for it has a suffix."""
-    return {family.id: family.name for family in FAMILIES.values() if family.traced}
+    from ..diagrams.architectures import drawn_families
+
+    return {family: FAMILIES[family].name for family in drawn_families()}
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def family_named(name: str) -> str:
 
 
 def drawn_families() -> tuple[str, ...]:
-    """The families that can be drawn without a file: those whose trace is shipped."""
-    return tuple(family.id for family in FAMILIES.values() if family.traced)
+    """The families that can be drawn without a file: those whose trace is shipped, and chains of a published layout."""
+    return tuple(f.id for f in FAMILIES.values() if f.traced or (f.drawing == "chain" and f.tensors is not None))
 
 
 def input_shapes(family: str) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from ..checkpoints.families import Family, in_order
+from ..checkpoints.families import Family
 from ..checkpoints.wording import counted
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
@@ -37,23 +37,30 @@ LEGEND = [
 ORDER = [("flow", "order, as far as names tell")]
 
 
-def chain_graph(family: Family, tensors: Mapping[str, Shape], name: str) -> Graph:
-    """The graph of a model from its keys and shapes: a node for each module, an edge from each block to the next."""
+def chain_graph(family: Family, tensors: Mapping[str, Shape] | None = None, name: str = "") -> Graph:
+    """The graph of a model from its keys and shapes: a node for each module, an edge from each block to the next.
+
+    What a file (`tensors`) lacks of the family's published layout has the layout's shape and is listed in `missing`; without a
+    file it is the layout that is drawn.
+    """
+    published = {} if family.tensors is None else {key: spec.shape for key, spec in family.layout().items()}
+    shapes = published | dict(tensors or {})
+    missing = frozenset() if tensors is None else frozenset(published.keys() - tensors.keys())
     held: dict[str, dict[str, list[tuple[str, Shape]]]] = {}
-    for key, shape in tensors.items():
+    for key, shape in shapes.items():
         label = family.block_of(key).label
         if label in family.labels:
             held.setdefault(label, {}).setdefault(key.rpartition(".")[0] or key, []).append((key, tuple(shape)))
     nodes: list[Node] = []
     ends: list[tuple[str, str]] = []
-    for label in in_order(held):
+    for label in (label for label in family.labels if label in held):
         modules = held[label]
         for module, own in modules.items():
             kind = family.kind_of(own[0][0])
             nodes.append(Node(module, module, _unit(module, label, family), label, module, kind, (), (), tuple(own)))
         ends.append((next(iter(modules)), next(reversed(modules))))
     edges = tuple((before[1], after[0]) for before, after in pairwise(ends))
-    return Graph(family, tuple(nodes), edges, name=name)
+    return Graph(family, tuple(nodes), edges, missing, name)
 
 
 def _unit(module: str, label: str, family: Family) -> str:

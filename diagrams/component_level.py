@@ -23,6 +23,7 @@ from .ugrid import STEP, Look, Spot, around_tensors
 from .values import Member, label_names
 
 _WIDE, _GAP, _ROWS = 250.0, 56.0, 12
+_LAST = 10_000
 Group = dict[str, Shape]
 
 
@@ -76,10 +77,10 @@ def _text(groups: dict[str, Group]) -> tuple[dict[str, Spot], list[str]]:
     """Embeddings, layers and what follows them, in columns that are read downwards."""
 
     def order(name: str) -> int:
-        words = name.split()
-        if words[0] != "layer":  # `encoder.down_blocks 0` stands where the file has it
-            return {"embeddings": -1, "final": 10_000}.get(name, 0)
-        return int(words[1])
+        number = re.search(r"\d+", name)
+        if name in ("embeddings", "final") or "." in name:  # `encoder.down_blocks 0` stands where the file has it
+            return {"embeddings": -1, "final": _LAST}.get(name, 0)
+        return int(number[0]) if number else _LAST
 
     chain = sorted(groups, key=order)
     columns = -(-len(chain) // _ROWS)

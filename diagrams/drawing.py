@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
-from ..checkpoints.families import is_text, known_labels
+from ..checkpoints.families import Family, family_of, is_text, known_labels
 from . import text as texts
 from .architectures import DrawingError, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph
@@ -96,7 +97,7 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
         DrawingError: an unknown architecture, or a checkpoint without a UNET that is known.
     """
     if isinstance(architecture, str):
-        return Subject(architecture_graph(family_named(architecture)), None)
+        return Subject(_published(family_of(family_named(architecture))), None)
     family, name = architecture.architecture.family, Path(architecture.path).name
     if family is None:
         what = architecture.architecture.name or "nothing known"
@@ -110,6 +111,12 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
     if not record.traced:
         return Subject(chain_graph(record, tensors, name), tensors)
     return Subject(architecture_graph(family).on(tensors, name), tensors)
+
+
+@cache
+def _published(record: Family) -> Graph:
+    """The graph of an architecture: its trace, or a chain of the blocks of its layout."""
+    return architecture_graph(record.id) if record.traced else chain_graph(record)
 
 
 def draw(

@@ -13,9 +13,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
-from ..checkpoints.families import family_of
+from ..checkpoints.families import FAMILIES, family_of
 from ..checkpoints.families.diffusers import unet_config
-from .architectures import drawn_families, input_shapes
+from .architectures import input_shapes
 from .graph import TRACES, Graph, Node, write_graph
 
 # Inside a residual block: diffusers' name -> the single-file name.
@@ -215,7 +215,7 @@ class _Reader:
 
 
 def main(families: list[str]) -> None:
-    for family in families or drawn_families():
+    for family in families or [family.id for family in FAMILIES.values() if family.traced]:
         graph = trace(family)
         path = TRACES / f"{family}.json"
         write_graph(graph, path)

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from .methods import METHODS, load_methods
     from .methods.declaring import elementwise, linear, statistics, structural, whole
     from .methods.elsewhere import Mecha, Mergekit, Supermerger
-    from .methods.method import Delta, Numbers, Share
+    from .methods.method import Component, Delta, Numbers, Share
     from .recipe import Recipe
     from .report import Report
     from .run import dry_run, merge
     from .spot import Spot
 
 __all__ = [
-    "METHODS", "BlockWeights", "Delta", "Mecha", "MergeError", "Mergekit", "MethodError", "Numbers", "Recipe", "RecipeError",
-    "Report", "Share", "Spot", "Supermerger", "dry_run", "elementwise", "linear", "load_methods", "merge", "statistics",
-    "structural", "whole",
+    "METHODS", "BlockWeights", "Component", "Delta", "Mecha", "MergeError", "Mergekit", "MethodError", "Numbers", "Recipe",
+    "RecipeError", "Report", "Share", "Spot", "Supermerger", "dry_run", "elementwise", "linear", "load_methods", "merge",
+    "statistics", "structural", "whole",
 ]  # fmt: skip
 
 _HOME = {
     "methods": ("METHODS", "load_methods"),
     "methods.declaring": ("elementwise", "linear", "statistics", "structural", "whole"),
     "methods.elsewhere": ("Mecha", "Mergekit", "Supermerger"),
-    "methods.method": ("Delta", "Numbers", "Share"),
+    "methods.method": ("Component", "Delta", "Numbers", "Share"),
     "spot": ("Spot",),
     "block_weights": ("BlockWeights",),
     "errors": ("MergeError", "MethodError", "RecipeError"),

@@ -46,7 +46,7 @@ from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
-from .selectors import BASE, Selector, is_block, parse_selector
+from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
 from .weights_text import parse_weights, plain_from_text
 
 __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
@@ -169,7 +169,7 @@ class BlockWeights:
             usual = self.convention.lengths(family)
             free = not usual or self.convention.missing is not None
             slots = labels if free else self.convention.slots(family, usual[0])
-            borrowing = {x for x in ("TIME_EMBED", "LABEL_EMB", "OUT", "VAE") if x not in slots}
+            borrowing = {x for x in (*self.convention.vectors(family).follows, "VAE") if x not in slots}
             return dict.fromkeys(labels, self.default), set(labels) - borrowing
         vector = self._preset(family) if isinstance(self.start, str) else self.start
         slots = self.convention.slots(family, len(vector))
@@ -259,7 +259,7 @@ def _line(text: str, value: Any) -> Line:
 
 
 def _runs_over_blocks(word: str) -> bool:
-    return word == "UNET" or any(c in word for c in "*?[-") or is_block(word)
+    return word in denoiser_words() or any(c in word for c in "*?[-") or is_block(word)
 
 
 def _reads_preset(name: Any, chosen: Convention) -> Convention:

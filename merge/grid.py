@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints.errors import OutputError
+from ..checkpoints.formats import written_suffixes
 from ..checkpoints.stream import Progress
 from .recipe import Recipe
 from .report import Report
@@ -34,7 +35,7 @@ def combinations(
     found: dict[Path, Combination] = {}
     for unet in unets:
         for text in text_encoders:
-            target = Path(folder) / f"{unet.stem}+{text.stem}.safetensors"
+            target = Path(folder) / f"{unet.stem}+{text.stem}{written_suffixes()[0]}"
             if target in found:
                 raise OutputError(f"{target}: two combinations would have this name; rename one of the inputs")
             data = {

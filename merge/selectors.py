@@ -13,10 +13,11 @@ from fnmatch import fnmatchcase
 from fnmatch import translate as glob_to_regex
 
 from ..checkpoints.errors import LabelError, nearest
-from ..checkpoints.families import BUFFER_LABELS, FAMILIES, Family, family_of, known_labels
+from ..checkpoints.families import BUFFER_LABELS, FAMILIES, Family, family_of, known_kinds, known_labels
 from ..checkpoints.families.any import WORDS
-from ..checkpoints.layers import GROUPS, KINDS, in_group
+from ..checkpoints.layers import in_group
 
+*_ENDS, _MODEL = WORDS
 # The text encoders together; also the slot of that name in a weight vector.
 BASE = "BASE"
 _ALIASES = {"MID": "M00", "M0": "M00", "MIDDLE": "M00", "TEXT": BASE, "CLIP": BASE}
@@ -24,7 +25,6 @@ _NUMBERED = re.compile(r"([A-Z](?:[A-Z0-9_]*[A-Z_])?)(\d{1,3})")
 _BLOCK_WORD = re.compile(r"[A-Z](?:[A-Z0-9_]*[A-Z_])?\d{2,3}")
 # How tools call text encoders beside a model of no known family: T5XXL, QWEN3_4B.
 _ENCODER_WORD = re.compile(r"[A-Z]+\d[A-Z0-9]*(_[A-Z0-9]+)*[A-Z]")
-_KIND_WORDS = tuple(dict.fromkeys((*GROUPS, *KINDS)))
 
 
 def is_block(label: str) -> bool:
@@ -47,17 +47,27 @@ def labels_of(family: str | Family) -> tuple[str, ...]:
 
 def _known_words() -> tuple[str, ...]:
     """Every label that a family has, BASE, and the words for whole denoisers (UNET)."""
-    cores = dict.fromkeys(family.core.upper() for family in FAMILIES.values())
-    return (BASE, *(label for label in known_labels() if label not in BUFFER_LABELS), *cores, *WORDS)
+    labels = (label for label in known_labels() if label not in BUFFER_LABELS)
+    return (BASE, *labels, *dict.fromkeys((*denoiser_words(), *WORDS)))
+
+
+def denoiser_words() -> tuple[str, ...]:
+    """The words for a whole denoiser: UNET, and what other families call theirs."""
+    return tuple(dict.fromkeys((*(family.core.upper() for family in FAMILIES.values()), _MODEL)))
+
+
+def _kind_words() -> tuple[str, ...]:
+    """Every kind of layer, and the groups that kinds belong to (`attn1` of `attn1.q`)."""
+    return tuple(dict.fromkeys((*(kind.split(".")[0] for kind in known_kinds()), *known_kinds())))
 
 
 def _could_be_a_label(word: str) -> bool:
     """Whether a word may be a label of a file of no known family: a text encoder's, or numbered, and no family numbers blocks
     of that name."""
     if _ENCODER_WORD.fullmatch(word) and not is_block(word):
-        return not nearest(word, (*_known_words(), *_KIND_WORDS))
+        return not nearest(word, (*_known_words(), *_kind_words()))
     stem = word.rstrip("0123456789")
-    if any(kind.startswith(stem.lower()) for kind in _KIND_WORDS):  # a kind of layer, misspelt
+    if any(kind.startswith(stem.lower()) for kind in _kind_words()):  # a kind of layer, misspelt
         return False
     return is_block(word) and not any(label.rstrip("0123456789") == stem for label in known_labels())
 
@@ -65,7 +75,7 @@ def _could_be_a_label(word: str) -> bool:
 def _could_begin_a_label(glob: str) -> bool:
     """Whether what stands before a glob's signs may be that of a file of no known family: LAYERS*, no misspelt OTU*."""
     stem = re.match(r"[A-Z_]*", glob)[0]
-    known = {label.rstrip("0123456789") for label in (*known_labels(), *_KIND_WORDS)}
+    known = {label.rstrip("0123456789") for label in (*known_labels(), *_kind_words())}
     return len(stem) > 3 and not nearest(stem, known)
 
 
@@ -178,17 +188,17 @@ def _label_word(word: str, text: str) -> str:
         return upper
     raise LabelError(
         f"Unknown block or kind of layer {word!r} in block weights {text!r}"
-        f"{nearest(word, (*_known_words(), *_KIND_WORDS))}."
+        f"{nearest(word, (*_known_words(), *_kind_words()))}."
     )
 
 
 def _kinds(word: str) -> list[str]:
     """The kinds that a word names, by name or, when no label fits the glob, by glob."""
     lower = word.lower()
-    if lower in _KIND_WORDS:
+    if lower in _kind_words():
         return [lower] if lower != "other" else []
     if _is_glob(lower) and not any(fnmatchcase(x, lower.upper()) for x in _known_words()):
-        return [kind for kind in KINDS if fnmatchcase(kind, lower)]
+        return [kind for kind in known_kinds() if fnmatchcase(kind, lower)]
     return []
 
 

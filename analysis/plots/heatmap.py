@@ -8,8 +8,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ...checkpoints.families import in_order
-from ...checkpoints.layers import KINDS
+from ...checkpoints.families import in_order, kinds_in_order
 from ..difference import Difference
 from ..errors import AnalysisError
 from ..grouping import is_weight
@@ -70,8 +69,7 @@ def draw_heatmap(
 
 def _grid(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     grid = cells.pivot(index="kind", columns="label", values=metric)
-    kinds = [kind for kind in KINDS if kind in grid.index]
-    return grid.reindex(index=kinds, columns=in_order(grid.columns))
+    return grid.reindex(index=kinds_in_order(grid.index), columns=in_order(grid.columns))
 
 
 def _present(cells: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ..errors import LabelError
+from ..layers import KINDS
 from ..registry import Registry
-from .family import BUFFER_LABELS, EMA_PREFIX, Component, Family, Slots, Vectors, Widths, is_buffer
-from .parts.part import Part, Place, Spec
+from .family import BUFFER_LABELS, EMA_PREFIX, Component, Demo, Family, Slots, Vectors, Widths, is_buffer
+from .parts.part import Opening, Part, Place, Spec
 from .signs import Signs
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "FAMILIES",
     "MOST_STRANGE",
     "Component",
+    "Demo",
     "Family",
+    "Opening",
     "Part",
     "Place",
     "Slots",
@@ -38,11 +41,14 @@ __all__ = [
     "is_buffer",
     "is_text",
     "kin_of",
+    "kinds_in_order",
+    "known_kinds",
     "known_labels",
     "known_parts",
     "layout",
     "part_of",
     "part_title",
+    "short_title",
 ]
 
 # What a file holds beside the weights that a model is made of, in the order in which tables list it.
@@ -50,11 +56,14 @@ BUFFERS = ("ema", "schedule", "marker", "extra", "other")
 
 
 def _check(family: Family) -> None:
-    """Refuse a record that names its blocks twice, or leaves a key of its own layout without a block."""
+    """Refuse a record that names its blocks twice, or a convention as nobody could type it."""
     if len(set(family.labels)) < len(family.labels) or not family.labels:
         raise LabelError(
             f"family {family.id}: its blocks need a label each, found {', '.join(family.labels) or 'none'}"
         )
+    for tool in family.conventions:
+        if tool != tool.casefold().replace("_", "-"):
+            raise LabelError(f"family {family.id}: the convention {tool!r} is written in small letters, with - for _")
 
 
 FAMILIES: Registry[Family] = Registry(
@@ -160,6 +169,14 @@ def part_title(component: str, family: Family | None = None) -> str:
     return next((f.core_title for f in FAMILIES.values() if f.core == component), component)
 
 
+def short_title(component: str) -> str:
+    """A component in a table: `UNET`, `CLIP-L`, `VAE`, `EMA`."""
+    part = known_parts().get(component)
+    if part is not None:
+        return part.title.removeprefix("text encoder ")
+    return "EMA" if component == "ema" else part_title(component)
+
+
 @cache
 def _ranks(version: int) -> dict[str, int]:
     families = list(FAMILIES.values())
@@ -175,15 +192,46 @@ def known_labels() -> Mapping[str, int]:
     return _ranks(FAMILIES.version)
 
 
-def in_order(labels: Iterable[str]) -> list[str]:
-    """Labels sorted into network order: text encoders, conditioning, IN, M00, OUT, then VAE and buffers.
+@cache
+def _ranks_of(version: int, labels: frozenset[str]) -> dict[str, int]:
+    """The ranks of the denoiser's labels among these: those of families with other blocks say nothing about their order."""
+    ranks = known_labels()
+    own = {label for label in labels if not is_text(label) and label != "VAE" and label not in BUFFER_LABELS}
+    for family in FAMILIES.values():
+        if own <= set(family.labels):
+            of_family = [label for label in family.labels if label in own]
+            return dict(zip(of_family, sorted(ranks[label] for label in of_family), strict=True))
+    return {}
 
-    Labels that no record names, which are those of files of no known family, stand between the text encoders and the VAE, in
-    the order that their names tell.
+
+@cache
+def _kinds(version: int) -> tuple[str, ...]:
+    tables = [record.kinds for record in (*FAMILIES.values(), *known_parts().values())]
+    named = (kind for table in tables for _, kind in table if "\\" not in kind)
+    return (*KINDS[:-1], *dict.fromkeys(kind for kind in named if kind not in KINDS), KINDS[-1])
+
+
+def known_kinds() -> tuple[str, ...]:
+    """Every kind of layer, in the order of tables: the usual ones (`layers.KINDS`), then those that a record brings."""
+    return _kinds(FAMILIES.version)
+
+
+def kinds_in_order(kinds: Iterable[str]) -> list[str]:
+    """Kinds of layer as tables list them."""
+    ranks = {kind: i for i, kind in enumerate(known_kinds())}
+    return sorted(kinds, key=lambda kind: (ranks.get(kind, len(ranks)), kind))
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Labels sorted into network order: text encoders, the denoiser's as its family has them, then VAE and buffers.
+
+    The family is the one that has them all. Labels that no record names, which are those of files of no known family, stand
+    between the text encoders and the VAE, in the order that their names tell.
     """
     from .any import name_rank
 
-    ranks = known_labels()
+    labels = list(labels)
+    ranks = {**known_labels(), **_ranks_of(FAMILIES.version, frozenset(labels))}
 
     def rank(label: str) -> tuple:
         if label not in ranks:

@@ -76,10 +76,14 @@ class Vectors:
     Attributes:
         slots: the vectors that the tool writes, the usual one first; each is its slots in order.
         follows: label without a slot of its own -> the slot that it reads; a label that is not here stays with the first model.
+        about: one line for people, of a tool that no other family has vectors of.
+        inverted: of such a tool, whether its numbers are shares of A, not of B.
     """
 
     slots: tuple[Slots, ...]
     follows: Mapping[str, str] = field(default_factory=dict)
+    about: str = ""
+    inverted: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,23 @@ class MechaFacts:
     slots: int
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A file of the demo collection, with which the demo and the tutorials work: narrow, of random weights.
+
+    Attributes:
+        name: without suffix.
+        seed: which random weights, or which fine-tune.
+        finetune_of: the name of the file that it is a fine-tune of; empty for a new model.
+        old: whether it is written as old trainers did: a pickle, in fp32.
+    """
+
+    name: str
+    seed: int
+    finetune_of: str = ""
+    old: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """One kind of model.
@@ -191,6 +212,7 @@ class Family:
         keeps_names: whether what is written gets the file's own names, not the keys: where no layout says which are right.
         parent: of a kin, the family whose layout it varies. What knows the parent knows its kin; which of them a file is, its
             whole layout tells, or `known_by` where a kin has one.
+        demos: its files in the demo collection, a base before its fine-tunes.
     """
 
     id: str
@@ -233,6 +255,7 @@ class Family:
     skips: bool = False
     keeps_names: bool = False
     parent: str = ""
+    demos: tuple[Demo, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_places", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import AdapterSigns, Component, Family, LoraFacts, MechaFacts, Pipeline
+from .family import AdapterSigns, Component, Demo, Family, LoraFacts, MechaFacts, Pipeline
 from .parts import unet
 from .parts.clip import CLIP_L, TextEncoder
 from .parts.mbw import LBW_17, MBW_26, four_levels
@@ -100,4 +100,11 @@ SD1 = Family(
     gallery=("block", "module"),
     gallery_blocks=("IN05",),
     skips=True,
+    demos=(
+        Demo("sd1-base", seed=1),
+        Demo("sd1-ink", seed=11, finetune_of="sd1-base"),
+        Demo("sd1-photo", seed=12, finetune_of="sd1-base"),
+        Demo("sd1-anime", seed=13, finetune_of="sd1-base"),
+        Demo("sd1-old", seed=14, finetune_of="sd1-base", old=True),
+    ),
 )

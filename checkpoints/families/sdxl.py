@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import AdapterSigns, Component, Family, LoraFacts, MechaFacts, Pipeline
+from .family import AdapterSigns, Component, Demo, Family, LoraFacts, MechaFacts, Pipeline
 from .parts import unet
 from .parts.clip import CLIP_G, CLIP_L, TextEncoder
 from .parts.mbw import LBW_12, MBW_20, SDXL_CHANGES, three_levels
@@ -111,4 +111,5 @@ SDXL = Family(
     gallery=("block", "module"),
     gallery_blocks=("IN07", "VAE", "CLIP_G"),
     skips=True,
+    demos=(Demo("sdxl-base", seed=2), Demo("sdxl-photo", seed=21, finetune_of="sdxl-base")),
 )

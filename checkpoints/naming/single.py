@@ -185,7 +185,8 @@ def _behind_known_prefix(named: Named, family: Family, parts: tuple[str, ...]) -
 def _parts(named: Named) -> list[tuple[Part, str, bool]]:
     """The text encoders and VAEs: each with its prefix, and whether its names are those of single files."""
     found = []
-    for pattern in dict.fromkeys(p for part in known_parts().values() for p in (part.native, part.translated)):
+    openings = (p for part in known_parts().values() for p in (part.native, part.translated) if p is not None)
+    for pattern in dict.fromkeys(openings):
         for prefix in pattern.prefixes(named):
             names = [n.removeprefix(prefix) for n in named if n.startswith(prefix)]
             fitting = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from ...checkpoints.families import short_title
 from ...checkpoints.wording import counted
 from ..library import Entry
 from ..measure_view import offer
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # So many models are chosen to begin with.
 _AT_FIRST = 12
-_PARTS = {"unet": "UNET", "clip_l": "CLIP-L", "clip_h": "CLIP-H", "clip_g": "CLIP-G", "vae": "VAE", "ema": "EMA"}
 
 
 def show() -> None:
@@ -82,7 +82,7 @@ def _result(found: Comparison) -> None:
     from ..collection_charts import map_chart, tree_chart
 
     groups = {"All weights": "model"}
-    groups |= {f"Component {_PARTS.get(name, name)}": name for name in found.groups("component")}
+    groups |= {f"Component {short_title(name)}": name for name in found.groups("component")}
     groups |= {f"Block {name}": name for name in found.groups("label")}
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     shown = left.selectbox("Of what", list(groups), key="collection of", bind="query-params")
@@ -140,7 +140,7 @@ def _shared(found: Comparison) -> None:
         st.info("No two of these models have a component in common, bit by bit.")
         return
     rows = [
-        {"component": _PARTS.get(row.component, row.component), "models": row.count, "shared by": ", ".join(row.names)}
+        {"component": short_title(row.component), "models": row.count, "shared by": ", ".join(row.names)}
         for row in parts.itertuples(name="Shared")
     ]
     st.dataframe(

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from ...checkpoints.families import is_text, known_parts, short_title
 from ...checkpoints.wording import counted
 from .. import jobs
 from ..folders import Folders
@@ -19,7 +20,6 @@ from ..tasks import Task
 from ..wording import ago, amount, plain, printable, size
 from .settings import make_demo
 
-_PARTS = {"vae": "VAE", "clip_l": "CLIP-L", "clip_g": "CLIP-G", "clip_h": "CLIP-H", "unet": "UNET"}
 _SHOWN_TEXT = 2000
 
 
@@ -145,8 +145,8 @@ def _table(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> Entry | No
 
 def table_rows(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each file."""
-    parts = {component: shared_parts(scans, component) for component in _PARTS}
-    shown = [c for c in ("vae", "clip_l", "clip_g", "clip_h") if parts[c]]
+    parts = {component: shared_parts(scans, component) for component in sorted(known_parts(), key=is_text)}
+    shown = [component for component, shared in parts.items() if shared]
     rows = []
     for entry in entries:
         row = {
@@ -159,7 +159,9 @@ def table_rows(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> list[d
             "health": _health(entry, scans.get(entry.name)),
         }
         for component in shown:
-            row[_PARTS[component]] = parts[component].get(entry.name, "not scanned" if entry.name not in scans else "")
+            row[short_title(component)] = parts[component].get(
+                entry.name, "not scanned" if entry.name not in scans else ""
+            )
         rows.append(row)
     return rows
 
@@ -167,7 +169,7 @@ def table_rows(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> list[d
 def _components(entry: Entry) -> str:
     if entry.what == "lora":  # whose names the components of a checkpoint are not
         return ""
-    return ", ".join(_PARTS.get(c, c) for c in entry.components if c not in ("schedule", "marker"))
+    return ", ".join(short_title(c) for c in entry.components if c not in ("schedule", "marker"))
 
 
 def _health(entry: Entry, scan: dict[str, Any] | None) -> str:
@@ -292,7 +294,7 @@ def _show_health(entry: Entry, scan: dict[str, Any] | None) -> None:
         {"broken": st.error, "suspect": st.warning}.get(finding["level"], st.info)(plain(finding["text"]))
     if not scan["health"]:
         st.success(f"No broken or empty tensors in {scan['scanned']:,}.")
-    rows = [{"component": _PARTS.get(c, c), "fingerprint": digest} for c, digest in scan["fingerprints"].items()]
+    rows = [{"component": short_title(c), "fingerprint": digest} for c, digest in scan["fingerprints"].items()]
     st.dataframe(rows, hide_index=True, alt="Fingerprints")
     st.caption("Equal weights have equal fingerprints, whatever the file, its dtype or the names of its keys.")
     if scan["sha256"]:

@@ -89,7 +89,8 @@ def _with_controls(shelf: Shelf, folders) -> Any:
         method = choose_method()
         models = choose_models(method, shelf)
         values = choose_parameters(method, models)
-        family = models[0].family if models else None
+        subject = Subject.of_blocks(models[0]) if models else None
+        family = subject.record if subject else None
         with st.container(horizontal=True, gap="small"):
             components = choose_components(shelf, family)
             output = choose_output()

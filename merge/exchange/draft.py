@@ -72,7 +72,7 @@ class Imported:
             lines += ["", "Models that were not found; put their paths in below, or give --models FOLDER:"]
             lines += [f"- {name}: {self.hashes.get(name, 'no hash recorded')}" for name in self.missing]
         if self.shares:
-            lines += ["", "Effective share of every model in the UNET of the result:"]
+            lines += ["", "Effective share of every model in the blocks of the result:"]
             lines += [f"- {_share(share)}  {name}" for name, share in self.shares.items()]
         comments = "".join(f"# {one_line(line)}".rstrip() + "\n" for line in lines)
         return comments + (recipe or self.recipe).to_yaml()

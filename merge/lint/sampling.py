@@ -28,11 +28,14 @@ class Sample:
         names: the models.
         keys: component -> keys of the tensors that were sampled.
         values: name -> key -> float32, 1-D; a model that lacks a tensor, or has it in another shape, has no entry.
+        core: which component is the denoiser, and `core_title`, what people call it.
     """
 
     names: tuple[str, ...]
     keys: dict[str, tuple[str, ...]]
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    core: str = ""
+    core_title: str = ""
 
     def of(self, form: Form, key: str) -> np.ndarray | None:
         """The values of a weighted sum of models (numbered as `names`); None when it is none, or a model lacks the tensor."""
@@ -85,7 +88,7 @@ def take_sample(
     keys = _chosen([info for info in first.tensors.values() if info.dtype.is_float and info.elements])
     count = sum(map(len, keys.values())) * len(models)
     length = max(1 << 10, min(_ELEMENTS, _MOST // max(count, 1)))
-    sample, done = Sample(tuple(models), keys), 0
+    sample, done = Sample(tuple(models), keys, core=first.family.core, core_title=first.family.core_title), 0
     for name, checkpoint in models.items():
         found = sample.values[name] = {}
         for key in (k for component in keys.values() for k in component):

@@ -58,11 +58,11 @@ def _not_finite(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
 
 def _same_weights(family: Family, sample: Sample) -> Iterator[Finding]:
     for a, b in combinations(sample.names, 2):
-        if sample.identical(a, b, family.core):
+        if sample.identical(a, b, sample.core):
             yield Finding(
                 "warning",
                 "twice",
-                f"{a} and {b} have the same {family.core_title}: all sampled weights are equal",
+                f"{a} and {b} have the same {sample.core_title}: all sampled weights are equal",
                 "Its shares add up, and a difference of the two is 0",
                 "Use one of them, or name the file that was meant",
                 models=(a, b),
@@ -152,7 +152,7 @@ def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sam
     """
     dtype = dtype_named(recipe.output.dtype)
     moved = shown = 0
-    for key in sample.keys.get(collapse.family.core, ()):
+    for key in sample.keys.get(sample.core, ()):
         before, after = sample.of(collapse.form(start, key), key), sample.of(collapse.form(step, key), key)
         exact = _exact_change(collapse, start, step, key, sample)
         if before is None or after is None or exact is None:

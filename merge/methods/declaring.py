@@ -10,7 +10,8 @@ the formula gets the differences from the base (task vectors) alone, and returns
 annotated `Delta` has to be a difference; `-> Delta` says that the result is one.
 
 Keyword-only parameters are the method's: `float` is a number that may differ by block and layer, `Share` one from 0 to 1,
-`Numbers` one for every model, `bool` a switch, `int` a whole number, `Literal[...]` a choice. One without a default must be given.
+`Numbers` one for every model, `bool` a switch, `int` a whole number, `Literal[...]` a choice, `Component` a component that some
+family has. One without a default must be given.
 A few have a meaning of their own and are supplied: `at` (the tensor, a `Spot`), and for structural methods `key`, `place`
 (its block and component), `has`, `ema`.
 
@@ -37,14 +38,15 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, Unpack, get_args, get_origin, overload
 
+from ...checkpoints.families import component_names
 from ..errors import MethodError
 from .elsewhere import Mecha, Mergekit, Supermerger
-from .method import Becomes, Delta, Kind, Method, Numbers, Parameter, ParameterKind, Share
+from .method import Becomes, Component, Delta, Kind, Method, Numbers, Parameter, ParameterKind, Share
 
 _KINDS: dict[Any, ParameterKind] = {
-    float: "number", Share: "number", Numbers: "numbers", bool: "switch", int: "integer",
+    float: "number", Share: "number", Numbers: "numbers", bool: "switch", int: "integer", Component: "choice",
 }  # fmt: skip
-_ANNOTATIONS = "float, Share, Numbers, bool, int or Literal[...]"
+_ANNOTATIONS = "float, Share, Numbers, bool, int, Component or Literal[...]"
 # What the engine supplies to methods of each kind.
 _SUPPLIED: dict[Kind, tuple[str, ...]] = {
     "linear": (), "elementwise": ("at",), "statistics": ("at",), "whole": ("at",), "structural": ("key", "place", "has", "ema"),
@@ -252,18 +254,20 @@ class _Declaration:
         return parameters, tuple(supplied)
 
     def _parameter(self, p: inspect.Parameter) -> Parameter:
-        choices: tuple[str, ...] = ()
+        offered: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
         try:
             kind = "choice" if get_origin(p.annotation) is Literal else _KINDS.get(p.annotation)
         except TypeError:  # an annotation that is no type at all
             kind = None
-        if kind == "choice":
-            choices = get_args(p.annotation)
-            kind = kind if choices and all(isinstance(c, str) for c in choices) else None
+        if p.annotation == Component:
+            offered = component_names
+        elif kind == "choice":
+            offered = get_args(p.annotation)
+            kind = kind if offered and all(isinstance(c, str) for c in offered) else None
         if kind is None:
             found = "nothing" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
             raise self.error(f"the parameter {p.name} is annotated {_ANNOTATIONS} (of words), found {found:.80}")
-        made = Parameter(p.name, kind, None if p.default is p.empty else p.default, choices, p.annotation == Share)
+        made = Parameter(p.name, kind, None if p.default is p.empty else p.default, offered, p.annotation == Share)
         if p.default is not p.empty and not _is_default(made):
             raise self.error(
                 f"the default of {p.name} is {p.default!r:.80}, which is not a value of {inspect.formatannotation(p.annotation)}; "

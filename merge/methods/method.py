@@ -16,6 +16,8 @@ from .elsewhere import Mecha, Mergekit, Supermerger
 Numbers = Sequence[float]
 # A number from 0 to 1: a share of something.
 Share = Annotated[float, "share"]
+# A component of a model that some family has: `unet`, `clip_l`, `text_encoders`...
+Component = Annotated[str, "component"]
 # An input that is a difference between two models, or a result that is one.
 Delta = Annotated[Any, "delta"]
 Kind = Literal["linear", "elementwise", "statistics", "whole", "structural"]
@@ -38,15 +40,20 @@ class Parameter:
     Attributes:
         name, kind: as above.
         default: None where a value must be given; of `numbers`, the one number that each model has by default.
-        choices: of a choice.
+        offered: of a choice, the words; or what says them when it is asked, for records may be added to those that it looks at.
         share: a number from 0 to 1, wherever it is applied.
     """
 
     name: str
     kind: ParameterKind
     default: float | bool | int | str | None
-    choices: tuple[str, ...] = ()
+    offered: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
     share: bool = False
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words of a choice."""
+        return self.offered() if callable(self.offered) else self.offered
 
     def check(self, value: Any, where: str) -> None:
         """Refuse a switch, whole number or choice that is none.

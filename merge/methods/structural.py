@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from .declaring import structural
 from .elsewhere import Mecha
-
-Component = Literal["unet", "text_encoders", "clip_l", "clip_g", "clip_h", "vae"]
+from .method import Component
 
 
 @structural(mecha=Mecha("fallback", "a default", read="default"))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ...checkpoints.formats import written_suffixes
 from ...checkpoints.partial_file import lock
 from ...merge import merge
 
@@ -53,7 +54,7 @@ class TrialFiles:
             UnetscopeError: it cannot be merged or written.
         """
         self._count += 1
-        path = self.folder / f"{PREFIX}{self._mark}-{self._count}.safetensors"
+        path = self.folder / f"{PREFIX}{self._mark}-{self._count}{written_suffixes()[0]}"
         merge(recipe, path, fsync=False)
         file = open(path, "rb")  # noqa: SIM115 (closed when the file is removed)
         lock(file, wait=False)

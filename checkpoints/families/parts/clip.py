@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...tensors import StoredTensor
 from .modules import linear, named, norm
 from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, turned
+
+if TYPE_CHECKING:  # it needs numpy, without which a family is known
+    from ...tensors import StoredTensor
 
 VOCABULARY = 49408
 TOKENS = 77
@@ -94,7 +96,7 @@ _BARE = re.compile(r"(embeddings|encoder\.layers|final_layer_norm)\.")
 _LAYER_NUMBER = re.compile(r"(?:(?:text_model\.)?encoder\.layers|transformer\.resblocks)\.(\d{1,4})\.")
 POSITION_IDS = "text_model.embeddings.position_ids"
 
-Named = dict[str, StoredTensor]
+Named = dict[str, "StoredTensor"]
 
 KINDS = (
     (r"\.self_attn\.([qkv])_proj\.", r"attn.\1"),
@@ -189,7 +191,7 @@ def _fuse(parts: list[StoredTensor]) -> StoredTensor | None:
     """q, k and v stacked; None when one of them is missing or they do not fit together."""
     if len(parts) != len(_QKV) or any(p.dtype != parts[0].dtype or p.shape != parts[0].shape for p in parts):
         return None
-    return StoredTensor.concatenated(parts) if parts[0].shape else None
+    return type(parts[0]).concatenated(parts) if parts[0].shape else None
 
 
 def _thirds(tensor: StoredTensor) -> list[StoredTensor] | None:

@@ -98,6 +98,11 @@ def renamed(
     return out
 
 
+def as_it_is(named: Named) -> Renamed:
+    """Names that are the same in both layouts."""
+    return Renamed(dict(named))
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """A text encoder or autoencoder.
@@ -116,7 +121,8 @@ class Part:
             somebody else's.
         read: names of single files, without prefix -> the same with small repairs; `read_translated`: other tools' names of it
             -> those of single files.
-        from_folder, to_folder: names in a diffusers folder -> those of single files, and back.
+        from_folder, to_folder: names in a diffusers folder -> those of single files, and back. A part with one
+            layout leaves all of these out.
         anchor: how one of its names ends that is there in every whole one; without it only the usual prefixes tell the part.
         fits: whether names of either kind, without prefix, are this part's: text encoders differ in their layers only.
     """
@@ -130,13 +136,13 @@ class Part:
     kinds: tuple[tuple[str, str], ...]
     sublabel: Callable[[str], str]
     native: Opening
-    translated: Opening
     heads: tuple[str, ...]
-    translated_heads: tuple[str, ...]
-    read: Callable[[Named], Renamed]
-    read_translated: Callable[[Named], Renamed]
-    from_folder: Callable[[Named], Renamed]
-    to_folder: Callable[[Named], Renamed]
+    translated: Opening | None = None
+    translated_heads: tuple[str, ...] = ()
+    read: Callable[[Named], Renamed] = as_it_is
+    read_translated: Callable[[Named], Renamed] = as_it_is
+    from_folder: Callable[[Named], Renamed] = as_it_is
+    to_folder: Callable[[Named], Renamed] = as_it_is
     anchor: str = ""
     fits: Callable[[Collection[str]], bool] = lambda names: True
 

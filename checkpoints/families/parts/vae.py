@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...tensors import StoredTensor
 from .modules import conv, named, norm
 from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, inner_name, split_at, turned
+
+if TYPE_CHECKING:  # it needs numpy, without which a family is known
+    from ...tensors import StoredTensor
 
 LATENT = 4
 RESNETS_PER_LEVEL = 2
