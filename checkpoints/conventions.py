@@ -141,14 +141,6 @@ class Convention:
         fits = self.lengths(family)
         if not fits:
             return f"Convention {self.name!r} has no weight vector for {family.title}; take {_usual(family)!r}."
-        known = _lengths(self)
-        if length not in known and self.name in family.conventions:
-            others = [c.name for c in CONVENTIONS.values() if length in _lengths(c)]
-            hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
-            return (
-                f"A weight vector of {length} values fits no architecture in convention {self.name!r}, which has vectors of "
-                f"{', '.join(map(str, known))} values{hint}."
-            )
         message = (
             f"A weight vector of {length} values does not fit {family.title} in convention {self.name!r}, "
             f"which has {_either(fits)} values"
@@ -171,7 +163,7 @@ class Convention:
         return kept if set(kept) <= set(longer) else ()
 
 
-def _lengths(convention: Convention) -> list[int]:
+def lengths_of(convention: Convention) -> list[int]:
     """The lengths of a tool's vectors, of the families that it knows."""
     tools = (family for family in FAMILIES.values() if convention.name in family.conventions)
     return list(dict.fromkeys(length for family in tools for length in convention.lengths(family)))

@@ -41,7 +41,7 @@ from numbers import Real
 from reprlib import Repr
 from typing import Any
 
-from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named
+from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
 from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
@@ -172,6 +172,7 @@ class BlockWeights:
             borrowing = {x for x in (*self.convention.vectors(family).follows, "VAE") if x not in slots}
             return dict.fromkeys(labels, self.default), set(labels) - borrowing
         vector = self._preset(family) if isinstance(self.start, str) else self.start
+        self._refuse_length(len(vector), family)
         slots = self.convention.slots(family, len(vector))
         reading = self.convention.read(vector, family, scale=self.scale)
         first = family.text_encoders[0] if family.text_encoders else None
@@ -183,6 +184,18 @@ class BlockWeights:
         if self.convention.missing is not None:  # its labels follow nobody
             own = set(labels)
         return {label: x or 0.0 for label, x in weights.items()}, own
+
+    def _refuse_length(self, length: int, family: Family) -> None:
+        """Say of a vector that fits no family at all what vectors there are; what fits another one the convention says."""
+        own, known = self.convention.lengths(family), lengths_of(self.convention)
+        if not own or length in (*own, *known):
+            return
+        others = [c.name for c in CONVENTIONS.values() if length in lengths_of(c)]
+        hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
+        raise LabelError(
+            f"A weight vector of {length} values fits no architecture in convention {self.convention.name!r}, which has "
+            f"vectors of {', '.join(map(str, known))} values{hint}."
+        )
 
     def _preset(self, family: Family) -> tuple[float, ...]:
         if self.convention.layout == "lbw":
@@ -198,7 +211,7 @@ def _parse(value: Any, convention: str) -> BlockWeights:
     if isinstance(read, str):
         return BlockWeights(value, _reads_preset(read, chosen), read)
     if isinstance(read, list | tuple):
-        return BlockWeights(value, chosen, _vector(read, chosen))
+        return BlockWeights(value, chosen, _vector(read))
     return BlockWeights(value, chosen, _number(read, "A weight"))
 
 
@@ -231,7 +244,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     if "preset" in options:
         start, chosen = options["preset"], _reads_preset(options["preset"], chosen)
     elif "vector" in options:
-        start = _vector(options["vector"], chosen)
+        start = _vector(options["vector"])
     scale = _number(options.get("scale", 1.0), "The scale of block weights")
     default = _number(options.get("default", 0.0), "The default of block weights")
     return BlockWeights(value, chosen, start, scale, default, tuple(lines))
@@ -279,12 +292,11 @@ def _reads_preset(name: Any, chosen: Convention) -> Convention:
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 
 
-def _vector(value: Any, chosen: Convention) -> tuple[float, ...]:
+def _vector(value: Any) -> tuple[float, ...]:
     values = plain_from_text(value) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
         raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {_shown(value)}.")
-    vector = tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
-    return vector
+    return tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
 
 
 def _number(value: Any, what: str) -> float:
