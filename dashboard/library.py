@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.families import FAMILIES
 from ..checkpoints.formats import is_model_folder, is_scanned_name
 from .records import cache_folder, read_json, write_json
 
@@ -31,7 +32,7 @@ class Entry:
         identity: changes when the file does.
         size: bytes on disk; changed: seconds since 1970.
         format: `safetensors`, `ckpt`, `diffusers`.
-        architecture: in words; family: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`, or None.
+        architecture: in words; family: a record's id (`sd1`), `any`, or None.
         what: `checkpoint`, `component`, `lora`... as `Architecture.what` says.
         prediction: `epsilon`, `v`, `edm` or None.
         dtypes: names, the largest part first.
@@ -60,6 +61,11 @@ class Entry:
     encoding: str = ""
     truncated: bool = False
     error: str = ""
+
+    @property
+    def model(self) -> str | None:
+        """What files that fit together share: their family; where that is of their own names, what these look like."""
+        return self.family if self.family is None or self.family in FAMILIES else self.architecture
 
     @property
     def sound(self) -> bool:

@@ -88,8 +88,10 @@ def _more_models(method: Method, shelf: Shelf, first: list[Entry]) -> list[Entry
 def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list[str]) -> str | None:
     """What an input has at first: a file that is no merge itself and that no input before it has; as base one that is called so."""
 
-    def last_wanted(file: str) -> tuple[bool, bool, bool]:
-        return file in taken, by_name[file].merged, name == "base" and "base" not in file.lower()
+    def last_wanted(file: str) -> tuple[bool, ...]:
+        entry = by_name[file]
+        strange = any(by_name[one].model != entry.model for one in taken if one in by_name)
+        return file in taken, strange, entry.merged, name == "base" and "base" not in file.lower()
 
     return min(offered, key=last_wanted, default=None)
 

@@ -131,7 +131,8 @@ class ChainLevel:
         paint = self.look.values.paint("k-aside" if label == "VAE" else "k-words_box", names, members)
         what, facts = family.describe(label), _facts(members)
         slot = slots_of([label], family, self.look.convention)[label]
-        content = Content(label, what, facts, slot, self.look.badge(names), f"{label}: {what}; {facts}")
+        shown = None if slot.index is None else slot
+        content = Content(label, what, facts, shown, self.look.badge(names), f"{label}: {what}; {facts}")
         draw_box(self.canvas, spot.x, spot.y, spot.w, content, paint, spot.h)
 
     def _box(self, label: str, name: str, nodes: list[Node], spot: Spot, slot: Slot | None) -> None:

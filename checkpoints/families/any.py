@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import prod
 
 from .family import EMA_PREFIX, Component, Family, Row, Vectors
-from .parts.part import Part, Shape
+from .parts.part import Opening, Part, Shape
 
 # Where files of several components keep the model itself; what stands elsewhere in such a file is another component.
 _MODEL_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
@@ -259,8 +259,8 @@ def _component(name: str, prefix: str, own: list[str], keys: Mapping[str, Shape]
 
     part = known_parts().get(name)
     if part is None:
-        none = re.compile(r"(?!)")
-        part = Part(name, f"text encoder {name}", "text encoder", True, (), iter, KINDS, str, none, none, (), ())
+        nowhere = Opening((), re.compile(r"(?!)"))
+        part = Part(name, f"text encoder {name}", "text encoder", True, (), iter, KINDS, str, nowhere, ())
 
     def tensors(sizes: object) -> Iterable[tuple[str, Shape]]:
         return ((key.removeprefix(prefix), keys[key]) for key in own)
@@ -268,7 +268,7 @@ def _component(name: str, prefix: str, own: list[str], keys: Mapping[str, Shape]
     if part.text:
         sublabel = _layer
     else:
-        usual = any(part.native.search(key) for key in own)
+        usual = bool(part.native.prefixes(own))
         sublabel = part.sublabel if usual else _stage
     part = replace(part, prefixes=(prefix,), tensors=tensors, kinds=KINDS, sublabel=sublabel)
     return Component(part, prefix, "", None, None)

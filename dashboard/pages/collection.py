@@ -62,8 +62,8 @@ PAGE = Page(
 
 def _choose(models: tuple[Entry, ...]) -> tuple[list[Entry], Entry | None]:
     """The models, sorted by name so that the same choice is the same collection, and the reference among them."""
-    family = Counter(entry.family for entry in models).most_common(1)[0][0]
-    first = [entry.name for entry in models if entry.family == family][:_AT_FIRST]
+    most = Counter(entry.model for entry in models).most_common(1)[0][0]
+    first = [entry.name for entry in models if entry.model == most][:_AT_FIRST]
     left, right = st.columns([3, 1])
     names = left.multiselect(
         "Models", [entry.name for entry in models], default=first, key="collection models",

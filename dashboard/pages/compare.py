@@ -75,9 +75,10 @@ def _choose(models: tuple[Entry, ...], where) -> tuple[Entry | None, Entry | Non
     a = choose_entry("A: compared with", models, "a", where=one)
     alike = [entry for entry in models if a and entry.family == a.family]
     alike = alike if len(alike) > 1 else list(models)
-    b = choose_entry(
-        "B: what changed", alike, "b", where=two, index=next((i for i, e in enumerate(alike) if e != a), 0)
+    other = min(
+        range(len(alike)), key=lambda i: (alike[i] == a, a is not None and alike[i].model != a.model), default=0
     )
+    b = choose_entry("B: what changed", alike, "b", where=two, index=other)
     base = choose_entry(
         "C: common base", alike, "c", where=three, optional="none",
         help="What A and B were both tuned from. With it you learn whether they pull the same way and merge well.",

@@ -71,8 +71,9 @@ def _choose(models: tuple[Entry, ...]) -> tuple[Entry | None, list[Entry], Entry
     first = next((i for i, entry in enumerate(models) if entry.merged), 0)
     merged = choose_entry("The merge", models, "merged", where=one, index=first)
     others = [entry for entry in models if merged and entry != merged and entry.family in (merged.family, None)]
+    likely = [entry.name for entry in others if not entry.merged and entry.model in (merged.model, None)]
     names = two.multiselect(
-        "May be made of", [entry.name for entry in others], default=[entry.name for entry in others if not entry.merged],
+        "May be made of", [entry.name for entry in others], default=likely,
         key=f"among {merged.name if merged else ''}", help="List whatever it could be made of: what it is not gets a share of 0.",
     )  # fmt: skip
     base = choose_entry(

@@ -189,3 +189,12 @@ def test_text_encoders_beside_the_model_have_a_weight_each(page):
     page.selectbox(key="m.model.b").set_value("whole.safetensors").run()
     assert not page.exception and not page.error
     assert list(page.session_state["m.weights.alpha"].now) == ["CLIP_L", "T5XXL", *LABELS]
+
+
+def test_files_of_the_same_model_are_chosen_first(strange, no_workers, open_page):
+    write(strange / "another.safetensors", {f"blocks.{i}.{n}.weight": (4, 4) for i in range(3) for n in "qkv"}, 9)
+    at = open_page("merge", a="a.safetensors")
+    assert at.selectbox(key="m.model.b").value == "b.safetensors"
+    assert at.selectbox(key="m.model.b").options[0] == "a.safetensors"
+    assert "another.safetensors" not in open_page("collection").multiselect(key="collection models").value
+    assert open_page("compare", a="a.safetensors").selectbox(key="b").value == "b.safetensors"
