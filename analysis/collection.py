@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
+from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order, known_parts
 from ..checkpoints.stream import Progress
 from .alignment import distinct_names
 from .errors import AnalysisError
@@ -245,9 +245,9 @@ def compare(
     at = None if reference is None else _position(models, reference)
     if len(models) < 2:
         raise AnalysisError("comparing takes at least two checkpoints")
-    held = components_in_order({c for model in models for c in model.components})
-    if component is not None and component not in held:
-        raise AnalysisError(f"no file has a component {component!r}; there are {', '.join(held)}")
+    known = components_in_order({*known_parts(), *(c for model in models for c in model.components)})
+    if component is not None and component not in known:
+        raise AnalysisError(f"there is no component {component!r}; use {', '.join(known)}")
     tensors, left_out = measurable(models, keys)
     tensors = tuple(t for t in tensors if component in (None, t.component))
     if not tensors:

@@ -20,7 +20,7 @@ def architectures() -> dict[str, str]:
     """The architectures that the pages list, by id; a file is never called so, for it has a suffix."""
     from ..diagrams.architectures import drawn_families
 
-    return {family: FAMILIES[family].name for family in drawn_families()}
+    return {family: FAMILIES[family].name for family in drawn_families() if not FAMILIES[family].parent}
 
 
 @dataclass(frozen=True)

@@ -246,8 +246,8 @@ def component_names() -> tuple[str, ...]:
     """What a recipe may take from somewhere else: denoisers, `text_encoders` (all of them), each text encoder, VAE."""
     from .any import CORE
 
-    cores = dict.fromkeys([*(family.core for family in FAMILIES.values()), CORE])
-    return (*cores, "text_encoders", *components_in_order(known_parts()))
+    cores = dict.fromkeys(family.core for family in FAMILIES.values())
+    return tuple(dict.fromkeys((*cores, "text_encoders", *components_in_order(known_parts()), CORE)))
 
 
 def components_in_order(components: Iterable[str]) -> list[str]:

@@ -466,6 +466,7 @@ class Family:
             "traced": False,
             "gallery": (),
             "gallery_blocks": (),
+            "demos": (),
             "real": replace(self.real, **sizes),
             "narrow": replace(self.narrow, **sizes),
         }

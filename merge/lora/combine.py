@@ -13,6 +13,7 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import dtype_named
+from ...checkpoints.errors import LabelError
 from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.opening import open_checkpoint
@@ -68,7 +69,7 @@ def merge_loras(
     with ExitStack() as files:
         opened = [files.enter_context(open_lora(use.path)) for use in loras]
         family = one_family(opened)
-        weights = [BlockWeights.parse(use.weights()).resolve(family) for use in loras]
+        weights = [_resolved(use, family) for use in loras]
         checkpoint = files.enter_context(_open_base(base, family)) if base is not None else None
         parts = [{"file": file_name(use.path), "weights": use.weights()} for use in loras]
         return _combine(opened, weights, checkpoint, how, {"operation": "merge", "loras": parts}, {})
@@ -110,6 +111,14 @@ def resize_lora(
         weights = [BlockWeights.parse(1.0).resolve(opened.family)]
         origin = {"operation": "resize", "lora": file_name(opened.path), "rank": rank, "energy": energy}
         return _combine([opened], weights, checkpoint, how, origin, kept_metadata(opened.metadata))
+
+
+def _resolved(use: LoraUse, family: str) -> ResolvedWeights:
+    """A LoRA's block weights for its family."""
+    try:
+        return BlockWeights.parse(use.weights()).resolve(family)
+    except LabelError as error:
+        raise MergeError(f"block weights of {use.path}: {error}") from None
 
 
 def _open_base(path: Path | str, family: str) -> Checkpoint:

@@ -37,8 +37,10 @@ def recognised_widths(family: Family, shapes: dict[str, Shape]) -> Widths:
         SearchError: neither; or no pipeline runs this family or UNET.
     """
     if family.pipeline is None or not family.pipeline.from_text:
-        known = ", ".join(f.title for f in FAMILIES.values() if f.pipeline and f.pipeline.from_text)
-        raise SearchError(f"the generator diffusers makes images with {known}, not with {family.title}")
+        known = [f.title for f in FAMILIES.values() if not f.parent and f.pipeline and f.pipeline.from_text]
+        raise SearchError(
+            f"the generator diffusers makes images with {', '.join(known[:-1])} and {known[-1]}, not with {family.title}"
+        )
     first = shapes.get(family.first_key)
     if first is not None and family.variants.get(first[1]) != "base":
         raise SearchError(
