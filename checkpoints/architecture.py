@@ -18,7 +18,7 @@ from .families import (
     family_of,
     is_buffer,
     kin_of,
-    part_of,
+    part_prefixes,
     part_title,
 )
 from .families.any import beside_parts
@@ -135,11 +135,10 @@ def trained_keys(family: Family, component: str) -> tuple[str, ...]:
 
 def parts_of(keys: Iterable[str]) -> tuple[str, ...]:
     """The text encoders and VAEs that keys belong to, and what is stored beside weights."""
-    found = set()
-    for key in keys:
-        held = part_of(key)
-        found.add(held[0].id if held else NO_FAMILY.block_of(key).component)
-    return tuple(components_in_order(found - {"other"}))
+    parts, denoisers = part_prefixes(), tuple({family.prefix for family in FAMILIES.values() if family.prefix})
+    # Most keys are the denoiser's, and need not be placed to be known as none of these.
+    rest = [key for key in keys if key.startswith(parts) or not key.startswith(denoisers)]
+    return tuple(components_in_order({NO_FAMILY.block_of(key).component for key in rest} - {"other"}))
 
 
 def denoiser_family(shapes: Mapping[str, Shape], parts: tuple[str, ...]) -> Family | None:

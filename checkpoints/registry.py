@@ -4,8 +4,8 @@ A record is a value of the kind's class at the top of a module: `FLUX1 = Family(
 folder are read when the first record is asked for; after them the entry points of its group, each of which names a record, a
 list of records, or a module that holds some. A name that is taken is refused, so nothing is replaced in silence.
 
-Where a record drags much behind it, or needs packages that not everybody has, `OnDemand` knows names alone and imports what is
-asked for.
+Where a record drags much behind it, or needs packages that not everybody has, `on_demand.OnDemand` knows names alone and imports
+what is asked for.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UnetscopeError, in_words, nearest
+
+if TYPE_CHECKING:  # it takes 20 ms to import, and a command's help needs no other people's records
+    from importlib.metadata import EntryPoint, EntryPoints
 
 Record = TypeVar("Record")
 
@@ -200,47 +202,6 @@ class Registry(Mapping[str, Record]):
 @cache
 def _entry_points() -> EntryPoints:
     """Those of all groups: every installed package is looked at, which no registry need do again."""
+    from importlib.metadata import entry_points
+
     return entry_points()
-
-
-class OnDemand(Registry[EntryPoint]):
-    """Records by name that are imported one by one, when they are asked for.
-
-    The names of the built-in ones stand in a table, those of other people's in their entry points; `imported` gives what a name
-    stands for. What cannot be imported is in nobody's way but of those who ask for it.
-
-    Args:
-        kind: what a record is called in messages (`reward`).
-        package: that the table's modules are in.
-        group: the entry point group of other people's records.
-        table: name -> `module:class` of the built-in ones.
-        error: the class of this registry's own errors.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        package: str,
-        group: str,
-        table: Mapping[str, str],
-        *,
-        error: type[UnetscopeError] = RegistryError,
-    ):
-        super().__init__(kind, EntryPoint, package, group, name=lambda point: point.name, error=error)
-        self._table = [EntryPoint(name, f"{package}.{place}", group) for name, place in table.items()]
-
-    def imported(self, name: str) -> Any:
-        """What the name stands for.
-
-        Raises:
-            UnetscopeError: there is no such name, or its module cannot be imported.
-        """
-        point = self.named(name)
-        return self._imported(point, f"{self.kind} {name} ({self.home(name)})")
-
-    def _read_built_in(self) -> None:
-        for point in self._table:
-            self.register(point, point.value)
-
-    def _add_entry_point(self, point: EntryPoint) -> None:
-        self.register(point, self._home_of(point))

@@ -86,12 +86,16 @@ class StoredTensor:
     @property
     def kept_as(self) -> str:
         """The dtype in the file: of the codes where there are codes."""
+        if len(self.pieces) == 1 and self.pieces[0].decoded_by is None:  # nearly all
+            return self.dtype.name
         coded = next((p.decoded_by[1] for p in self.pieces if p.decoded_by), None)
         return (coded.codes.dtype if coded else self.dtype).name
 
     @property
     def kept_bytes(self) -> int:
         """The bytes in the file, side tensors included."""
+        if len(self.pieces) == 1 and self.pieces[0].decoded_by is None:  # nearly all
+            return self.nbytes
         plain = sum(p.elements for p in self.pieces if p.decoded_by is None) * self.dtype.size
         coded = [(p.elements, p.decoded_by[1]) for p in self.pieces if p.decoded_by]
         return plain + sum(

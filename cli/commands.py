@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
 from .. import __version__
 from .arguments import ListCommand
 from .endings import Commands
-from .late import imported
+from .late import Maker, imported
+
+_COMMANDS = {
+    "inspect": imported("inspect", "looking.inspect"),
+    "stats": imported("stats", "analysing.stats"),
+    "diff": imported("diff", "analysing.diff"),
+    "compare": imported("compare", "analysing.compare"),
+    "trace": imported("trace", "tracing.trace", ListCommand),
+    "predict": imported("predict", "tracing.predict"),
+    "spectrum": imported("spectrum", "tracing.spectrum"),
+    "index": imported("index", "indexing.index"),
+    "lint": imported("lint", "linting.lint"),
+    "convert": imported("convert", "converting.convert"),
+    "import": imported("import", "importing.import_", ListCommand),
+    "export": imported("export", "importing.export"),
+    "methods": imported("methods", "listing.methods"),
+    "presets": imported("presets", "listing.presets"),
+    "diagram": imported("diagram", "drawing.diagram"),
+    "layers": imported("layers", "drawing.layers"),
+    "app": imported("app", "app.app"),
+    "demo-checkpoint": imported("demo-checkpoint", "making.demo_checkpoint"),
+    "merge": imported("merge", "merging.app"),
+    "lora": imported("lora", "lora.app"),
+    "search": imported("search", "searching.app"),
+}
 
 
 class _Top(Commands):
-    makers: ClassVar = {
-        "inspect": imported("inspect", "looking.inspect"),
-        "stats": imported("stats", "analysing.stats"),
-        "diff": imported("diff", "analysing.diff"),
-        "compare": imported("compare", "analysing.compare"),
-        "trace": imported("trace", "tracing.trace", ListCommand),
-        "predict": imported("predict", "tracing.predict"),
-        "spectrum": imported("spectrum", "tracing.spectrum"),
-        "index": imported("index", "indexing.index"),
-        "lint": imported("lint", "linting.lint"),
-        "convert": imported("convert", "converting.convert"),
-        "import": imported("import", "importing.import_", ListCommand),
-        "export": imported("export", "importing.export"),
-        "methods": imported("methods", "listing.methods"),
-        "presets": imported("presets", "listing.presets"),
-        "diagram": imported("diagram", "drawing.diagram"),
-        "layers": imported("layers", "drawing.layers"),
-        "app": imported("app", "app.app"),
-        "demo-checkpoint": imported("demo-checkpoint", "making.demo_checkpoint"),
-        "merge": imported("merge", "merging.app"),
-        "lora": imported("lora", "lora.app"),
-        "search": imported("search", "searching.app"),
-    }
+    def makers(self) -> Mapping[str, Maker]:
+        return _COMMANDS
 
 
 app = typer.Typer(

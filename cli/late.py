@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cached_property
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -36,10 +37,18 @@ def imported(name: str, place: str, cls: type[TyperCommand] | None = None) -> Ma
 
 
 class LateCommands(MutableMapping[str, Any]):
-    """Commands by name, in the order in which help lists them. Each is made once, when it is first looked up."""
+    """Commands by name, in the order in which help lists them. Each is made once, when it is first looked up.
 
-    def __init__(self, makers: Mapping[str, Maker]):
-        self._makers, self._made = dict(makers), {}
+    Args:
+        makers: gives the table; it is asked when somebody wants to know which commands there are.
+    """
+
+    def __init__(self, makers: Callable[[], Mapping[str, Maker]]):
+        self._table, self._made = makers, {}
+
+    @cached_property
+    def _makers(self) -> dict[str, Maker]:
+        return dict(self._table())
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -70,8 +79,11 @@ class LateCommands(MutableMapping[str, Any]):
 class LateGroup(TyperGroup):
     """A group whose commands are made late: a subclass says how, in `makers`."""
 
-    makers: ClassVar[Mapping[str, Maker]] = {}
-
     def __init__(self, **given: Any):
         super().__init__(**given)
-        self.commands = LateCommands({**{n: lambda c=c: c for n, c in self.commands.items()}, **self.makers})
+        own = {name: lambda command=command: command for name, command in self.commands.items()}
+        self.commands = LateCommands(lambda: {**own, **self.makers()})
+
+    def makers(self) -> Mapping[str, Maker]:
+        """Name -> what makes the command, in the order of help."""
+        return {}

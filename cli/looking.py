@@ -25,11 +25,12 @@ def inspect(
 ) -> None:
     """Say what a file is: architecture, parts, dtypes, blocks, merge history, and what is missing or broken."""
     from ..checkpoints.inspection import inspect as inspected
-    from ..checkpoints.scan import scan as scanned
 
     found = inspected(file)
     values = None
     if scan:
+        from ..checkpoints.scan import scan as scanned
+
         with progress("scanning") as moved:
             values = scanned(file, threads=threads, progress=moved)
     if json:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
 from .endings import STOPPED, complain
-from .late import LateGroup, command
+from .late import LateGroup, Maker, command
 from .screen import progress, say, show_json, show_report, show_table, size
 from .short_forms import option
 
@@ -264,11 +264,13 @@ def grid(
 
 
 class _Merges(LateGroup):
-    makers: ClassVar = {
-        "run": _run_command,
-        **{method.command: partial(_method_command, method) for method in METHODS.values()},
-        "grid": partial(command, "grid", grid, ListCommand),
-    }
+    def makers(self) -> Mapping[str, Maker]:
+        """One command a method: the methods are read when somebody asks what can be merged, not for the list of all commands."""
+        return {
+            "run": _run_command,
+            **{method.command: partial(_method_command, method) for method in METHODS.values()},
+            "grid": partial(command, "grid", grid, ListCommand),
+        }
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Read `--methods FILE` first, wherever it stands: what it holds are commands too."""
@@ -276,7 +278,7 @@ class _Merges(LateGroup):
             for file in files:
                 load_methods(file)
             self.commands.update(
-                {m.command: _method_command(m) for m in METHODS.values() if m.command not in self.makers}
+                {m.command: _method_command(m) for m in METHODS.values() if m.command not in self.commands}
             )
         return super().parse_args(ctx, args)
 

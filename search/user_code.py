@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import nearest
-from ..checkpoints.registry import OnDemand
+from ..checkpoints.on_demand import OnDemand
 from ..checkpoints.user_code import load_module
 from .errors import SearchError
 

@@ -69,10 +69,19 @@ class Side:
     cache: Path
 
     def environment(self) -> dict[str, str]:
-        """Of its processes: no setting of the user's reaches one of them alone, and one thread in libraries."""
+        """Of its processes: no setting of the user's reaches one of them alone, and one thread in libraries.
+
+        Python keeps the compiled byte code, as it does of an installed package: else what is timed is the compiler.
+        """
         kept = {key: value for key, value in os.environ.items() if not key.startswith("UNETSCOPE_")}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
         path = os.pathsep.join(filter(None, (str(self.parent), kept.get("PYTHONPATH"))))
-        return kept | {"PYTHONPATH": path, "UNETSCOPE_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
+        return kept | {
+            "PYTHONPATH": path,
+            "PYTHONPYCACHEPREFIX": str(self.cache / "byte-code"),
+            "UNETSCOPE_CACHE": str(self.cache),
+            "OMP_NUM_THREADS": "1",
+        }
 
     def python(self, *words: str | Path, folder: Path, **options) -> subprocess.CompletedProcess:
         """A run of this interpreter with the checkout on its path, and nothing of `folder` or `tests/`."""

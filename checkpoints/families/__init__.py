@@ -47,6 +47,7 @@ __all__ = [
     "known_parts",
     "layout",
     "part_of",
+    "part_prefixes",
     "part_title",
     "short_title",
 ]
@@ -111,6 +112,8 @@ def kin_of(family: Family, signs: Signs) -> Family | None:
         return family
     kin = [k for k in FAMILIES.values() if k.parent == family.id]
     told = next((k for k in kin if k.known_by and k.known_by(signs)), None)
+    if told is None and signs.shapes.keys() == family.core_names:
+        return family  # no other layout need be made
     best = told or _by_layout(family, kin, frozenset(signs.shapes))
     known = best.core_names.union(*(f.core_names for f in (family, *kin)))
     strange = [name for name in signs.shapes if name not in known and not name.startswith(best.optional)]
@@ -141,15 +144,20 @@ def known_parts() -> Mapping[str, Part]:
 
 def part_of(key: str) -> tuple[Part, str] | None:
     """The text encoder or VAE that a key belongs to by its prefix, in whatever family, and its name there."""
-    prefixes = _prefixes(FAMILIES.version)
-    if not key.startswith(tuple(prefixes)):
+    prefixes = part_prefixes()
+    if not key.startswith(prefixes):
         return None
     prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
-    return prefixes[prefix], key.removeprefix(prefix)
+    return _parts_by_prefix(FAMILIES.version)[prefix], key.removeprefix(prefix)
+
+
+def part_prefixes() -> tuple[str, ...]:
+    """What the keys of text encoders and VAEs begin with, in whatever family."""
+    return tuple(_parts_by_prefix(FAMILIES.version))
 
 
 @cache
-def _prefixes(version: int) -> dict[str, Part]:
+def _parts_by_prefix(version: int) -> dict[str, Part]:
     return {prefix: part for part in _parts(version).values() for prefix in part.prefixes}
 
 

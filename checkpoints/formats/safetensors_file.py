@@ -112,15 +112,7 @@ def _parse(path: Path, text: bytes) -> dict:
 
 def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
     """Check one tensor's header entry: (first byte, last byte + 1, dtype name, shape)."""
-
-    def whole(values) -> bool:
-        return (
-            isinstance(values, list)
-            and len(values) <= MAX_AXES
-            and all(type(v) is int and 0 <= v < 2**62 for v in values)
-        )
-
-    if not isinstance(entry, dict) or not whole(entry.get("shape")) or not whole(entry.get("data_offsets")):
+    if not isinstance(entry, dict) or not _whole(entry.get("shape")) or not _whole(entry.get("data_offsets")):
         raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")
     dtype, shape, offsets = entry.get("dtype"), tuple(entry["shape"]), entry["data_offsets"]
     if isinstance(dtype, str) and dtype in _NARROW:
@@ -136,6 +128,13 @@ def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
             f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} takes {expected:,} bytes, its data_offsets are {offsets}"
         )
     return offsets[0], offsets[1], dtype, shape
+
+
+def _whole(values) -> bool:
+    """Whether it is a list of not too many whole numbers, each from 0 to 2^62."""
+    if not isinstance(values, list) or len(values) > MAX_AXES:
+        return False
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**62)
 
 
 def plan_header(

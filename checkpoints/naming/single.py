@@ -53,8 +53,7 @@ class Located:
     def holds(self, name: str) -> bool:
         """Whether a name of the file is the component's."""
         if name.startswith(self.prefix):
-            heads = () if self.prefix == self.target else self.native_heads
-            return not heads or name.startswith(heads, len(self.prefix))
+            return self.prefix == self.target or name.startswith(self.native_heads or "", len(self.prefix))
         around = self.prefix.removesuffix(_TEXT_WRAPPER)
         return around != self.prefix and name.startswith(around) and name[len(around) :] in _TEXT_SINGLES
 
@@ -208,7 +207,8 @@ def _parts(named: Named) -> list[tuple[Part, str, bool]]:
 def _translate(named: Named, found: list[Located], out: Translation, lone: bool) -> None:
     """Every tensor under its key, in the order of the file."""
     members = _members(named, found)
-    rest = {name: tensor for name, tensor in named.items() if not any(name in own for own in members.values())}
+    taken = set().union(*members.values())
+    rest = {name: tensor for name, tensor in named.items() if name not in taken}
     if lone and found:
         out.unknown += rest
     keys = dict(rest)
@@ -224,7 +224,8 @@ def _members(named: Named, found: list[Located]) -> dict[Located, Named]:
     members: dict[Located, Named] = {}
     taken: set[str] = set()
     for component in sorted(found, key=lambda f: -len(f.prefix)):
-        own = {name: tensor for name, tensor in named.items() if name not in taken and component.holds(name)}
+        holds = component.holds
+        own = {name: tensor for name, tensor in named.items() if name not in taken and holds(name)}
         members[component] = own
         taken |= own.keys()
     return {component: members[component] for component in found}

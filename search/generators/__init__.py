@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.registry import OnDemand
+from ...checkpoints.on_demand import OnDemand
 from ..errors import SearchError
 from ..user_code import find_kind
 from .contract import Generator, NoImageError

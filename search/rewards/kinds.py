@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints.registry import OnDemand
+from ...checkpoints.on_demand import OnDemand
 from ..errors import SearchError
 from ..user_code import find_kind
 from .contract import Reward

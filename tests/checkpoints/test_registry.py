@@ -11,7 +11,8 @@ import pytest
 from fake_distribution import install
 
 from unetscope.checkpoints.errors import UnetscopeError
-from unetscope.checkpoints.registry import OnDemand, Registry
+from unetscope.checkpoints.on_demand import OnDemand
+from unetscope.checkpoints.registry import Registry
 
 GROUP = "unetscope.test_animals"
 ANIMAL = """
