@@ -5,6 +5,7 @@ Recognition goes by key structure and ranks, so a checkpoint with narrow channel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,9 +25,11 @@ from .families import (
 from .families.any import beside_parts
 from .families.parts.unet import PREFIX, whole_unet
 from .families.signs import Signs
-from .foreign import controlnet_signs, foreign_model, lora_kind, name_forms, small_file
+from .foreign import adapter_kind, controlnet_signs, embeddings, foreign_model, lora_kind, name_forms, small_file
 from .tensors import Shape
+from .wording import counted
 
+_OF_WIDTH = re.compile(r"(\d{1,6})\.[01]\.linear")
 What = Literal["checkpoint", "component", "lora", "controlnet", "other"]
 
 
@@ -70,6 +73,8 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
     if family is not None and family.extras:
         found = parts_of(key for key in shapes if not key.startswith(family.extras))
     parts = tuple(components_in_order([*([family.core] if family else _unknown_denoiser(shapes)), *found]))
+    if family is None and (kind := adapter_kind(forms)):
+        return Architecture(None, "other", parts=parts, name=_adapter_name(kind, names, shapes))
     if kind := lora_kind(forms):
         target = _adapter_family(names, shapes)
         return Architecture(target, "lora", parts=parts, name=f"{kind} for {_title(target)}")
@@ -88,13 +93,15 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         return Architecture(None, "other", parts=parts, name=f"a UNET of none of the layouts {titles}")
     if found and not beside_parts(shapes, [key for key in shapes if NO_FAMILY.block_of(key).component in found]):
         return _without_denoiser(shapes, parts)
-    return Architecture(None, "other", parts=parts, name=small_file(forms))
+    return Architecture(None, "other", parts=parts, name=_embedding_name(shapes) or small_file(forms))
 
 
-def unknown_model(names: Collection[str], family: Family) -> str:
+def unknown_model(shapes: Mapping[str, Shape], family: Family) -> str:
     """What a model of no known family is, for people: what its names look like, and its blocks."""
     blocks = [label for label in family.labels if label[-1].isdigit()]
-    what = foreign_model(name_forms(names), False) or family.title
+    forms = name_forms(shapes)
+    kind = adapter_kind(forms)
+    what = _adapter_name(kind, shapes, shapes) if kind else foreign_model(forms, False) or family.title
     beside = f", with {', '.join(c.part.title for c in family.components)}" if family.components else ""
     return f"{what}, blocks {blocks[0]} to {blocks[-1]} ({len(blocks)}){beside}"
 
@@ -231,6 +238,9 @@ def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> str | 
         for key, shape in shapes.items()
         if len(shape) >= 2 and "attn2" in key and "to_k" in key and not key.endswith(("up.weight", "lora_B.weight"))
     }
+    # An IP-Adapter's keys come from the text's width; a hypernetwork's parts are called by the widths that they change.
+    inputs |= {shape[-1] for key, shape in shapes.items() if key.endswith("to_k_ip.weight") and len(shape) == 2}
+    inputs |= {int(found[1]) for key in shapes if (found := _OF_WIDTH.match(key))}
     told = [f for f in FAMILIES.values() if f.adapters]
     if by_width := [f for f in told if f.adapters.width in inputs]:
         return max(by_width, key=lambda f: f.adapters.width).id
@@ -241,6 +251,34 @@ def _adapter_family(names: Iterable[str], shapes: Mapping[str, Shape]) -> str | 
             if fits and family.adapters.linear in (None, ranks == {2}):
                 return family.id
     return None
+
+
+def _adapter_name(kind: str, names: Iterable[str], shapes: Mapping[str, Shape]) -> str:
+    """`an IP-Adapter for SDXL`; without the family where nothing tells it."""
+    family = _adapter_family(names, shapes)
+    article = "an" if kind[0] in "AEIO" else "a"
+    return f"{article} {kind} for {_title(family)}" if family else f"{article} {kind}"
+
+
+def _embedding_name(shapes: Mapping[str, Shape]) -> str | None:
+    """`a textual inversion embedding, 4 vectors of 768 (SD1)`; None for a file that holds none.
+
+    It is for the family whose text encoders have these widths, and no others.
+    """
+    told = {f.title: set(f.text_widths) for f in FAMILIES.values() if not f.parent and f.text_widths}
+    found = embeddings(shapes, set().union(*told.values()))
+    if found is None:
+        return None
+    what, vectors = found[0], dict(sorted(found[1].items()))
+    title = next((title for title, widths in told.items() if widths == set(vectors)), None)
+    counts, widths = set(vectors.values()), [f"{width:,}" for width in vectors]
+    if len(counts) == 1:
+        amount = f"{counted(counts.pop(), 'vector')} of {' and '.join(widths)}"
+    else:
+        amount = ", ".join(
+            f"{counted(n, 'vector')} of {width}" for n, width in zip(vectors.values(), widths, strict=True)
+        )
+    return f"{what}, {amount}" + (f" ({title})" if title else "")
 
 
 def _title(family: str | None) -> str:

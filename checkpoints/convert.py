@@ -154,7 +154,8 @@ class _Conversion:
         self._checkpoint, self._target = checkpoint, target
         self._dtype, self._fix = dtype, fix_position_ids
         self._converter = Converter(dtype) if dtype else None
-        self.report = ConvertReport(checkpoint.path, target, to, checkpoint.architecture.name)
+        notes = [f"{checkpoint.path.name}: {note}" for note in checkpoint.notes]
+        self.report = ConvertReport(checkpoint.path, target, to, checkpoint.architecture.name, notes=notes)
         self._dtypes: Counter[str] = Counter()
 
     def chosen(self, prune: bool, donor: Checkpoint | None) -> dict[str, StoredTensor]:

@@ -12,18 +12,26 @@ from .errors import CheckpointError, nearest
 
 @dataclass(frozen=True)
 class DType:
-    """A number format: `name` as in a safetensors header, `bits` the numpy type that carries its bytes."""
+    """A number format: `name` as in a safetensors header, `bits` the numpy type that carries its bytes.
+
+    `size` is the bytes of a number; where several numbers share bytes it is 0, and `width` the bits of one.
+    """
 
     name: str
     size: int
-    kind: Literal["float", "int", "bool", "code"]
+    kind: Literal["float", "int", "bool", "complex", "code"]
     torch: str
     bits: str
     max: float = 0.0
+    width: int = 0
 
     @property
     def is_float(self) -> bool:
         return self.kind == "float"
+
+    def nbytes(self, elements: int) -> int:
+        """The bytes that so many numbers take."""
+        return elements * self.size or elements * self.width // 8
 
     def __str__(self) -> str:
         return self.name
@@ -46,10 +54,23 @@ _TABLE = [
     DType("U16", 2, "int", "uint16", "<u2"),
     DType("U8", 1, "int", "uint8", "<u1"),
     DType("BOOL", 1, "bool", "bool", "<u1"),
+    DType("C64", 8, "complex", "complex64", "<u8"),
     # Scales of quantised weights, powers of two: never weights themselves.
     DType("F8_E8M0", 1, "code", "float8_e8m0fnu", "<u1"),
+    # The fp8 of some graphics cards, whose exponents count from elsewhere.
+    DType("F8_E4M3FNUZ", 1, "code", "float8_e4m3fnuz", "<u1"),
+    DType("F8_E5M2FNUZ", 1, "code", "float8_e5m2fnuz", "<u1"),
 ]
 DTYPES: dict[str, DType] = {d.name: d for d in _TABLE}
+# Codes of quantised weights of which several share bytes: files of them are looked at, and nothing computes with them.
+PACKED = {
+    d.name: d
+    for d in (
+        DType("F4", 0, "code", "float4_e2m1fn_x2", "<u1", width=4),
+        DType("F6_E2M3", 0, "code", "", "<u1", width=6),
+        DType("F6_E3M2", 0, "code", "", "<u1", width=6),
+    )
+}
 
 # The numpy types in which floats travel to the kernels: one for each format, since fp16 and bf16 would both be uint16.
 CARRIERS = {

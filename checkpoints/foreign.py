@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+
+from .tensors import Shape
+from .wording import counted
 
 # LoRA and its relatives, by the names of the trainers that write them. First match names the kind.
 _LORA = [
@@ -30,6 +33,14 @@ _CONTROLNET = re.compile(
     r"|controlnet_cond_embedding\.|control_add_embedding\."
 )
 
+# What steers a model and may hold LoRA layers of its own.
+_ADAPTERS = [
+    ("IP-Adapter", re.compile(r"^(ip_adapter|image_proj)\.")),
+    ("PhotoMaker", re.compile(r"^id_encoder\.")),
+    # A pair of small networks, for keys and values, under each width of text and features.
+    ("hypernetwork", re.compile(r"^0\.0\.linear\.?0\.(weight|bias)$")),
+]
+
 # Models whose UNET resembles ours: what they are, and a tensor name that only they have.
 _UNETS = [
     ("a Stable Video Diffusion checkpoint", r"\.(time_stack|time_mixer|temporal_transformer_blocks)\."),
@@ -48,7 +59,6 @@ _MODELS = [
         "a diffusion transformer (PixArt, Hunyuan, Lumina, Wan or the like)",
         r"^(model\.diffusion_model\.)?(blocks|layers)\.\d+\.(?!residual_group\.).*(attn|adaLN)",
     ),
-    ("an IP-Adapter", r"^(ip_adapter|image_proj)\."),
     ("a T2I-Adapter", r"^(adapter\.)?body\.\d+\.(resnets|block\d|in_conv)\b"),
     ("an image upscaler", r"^(body|RRDB_trunk|model\.\d\.sub)\.\d+\.(rdb|RDB|conv)|^params_ema\b|^conv_first\."),
     ("an image upscaler", r"^layers\.\d+\.residual_group\."),  # SwinIR
@@ -57,7 +67,12 @@ _MODELS = [
 ]  # fmt: skip
 _FOREIGN_UNETS = [(name, re.compile(pattern)) for name, pattern in _UNETS]
 _FOREIGN = _FOREIGN_UNETS + [(name, re.compile(pattern)) for name, pattern in _MODELS]
-_EMBEDDING = re.compile(r"^(emb_params|string_to_param(\..*)?|string_to_token(\..*)?|clip_[lgh]|<.+>)$")
+# Textual inversions by their usual names; `string_to_token` says which token they stand for.
+_EMBEDDING = re.compile(r"^(emb_params|string_to_param\..*|clip_[lgh]|text_encoders_\d|(\d\.)?<.+>)$")
+_TOKEN = re.compile(r"^string_to_token(\.|$)")
+# A token has a name of one word; a bare tensor, which is called so when it is read, is an aesthetic embedding.
+_ONE_WORD, _ALONE = re.compile(r"[^.]+"), "tensor"
+_MOST_EMBEDDINGS = 8
 
 
 def name_forms(names: Collection[str]) -> Counter[str]:
@@ -93,10 +108,35 @@ def foreign_model(forms: Counter[str], has_unet: bool) -> str | None:
     return next((kind for kind, pattern in known if any(pattern.search(form) for form in forms)), None)
 
 
+def adapter_kind(forms: Counter[str]) -> str | None:
+    """`IP-Adapter`, `hypernetwork`...: what steers a model and is no part of one."""
+    return next((kind for kind, pattern in _ADAPTERS if any(pattern.search(form) for form in forms)), None)
+
+
+def embeddings(shapes: Mapping[str, Shape], widths: Collection[int]) -> tuple[str, dict[int, int]] | None:
+    """What a file of embeddings is, and how many vectors of which width it holds; None where it is something else.
+
+    Args:
+        shapes: the file's own names -> shapes.
+        widths: of the text encoders that are known. Names that tell nothing count where the width is one of these.
+    """
+    vectors = {name: shape for name, shape in shapes.items() if not _TOKEN.match(name)}
+    if not vectors or any(len(shape) not in (1, 2) for shape in vectors.values()):
+        return None
+    if not all(_EMBEDDING.match(name) for name in vectors) and not (
+        len(vectors) <= _MOST_EMBEDDINGS
+        and all(_ONE_WORD.fullmatch(name) for name in vectors)
+        and all(shape[-1] in widths for shape in vectors.values())
+    ):
+        return None
+    found: dict[int, int] = {}
+    for shape in vectors.values():
+        found[shape[-1]] = found.get(shape[-1], 0) + (shape[0] if len(shape) == 2 else 1)
+    return "an aesthetic embedding" if list(vectors) == [_ALONE] else "a textual inversion embedding", found
+
+
 def small_file(forms: Counter[str]) -> str:
     """What a file without any known component looks like."""
     if not forms:
         return "a file without tensors"
-    if all(_EMBEDDING.match(form) for form in forms):
-        return "a textual inversion embedding"
-    return f"no Stable Diffusion UNET, VAE or text encoder among its {forms.total():,} tensors"
+    return f"no Stable Diffusion UNET, VAE or text encoder among its {counted(forms.total(), 'tensor')}"

@@ -54,6 +54,15 @@ class Truncation:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A tensor of a file whose blocks are not known: its own name, its dtype in the file, its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What a checkpoint's headers tell.
@@ -79,6 +88,7 @@ class Inspection:
         truncation: how much of the file is there, when it ends too early.
         notes: what was noticed on opening, in sentences.
         about: block label -> a few words on what it is.
+        tensors: every tensor of a file that is neither a model nor a LoRA or ControlNet: an embedding, an IP-Adapter...
     """
 
     path: Path
@@ -102,6 +112,7 @@ class Inspection:
     truncation: Truncation | None = None
     notes: tuple[str, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
+    tensors: tuple[Listed, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries, lists, strings and numbers, ready for JSON; nothing is shortened."""
@@ -131,6 +142,7 @@ class Inspection:
             "stored": [part.to_plain() for part in self.stored],
             "truncation": asdict(self.truncation) if self.truncation else None,
             "notes": list(self.notes),
+            "tensors": [asdict(tensor) for tensor in self.tensors],
         }
 
 
@@ -174,6 +186,9 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         truncation=_truncation(checkpoint),
         notes=tuple(checkpoint.notes),
         about={label: checkpoint.family.describe(label) for label in labels},
+        tensors=tuple(Listed(t.stored.name, t.stored.kept_as, t.shape) for t in tensors)
+        if architecture.what == "other"
+        else (),
     )
 
 
@@ -222,6 +237,6 @@ def _truncation(checkpoint: Checkpoint) -> Truncation | None:
 
 def _end(stored: StoredTensor) -> int:
     """The last byte in the file that a tensor needs."""
-    plain = [p.offset + p.span * stored.dtype.size for p in stored.pieces if p.decoded_by is None]
+    plain = [p.offset + stored.dtype.nbytes(p.span) for p in stored.pieces if p.decoded_by is None]
     coded = [p.decoded_by[1] for p in stored.pieces if p.decoded_by]
     return max([*plain, *(_end(t) for one in coded for t in (one.codes, *one.sides.values()))], default=0)

@@ -71,7 +71,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.elements * self.dtype.size
+        return self.dtype.nbytes(self.elements)
 
     @property
     def contiguous(self) -> bool:
@@ -96,7 +96,7 @@ class StoredTensor:
         """The bytes in the file, side tensors included."""
         if len(self.pieces) == 1 and self.pieces[0].decoded_by is None:  # nearly all
             return self.nbytes
-        plain = sum(p.elements for p in self.pieces if p.decoded_by is None) * self.dtype.size
+        plain = self.dtype.nbytes(sum(p.elements for p in self.pieces if p.decoded_by is None))
         coded = [(p.elements, p.decoded_by[1]) for p in self.pieces if p.decoded_by]
         return plain + sum(
             c.nbytes * n // max(prod(c.codes.shape if c.shape is None else c.shape), 1) for n, c in coded

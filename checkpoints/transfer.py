@@ -22,22 +22,9 @@ from .tensors import Shape
 
 # The order in which the safetensors library writes dtypes.
 _ORDER = [
-    "U64",
-    "I64",
-    "F64",
-    "F32",
-    "U32",
-    "I32",
-    "BF16",
-    "F16",
-    "U16",
-    "I16",
-    "F8_E4M3",
-    "F8_E5M2",
-    "I8",
-    "U8",
-    "BOOL",
-]
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0",
+    "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+]  # fmt: skip
 # Puts the raw bytes of elements `start` to `stop` into a buffer (uint8).
 Fill = Callable[[int, int, np.ndarray], None]
 

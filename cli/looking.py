@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..checkpoints.inspection import Amount, Inspection
     from ..checkpoints.scan import Scan
 
-_SHOWN_KEYS, _SHOWN_TEXT = 6, 160
+_SHOWN_KEYS, _SHOWN_TEXT, _SHOWN_TENSORS = 6, 160, 24
 
 
 def inspect(
@@ -44,11 +44,14 @@ def inspect(
 def _show(found: Inspection) -> None:
     say(f"{found.path.name}: {found.architecture.name}")
     predicts = f"{found.prediction} ({found.prediction_from})" if found.prediction else "not marked"
-    about = "" if found.adapter else f"; prediction type: {predicts}"
+    of_a_model = found.architecture.what in ("checkpoint", "component")
+    about = f"; prediction type: {predicts}" if of_a_model else ""
     say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters{about}")
     show_table("Components", *_rows("component", found.components, found.total.bytes))
     if len(found.labels) > len(found.components):
         show_table("Block labels", *_rows("label", found.labels, found.total.bytes))
+    if found.tensors:
+        _show_tensors(found)
     if any(part.sign for part in found.stored):
         _show_stored(found)
     if found.adapter:
@@ -64,6 +67,13 @@ def _show_stored(found: Inspection) -> None:
         for part in found.stored
     ]
     show_table("Stored as", ["encoding", "tensors", "size", "told by", "decoded"], rows)
+
+
+def _show_tensors(found: Inspection) -> None:
+    rows = [[t.name, t.dtype, " x ".join(map(str, t.shape))] for t in found.tensors[:_SHOWN_TENSORS]]
+    show_table("Tensors", ["name", "dtype", "shape"], rows)
+    if len(found.tensors) > _SHOWN_TENSORS:
+        say(f"... and {len(found.tensors) - _SHOWN_TENSORS:,} more (--json lists them all)")
 
 
 def _rows(name: str, amounts: dict[str, Amount], whole: int) -> tuple[list[str], list[list[str]]]:

@@ -59,12 +59,13 @@ def _scaled(of: Callable[[StoredTensor | None, dict[str, StoredTensor]], bool]) 
 
 
 def _unpacked(codes: StoredTensor, sides: dict[str, StoredTensor]) -> Shape | None:
-    """Two numbers a byte, where a second scale says so."""
-    return (codes.shape[0], 2 * codes.shape[1]) if "weight_scale_2" in sides and len(codes.shape) == 2 else None
+    """Two numbers a byte, where a second scale says so and the dtype does not."""
+    packed = "weight_scale_2" in sides and len(codes.shape) == 2 and not codes.dtype.width
+    return (codes.shape[0], 2 * codes.shape[1]) if packed else None
 
 
 def _is_nvfp4(weight: StoredTensor | None, sides: dict[str, StoredTensor]) -> bool:
-    return weight is not None and weight.dtype.name == "U8" and "weight_scale_2" in sides
+    return weight is not None and weight.dtype.name in ("U8", "F4") and "weight_scale_2" in sides
 
 
 def _is_int8(weight: StoredTensor | None, sides: dict[str, StoredTensor]) -> bool:
@@ -72,7 +73,7 @@ def _is_int8(weight: StoredTensor | None, sides: dict[str, StoredTensor]) -> boo
 
 
 def _scaled_fp8(file: StoredFile) -> Found | None:
-    found = _scaled(lambda weight, sides: True)(file)
+    found = _scaled(lambda weight, sides: weight is None or not weight.dtype.width)(file)
     markers = file.with_tail(*_MARKERS)
     if not markers:
         return found
@@ -104,10 +105,11 @@ def _packed(file: StoredFile) -> Found | None:
 
 
 def _codes(file: StoredFile) -> Found | None:
-    """Integers, and formats of scales, where weights should be; and a file that says in its metadata that it was quantised."""
+    """Integers, complex numbers and formats of codes where weights should be; and a file that says that it was quantised."""
     coded = [
         t for name, t in file.tensors.items()
-        if t.dtype.kind == "code" or (t.dtype.kind == "int" and t.shape and name.rpartition(".")[2] == "weight")
+        if t.dtype.kind == "code"
+        or (t.dtype.kind in ("int", "complex") and t.shape and name.rpartition(".")[2] == "weight")
     ]  # fmt: skip
     if coded:
         return Found(f"{coded[0].name} is {coded[0].dtype}", [Coded(tensor) for tensor in coded])

@@ -295,6 +295,11 @@ class Family:
         return tuple(c.part.label for c in self.components if c.part.text)
 
     @cached_property
+    def text_widths(self) -> tuple[int, ...]:
+        """The widths of its text encoders in published models, which are those of embeddings made for it."""
+        return tuple(c.real.width for c in self.components if c.part.text and hasattr(c.real, "width"))
+
+    @cached_property
     def has_vae(self) -> bool:
         return any(not c.part.text for c in self.components)
 

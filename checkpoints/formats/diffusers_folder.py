@@ -152,13 +152,10 @@ def _read_component(out: DiffusersFolder, name: str, folder: Path) -> None:
         out.notes.append(f"{name}: only the variant {chosen.variant} is there, and was read")
     if (folder / "config.json").is_file():
         out.configs[name] = _json(folder / "config.json")
-    if chosen.sharded:
-        out.files[name], tensors, metadata = _read_shards(chosen.file)
-    else:
-        out.files[name] = [chosen.file]
-        tensors, metadata = _read_weights(chosen.file)
-    out.components[name] = tensors
-    out.metadata |= {f"{name}.{key}": text for key, text in metadata.items() if key != "format"}
+    out.files[name], read = _read_shards(chosen.file) if chosen.sharded else ([chosen.file], read_file(chosen.file)[1])
+    out.components[name] = read.tensors
+    out.metadata |= {f"{name}.{key}": text for key, text in read.metadata.items() if key != "format"}
+    out.notes += [f"{name}: {note}" for note in read.notes]
 
 
 _WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(?:\.([\w-]+))?\.(?:safetensors|bin)")
@@ -178,27 +175,23 @@ def _ways(folder: Path) -> list[_Weights]:
     return ways
 
 
-def _read_weights(file: Path) -> tuple[list[StoredTensor], dict[str, str]]:
-    _, contents = read_file(file)
-    return contents.tensors, contents.metadata
-
-
-def _read_shards(index: Path) -> tuple[list[Path], list[StoredTensor], dict[str, str]]:
+def _read_shards(index: Path) -> tuple[list[Path], Contents]:
     """The shards that an index names, and the tensors that it says are in each."""
     where = _json(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensors to shards; download the file again")
-    files, tensors, metadata = [], [], {}
+    files, tensors, metadata, notes = [], [], {}, []
     for shard in dict.fromkeys(where.values()):
         file = index.parent / shard
         if Path(shard).name != shard or "\\" in shard:
             raise CheckpointError(f"{index}: names the shard {shard!r}, which lies outside its folder; do not trust it")
         if not file.is_file():
             raise CheckpointError(f"{index}: the shard {shard} is missing; download it into {index.parent}")
-        here, strings = _read_weights(file)
+        _, here = read_file(file)
         files.append(file)
-        tensors += [t for t in here if where.get(t.name) == shard]
-        metadata |= strings
+        tensors += [t for t in here.tensors if where.get(t.name) == shard]
+        metadata |= here.metadata
+        notes += [f"{shard}: {note}" for note in here.notes]
     missing = where.keys() - {t.name for t in tensors}
     if missing:
         name = min(missing)
@@ -206,7 +199,7 @@ def _read_shards(index: Path) -> tuple[list[Path], list[StoredTensor], dict[str,
             f"{index}: tensor {name} should be in {where[name]} but is not (and {len(missing) - 1} more); "
             "download the shards again"
         )
-    return files, tensors, metadata
+    return files, Contents(tensors, metadata, notes=tuple(notes))
 
 
 def _read_prediction(out: DiffusersFolder) -> None:

@@ -1,7 +1,7 @@
 """Reads the header of a `.ckpt`, `.pt` or `.bin` file: a zip that `torch.save` made.
 
 Such a file holds a pickle that describes tensors, and one uncompressed entry per storage. The pickle is read without
-torch and without calling anything that it names (`pickle_machine`), the storages are not read at all: a tensor comes
+torch and without calling anything that it names (`unpickler`), the storages are not read at all: a tensor comes
 out as the byte range of the zip that holds it.
 """
 
@@ -18,8 +18,8 @@ from ..dtypes import DType
 from ..errors import CheckpointError
 from ..tensors import Shape, StoredTensor
 from . import Contents, Format, is_model_name
-from .pickle_machine import Inert
-from .pickle_state import StorageRef, TensorRef, describe, is_tensor, state_dict
+from .pickle_state import State, find_tensors
+from .unpickler import Inert, StorageRef, TensorRef, describe
 
 # The description of a full checkpoint takes less than a megabyte; a file that claims much more means harm.
 MAX_PICKLE_BYTES = 64 << 20
@@ -29,6 +29,7 @@ MAX_AXES = 32
 # The list of a zip's entries: a checkpoint has some thousands of them, of about a hundred bytes.
 MAX_DIRECTORY_BYTES = 8 << 20
 _MAX_MESSAGE = 1000
+_SHOWN = 4
 _RESAVE = "load it once with torch.load(FILE, weights_only=True) and save it with safetensors.torch.save_file"
 _ZIP = b"PK\x03\x04"
 OLD_PICKLE = f"is a pickle of the format before torch 1.6, which has to be read whole; {_RESAVE}"
@@ -50,12 +51,18 @@ def looks_like_zip(path: Path) -> bool:
 def read_pickle(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     """The tensors of a file that `torch.save` made, in its order, and its short plain values as strings.
 
-    The state dict may be the whole file, or lie under `state_dict`, `model`, `module`, `params`...
+    The state dict may be the whole file, or lie under `state_dict`, `model`, `module`, `params`... Where there is none, the tensors
+    of all dicts and lists are taken, under the keys that lead to them, joined by dots: `image_proj.norm.weight`.
 
     Raises:
         CheckpointError: for a file that is damaged, compressed, encrypted, of the format before 2020, or that holds no
-            state dict; for tensors that reach outside their storage or have a dtype that is not supported.
+            tensors; for tensors that reach outside their storage or have a dtype that is not supported.
     """
+    contents = _contents(path)
+    return contents.tensors, contents.metadata
+
+
+def _contents(path: Path, to_look: bool = False) -> Contents:
     path = Path(path)
     try:
         if not looks_like_zip(path):
@@ -66,15 +73,24 @@ def read_pickle(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
                 raise CheckpointError(f"{path}: names an entry of its zip twice; download it again from its source")
         with open(path, "rb") as file:
             zipped = _Zip(path, file, entries)
-            state, values = zipped.state()
-            tensors = [zipped.tensor(str(name), value) for name, value in state.items() if is_tensor(value)]
+            state = zipped.state()
+            tensors = [zipped.tensor(name, value) for name, value in state.tensors.items()]
     except CheckpointError:
         raise
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy or download it again") from error
     except Exception as error:  # zipfile raises struct.error, UnicodeDecodeError and others on damaged directories
         raise CheckpointError(f"{path}: its zip directory is damaged ({error}); copy or download it again") from error
-    return tensors, values
+    return Contents(tensors, state.values, notes=_left_out(state))
+
+
+def _left_out(state: State) -> tuple[str, ...]:
+    """What is said of tensors that no part of the state dict are."""
+    if not state.left_out:
+        return ()
+    shown = ", ".join(f"{name[:40]} ({count:,})" for name, count in list(state.left_out.items())[:_SHOWN])
+    more = ", ..." if len(state.left_out) > _SHOWN else ""
+    return (f"{sum(state.left_out.values()):,} tensors next to the state dict are left out: {shown}{more}",)
 
 
 def _what_else(path: Path) -> str:
@@ -126,14 +142,14 @@ class _Zip:
     def _error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self._path}: {text if len(text) < _MAX_MESSAGE else text[:_MAX_MESSAGE] + '...'}")
 
-    def state(self) -> tuple[dict, dict[str, str]]:
-        """The state dict that the pickle describes, and the plain values around it."""
+    def state(self) -> State:
+        """The tensors that the pickle describes, and the plain values around them."""
         order = self._small_entry("byteorder", 64)
         if order is not None and order.strip() != b"little":
             raise self._error(f"was written on a big-endian machine; {_RESAVE}")
         pickle = self._small_entry("data.pkl", MAX_PICKLE_BYTES)
         try:
-            return state_dict(describe(pickle))
+            return find_tensors(describe(pickle))
         except CheckpointError as error:
             raise self._error(str(error)) from error
 
@@ -221,5 +237,5 @@ ZIP_PICKLE = Format(
     title="a zip pickle as torch.save makes it",
     suffixes=(".ckpt", ".pt", ".pth", ".bin"),
     magic=lambda head: head.startswith(_ZIP),
-    read=lambda path, to_look: Contents(*read_pickle(path)),
+    read=_contents,
 )

@@ -1,120 +1,42 @@
-"""What a pickle that `torch.save` wrote describes: tensors that nobody has read, and the state dict among the rest."""
+"""Where the tensors are in what a pickle describes: in the state dict that a trainer saved, or anywhere below."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from ..dtypes import DTYPES, DType
 from ..errors import CheckpointError
-from .pickle_machine import Global, Inert, evaluate, plain_items
+from .unpickler import Inert, TensorRef
 
 MAX_METADATA_CHARACTERS = 4096
-# The functions that rebuild tensors take at most eight arguments.
-_MAX_REBUILT = 8
-_STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
-_BY_TORCH_NAME = {d.torch: d for d in DTYPES.values()}
-_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
-_UNTYPED = ("UntypedStorage", "_UntypedStorage")
+# What is looked at: a dict that is written once can stand in another a million times.
+MAX_VALUES = 1_000_000
+MAX_NAME_CHARACTERS = 64 << 20
+MAX_DEPTH = 16
+# Where trainers put the state dict, next to what else they save.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params")
+# Where a part of a model is put: its names are the file's where nothing else is there.
+_PARTS = ("unet", "vae")
+# Modules that are no more than a dict or list of tensors.
+_CONTAINERS = ("torch.nn.modules.container.ParameterDict", "torch.nn.modules.container.ParameterList")
+# A file that is one tensor has no name for it.
+ALONE = "tensor"
+_SHOWN, _MAX_SHOWN = 4, 40
 
 
-@dataclass(frozen=True, slots=True)
-class StorageRef:
-    """A storage's entry in the zip, its number format (its torch name; None for bytes) and its size in elements."""
+@dataclass
+class State:
+    """The tensors of a pickle.
 
-    key: str
-    dtype: DType | str | None
-    elements: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A tensor as the pickle describes it, unchecked."""
-
-    storage: object
-    offset: object
-    shape: object
-    strides: object
-    dtype: DType | str | None
-
-
-def describe(pickle: bytes) -> object:
-    """The value of a pickle, its tensors as `TensorRef`s and its storages as `StorageRef`s.
-
-    Raises:
-        CheckpointError: for anything that is no whole pickle; the message is a clause without the file's name.
+    Attributes:
+        tensors: name -> tensor; where dicts or lists are nested, their keys joined by dots.
+        values: plain values met on the way to the tensors, as short strings.
+        left_out: what stands next to the state dict -> how many tensors it holds.
     """
-    return evaluate(pickle, _build, _persistent)
 
-
-# -- what the pickle's names mean ---------------------------------------------------------------------------------------
-
-
-def _build(function: Global, arguments: tuple) -> object:
-    """What calling a named function gives: a tensor, a container, or an `Inert`."""
-    match function.module, function.name:
-        case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
-            return _tensor(arguments, None, arguments[6:7])
-        case "torch._utils", "_rebuild_tensor_v3":
-            return _tensor(arguments, arguments[6], arguments[7:8])
-        case "torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state":
-            return arguments[0]
-        case "torch._tensor", "_rebuild_from_type_v2":
-            inner, _, inner_arguments, *_ = arguments
-            if isinstance(inner, Global) and inner.module == "torch._utils" and isinstance(inner_arguments, tuple):
-                return _build(inner, inner_arguments[:_MAX_REBUILT])
-            return Inert(str(function))
-        case "torch.nn.parameter", "Parameter":
-            return arguments[0] if arguments else Inert(str(function))
-        case "torch", "Size":
-            return tuple(arguments[0])
-        case "collections", "OrderedDict" | "defaultdict":
-            pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-            return dict(plain_items(pair for pair in pairs if len(pair) == 2))
-        case "torch._utils", name if name.startswith("_rebuild_"):
-            return Inert(f"{name.removeprefix('_rebuild_').replace('_', ' ')} of torch")
-        case _:
-            return Inert(str(function))
-
-
-def _tensor(arguments: tuple, dtype: object, metadata: tuple) -> TensorRef | Inert:
-    storage, offset, shape, strides, *_ = arguments
-    bits = metadata[0] if metadata else None
-    if isinstance(bits, dict) and any(bits.get(flag) for flag in ("conj", "neg")):
-        return Inert("conjugated or negated view of torch")
-    if isinstance(dtype, Global):
-        dtype = _BY_TORCH_NAME.get(dtype.name, dtype.name) if dtype.module == "torch" else str(dtype)
-    return TensorRef(storage, offset, shape, strides, dtype)
-
-
-def _persistent(reference: object) -> StorageRef:
-    """The storage that a pickle's reference `("storage", type, key, device, elements)` stands for."""
-    if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
-        raise CheckpointError("its pickle refers to something that is no storage")
-    _, kind, key, _, elements = reference[:5]
-    if not (isinstance(kind, Global) and isinstance(key, str) and type(elements) is int and elements >= 0):
-        raise CheckpointError("its pickle refers to a storage without type, name or size")
-    if kind.module not in _STORAGE_MODULES:
-        raise CheckpointError(f"its pickle refers to a storage of the unknown type {kind}")
-    if kind.name in _UNTYPED:
-        return StorageRef(key, None, elements)
-    name = _STORAGES.get(kind.name)
-    return StorageRef(key, DTYPES[name] if name else kind.name.removesuffix("Storage"), elements)
-
-
-# -- the state dict -----------------------------------------------------------------------------------------------------
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "unet", "vae")
+    tensors: dict[str, object]
+    values: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def is_tensor(value: object) -> bool:
@@ -122,31 +44,80 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, TensorRef) or (isinstance(value, Inert) and value.what.endswith(" of torch"))
 
 
-def state_dict(content: object) -> tuple[dict, dict[str, str]]:
-    """The dict that holds the tensors, and the plain values met on the way to it and in it.
+def find_tensors(content: object) -> State:
+    """The tensors of what a pickle describes: those of the state dict where a trainer put one, else all of them.
 
     Raises:
-        CheckpointError: there is no dict with tensors where trainers put one; a clause without the file's name.
+        CheckpointError: there are none, or they have no names of their own; a clause without the file's name.
     """
-    values: dict[str, str] = {}
+    if is_tensor(content):
+        return State({ALONE: content})
     if isinstance(content, list) and content and all(map(is_tensor, content)):
         # The first LoRA trainer (cloneofsimo) saves a bare list: up and down of each layer in turn.
-        return {f"{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(content)}, values
-    for _ in range(len(_WRAPPERS)):
-        if not isinstance(content, dict):
+        return State({f"{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(content)})
+    looking, state, inner = _Looking(), State({}), content
+    while isinstance(inner, dict):
+        state.values |= _plain_values(inner)
+        name = _wrapper(inner, looking)
+        if name is None:
             break
-        values |= _plain_values(content)
-        inner = content.get("state_dict")
-        if isinstance(inner, dict) and inner:
-            content = inner
-        elif any(map(is_tensor, content.values())):
-            return content, values
+        for other, value in inner.items():
+            if other != name and (count := sum(1 for _ in looking.below(value))):
+                state.left_out[str(other)] = count
+        inner = inner[name]
+    for name, tensor in looking.below(inner):
+        if name in state.tensors:
+            raise CheckpointError(f"two of its tensors are called {name[:200]}; save it again under different names")
+        state.tensors[name] = tensor
+    if not state.tensors:
+        raise CheckpointError(
+            f"holds no state dict of tensors (found {_told(content)}); give the model as .safetensors"
+        )
+    return state
+
+
+def _wrapper(content: dict, looking: _Looking) -> str | None:
+    """The entry that is the state dict, None where the tensors stand in `content` itself or in several entries of it."""
+    if any(isinstance(value, TensorRef) and value.shape != () for value in content.values()):
+        wrappers = _WRAPPERS[:1]
+    else:  # a trainer may keep its counters as tensors without axes
+        wrappers = (*_WRAPPERS, *_PARTS)
+    holding = [key for key, value in content.items() if isinstance(value, dict) and looking.finds(value)]
+    if len(holding) > 1:
+        wrappers = tuple(name for name in wrappers if name not in _PARTS)
+    return next((name for name in wrappers if name in holding), None)
+
+
+class _Looking:
+    """A look through nested dicts and lists, which ends: what a pickle describes can be far larger than the pickle."""
+
+    def __init__(self) -> None:
+        self._values = self._characters = 0
+
+    def finds(self, value: object) -> bool:
+        """Whether there is a tensor in it, at any depth."""
+        return next(self.below(value), None) is not None
+
+    def below(self, value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+        """The tensors in a value, at any depth, and the keys that lead to them, joined by dots."""
+        self._values += 1
+        self._characters += len(path)
+        if self._values > MAX_VALUES or self._characters > MAX_NAME_CHARACTERS or depth > MAX_DEPTH:
+            raise CheckpointError("its pickle nests more than any checkpoint does")
+        if is_tensor(value):
+            yield path, value
+            return
+        if isinstance(value, Inert) and value.what in _CONTAINERS:
+            value = (value.attributes or {}).get("_parameters")
+        if isinstance(value, dict):
+            entries = value.items()
+        elif isinstance(value, (list, tuple)):
+            entries = enumerate(value)
         else:
-            content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
-    what = content.what if isinstance(content, Inert) else type(content).__name__
-    raise CheckpointError(
-        f"holds no state dict of tensors (found {what}); save model.state_dict(), not the model, and try again"
-    )
+            return
+        for key, inner in entries:
+            if isinstance(inner, (TensorRef, Inert, dict, list, tuple)):
+                yield from self.below(inner, f"{path}.{key}" if path else str(key), depth + 1)
 
 
 def _plain_values(content: dict) -> dict[str, str]:
@@ -154,3 +125,14 @@ def _plain_values(content: dict) -> dict[str, str]:
     plain = ((k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, (str, int, float)))
     texts = {k: str(v) for k, v in plain if not isinstance(v, int) or abs(v) < 1 << 63}
     return {k: v for k, v in texts.items() if len(k) + len(v) <= MAX_METADATA_CHARACTERS}
+
+
+def _told(content: object) -> str:
+    """What a pickle without tensors describes, for people."""
+    if isinstance(content, Inert):
+        return content.what
+    if isinstance(content, dict) and content:
+        names = [str(key)[:_MAX_SHOWN] + (f": {v.what}" if isinstance(v, Inert) else "") for key, v in content.items()]
+        return f"a dict of {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "")
+    words = ((dict, "an empty dict"), ((list, tuple), "a list"), (str, "a text"), ((int, float), "a number"))
+    return next((word for kind, word in words if isinstance(content, kind)), "nothing that holds any")

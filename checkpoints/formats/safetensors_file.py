@@ -10,35 +10,51 @@ import json
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from reprlib import repr
 
-from ..dtypes import DTYPES, DType
+from ..dtypes import DTYPES, PACKED, DType
 from ..errors import CheckpointError, OutputError
 from ..tensors import Shape, StoredTensor
+from ..wording import counted
 from . import Contents, Format
 
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
 HEADER_LIMIT = 100_000_000
-# Formats of quantised weights that have no whole byte for each.
-_NARROW = ("F4", "F6_E2M3", "F6_E3M2")
+_DTYPES = DTYPES | PACKED
 _METADATA = "__metadata__"
 # numpy's limit. The product of thousands of sizes would take hours, and be too long to print.
 MAX_AXES = 64
+_SHOWN, _SHOWN_CHARACTERS = 4, 40
 
 
-def read_header(
-    path: Path, allow_truncated: bool = False, allow_trailing: bool = False
-) -> tuple[list[StoredTensor], dict[str, str]]:
+def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredTensor], dict[str, str]]:
     """The tensors of a .safetensors file in file order, and its metadata.
 
     Args:
         path: the file.
         allow_truncated: list the tensors of a file that ends too early as well (to look at, not to read from).
-        allow_trailing: take a file with bytes behind its last tensor as well; its tensors are whole.
 
     Raises:
-        CheckpointError: the file is no safetensors file, is truncated, or its header contradicts itself.
+        CheckpointError: the file is no safetensors file, is truncated, has bytes behind its last tensor, its header contradicts
+            itself, or its metadata are no strings.
     """
     path = Path(path)
+    tensors, metadata, behind = _read(path, allow_truncated)
+    if not _are_strings(metadata):
+        raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings")
+    if behind > 0:
+        raise CheckpointError(
+            f"{path}: {behind:,} bytes follow the last tensor: the header does not describe this file; download it again"
+        )
+    return tensors, metadata
+
+
+def _are_strings(metadata: object) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+
+
+def _read(path: Path, allow_truncated: bool) -> tuple[list[StoredTensor], object, int]:
+    """The tensors, whatever the metadata are, and how many bytes follow the last tensor."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -54,9 +70,6 @@ def read_header(
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     header = _parse(path, text)
     metadata = header.pop(_METADATA, None)
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings")
     start = 8 + length
     ranges = sorted((*_entry(path, name, entry), name) for name, entry in header.items())
     tensors, at = [], 0
@@ -68,14 +81,10 @@ def read_header(
                 "download the file again"
             )
         at = end
-        tensors.append(StoredTensor.at(name, DTYPES[dtype], shape, path, start + begin))
+        tensors.append(StoredTensor.at(name, _DTYPES[dtype], shape, path, start + begin))
     if size < start + at and not allow_truncated:
         raise CheckpointError(truncation(path, size, start + at))
-    if size > start + at and not allow_trailing:
-        raise CheckpointError(
-            f"{path}: {size - start - at:,} bytes follow the last tensor: the header does not describe this file; download it again"
-        )
-    return tensors, metadata
+    return tensors, {} if metadata is None else metadata, size - start - at
 
 
 def truncation(path: Path, size: int, promised: int) -> str:
@@ -115,14 +124,11 @@ def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
     if not isinstance(entry, dict) or not _whole(entry.get("shape")) or not _whole(entry.get("data_offsets")):
         raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")
     dtype, shape, offsets = entry.get("dtype"), tuple(entry["shape"]), entry["data_offsets"]
-    if isinstance(dtype, str) and dtype in _NARROW:
-        raise CheckpointError(
-            f"{path}: tensor {name!r} is stored as {dtype}, codes of fewer than eight bits, which is not decoded yet. Give the "
-            "file that it was made from, in fp16, bf16 or fp32"
-        )
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    expected = prod(shape) * DTYPES[dtype].size
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+    if prod(shape) * _DTYPES[dtype].width % 8:
+        raise CheckpointError(f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} ends inside a byte")
+    expected = _DTYPES[dtype].nbytes(prod(shape))
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
         raise CheckpointError(
             f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} takes {expected:,} bytes, its data_offsets are {offsets}"
@@ -188,15 +194,36 @@ def _magic(head: bytes) -> bool:
 
 
 def _contents(path: Path, to_look: bool) -> Contents:
-    tensors, metadata = read_header(path, allow_truncated=to_look, allow_trailing=True)
-    end = max((t.pieces[0].offset + t.nbytes for t in tensors), default=0)
-    more = path.stat().st_size - end
-    if not tensors or more <= 0:
-        return Contents(tensors, metadata)
-    told = (
-        f"{more:,} bytes follow the last tensor; other programs may refuse the file, and `convert` writes a sound one"
-    )
-    return Contents(tensors, metadata, notes=(told,))
+    """What other readers take as well, which is said: bytes behind the last tensor, and metadata that are no strings."""
+    tensors, said, behind = _read(Path(path), to_look)
+    metadata, notes = _as_strings(said)
+    if tensors and behind > 0:
+        notes.append(f"{behind:,} bytes follow the last tensor")
+    mend = "other programs may refuse the file, and `convert` writes a sound one"
+    return Contents(tensors, metadata, notes=tuple(f"{note}; {mend}" for note in notes))
+
+
+def _as_strings(said: object) -> tuple[dict[str, str], list[str]]:
+    """Metadata as strings, and what had to be changed for that."""
+    if not isinstance(said, dict):
+        return {}, [
+            f"its metadata are no object of names and texts, and are left out ({str(said)[:_SHOWN_CHARACTERS]})"
+        ]
+    other = [name for name, value in said.items() if not isinstance(value, str)]
+    if not other:
+        return said, []
+    metadata = {k: v if isinstance(v, str) else _text(v) for k, v in said.items()}
+    shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in other[:_SHOWN]) + (", ..." if len(other) > _SHOWN else "")
+    return metadata, [
+        f"{counted(len(other), 'value')} in its metadata {'is' if len(other) == 1 else 'are'} no text ({shown})"
+    ]
+
+
+def _text(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:  # lists in lists, almost as deep as a header's may be
+        return repr(value)
 
 
 SAFETENSORS = Format(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
+from ..errors import CheckpointError
 
 # Rows `start` to `stop` of a matrix, float64.
 Rows = Callable[[int, int], np.ndarray]
@@ -22,6 +23,8 @@ def as_float64(raw: np.ndarray, info: TensorInfo) -> np.ndarray:
         return raw.view(_NUMPY[info.dtype.name]).astype(np.float64)
     if info.dtype.name == "BF16":
         return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if info.dtype.kind == "complex":
+        raise CheckpointError(f"{info.stored.pieces[0].path}: {info.stored.name} holds complex numbers ({info.dtype})")
     if not info.dtype.is_float:
         return raw.view(info.dtype.bits).astype(np.float64)
     out = np.empty(raw.size // info.dtype.size, np.float32)

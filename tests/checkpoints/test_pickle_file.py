@@ -1,8 +1,10 @@
 """Zip pickles that torch writes, against the tensors that were saved."""
 
 import collections
+import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.formats.pickle_file import read_pickle
+from unetscope.checkpoints.inspection import inspect
 
 torch = pytest.importorskip("torch")
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 MADE = []
 
@@ -191,3 +195,143 @@ def test_a_tensor_with_a_pending_negation_is_refused(tmp_path):
     torch.save({"w": torch._neg_view(torch.ones(2))}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="negated view"):
         read_pickle(tmp_path / "a.pt")
+
+
+# -- tensors below the first dict ---------------------------------------------------------------------------------------
+
+
+def a(*shape):
+    return torch.arange(float(np.prod(shape))).reshape(shape)
+
+
+def network(width):
+    """Half of what a hypernetwork has for one width."""
+    return collections.OrderedDict({"linear.0.weight": a(4, width), "linear.0.bias": a(4)})
+
+
+EMBEDDINGS = torch.nn.ParameterDict({"*": torch.nn.Parameter(a(2, 768))})
+NESTED = {
+    "the first trainer's textual inversion": (
+        {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": EMBEDDINGS},
+        {"string_to_token.*": torch.tensor(265), "string_to_param.*": EMBEDDINGS["*"]},
+        "a textual inversion embedding, 2 vectors of 768 (SD1)",
+    ),
+    "the web UI's textual inversion": (
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": a(1, 1024)}, "name": "style", "step": 500},
+        {"string_to_param.*": a(1, 1024)},
+        "a textual inversion embedding, 1 vector of 1,024 (SD2)",
+    ),
+    "one of both text encoders": (
+        {"clip_g": a(3, 1280), "clip_l": a(3, 768)},
+        {"clip_g": a(3, 1280), "clip_l": a(3, 768)},
+        "a textual inversion embedding, 3 vectors of 768 and 1,280 (SDXL)",
+    ),
+    "one of diffusers": (
+        {"<cat-toy>": a(768)}, {"<cat-toy>": a(768)}, "a textual inversion embedding, 1 vector of 768 (SD1)"
+    ),
+    "a list of embeddings": (
+        [{"<a>": a(768)}, {"<b>": a(768)}],
+        {"0.<a>": a(768), "1.<b>": a(768)},
+        "a textual inversion embedding, 2 vectors of 768 (SD1)",
+    ),
+    "an aesthetic embedding": (a(1, 768), {"tensor": a(1, 768)}, "an aesthetic embedding, 1 vector of 768 (SD1)"),
+    "a hypernetwork": (
+        {768: (network(768), network(768)), "step": 5, "layer_structure": [1, 2, 1]},
+        {f"768.{i}.{name}": tensor for i in (0, 1) for name, tensor in network(768).items()},
+        "a hypernetwork for SD1",
+    ),
+    "an IP-Adapter": (
+        {"image_proj": {"norm.weight": a(4)}, "ip_adapter": {"1.to_k_ip.weight": a(4, 2048)}},
+        {"image_proj.norm.weight": a(4), "ip_adapter.1.to_k_ip.weight": a(4, 2048)},
+        "an IP-Adapter for SDXL",
+    ),
+    "an IP-Adapter of faces, most of which are LoRA layers": (
+        {
+            "image_proj": {"norm.weight": a(4)},
+            "ip_adapter": {f"{n}.to_{c}_lora.{end}.weight": a(4, 4) for n in (0, 1) for c in "qkv" for end in ("down", "up")},
+        },
+        None,
+        "an IP-Adapter",
+    ),
+    "a PhotoMaker, most of which are LoRA layers": (
+        {
+            "id_encoder": {"fuse_module.mlp1.fc1.weight": a(4, 4)},
+            "lora_weights": {f"unet.down_blocks.{n}.attn2.processor.to_k_lora.down.weight": a(4, 2048) for n in range(3)},
+        },
+        None,
+        "a PhotoMaker for SDXL",
+    ),
+    "parts of a model": (
+        {"unet": {"a.weight": a(4)}, "vae": {"b.weight": a(3)}},
+        {"unet.a.weight": a(4), "vae.b.weight": a(3)},
+        "no Stable Diffusion UNET, VAE or text encoder among its 2 tensors",
+    ),
+    "one part of a model": ({"unet": {"a.weight": a(4)}, "step": 3}, {"a.weight": a(4)}, None),
+    "a state dict with counters next to it": (
+        {"epoch": torch.tensor(3), "model": {"a.weight": a(4)}}, {"a.weight": a(4)}, None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NESTED)
+def test_tensors_are_found_at_any_depth_and_the_file_is_named_by_what_it_is(tmp_path, what):
+    content, expected, name = NESTED[what]
+    path = tmp_path / "a.pt"
+    torch.save(content, path)
+    if expected is not None:
+        check(path, expected)
+    if name is not None:
+        found = inspect(path)
+        assert found.architecture.name == name
+        assert {t.name for t in found.tensors} == {t.name for t in read_pickle(path)[0]}
+
+
+def test_the_same_in_a_safetensors_file_has_the_same_name(tmp_path):
+    pairs = [(name, expected) for _, expected, name in NESTED.values() if name and expected]
+    for i, (name, tensors) in enumerate(pairs):
+        save_file({key: tensor.detach().clone() for key, tensor in tensors.items()}, tmp_path / f"{i}.safetensors")
+        found = inspect(tmp_path / f"{i}.safetensors")
+        assert found.architecture.name == name
+        assert {(t.name, t.shape) for t in found.tensors} == {(key, tuple(t.shape)) for key, t in tensors.items()}
+
+
+def test_what_stands_next_to_the_state_dict_is_counted(tmp_path):
+    rest = {"ema": {"w": a(4), "v": a(2)}, "optimizer": {"state": {0: {"exp_avg": a(4)}}}, "lr": 0.1}
+    torch.save({"state_dict": {"w": a(4)}, **rest}, tmp_path / "a.ckpt")
+    check(tmp_path / "a.ckpt", {"w": a(4)})
+    (note,) = inspect(tmp_path / "a.ckpt").notes
+    assert re.findall(r"[\w.]+ \(\d+\)|^\d+", note) == ["3", "ema (2)", "optimizer (1)"]
+
+
+@pytest.mark.parametrize("content", [{"a.b": 1, "a": {"b": 2}}, {1: 1, "1": 2}])
+def test_two_tensors_of_one_name_are_refused(tmp_path, content):
+    def tensors(value):
+        return {k: tensors(v) for k, v in value.items()} if isinstance(value, dict) else a(value)
+
+    torch.save(tensors(content), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"two of its tensors are called (a\.b|1);"):
+        read_pickle(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("wide", [1, 16])
+def test_dicts_that_nest_into_more_tensors_than_anybody_can_list_are_refused(tmp_path, wide):
+    content = {"w": a(2)}
+    for _ in range(60 if wide == 1 else 8):
+        content = {f"x{i}": content for i in range(wide)}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="nests more than any checkpoint"):
+        read_pickle(tmp_path / "a.pt")
+
+
+CLASSES = r"TensorRef|StorageRef|Inert|Global|_Unpickler|NoneType|Error\b|Traceback"
+
+
+@pytest.mark.parametrize(
+    "data", [b"}.", b"N.", b"]N.", b"cos\nsystem\n.", b"K\x01R.", b"}K\x01s.", b"h\x07.", b"(K\x01o."]
+)
+def test_no_sentence_names_a_class_of_the_code(tmp_path, data):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+        file.writestr("x/data.pkl", b"\x80\x02" + data)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickle(tmp_path / "a.pt")
+    assert not re.search(CLASSES, str(caught.value)), str(caught.value)

@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tiny import raw
 
+from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import DTYPES, dtype_named
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.formats.safetensors_file import HEADER_LIMIT, plan_header, read_header
+from unetscope.checkpoints.inspection import inspect
 
 TORCH = {name: getattr(torch, dtype.torch) for name, dtype in DTYPES.items()}
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -256,3 +258,98 @@ def test_of_a_damaged_file_we_accept_nothing_that_the_library_refuses(tmp_path, 
     found = ours(path)
     if found is not None:
         assert library(path) == found
+
+
+# -- what other readers take --------------------------------------------------------------------------------------------
+
+METADATA = {
+    "a number": ({"step": 5, "title": "x"}, {"step": "5", "title": "x"}),
+    "null, true and an object": (
+        {"a": None, "b": True, "c": {"d": [1]}},
+        {"a": "null", "b": "true", "c": '{"d": [1]}'},
+    ),
+    "a list": ([1, 2], {}),
+    "a text": ("hello", {}),
+    "lists in lists": ({"a": json.loads("[" * 400 + "]" * 400)}, None),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_that_are_no_strings_are_read_said_and_mended_by_a_conversion(name, tmp_path):
+    said, expected = METADATA[name]
+    path = write(tmp_path / "a.safetensors", {"__metadata__": said, "w.weight": entry()}, b"\1" * 8)
+    assert library(path) is None
+    (note,) = inspect(path).notes
+    assert "metadata" in note and "`convert`" in note
+    assert any(note in told for told in convert(path, tmp_path / "b.safetensors").notes)
+    tensors, metadata = library(tmp_path / "b.safetensors")
+    assert tensors == {"w.weight": (torch.float32, (2,), b"\1" * 8)}
+    if expected is not None:
+        assert metadata == {"format": "pt"} | expected
+    assert inspect(tmp_path / "b.safetensors").notes == ()
+
+
+def test_bytes_behind_the_last_tensor_are_mended_by_a_conversion(tmp_path):
+    path = write(tmp_path / "a.safetensors", {"w.weight": entry()}, b"\1" * 8 + b"\0" * 12)
+    assert library(path) is None
+    assert ["12 bytes" in note for note in inspect(path).notes] == [True]
+    convert(path, tmp_path / "b.safetensors")
+    assert library(tmp_path / "b.safetensors")[0] == {"w.weight": (torch.float32, (2,), b"\1" * 8)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F4", (4, 16), 32),
+        ("F6_E2M3", (2, 4), 6),
+        ("F6_E3M2", (8,), 6),
+        ("F8_E8M0", (4,), 4),
+        ("F8_E4M3FNUZ", (2, 2), 4),
+    ],
+)
+def test_codes_that_the_library_reads_are_looked_at_and_refused_by_what_computes(tmp_path, dtype, shape, size):
+    header = {"a.weight": entry(dtype, shape, (0, size)), "b.weight": entry(offsets=(size, size + 8))}
+    path = write(tmp_path / "a.safetensors", header, bytes(size + 8))
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == {"a.weight", "b.weight"}
+    found = inspect(path)
+    assert (found.total.tensors, found.total.parameters, found.total.bytes) == (2, int(np.prod(shape)) + 2, size + 8)
+    assert found.dtypes[dtype].bytes == size and found.truncation is None
+    assert not found.stored[0].decoded
+    with pytest.raises(CheckpointError, match=f"{dtype}.* not decoded yet.*in fp16, bf16 or fp32"):
+        convert(path, tmp_path / "b.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    assert inspect(path).truncation.damaged_tensors == 2
+
+
+@pytest.mark.parametrize(
+    ("sides", "encoding"), [(("weight_scale", "weight_scale_2"), "nvfp4"), (("weight_scale",), "codes")]
+)
+def test_packed_codes_with_scales_are_not_called_fp8(tmp_path, sides, encoding):
+    header = {"a.weight": entry("F4", (4, 16), (0, 32))}
+    for i, side in enumerate(sides):
+        header[f"a.{side}"] = entry("F8_E4M3", (4, 1), (32 + 4 * i, 36 + 4 * i))
+    found = inspect(write(tmp_path / "a.safetensors", header, bytes(32 + 4 * len(sides))))
+    assert [(part.encoding, part.tensors) for part in found.stored if part.sign] == [(encoding, 1)]
+    assert found.tensors[0].shape == (4, 16)
+
+
+def test_codes_that_end_inside_a_byte_are_refused_by_us_and_the_library(tmp_path):
+    path = write(tmp_path / "a.safetensors", {"a": entry("F4", (3,), (0, 2))}, bytes(2))
+    with pytest.raises(CheckpointError, match="ends inside a byte"):
+        inspect(path)
+    assert library(path) is None
+
+
+def test_complex_buffers_are_copied_and_complex_weights_refused(tmp_path):
+    buffers = {"rope.freqs_cis": torch.tensor([1 + 2j, 3 - 4j]), "w.weight": torch.ones(2)}
+    save_file(buffers, tmp_path / "a.safetensors")
+    assert inspect(tmp_path / "a.safetensors").dtypes["C64"].bytes == 16
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="fp16")
+    written = load_file(tmp_path / "b.safetensors")
+    assert (
+        torch.equal(written["rope.freqs_cis"], buffers["rope.freqs_cis"]) and written["w.weight"].dtype == torch.float16
+    )
+    save_file({"w.weight": buffers["rope.freqs_cis"]}, tmp_path / "c.safetensors")
+    with pytest.raises(CheckpointError, match="C64"):
+        convert(tmp_path / "c.safetensors", tmp_path / "d.safetensors")
