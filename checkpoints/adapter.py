@@ -13,7 +13,6 @@ from .errors import CheckpointError
 from .families import Family, family_of, in_order
 
 if TYPE_CHECKING:
-    from .lora.module import LoraModule
     from .lora.opening import Lora
 
 # What trainers say in the metadata, by the word that stands for it in a report.
@@ -91,7 +90,7 @@ def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
 
 
 def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapter:
-    layers = [(module, part.formula) for module in lora.modules.values() if _is_weight(module) for part in module.parts]
+    layers = [(module, part.formula) for module, part in lora.layers.values()]
     family = family_of(lora.family)
     labels = Counter(family.block_of(module.key).label for module, _ in layers)
     alphas = (formula.alpha for _, formula in layers)
@@ -101,7 +100,7 @@ def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapte
         said=said,
         style=lora.style,
         family=lora.family,
-        kinds=dict(Counter(formula.kind for _, formula in layers).most_common()),
+        kinds=lora.kinds,
         alphas=dict(sorted(Counter(alpha for alpha in alphas if alpha is not None).items())),
         labels={label: labels[label] for label in in_order(labels)},
         needs_base=lora.needs_base,
@@ -115,10 +114,6 @@ def _part(family: Family, key: str) -> str:
     component = family.block_of(key).component
     held = family.component(component)
     return held.folder.replace("_", " ") if held else component
-
-
-def _is_weight(module: LoraModule) -> bool:
-    return not module.key.endswith((".bias", "_bias"))
 
 
 def _top_tags(text: str) -> dict[str, int]:

@@ -35,31 +35,52 @@ _Lbw = Annotated[
 _Missing = Annotated[
     Literal["0", "1"], typer.Option("--lbw-missing", help="Weight of blocks that a vector leaves out; kohya reads 1.")
 ]
+_Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="NAME", help="Which adapter of a file of several. One for all LoRAs, or one for each."
+    ),
+]
+_OneAdapter = Annotated[
+    str | None, typer.Option("--adapter", metavar="NAME", help="Which adapter of a file that holds several.")
+]
 _Base = Annotated[Path | None, typer.Option(help="The checkpoint that they are for: (IA)^3 and DoRA need it.")]
 
 
-def _uses(files: list[str], lbw: list[str] | None, missing: str) -> list[LoraUse]:
+def _uses(files: list[str], lbw: list[str] | None, missing: str, adapter: list[str] | None) -> list[LoraUse]:
     """LoRAs as typed, `FILE[:UNET[:TEXT]]`, with their block weights."""
-    from ..merge import MergeError
     from ..merge.lora import LoraUse
 
-    given = list(lbw or [])
-    if len(given) == 1:
-        given *= len(files)
-    if given and len(given) != len(files):
+    blocks = _for_each(files, "--lbw", lbw, " (1 for none)")
+    adapters = _for_each(files, "--adapter", adapter, " ('' for none)")
+    given = zip(files, blocks, adapters, strict=True)
+    return [LoraUse.parse(file, weights, int(missing), name or None) for file, weights, name in given]
+
+
+def _for_each(files: list[str], option: str, given: list[str] | None, none: str) -> list[str | None]:
+    """What an option says of each LoRA."""
+    from ..merge import MergeError
+
+    if len(given or ()) not in (0, 1, len(files)):
         raise MergeError(
-            f"--lbw is given {len(given)} times for {len(files)} LoRAs; give it once, or once for each (1 for none)"
+            f"{option} is given {len(given)} times for {len(files)} LoRAs; give it once, or once for each{none}"
         )
-    return [
-        LoraUse.parse(f, blocks, int(missing)) for f, blocks in zip(files, given or [None] * len(files), strict=True)
-    ]
+    return list(given) if given and len(given) == len(files) else [given[0] if given else None] * len(files)
 
 
-def _bake(base: Path, output: Path, lora: list[str], lbw: list[str] | None, lbw_missing: str, options: Options) -> None:
+def _bake(
+    base: Path,
+    output: Path,
+    lora: list[str],
+    lbw: list[str] | None,
+    lbw_missing: str,
+    adapter: list[str] | None,
+    options: Options,
+) -> None:
     """Write a checkpoint with LoRAs baked in: base + strength x change of each, streamed like any merge."""
     from ..merge.lora import bake_recipe
 
-    carry_out(bake_recipe(base, _uses(lora, lbw, lbw_missing)), output, options)
+    carry_out(bake_recipe(base, _uses(lora, lbw, lbw_missing, adapter)), output, options)
 
 
 _BASE = Annotated[Path, typer.Argument(help="The checkpoint.", show_default=False)]
@@ -77,6 +98,7 @@ _OWN = [
         ("lora", _LORA, inspect.Parameter.empty),
         ("lbw", _Lbw, None),
         ("lbw_missing", _Missing, "0"),
+        ("adapter", _Adapter, None),
     )
 ]
 app.command("bake")(_with_common(_bake, _OWN))
@@ -93,6 +115,7 @@ def merge(
     energy: _Energy = None,
     lbw: _Lbw = None,
     lbw_missing: _Missing = "0",
+    adapter: _Adapter = None,
     base: _Base = None,
     dtype: _DType = "fp16",
     style: _Style = None,
@@ -105,7 +128,7 @@ def merge(
 
     with progress("merging") as moved:
         report = merge_loras(
-            _uses(loras, lbw, lbw_missing),
+            _uses(loras, lbw, lbw_missing, adapter),
             output,
             rank=rank,
             energy=energy,
@@ -172,6 +195,7 @@ def resize(
     output: Output,
     rank: _Rank = None,
     energy: _Energy = None,
+    adapter: _OneAdapter = None,
     base: _Base = None,
     dtype: _DType = "fp16",
     style: _Style = None,
@@ -188,6 +212,7 @@ def resize(
             output,
             rank=rank,
             energy=energy,
+            adapter=adapter,
             base=base,
             dtype=dtype,
             style=style,
@@ -203,13 +228,14 @@ def convert(
     source: _File,
     output: Output,
     to: Annotated[Style, typer.Option(help="Whose names the file uses.", show_default=False)],
+    adapter: _OneAdapter = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write a LoRA under the names of another trainer or program; values stay as they are."""
     from ..merge.lora import convert_lora
 
-    _show(convert_lora(source, output, to=to, overwrite=overwrite), json)
+    _show(convert_lora(source, output, to=to, adapter=adapter, overwrite=overwrite), json)
 
 
 def _show(report: LoraReport, json: bool) -> None:

@@ -121,6 +121,10 @@ def from_recipe(
         raise FormError(
             f"this recipe says which model the LoRA {based[0]!r} changes, for which there is no control; run it as text"
         )
+    if chosen := [name for name in step.inputs if name in recipe.loras and recipe.loras[name].adapter is not None]:
+        raise FormError(
+            f"this recipe says which adapter of the LoRA {chosen[0]!r} is meant, for which there is no control; run it as text"
+        )
     given = recipe.models | {name: lora.path for name, lora in recipe.loras.items()}
     used = {name: given[name] for name in step.inputs}
     files = {s: s for s in recipe.components.values() if recipe.is_file(s)}

@@ -64,8 +64,9 @@ class Planner:
                 self._take_average(by_path[real])
         for name, lora in recipe.loras.items():
             if name in used:
+                opened = self._open_lora(name, lora)  # which may open the model that it counts from
                 self.index[name] = len(self.checkpoints)
-                self.checkpoints.append(self._open_lora(name, lora))
+                self.checkpoints.append(opened)
                 self.names.append(_distinct(name, self.names))
         held = (held for checkpoint in self.checkpoints for held in checkpoint.family.components)
         self._texts = {each.id for each in held if each.part.text}
@@ -81,7 +82,8 @@ class Planner:
             self.index[base] = len(self.checkpoints)
             self.checkpoints.append(self._opened(Path(self.recipe.models[base])))
             self.names.append(_distinct(base, self.names))
-        return lora_checkpoint(Path(lora.path), None if base is None else self.checkpoints[self.index[base]])
+        counted_from = None if base is None else self.checkpoints[self.index[base]]
+        return lora_checkpoint(Path(lora.path), counted_from, adapter=lora.adapter)
 
     def _averaged(self, index: int) -> int:
         """The number of a model's EMA copy, which is a model like others: its UNET is the moving average."""

@@ -72,10 +72,12 @@ class Lora(_Strict):
         path: the file.
         base: the model that it changes, for kinds whose difference depends on the weights that they are added to ((IA)^3, DoRA);
             the recipe's first model when left out.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
     """
 
     path: str
     base: str | None = None
+    adapter: str | None = None
 
 
 class MethodsSource(_Strict):
@@ -190,7 +192,8 @@ class Recipe(_Strict):
         """Plain data that `parse` reads back, without what has its default value."""
         plain = self.model_dump(exclude_defaults=True, mode="json", exclude={"steps"})
         if self.loras:
-            plain["loras"] = {n: v.path if v.base is None else v.model_dump() for n, v in self.loras.items()}
+            said = {name: lora.model_dump(exclude_defaults=True) for name, lora in self.loras.items()}
+            plain["loras"] = {name: lora if len(lora) > 1 else lora["path"] for name, lora in said.items()}
         steps = {name: step.to_plain() for name, step in self.steps.items()}
         # The order of the fields, which is how people write a recipe.
         return {

@@ -99,13 +99,14 @@ class LoraCheckpoint(Checkpoint):
         return rows
 
 
-def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraCheckpoint:
+def lora_checkpoint(path: Path | str, base: Checkpoint | None = None, *, adapter: str | None = None) -> LoraCheckpoint:
     """Open a LoRA as a checkpoint of changes.
 
     Args:
         path: the LoRA's file.
         base: the checkpoint that it is for: says family and shapes, and gives the weights that (IA)^3 and DoRA need. It stays
             open as long as the changes are read, and is not closed with them.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
 
     Raises:
         CheckpointError: it cannot be read, does not fit the base, or needs one and there is none.
@@ -114,7 +115,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
     if base is not None:
         family = base.told_family
         shapes = {key: info.shape for key, info in base.tensors.items()}
-    lora = _opened(path, base, family, shapes)
+    lora = _opened(path, base, family, shapes, adapter)
     tensors, notes = {}, []
     for key, module in lora.modules.items():
         if module.needs_weight and (base is None or key not in base):
@@ -144,15 +145,19 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None) -> LoraChe
 
 
 def _opened(
-    path: Path | str, base: Checkpoint | None, family: Family | None, shapes: Mapping[str, Shape] | None
+    path: Path | str,
+    base: Checkpoint | None,
+    family: Family | None,
+    shapes: Mapping[str, Shape] | None,
+    adapter: str | None,
 ) -> Lora:
     """A LoRA that fits the base; one for another architecture is refused as that, not as a tensor of a wrong shape."""
     try:
-        return open_lora(path, family=family, shapes=shapes)
+        return open_lora(path, family=family, shapes=shapes, adapter=adapter)
     except CheckpointError:
         if family is None or family.lora is None:
             raise
-        with open_lora(path) as own:  # what is wrong with the file itself is said here
+        with open_lora(path, adapter=adapter) as own:  # what is wrong with the file itself is said here
             if own.family != family.id:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "

@@ -17,7 +17,10 @@ from .values import Rows
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The change of one module of diffusers: all of a canonical tensor, a third of its rows, or its transpose."""
+    """The change of one module of diffusers: all of a canonical tensor, a third of its rows, its first columns, or its transpose.
+
+    A convolution that reads more input channels than the LoRA knows, as inpainting models have it, changes in the first alone.
+    """
 
     name: str
     formula: Formula
@@ -38,6 +41,11 @@ class LoraModule:
     parts: tuple[Part, ...]
     source: Checkpoint
     load: Callable[[Part], Loaded]
+
+    @property
+    def of_bias(self) -> bool:
+        """Whether it is a bias that changes, not a weight."""
+        return self.key.endswith((".bias", "_bias"))
 
     @property
     def kind(self) -> Kind:
@@ -102,7 +110,8 @@ class LoraModule:
                 f"{self.path}: {self.key} is changed by {self.kind}, which follows from the weight itself; "
                 "give the checkpoint that the LoRA is for as its base"
             )
-        out = np.zeros((stop - start, prod(self.shape[1:])), np.float32)
+        columns = prod(self.shape[1:])
+        out = np.zeros((stop - start, columns), np.float32)
         for part in self.parts:
             if part.transposed:
                 turned = None if weight is None else _turned(weight, self.shape[0])
@@ -113,9 +122,10 @@ class LoraModule:
             size = self.shape[0] if part.third is None else self.shape[0] // 3
             first = (part.third or 0) * size
             low, high = max(start, first), min(stop, first + size)
+            width = prod(part.formula.shape[1:])
             if low < high:
-                own = None if weight is None else _shifted(weight, first)
-                self._fill(out[low - start : high - start], part, low - first, high - first, own)
+                own = None if weight is None else _inside(weight, first, None if width == columns else width)
+                self._fill(out[low - start : high - start, :width], part, low - first, high - first, own)
         return out
 
     def _fill(self, out: np.ndarray, part: Part, start: int, stop: int, weight: Rows | None) -> None:
@@ -148,15 +158,17 @@ class LoraModule:
             ups.append((first, up))
             downs.append(down)
             rank += down.shape[0]
-        whole, at = np.zeros((self.shape[0], rank)), 0
-        for first, up in ups:
+        whole, below, at = np.zeros((self.shape[0], rank)), np.zeros((rank, prod(self.shape[1:]))), 0
+        for (first, up), down in zip(ups, downs, strict=True):
             whole[first : first + up.shape[0], at : at + up.shape[1]] = up
+            below[at : at + up.shape[1], : down.shape[1]] = down
             at += up.shape[1]
-        return whole, np.concatenate(downs).reshape(rank, *self.shape[1:])
+        return whole, below.reshape(rank, *self.shape[1:])
 
 
-def _shifted(weight: Rows, first: int) -> Rows:
-    return lambda start, stop: weight(first + start, first + stop)
+def _inside(weight: Rows, first: int, columns: int | None) -> Rows:
+    """The weight's rows from `first` on, and of these the first columns."""
+    return lambda start, stop: np.ascontiguousarray(weight(first + start, first + stop)[:, :columns])
 
 
 def _turned(weight: Rows, rows: int) -> Rows:

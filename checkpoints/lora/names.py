@@ -1,11 +1,14 @@
 """What every trainer calls the weights that a LoRA changes: tables made of our own layouts and translations.
 
-Names written with underscores cannot be taken apart (`to_out_0`, `down_blocks_0`), so nothing here parses them: each
-module of a family is spelled in every style, and a LoRA's names are looked up.
+Names written with underscores cannot be taken apart (`to_out_0`, `down_blocks_0`), so none is: a name is looked up by its end
+among a family's modules, all dots written as `_`, and what stands before it is made of the words that trainers, wrappers and
+programs put there, in any order and number.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +16,6 @@ from typing import Literal
 
 from ..dtypes import F32
 from ..families import FAMILIES, Family, Spec, Widths, family_of, is_buffer, layout
-from ..families.parts.unet import PREFIX as UNET_PREFIX
 from ..naming import to_diffusers
 from ..tensors import Shape, StoredTensor
 
@@ -36,6 +38,14 @@ _FACTOR_ENDS: dict[Style, tuple[tuple[str, str], tuple[str, str]]] = {
 }
 # q, k and v of OpenCLIP lie in one tensor.
 FUSED = 3
+# Modules that torch.compile, FSDP, DDP and old releases of diffusers put around or inside others, anywhere in a name.
+_WRAPPED = re.compile(
+    r"(?:^|(?<=_))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|processor)(?:_|$)"
+)
+# Words before a module's name that say nothing, and those that say that it is the denoiser's.
+_AROUND = ("base_model", "model", "net", "lora", "lycoris", "transformer", "text_encoders")
+_DENOISER = ("unet", "diffusion_model")
+_OLD_TEXT = (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("out_proj", "to_out"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +53,12 @@ class Target:
     """A module as diffusers divides the model, and where its weight lies in a single file.
 
     Attributes:
-        component: `unet`, `text_encoder` or `text_encoder_2`; the denoiser's own name in a family without LoRA facts.
+        component: the folder of a pipeline that holds it: `text_encoder`, `text_encoder_2`, or the denoiser's name (`unet`).
         module: the diffusers name, dotted, without component and `.weight`.
         weight: the canonical key of the weight; `bias` that of the bias, None where there is none.
         third: which third of the canonical tensor's rows the module is (0 q, 1 k, 2 v), None for all of it.
         transposed: the canonical weight stands the other way round (OpenCLIP's text projection).
+        core: whether the module is the denoiser's.
     """
 
     component: str
@@ -56,6 +67,7 @@ class Target:
     bias: str | None = None
     third: int | None = None
     transposed: bool = False
+    core: bool = True
 
     @property
     def path(self) -> str:
@@ -110,11 +122,13 @@ def _targets(family: str) -> tuple[Target, ...]:
             module, _, last = name.rpartition(".")
             found.setdefault((component, module), {})[last] = tensor
     return tuple(
-        _target(component, module, parts, shapes) for (component, module), parts in found.items() if "weight" in parts
+        _target(component, module, parts, shapes, component == family_of(family).core)
+        for (component, module), parts in found.items()
+        if "weight" in parts
     )
 
 
-def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes: dict[str, Spec]) -> Target:
+def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes: dict[str, Spec], core: bool) -> Target:
     weight = parts["weight"]
     (piece,) = weight.pieces
     rows = shapes[weight.name].shape[0]
@@ -122,18 +136,91 @@ def _target(component: str, module: str, parts: dict[str, StoredTensor], shapes:
     # The pieces begin where the translation cut them: at the first, second and third third of the rows.
     third = piece.offset * FUSED // (F32.size * shapes[weight.name].shape[1] * rows) if fused else None
     bias = parts["bias"].name if "bias" in parts else None
-    return Target(component, module, weight.name, bias, third, piece.strides is not None)
+    return Target(component, module, weight.name, bias, third, piece.strides is not None, core)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A module found by its name.
+
+    Attributes:
+        target: the module.
+        spelling: its name as the file's layout has it, dotted, without what stands before it.
+        single: whether that is the single-file layout's name of a module that diffusers calls otherwise.
+    """
+
+    target: Target
+    spelling: str
+    single: bool = False
+
+
+class Reader:
+    """Finds the modules of a family by the names that trainers give them; `reader_for` keeps one for each family."""
+
+    def __init__(self, family: str | Family):
+        record = family_of(family)
+        self._modules: dict[str, list[Named]] = {}
+        for target in targets(record):
+            for named in _spellings(target, record):
+                known = self._modules.setdefault(_flat(named.spelling), [])
+                if all(other.target != target for other in known):
+                    known.append(named)
+        words: dict[str, str | None] = dict.fromkeys(_AROUND)
+        words |= dict.fromkeys(_flat(prefix).strip("_") for prefix in (record.prefix, *record.prefixes))
+        words |= dict.fromkeys((*_DENOISER, record.core), record.core)
+        for held in record.components:
+            if held.part.text:
+                said = (held.id, held.folder, _flat(held.prefix).strip("_"), *held.trained_as)
+                words |= {word.removeprefix("lora_").strip("_"): held.folder for word in said}
+        words.pop("", None)
+        self._words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
+
+    def find(self, name: str) -> Named | None:
+        """The module of a name without the tensor's ending; None where the family has no such module, or several."""
+        rest, component = _flat(name), None
+        while True:
+            fitting = [n for n in self._modules.get(rest, ()) if component in (None, n.target.component)]
+            if fitting:
+                return _only(fitting, name)
+            word = next((word for word in self._words if rest.startswith(f"{word}_")), None)
+            if word is None:
+                return None
+            meant = self._words[word]
+            if None not in (meant, component) and meant != component:
+                return None
+            component, rest = meant or component, rest[len(word) + 1 :]
+
+
+def _only(fitting: list[Named], name: str) -> Named | None:
+    """The one module that is meant, of those that are written alike with `_` for dots."""
+    if len(fitting) > 1:
+        fitting = [named for named in fitting if f".{name}".endswith(f".{named.spelling}")]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 @cache
-def by_spelling(family: str | Family) -> dict[str, tuple[Target, Style]]:
-    """Every spelling of every module, without the suffix of a tensor -> the module and the style."""
-    table: dict[str, tuple[Target, Style]] = {}
-    own = family_of(family).lora is None
-    for target in targets(family):
-        for spelling, style in _own_spellings(target) if own else _spellings(target, family):
-            table.setdefault(spelling, (target, style))
-    return table
+def reader_for(family: str | Family) -> Reader:
+    """The reader of a family's names."""
+    return Reader(family)
+
+
+def _flat(name: str) -> str:
+    """A name with `_` for dots, without the modules that wrap others."""
+    return _WRAPPED.sub("", name.replace(".", "_"))
+
+
+def _spellings(target: Target, family: Family) -> Iterator[Named]:
+    """What a module is called, without what stands before it."""
+    yield Named(target, target.module)
+    if target.core:
+        yield Named(target, _canonical_module(target, family), single=True)
+    elif target.module.startswith("text_model."):
+        yield Named(target, target.module.removeprefix("text_model."))  # as transformers 5 names a bare text model
+    # diffusers before 0.22 spoke of the attention of UNET and text encoders alike.
+    for last, old in (("to_out.0", "to_out"), *((f"self_attn.{x}", f"self_attn.{y}") for x, y in _OLD_TEXT)):
+        if target.module.endswith(f".{last}"):
+            for spelling in (target.module, target.module.removeprefix("text_model.")):
+                yield Named(target, spelling.removesuffix(last) + old)
 
 
 def spelled(target: Target, family: str | Family, style: Style) -> str:
@@ -141,48 +228,38 @@ def spelled(target: Target, family: str | Family, style: Style) -> str:
 
     Numbered names do not follow from the module alone: see `numbered.py`.
     """
-    if family_of(family).lora is None:
-        return next(spelling for spelling, known in _own_spellings(target) if (known == "peft") == (style == "peft"))
+    if family_of(family).lora is None:  # as ComfyUI reads any model's
+        return f"diffusion_model.{target.module}" if style == "peft" else _flattened("lora_unet_", target.module)
     if style in ("diffusers", "peft"):
         return target.path
-    if style == "single-file" and target.component == "unet":
-        return "lora_unet_" + _canonical_module(target).replace(".", "_")
-    return _kohya_prefixes(family, target.component)[0] + target.module.replace(".", "_")
+    if style == "single-file" and target.core:
+        return _flattened("lora_unet_", _canonical_module(target, family))
+    return _flattened(_kohya_prefixes(family, target.component)[0], target.module)
+
+
+def _flattened(prefix: str, module: str) -> str:
+    return prefix + module.replace(".", "_")
 
 
 def factor_ends(target: Target, style: Style) -> tuple[str, str]:
     """What a style puts behind a module's name for its factors: down, up."""
-    return _FACTOR_ENDS[style][target.component != "unet"]
+    return _FACTOR_ENDS[style][not target.core]
 
 
-def _spellings(target: Target, family: str) -> list[tuple[str, Style]]:
-    names = [target.module]
-    if target.component != "unet":
-        names.append(target.module.removeprefix("text_model."))  # as transformers 5 names a bare text model
-    out: list[tuple[str, Style]] = []
-    for name in names:
-        flat = name.replace(".", "_")
-        out += [(prefix + flat, "kohya") for prefix in _kohya_prefixes(family, target.component)]
-        out.append((f"{target.component}.{name}", "diffusers"))
-    if target.component == "unet":
-        canonical = _canonical_module(target)
-        out.append(("lora_unet_" + canonical.replace(".", "_"), "single-file"))
-        out += [(prefix + canonical, "single-file") for prefix in ("diffusion_model.", UNET_PREFIX)]
-        out.append((target.module, "diffusers"))  # diffusers saved a UNET's processors without the component
-    return out
+def _canonical_module(target: Target, family: str | Family) -> str:
+    return target.weight.removeprefix(family_of(family).prefix).removesuffix(".weight")
 
 
-def _own_spellings(target: Target) -> list[tuple[str, Style]]:
-    """How trainers spell a module of a family that they have no names for: after the file's names, as ComfyUI reads them."""
-    flat = target.module.replace(".", "_")
-    dotted: list[tuple[str, Style]] = [
-        (p + target.module, "peft") for p in ("diffusion_model.", UNET_PREFIX, "transformer.", "")
-    ]
-    return [*dotted, *((p + flat, "kohya") for p in ("lora_unet_", "lora_transformer_", "lycoris_"))]
+def usual_channels(key: str, shape: Shape, family: str | Family) -> Shape | None:
+    """The shape that the denoiser's first layer has in the family's usual models, where a variant has more input channels.
 
-
-def _canonical_module(target: Target) -> str:
-    return target.weight.removeprefix(UNET_PREFIX).removesuffix(".weight")
+    An inpainting model or an instruct-pix2pix model has those of the usual ones first. None for any other layer or width.
+    """
+    record = family_of(family)
+    if not record.variants or key != record.first_key or len(shape) < 2:
+        return None
+    usual = layout(record)[key].shape[1]
+    return (shape[0], usual, *shape[2:]) if usual < shape[1] else None
 
 
 def module_shape(target: Target, family: str | Family, widths: Widths = "real") -> Shape:

@@ -18,7 +18,7 @@ from ..tensors import Shape
 from .building import Group, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, Part
-from .names import FUSED, Style, Target, module_shape
+from .names import FUSED, Style, Target, module_shape, usual_channels
 from .recognised import Recognised
 from .recognition import recognise_names
 from .trainer import peft_inputs, peft_scales
@@ -60,9 +60,19 @@ class Lora:
         return self.source.tensors
 
     @property
+    def layers(self) -> dict[str, tuple[LoraModule, Part]]:
+        """The layers that it changes, by the file's names: of each the change of its weight, or of its bias where that is all."""
+        found: dict[str, tuple[LoraModule, Part]] = {}
+        for module in self.modules.values():
+            for part in module.parts:
+                if part.name not in found or not module.of_bias:
+                    found[part.name] = module, part
+        return found
+
+    @property
     def kinds(self) -> dict[str, int]:
-        """Kind -> how many modules of it there are."""
-        return dict(Counter(module.kind for module in self.modules.values()).most_common())
+        """Kind -> how many layers of it there are."""
+        return dict(Counter(part.formula.kind for _, part in self.layers.values()).most_common())
 
     @property
     def needs_base(self) -> bool:
@@ -101,7 +111,11 @@ class Lora:
 
 
 def open_lora(
-    path: Path | str, *, family: str | Family | None = None, shapes: Mapping[str, Shape] | None = None
+    path: Path | str,
+    *,
+    family: str | Family | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+    adapter: str | None = None,
 ) -> Lora:
     """Open a LoRA (.safetensors, or a .pt zip pickle); only its header and its alphas are read.
 
@@ -109,17 +123,18 @@ def open_lora(
         path: the file.
         family: its id or record; None to find it out from names and widths.
         shapes: canonical key -> shape in the checkpoint that it is for, where it is known.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
 
     Raises:
-        CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, or its tensors do not fit
-            together or do not fit `shapes`.
+        CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, its tensors do not fit
+            together or do not fit `shapes`, or it holds several adapters and none is meant.
     """
     path = Path(path)
     form, stored, metadata = read_tensors(path)
     tensors = {t.name: TensorInfo(t.name, t) for t in stored}
     size = path.stat().st_size
     source = Checkpoint(path, form, tensors, metadata, Architecture(None, "lora"), size=size)
-    names = recognise_names(path, {name: info.shape for name, info in tensors.items()}, metadata, family)
+    names = recognise_names(path, {name: info.shape for name, info in tensors.items()}, metadata, family, adapter)
     modules = _modules(path, source, names, metadata, shapes or {})
     lora = Lora(path, form, names.family, names.style, {}, metadata, names.unknown, source, size)
     for key, (shape, parts) in modules.items():
@@ -140,12 +155,12 @@ def _modules(
         weight, bias = weight_formula(group), bias_formula(group)
         if weight is not None:
             part = Part(members.spelling, weight, target.third, target.transposed)
-            _add(out, path, target.weight, _canonical_shape(target, weight), part, shapes)
+            _add(out, path, target.weight, _canonical_shape(target, weight), part, shapes, names.family)
         if bias is not None:
             if target.bias is None:
                 raise CheckpointError(f"{path}: {members.spelling}: changes a bias, but {target.weight} has none")
             shape = (bias.shape[0] * (FUSED if target.third is not None else 1),)
-            _add(out, path, target.bias, shape, Part(members.spelling, bias, target.third), shapes)
+            _add(out, path, target.bias, shape, Part(members.spelling, bias, target.third), shapes, names.family)
     return out
 
 
@@ -157,7 +172,8 @@ def _expected(target: Target, family: str | Family, shapes: Mapping[str, Shape])
         return usual
     if target.third is not None:
         known = (known[0] // FUSED, *known[1:])
-    return (known[::-1] if target.transposed else known,)
+    fewer = usual_channels(target.weight, known, family)
+    return (known[::-1] if target.transposed else known, *((fewer,) if fewer else ()))
 
 
 def _canonical_shape(target: Target, formula: Formula) -> Shape:
@@ -167,8 +183,17 @@ def _canonical_shape(target: Target, formula: Formula) -> Shape:
     return shape[::-1] if target.transposed else shape
 
 
-def _add(out: dict, path: Path, key: str, shape: Shape, part: Part, shapes: Mapping[str, Shape]) -> None:
+def _add(
+    out: dict, path: Path, key: str, shape: Shape, part: Part, shapes: Mapping[str, Shape], family: str | Family
+) -> None:
     known = shapes.get(key, out[key][0] if key in out else shape)
+    if shape == usual_channels(key, known, family):  # nothing is changed of the further channels
+        shape = known
+    if shape != known and key == family_of(family).first_key and (shape[0], *shape[2:]) == (known[0], *known[2:]):
+        raise CheckpointError(
+            f"{path}: {part.name}: changes {shape[1]} input channels of {key}, and the model has {known[1]}; use a model "
+            f"with {shape[1]}"
+        )
     if shape != known:
         raise CheckpointError(
             f"{path}: {part.name}: expected factors of {key} of shape {list(known)}, found those of {list(shape)} "

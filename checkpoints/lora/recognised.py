@@ -19,9 +19,10 @@ class Members:
 
 @dataclass
 class Recognised:
-    """The answer: modules in the order of the file, and the names that no module fits."""
+    """The answer: modules in the order of the file, the names that no module fits, and those of PEFT's adapters."""
 
     family: str | Family
     style: Style
     modules: dict[Target, Members]
     unknown: list[str]
+    adapters: tuple[str, ...] = ()

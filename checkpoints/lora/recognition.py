@@ -11,21 +11,29 @@ from pathlib import Path
 from ..architecture import recognise
 from ..errors import CheckpointError
 from ..families import Family, family_of
+from ..foreign import foreign_model, name_forms
 from ..tensors import Shape
-from .names import Target, by_spelling, lora_families, module_shape
+from ..wording import counted
+from .names import Named, Style, Target, lora_families, module_shape, reader_for
 from .numbered import NAME, is_numbered, numbered_targets
 from .recognised import Members, Recognised
-from .roles import refused_kind, split
+from .roles import Parted, refused_kind, split
 from .trainer import said_family
 
 _INPUT_ROLES = ("down", "hada_w1_b", "diff")
 # The sides of a Kronecker product: their columns multiplied are the inputs.
 _KRONECKER = ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b", "lokr_t2")
 _TEXT = re.compile(r"lora_te\d?_|(base_model\.model\.)?text_encoder")
+# What stands before names that are written with `_` for dots.
+_FLAT = ("lora_", "lycoris_")
 
 
 def recognise_names(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], family: str | Family | None = None
+    path: Path,
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    family: str | Family | None = None,
+    adapter: str | None = None,
 ) -> Recognised:
     """Sort a LoRA's tensors by module.
 
@@ -34,9 +42,10 @@ def recognise_names(
         shapes: the file's names -> shapes.
         metadata: of the header; says the family where names and widths do not.
         family: when it is known already.
+        adapter: the one that is meant where the file holds several, by PEFT's names.
 
     Raises:
-        CheckpointError: none of the names is known, or a kind is not supported.
+        CheckpointError: none of the names is known, a kind is not supported, or there are several adapters and none is meant.
     """
     for name in shapes:
         if kind := refused_kind(name):
@@ -47,7 +56,7 @@ def recognise_names(
     families = (family,) if family else lora_families()
     if is_numbered(list(shapes)):
         return _numbered(path, shapes, families)
-    return _spelled(path, shapes, metadata, families)
+    return _spelled(path, shapes, metadata, families, adapter)
 
 
 def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str | Family]) -> Recognised:
@@ -63,29 +72,60 @@ def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str | 
 
 
 def _spelled(
-    path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], families: Sequence[str | Family]
+    path: Path,
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    families: Sequence[str | Family],
+    adapter: str | None,
 ) -> Recognised:
     parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
+    adapters = tuple(dict.fromkeys(found.adapter for found in parted.values() if found and found.adapter))
+    others = _others(path, adapters, adapter)
+    parted = {name: found for name, found in parted.items() if found is None or found.adapter not in others}
     family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
-    table = by_spelling(family)
+    reader = reader_for(family)
     modules: dict[Target, Members] = {}
     unknown: list[str] = []
-    styles: Counter[str] = Counter()
+    styles: Counter[Style] = Counter()
     for name, found in parted.items():
-        if found is None or found[0] not in table:
+        named = reader.find(found.module) if found else None
+        if named is None:
             unknown.append(name)
             continue
-        spelling, role = found
-        target, style = table[spelling]
-        members = modules.setdefault(target, Members(spelling))
-        if role in members.tensors:
+        members = modules.setdefault(named.target, Members(found.module))
+        if found.role in members.tensors:
             raise CheckpointError(
-                f"{path}: {spelling}: {members.tensors[role]} and {name} are the same tensor of it twice"
+                f"{path}: {found.module}: {members.tensors[found.role]} and {name} are the same tensor of it twice"
             )
-        members.tensors[role] = name
-        styles["peft" if style == "diffusers" and _is_peft(name) else style] += 1
-    _refuse_strangers(path, families, shapes, modules, [name for name in unknown if parted[name]])
-    return Recognised(family, styles.most_common(1)[0][0], modules, unknown)
+        members.tensors[found.role] = name
+        styles[_style(found, named, family_of(family))] += 1
+    _refuse_strangers(path, families, shapes, modules, [parted[name].module for name in unknown if parted.get(name)])
+    return Recognised(family, styles.most_common(1)[0][0], modules, unknown, adapters)
+
+
+def _others(path: Path, adapters: Sequence[str], chosen: str | None) -> set[str]:
+    """The adapters of a file that are not meant."""
+    named = ", ".join(adapters)
+    if chosen is None and len(adapters) > 1:
+        raise CheckpointError(
+            f"{path}: holds {len(adapters)} adapters ({named}), which are never mixed; say which is meant: --adapter "
+            f"{adapters[0]}, in a recipe adapter: {adapters[0]}"
+        )
+    if chosen is not None and chosen not in adapters:
+        held = f"it holds {named}" if adapters else "its names tell of none"
+        raise CheckpointError(f"{path}: holds no adapter {chosen!r}; {held}")
+    return set(adapters) - {chosen} if chosen is not None else set()
+
+
+def _style(parted: Parted, named: Named, family: Family) -> Style:
+    """Whose way of naming a tensor's name shows."""
+    if named.single and family.lora is not None:
+        return "single-file"
+    if parted.peft:
+        return "peft"
+    if "." not in parted.module and parted.module.startswith(_FLAT):
+        return "kohya"
+    return "diffusers" if family.lora is not None else "peft"
 
 
 def _refuse_strangers(
@@ -95,59 +135,66 @@ def _refuse_strangers(
     modules: Mapping[Target, Members],
     strangers: Sequence[str],
 ) -> None:
-    """Refuse files that are no LoRA, and LoRAs for other models: those share at most a text encoder with ours."""
+    """Refuse files that are no LoRA, and LoRAs for other models: those share at most a text encoder with ours.
+
+    Args:
+        strangers: names of modules that are none of the family's.
+    """
     records = [family_of(family) for family in families]
-    cores, ids = {record.core for record in records}, ", ".join(record.id for record in records)
+    ids = ", ".join(record.id for record in records)
     if not modules:
         found = recognise(shapes, list(shapes))
-        some = ", ".join(list(shapes)[:3]) or "no tensors"
         if found.what in ("checkpoint", "component"):
             raise CheckpointError(
                 f"{path}: expected a LoRA, found {found.name}; a LoRA can be extracted from it and its base"
             )
-        raise CheckpointError(
-            f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is no LoRA, or one for "
-            "another architecture"
-        )
+        if not strangers:
+            some = ", ".join(list(shapes)[:3]) or "no tensors"
+            raise CheckpointError(f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is no LoRA")
     denoiser = [name for name in strangers if not _TEXT.match(name)]
-    if denoiser and not any(target.component in cores for target in modules):
+    if (denoiser or not modules) and not any(target.core for target in modules):
+        of_all = list(dict.fromkeys(denoiser or strangers))
+        shown = foreign_model(name_forms([_dotted(name) for name in of_all]), has_unet=False)
+        whose = f"one for another architecture, {shown}" if shown else "layers that none of these has"
         raise CheckpointError(
-            f"{path}: expected a LoRA for {ids}, found one for another architecture: of "
-            f"{len(denoiser):,} names like {denoiser[0]} none is a UNET's"
+            f"{path}: expected a LoRA for {ids}, found {whose}: {counted(len(of_all), 'layer')}, {', '.join(of_all[:2])}"
+            f"{', ...' if len(of_all) > 2 else ''}"
         )
+
+
+def _dotted(name: str) -> str:
+    """A module's name with dots around its numbers, without what trainers put before it: how files of models have it."""
+    plain = re.sub(r"^(base_model\.model\.|(lora_)?(unet|transformer)[._]|lycoris_|diffusion_model\.)+", "", name)
+    return re.sub(r"_(\d+)(?=_|$)", r".\1", re.sub(r"_(\d+)_", r".\1.", plain))
 
 
 def _is_plain_weight(name: str, shapes: Mapping[str, Shape]) -> bool:
     """Whether a name that ends like LyCORIS' (IA)^3 is that of a model's own weight: nothing says on which side it multiplies."""
-    return (
-        name.endswith(".weight")
-        and split(name)[1] == "ia3"
-        and f"{name.removesuffix('.weight')}.on_input" not in shapes
-    )
-
-
-def _is_peft(name: str) -> bool:
-    return any(word in name for word in (".lora_A.", ".lora_B.", ".lora_magnitude_vector", ".ia3_l"))
+    if not name.endswith(".weight") or f"{name.removesuffix('.weight')}.on_input" in shapes:
+        return False
+    return split(name).role == "ia3"
 
 
 def _likelihood(
-    family: str | Family, parted, shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+    family: str | Family,
+    parted: Mapping[str, Parted | None],
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
 ) -> tuple[int, int, int]:
     """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
-    table = by_spelling(family)
-    known = fitting = 0
-    columns: dict[str, int] = {}
+    reader, known, fitting = reader_for(family), 0, 0
+    columns: dict[Target, int] = {}
     for name, found in parted.items():
-        if found is None or found[0] not in table:
+        named = reader.find(found.module) if found else None
+        if named is None:
             continue
         known += 1
-        target, _ = table[found[0]]
-        if found[1] in _INPUT_ROLES:
-            fitting += _fits(target, family, shapes[name][1:])
-        elif found[1] in _KRONECKER:
-            axes = shapes[name][2:] if found[1] == "lokr_t2" else shapes[name][1:]
-            columns[found[0]] = columns.get(found[0], 1) * prod(axes)
-    fitting += sum(_fits(table[module][0], family, (width,)) for module, width in columns.items())
+        if found.role in _INPUT_ROLES:
+            fitting += _fits(named.target, family, shapes[name][1:])
+        elif found.role in _KRONECKER:
+            axes = shapes[name][2:] if found.role == "lokr_t2" else shapes[name][1:]
+            columns[named.target] = columns.get(named.target, 1) * prod(axes)
+    fitting += sum(_fits(target, family, (width,)) for target, width in columns.items())
     return known, fitting, said_family(metadata) == family
 
 

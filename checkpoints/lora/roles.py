@@ -1,8 +1,9 @@
-"""A LoRA's tensor names taken apart: the module, and the part that the tensor plays in its formula."""
+"""A LoRA's tensor names taken apart: the module, the part that the tensor plays in its formula, and the adapter's name."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal[
@@ -12,84 +13,86 @@ Role = Literal[
     "ia3", "on_input", "ia3_l", "refused",
 ]  # fmt: skip
 
-# Endings by trainer; the longest that fits is cut off. `scale` is LyCORIS' magnitude, `magnitude` PEFT's.
-_KOHYA: dict[str, Role] = {
-    ".lora_up.weight": "up",
-    ".lora_down.weight": "down",
-    ".lora_mid.weight": "mid",
-    ".alpha": "alpha",
-    ".dora_scale": "scale",
-    ".diff": "diff",
-    ".diff_b": "diff_b",
-    ".w_norm": "w_norm",
-    ".b_norm": "b_norm",
-    ".weight": "ia3",
-    ".on_input": "on_input",
-}
+# Words of PEFT. `scale` is LyCORIS' magnitude, `magnitude` PEFT's.
+_PEFT: dict[str, Role] = {"lora_B": "up", "lora_A": "down", "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l"}
+# Words of LyCORIS, which PEFT has taken over.
 _LYCORIS: dict[str, Role] = {
-    f".{role}": role
+    role: role
     for role in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     )
 }  # fmt: skip
-_PEFT: dict[str, Role] = {
-    ".lora_B.weight": "up",
-    ".lora_A.weight": "down",
-    ".lora_B.bias": "up_bias",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".ia3_l": "ia3_l",
+_KOHYA: dict[str, Role] = {
+    "lora_up.weight": "up",
+    "lora_down.weight": "down",
+    "lora_mid.weight": "mid",
+    "alpha": "alpha",
+    "dora_scale": "scale",
+    "diff": "diff",
+    "diff_b": "diff_b",
+    "w_norm": "w_norm",
+    "b_norm": "b_norm",
+    "weight": "ia3",
+    "on_input": "on_input",
 }
-_DIFFUSERS: dict[str, Role] = {
-    ".lora.up.weight": "up",
-    ".lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    "_lora.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-}
-_ENDINGS: dict[str, Role] = dict(
-    sorted((_KOHYA | _LYCORIS | _PEFT | _DIFFUSERS).items(), key=lambda item: -len(item[0]))
+
+
+def _any_of(words: dict[str, Role]) -> str:
+    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+
+
+# A module, a word, and behind PEFT's words the name of one of a model's adapters.
+_WORD = re.compile(
+    rf"(?P<module>.+?)[._](?P<word>{_any_of(_PEFT | _LYCORIS)})(?:\.(?P<adapter>.+?))??(?:\.(?P<last>weight|bias))?"
 )
+# diffusers: `to_q.lora.down.weight`, `q_proj.lora_linear_layer.down.weight`, and before 0.22 `processor.to_q_lora.down.weight`.
+_SIDE = re.compile(r"(?P<module>.+?)[._]lora(?:_linear_layer)?[._](?P<side>up|down)\.weight")
+_ENDING = re.compile(rf"(?P<module>.+?)(?:\.(?P<word>{_any_of(_KOHYA)})|_(?P<glued>lora_(?:up|down|mid)\.weight))")
 # Relatives whose change is no sum of products of stored factors, or that nobody here has asked for yet.
 REFUSED = (
     ("OFT", re.compile(r"\.(oft_diag|oft_R(\.\w+)?|oft_blocks)$")),
     ("BOFT", re.compile(r"\.(boft_R|boft_s)$")),
     ("GLoRA", re.compile(r"\.(a1|a2|b1|b2|bm1|bm2)\.weight$")),
 )
-# The name of the adapter that PEFT puts in where a model holds several, and the word that trainers wrap a module in.
-_ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector|ia3_l|hada_\w+|lokr_\w+)\.default(?=\.|$)")
-_WRAPPERS = ("base_model.model.", "base_model.")
-_OLD_PROCESSOR = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
-_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
-def split(name: str) -> tuple[str, Role] | None:
-    """The module and the role of a tensor; None for an ending that no trainer uses.
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """A tensor's name in its parts.
 
-    Module names come out in the spelling of `names.by_spelling`.
+    Attributes:
+        module: the name of what is changed, as the file has it.
+        role: what the tensor is in the formula of the change.
+        adapter: the name that PEFT gave the adapter; `default` where it left it out, None where names are not told.
+        peft: whether PEFT's words are used.
     """
-    plain = _ADAPTER.sub(r".\1", name)
-    for wrapper in _WRAPPERS:
-        plain = plain.removeprefix(wrapper)
-    for ending, role in _ENDINGS.items():
-        if plain.endswith(ending):
-            module = plain.removesuffix(ending)
-            return (_without_processor(module) if ending.startswith("_lora.") else module), role
+
+    module: str
+    role: Role
+    adapter: str | None = None
+    peft: bool = False
+
+
+# What PEFT calls an adapter that nobody gave a name.
+UNNAMED = "default"
+
+
+def split(name: str) -> Parted | None:
+    """The parts of a tensor's name; None for an ending that no trainer uses."""
+    if found := _WORD.fullmatch(name):
+        word, adapter = found["word"], found["adapter"]
+        if word in _LYCORIS:
+            return Parted(found["module"], _LYCORIS[word], adapter, peft=adapter is not None)
+        role = "up_bias" if (word, found["last"]) == ("lora_B", "bias") else _PEFT[word]
+        return Parted(found["module"], role, adapter or UNNAMED, peft=True)
+    if found := _SIDE.fullmatch(name):
+        return Parted(found["module"], found["side"])
+    if found := _ENDING.fullmatch(name):
+        return Parted(found["module"], _KOHYA[found["word"] or found["glued"]])
     return None
 
 
 def refused_kind(name: str) -> str | None:
     """`OFT`, `BOFT` or `GLoRA` for a tensor of one of them."""
     return next((kind for kind, pattern in REFUSED if pattern.search(name)), None)
-
-
-def _without_processor(module: str) -> str:
-    """`attn1.processor.to_out` (diffusers before 0.22) as `attn1.to_out.0`; in a text encoder as `out_proj`."""
-    parent, _, last = module.rpartition(".")
-    if parent.endswith(".processor"):
-        return f"{parent.removesuffix('.processor')}.{_OLD_PROCESSOR.get(last, last)}"
-    if parent.endswith(".self_attn"):
-        return f"{parent}.{_OLD_TEXT.get(last, last)}"
-    return f"{parent}.{_OLD_PROCESSOR.get(last, last)}"

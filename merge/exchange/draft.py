@@ -205,8 +205,9 @@ class Draft:
             if name not in used:
                 used[name] = None
                 sources += self.steps.get(name, {}).get("inputs", ())
-                if isinstance(self.loras.get(name), dict):  # what it counts from is used by it
-                    sources.append(self.loras[name]["base"])
+                said = self.loras.get(name)
+                if isinstance(said, dict) and "base" in said:  # what it counts from is used by it
+                    sources.append(said["base"])
         steps = {name: step for name, step in self.steps.items() if name in used}
         models = {name: path for name, path in self.models.items() if name in used}
         loras = {name: lora for name, lora in self.loras.items() if name in used}

@@ -50,8 +50,8 @@ def _ours(data: dict, hashes: dict[str, str], draft: Draft) -> Imported:
         draft.model(path, digest=hashes.get(name), named=name)
     for name, lora in recipe.loras.items():
         draft.model(lora.path, digest=hashes.get(name), named=name, lora=True)
-        if lora.base is not None:
-            draft.loras[name] = {"path": draft.loras[name], "base": lora.base}
+        if more := lora.model_dump(exclude_defaults=True, exclude={"path"}):
+            draft.loras[name] = {"path": draft.loras[name], **more}
     plain = recipe.to_plain()
     for said, file in zip(plain.get("methods", ()), recipe.methods_files(), strict=True):
         said["path"] = str(file.path)

@@ -28,7 +28,8 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
         {
             "models": {names[0]: str(base)},
             "loras": {
-                name: {"path": str(use.path), "base": names[0]} for name, use in zip(names[1:], loras, strict=True)
+                name: {"path": str(use.path), "base": names[0], **({"adapter": use.adapter} if use.adapter else {})}
+                for name, use in zip(names[1:], loras, strict=True)
             },
             "steps": {
                 _free("baked", names): {

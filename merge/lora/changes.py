@@ -13,7 +13,7 @@ from ...checkpoints.families import Family
 from ...checkpoints.lora import Lora, LoraModule
 from ...checkpoints.lora.formulas import LowRank as Product
 from ...checkpoints.lora.module import Part
-from ...checkpoints.lora.names import Target, targets
+from ...checkpoints.lora.names import Target, targets, usual_channels
 from ..errors import MergeError
 from .layers import Layer
 from .low_rank import Cut, LowRank, decomposed
@@ -66,6 +66,8 @@ class Change:
                     "checkpoint that it is for (--base)"
                 )
             weight = base.numpy(self.key)
+            if self.module.shape == usual_channels(self.key, weight.shape, self.lora.family):
+                weight = weight[:, : self.module.shape[1]]
         if self.part.transposed:
             return np.ascontiguousarray(self.module.delta(weight).T)
         if self.part.third is None:

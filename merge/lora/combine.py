@@ -16,6 +16,7 @@ from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.errors import LabelError
 from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
+from ...checkpoints.lora.names import usual_channels
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ..block_weights import BlockWeights
@@ -67,7 +68,7 @@ def merge_loras(
     cut = Cut(rank, energy) if rank is not None or energy is not None else None
     how = _How(Path(output), cut, dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
-        opened = [files.enter_context(open_lora(use.path)) for use in loras]
+        opened = [files.enter_context(open_lora(use.path, adapter=use.adapter)) for use in loras]
         family = one_family(opened)
         weights = [_resolved(use, family) for use in loras]
         checkpoint = files.enter_context(_open_base(base, family)) if base is not None else None
@@ -81,6 +82,7 @@ def resize_lora(
     *,
     rank: int | None = None,
     energy: float | None = None,
+    adapter: str | None = None,
     base: Path | str | None = None,
     dtype: str = "fp16",
     style: str | None = None,
@@ -98,6 +100,7 @@ def resize_lora(
         lora: the file.
         rank: the largest rank of a layer.
         energy: as few directions as hold this share of the square of each layer's change.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
 
     Raises:
         UnetscopeError: neither a rank nor an energy, a file that cannot be read, an output that cannot be written.
@@ -106,7 +109,7 @@ def resize_lora(
         raise MergeError("give the rank to resize to (--rank 16) or the energy to keep (--energy 0.95)")
     how = _How(Path(output), Cut(rank, energy), dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
-        opened = files.enter_context(open_lora(lora))
+        opened = files.enter_context(open_lora(lora, adapter=adapter))
         checkpoint = files.enter_context(_open_base(base, opened.family)) if base is not None else None
         weights = [BlockWeights.parse(1.0).resolve(opened.family)]
         origin = {"operation": "resize", "lora": file_name(opened.path), "rank": rank, "energy": energy}
@@ -165,6 +168,11 @@ def _combine(
         return report
 
 
+def _widest(parts: list[tuple[float, Change]]) -> Layer:
+    """The layer as the change of most input channels has it: those of inpainting models know further ones."""
+    return max((change.layer for _, change in parts), key=lambda layer: layer.elements)
+
+
 class _Combination:
     """Adds up the changes of each module, and sets the factors of the sum aside."""
 
@@ -183,14 +191,16 @@ class _Combination:
             for change in changes_of(lora):
                 if strength := weight.weight(change.key):
                     found.setdefault((change.layer.target.path, change.bias), []).append((strength, change))
-        self.jobs = [(parts[0][1].layer, parts) for parts in found.values()]
+        self.jobs = [(_widest(parts), parts) for parts in found.values()]
         if not self.jobs:
             raise MergeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
         for layer, parts in self.jobs:
-            for _, change in parts[1:]:
-                if change.layer.shape != layer.shape:
+            for _, change in parts:
+                usual = usual_channels(change.key, layer.shape, loras[0].family)
+                if change.layer.shape not in (layer.shape, usual):
+                    other = next(c for _, c in parts if c.layer is layer)
                     raise MergeError(
-                        f"{change.lora.path}: {change.key} has the shape {list(change.layer.shape)}, in {parts[0][1].lora.path} "
+                        f"{change.lora.path}: {change.key} has the shape {list(change.layer.shape)}, in {other.lora.path} "
                         f"{list(layer.shape)}; LoRAs of different models cannot be merged"
                     )
 
@@ -198,9 +208,12 @@ class _Combination:
         """A module's weight, or its bias."""
         if not parts[0][1].is_matrix:
             total = sum(strength * change.values(self._base).astype(np.float64) for strength, change in parts)
-            self._writer.add_vector(layer, parts[0][1].bias, total)
+            written = self._writer.add_vector(layer, parts[0][1].bias, total)
+            squares, wrong = (float(np.sum(np.square(x, dtype=np.float64))) for x in (total, total - written))
+            self.losses.add(layer.target.path, parts[0][1].key, None, squares, wrong)
             return
-        changes = [(strength, change.low_rank(self._base)) for strength, change in parts]
+        columns = layer.elements // layer.shape[0]
+        changes = [(strength, change.low_rank(self._base).widened(columns)) for strength, change in parts]
         whole = changes[0][1] if len(changes) == 1 and changes[0][0] == 1.0 else summed(changes)
         self._refuse_not_finite(layer, whole, parts)
         result = self._resized(layer, whole)

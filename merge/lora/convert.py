@@ -28,7 +28,9 @@ from .writing import file_name
 _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
-def convert_lora(lora: Path | str, output: Path | str, *, to: str, overwrite: bool = False) -> LoraReport:
+def convert_lora(
+    lora: Path | str, output: Path | str, *, to: str, adapter: str | None = None, overwrite: bool = False
+) -> LoraReport:
     """Write a LoRA under the names of another style. Values, dtypes and metadata stay as they are.
 
     Alphas are kept. Readers of the styles diffusers and peft know none: there a scale (alpha / rank) other than 1 becomes a
@@ -38,13 +40,14 @@ def convert_lora(lora: Path | str, output: Path | str, *, to: str, overwrite: bo
         lora: the file; any that can be read, numbered names and pickles too.
         output: the .safetensors file to write.
         to: `kohya`, `single-file`, `diffusers` or `peft`.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
 
     Raises:
         UnetscopeError: a file that cannot be read, kinds of LoRA that the style has no names for, an output that cannot be
             written.
     """
     began, output = time.perf_counter(), Path(output)
-    with open_lora(lora) as opened:
+    with open_lora(lora, adapter=adapter) as opened:
         style = style_named(to, opened.family)
         require_suffix(output)
         refuse_inputs(output, [opened.path])
@@ -58,8 +61,8 @@ def convert_lora(lora: Path | str, output: Path | str, *, to: str, overwrite: bo
         metadata = {k: v for k, v in opened.metadata.items() if k not in _STALE}
         size = write_tensors(output, tensors, {"format": "pt", **metadata}, Pass(1), overwrite=overwrite)
         report = LoraReport(str(output), opened.family, style, [file_name(opened.path)], size=size)
-        report.modules = len(opened.modules)
-        ranks = [m.rank for m in opened.modules.values() if m.rank is not None]
+        report.modules = len(opened.layers)
+        ranks = [part.formula.rank for _, part in opened.layers.values() if part.formula.rank is not None]
         report.ranks = (min(ranks, default=0), max(ranks, default=0))
         report.parameters = sum(t.elements for t in tensors if not t.name.endswith(".alpha"))
         report.notes = _notes(opened)
@@ -87,8 +90,8 @@ def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:
         )
     for info in formula.tensors:
         # These endings are the same in both styles.
-        module, _ = split(info.key)
-        yield Outgoing(change.layer.name(style) + info.key[len(module) :], info.dtype, info.shape, copied(source, info))
+        ending = info.key.removeprefix(split(info.key).module)
+        yield Outgoing(change.layer.name(style) + ending, info.dtype, info.shape, copied(source, info))
 
 
 def _factors(change: Change, formula: Product, style: Style) -> Iterator[Outgoing]:

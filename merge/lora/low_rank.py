@@ -81,6 +81,11 @@ class LowRank:
         factor = np.exp2(np.round(np.log2(ratio))).astype(np.float32)
         return LowRank(self.up * factor, self.down / factor[:, None])
 
+    def widened(self, columns: int) -> LowRank:
+        """The same with further columns, which are zeros."""
+        more = columns - self.down.shape[1]
+        return LowRank(self.up, np.pad(self.down, ((0, 0), (0, more)))) if more else self
+
 
 def summed(parts: Sequence[tuple[float, LowRank]]) -> LowRank:
     """The exact sum of strengths times changes: the factors side by side, the strength in `up`. Ranks add up."""

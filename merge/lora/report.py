@@ -72,7 +72,7 @@ class LoraReport:
 
 @dataclass
 class _Sum:
-    modules: int = 0
+    modules: set[str] = field(default_factory=set)
     ranks: list[int] = field(default_factory=list)
     squares: float = 0.0
     wrong: float = 0.0
@@ -84,25 +84,28 @@ class Losses:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._lock = Lock()
-        self._rows: dict[str, tuple[str, int, float, float]] = {}
+        self._rows: dict[tuple[str, str], tuple[str, int | None, float, float]] = {}
 
-    def add(self, name: str, key: str, rank: int, squares: float, wrong: float) -> None:
-        """A module: the squared norm of the change that was to be kept, and that of the error."""
+    def add(self, name: str, key: str, rank: int | None, squares: float, wrong: float) -> None:
+        """The change of a module's weight or bias: the squared norm of what was to be kept, and that of the error.
+
+        The rank is None where the change is kept as it is: of biases and norms.
+        """
         with self._lock:
-            self._rows[name] = (self._family.block_of(key).label, rank, squares, wrong)
+            self._rows[name, key] = (self._family.block_of(key).label, rank, squares, wrong)
 
     @property
     def count(self) -> int:
         """How many modules there are."""
-        return len(self._rows)
+        return len({name for name, _ in self._rows})
 
     def fill(self, report: LoraReport) -> None:
         """Put the sums into a report; they are added up in one order, whichever thread was first."""
         by_label: dict[str, _Sum] = defaultdict(_Sum)
-        for _, (label, rank, squares, wrong) in sorted(self._rows.items()):
+        for (name, _), (label, rank, squares, wrong) in sorted(self._rows.items()):
             for row in (by_label[label], by_label[""]):
-                row.modules += 1
-                row.ranks.append(rank)
+                row.modules.add(name)
+                row.ranks += [] if rank is None else [rank]
                 row.squares += squares
                 row.wrong += wrong
         whole = by_label.pop("", _Sum())
@@ -115,4 +118,4 @@ class Losses:
 def _loss(label: str, row: _Sum) -> LabelLoss:
     error = sqrt(row.wrong / row.squares) if row.squares else 0.0
     ranks = (min(row.ranks, default=0), max(row.ranks, default=0))
-    return LabelLoss(label, row.modules, ranks, sqrt(row.squares), error, 1.0 - error**2)
+    return LabelLoss(label, len(row.modules), ranks, sqrt(row.squares), error, 1.0 - error**2)

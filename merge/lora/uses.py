@@ -24,6 +24,7 @@ class LoraUse:
         blocks: LoRA block weights that multiply these: the name of a preset, a vector of 17, 12, 26 or 20 numbers, a number,
             or None.
         missing: weight of numbered blocks that a shorter vector leaves out: 0 as the extension reads it, 1 as kohya does.
+        adapter: PEFT's name of the one that is meant, of a file that holds several.
     """
 
     path: Path
@@ -31,9 +32,10 @@ class LoraUse:
     text: float | None = None
     blocks: str | list[float] | float | None = None
     missing: Literal[0, 1] = 0
+    adapter: str | None = None
 
     @classmethod
-    def parse(cls, text: str, blocks: str | None = None, missing: int = 0) -> LoraUse:
+    def parse(cls, text: str, blocks: str | None = None, missing: int = 0, adapter: str | None = None) -> LoraUse:
         """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNET and text encoders), and block weights as typed.
 
         Raises:
@@ -50,7 +52,7 @@ class LoraUse:
                     )
                 break
             name, strengths = head, [number, *strengths]
-        return cls(Path(name), *strengths, blocks=_blocks(blocks), missing=1 if missing else 0)
+        return cls(Path(name), *strengths, blocks=_blocks(blocks), missing=1 if missing else 0, adapter=adapter)
 
     def weights(self) -> Any:
         """Block weights as a recipe writes them.

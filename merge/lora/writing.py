@@ -96,8 +96,8 @@ class LoraWriter:
         self._ranks[down_name] = (rank, layer.kernel > 1)
         return LowRank(up.reshape(shape[0], rank) * scale, down.reshape(rank, -1))
 
-    def add_vector(self, layer: Layer, bias: bool, values: np.ndarray) -> None:
-        """Set the change of a bias, or of a norm, aside as it is.
+    def add_vector(self, layer: Layer, bias: bool, values: np.ndarray) -> np.ndarray:
+        """Set the change of a bias, or of a norm, aside as it is; returns it as it will be read.
 
         Raises:
             MergeError: the style has no name for it.
@@ -108,7 +108,7 @@ class LoraWriter:
                 f"{self.style} style have no place; write kohya or single-file style"
             )
         end = VECTOR_ENDS[layer.is_norm, bias]
-        self._spool.add(layer.name(self.style) + end, values, self.dtype)
+        return self._spool.add(layer.name(self.style) + end, values, self.dtype)
 
     def finish(self, report: LoraReport, origin: Mapping[str, Any], kept: Mapping[str, str] | None = None) -> None:
         """Write the file and note its size in the report.

@@ -66,11 +66,15 @@ DAMAGED = {
             "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": Z(3072, 4),
             "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": Z(4, 768),
         },
-        "found one for another architecture: of 2 names like lora_unet_double_blocks_0_img_attn_qkv.* none is a UNET's",
+        "found one for another architecture, a Flux checkpoint.*: 1 layer, lora_unet_double_blocks_0_img_attn_qkv",
     ),
     "another architecture": (
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": Z(4, 4)},
-        "expected a LoRA for sd1, sd2, sdxl, found no name of one",
+        "expected a LoRA for sd1, sd2, sdxl, found one for another architecture, a Flux checkpoint",
+    ),
+    "layers that no model here has": (
+        {f"lora_unet_rooms_0_door.lora_{side}.weight": Z(4, 4) for side in ("up", "down")},
+        r"expected a LoRA for sd1, sd2, sdxl, found layers that none of these has: 1 layer, lora_unet_rooms_0_door$",
     ),
 }
 

@@ -6,9 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 from small_loras import changes, write_lora
 from tiny import leftovers
+
+from unetscope.checkpoints.lora import write_demo_lora
 
 
 @pytest.fixture
@@ -63,6 +67,46 @@ def test_bake_takes_block_weights_for_all_or_for_each(run, loras):
         ((base, "0.5", base, "INS"), plain + 0.5 * one + two),
     ]:
         assert np.allclose(baked(*options)[key].float().numpy(), wanted, atol=2e-3), options
+
+
+def test_of_a_file_of_two_adapters_the_one_that_is_named_is_taken(run, loras):
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    sides = {name: np.random.default_rng(i).standard_normal((2, 16)).astype(np.float32) for i, name in enumerate("ab")}
+    tensors = {f"{module}.lora_A.{name}.weight": side for name, side in sides.items()}
+    save_file(
+        tensors | {f"{module}.lora_B.{name}.weight": side.T.copy() for name, side in sides.items()},
+        "two.lora.safetensors",
+    )
+    bake = (
+        "lora",
+        "bake",
+        "a.safetensors",
+        "--lora",
+        "two.lora.safetensors",
+        "--dtype",
+        "fp32",
+        "-o",
+        "out.safetensors",
+    )
+    code, _, err = run(*bake)
+    assert code == 2 and "holds 2 adapters (a, b)" in err and not (loras / "out.safetensors").exists()
+    code, _, err = run(*bake, "--adapter", "b", "--save-recipe", "b.yaml")
+    assert code == 0, err
+    change = (load_file("out.safetensors")[key] - load_file("a.safetensors")[key].float()).numpy()
+    assert np.allclose(change, sides["b"].T @ sides["b"], atol=1e-5)
+    assert run("merge", "run", "b.yaml", "-o", "again.safetensors")[0] == 0
+    assert np.array_equal(load_file("again.safetensors")[key], load_file("out.safetensors")[key])
+    commands = (
+        ("merge", "two.lora.safetensors", "one.safetensors", "--adapter", "a", "--adapter", ""),
+        ("resize", "two.lora.safetensors", "--rank", "1", "--adapter", "a"),
+        ("convert", "two.lora.safetensors", "--to", "kohya", "--adapter", "a"),
+    )
+    for command in commands:
+        code, _, err = run("lora", *command, "-o", "new.safetensors", "--overwrite")
+        assert code == 0, err
+    change = changes(load_file("new.safetensors"))[key]
+    assert np.allclose(change, sides["a"].T @ sides["a"], atol=1e-6)
 
 
 def test_merge_shows_the_error_of_each_block_and_says_the_same_as_json(run, loras):
@@ -168,3 +212,27 @@ def test_an_input_is_never_replaced_nor_a_file_without_being_told(run, loras):
         code, _, err = run("lora", *command, "-o", "two.safetensors")
         assert code == 2 and "exists already" in err
     assert (loras / "one.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind, family", [("lora", "sd2"), ("full", "sd1"), ("norm", "sd1"), ("locon", "sd1")])
+def test_every_command_counts_the_same_layers(run, here, kind, family):
+    """A layer is what trainers change as one: q, k and v of OpenCLIP are three, a weight and its bias are one."""
+    write_demo_lora(here / "in.safetensors", family, kind=kind, modules="attention" if family == "sd2" else "all")
+    tensors = load_file(here / "in.safetensors")
+    if kind == "full":  # a bias beside its weight, and one alone
+        name = next(name for name in tensors if "conv1" in name)
+        tensors[name + "_b"] = tensors[name][:, 0, 0, 0].clone()
+        other = next(name for name in tensors if "conv2" in name)
+        tensors[other + "_b"] = tensors.pop(other)[:, 0, 0, 0].clone()
+    save_torch(tensors, here / "in.safetensors")
+    layers = len({name.split(".")[0] for name in tensors})
+    assert sum(json.loads(run("inspect", "in.safetensors", "--json")[1])["adapter"]["modules"].values()) == layers
+    convert = ("convert", "in.safetensors", "--to", "single-file" if kind != "lora" else "peft")
+    for command in (convert, ("merge", "in.safetensors"), ("resize", "in.safetensors", "--rank", "2")):
+        code, out, err = run("lora", *command, "-o", "out.safetensors", "--json", "--overwrite")
+        assert code == 0, err
+        assert json.loads(out)["modules"] == layers, command
+        said = json.loads(run("inspect", "out.safetensors", "--json")[1])["adapter"]
+        assert sum(said["modules"].values()) == sum(said["labels"].values()) == sum(said["kinds"].values()) == layers, (
+            command
+        )

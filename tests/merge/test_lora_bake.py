@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
-from small_loras import MODULES, SD1, SD1_CONV, changes, write_lora
+from safetensors.torch import save_file as save_torch
+from small_loras import MODULES, SD1, SD1_CONV, UNET, changes, write_lora
 
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.lora import write_demo_lora
@@ -131,3 +133,107 @@ def test_a_dry_run_counts_the_factors_of_a_lora_and_not_its_changes(tmp_path):
         Recipe.parse({**models, "loras": {"l": str(lora)}, "steps": steps}), tmp_path / "out.safetensors"
     )
     assert plain < with_lora.bytes_read <= plain + lora.stat().st_size
+
+
+CONV_IN = UNET + "input_blocks.0.0.weight"
+
+
+def conv_in_file(path, kind, rng, channels=4, bias=False) -> dict[str, np.ndarray]:
+    """A LoRA of the first convolution alone, of any kind, and its tensors."""
+    name, normal = "lora_unet_conv_in", lambda *shape: rng.standard_normal(shape).astype(np.float32) * 0.2
+    factors = {
+        ".lora_down.weight": normal(2, channels, 3, 3),
+        ".lora_up.weight": normal(16, 2, 1, 1),
+        ".alpha": np.float32(1),
+    }
+    ends = {
+        "locon": factors,
+        "locon of flat factors": factors
+        | {".lora_down.weight": normal(2, channels * 9), ".lora_up.weight": normal(16, 2)},
+        "full": {".diff": normal(16, channels, 3, 3), ".diff_b": normal(16)},
+        "dora": factors | {".dora_scale": np.abs(normal(16, 1, 1, 1)) + 1},
+        "dora of inputs": factors | {".dora_scale": np.abs(normal(1, channels, 1, 1)) + 1},
+        "ia3 of inputs": {".weight": normal(channels), ".on_input": np.float32(1)},
+    }[kind]
+    tensors = {name + end: np.asarray(value) for end, value in ends.items()}
+    save_arrays(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("kind", ["locon", "locon of flat factors", "full", "dora", "dora of inputs", "ia3 of inputs"])
+@pytest.mark.parametrize("channels", [8, 9])
+def test_a_change_of_the_first_convolution_is_padded_with_zeros(make_checkpoint, tmp_path, kind, channels):
+    """What the change is of a usual model with the same first four channels is what it is here; the others stay."""
+    base, tensors = make_checkpoint("wide", dtype="fp32", in_channels=channels)
+    usual, narrow = make_checkpoint("usual", dtype="fp32")
+    save_torch(narrow | {CONV_IN: tensors[CONV_IN][:, :4].contiguous()}, usual)
+    conv_in_file(tmp_path / "a.safetensors", kind, np.random.default_rng(2))
+    found = bake(base, [LoraUse(tmp_path / "a.safetensors", 0.7)], tmp_path / "out.safetensors")[CONV_IN]
+    wanted = bake(usual, [LoraUse(tmp_path / "a.safetensors", 0.7)], tmp_path / "usual_out.safetensors")[CONV_IN]
+    assert found.shape[1] == channels and (found[:, :4] != tensors[CONV_IN][:, :4]).any()
+    np.testing.assert_allclose(found[:, :4].numpy(), wanted.numpy(), atol=1e-6)
+    assert np.array_equal(found[:, 4:].numpy(), tensors[CONV_IN][:, 4:].numpy())
+
+
+def test_a_lora_that_counts_from_a_usual_model_may_be_added_to_an_inpainting_model(make_checkpoint, tmp_path):
+    usual, _ = make_checkpoint("usual", dtype="fp32")
+    wide, tensors = make_checkpoint("wide", dtype="fp32", in_channels=9)
+    change = conv_in_file(tmp_path / "a.safetensors", "full", np.random.default_rng(2))["lora_unet_conv_in.diff"]
+    recipe = {
+        "models": {"wide": str(wide), "usual": str(usual)},
+        "loras": {"l": {"path": str(tmp_path / "a.safetensors"), "base": "usual"}},
+        "steps": {"s": {"method": "add", "inputs": ["wide", "l"]}},
+        "output": {"dtype": "fp32"},
+    }
+    merge(Recipe.parse(recipe), tmp_path / "out.safetensors", fsync=False)
+    found = load_file(tmp_path / "out.safetensors")[CONV_IN].numpy()
+    np.testing.assert_allclose(found[:, :4], tensors[CONV_IN][:, :4].numpy() + change, atol=1e-6)
+    assert np.array_equal(found[:, 4:], tensors[CONV_IN][:, 4:].numpy())
+
+
+@pytest.mark.parametrize(("of_lora", "of_base"), [(9, 4), (8, 9), (9, 8)])
+def test_channels_that_a_model_has_not_or_knows_as_others_are_not_dropped(make_checkpoint, tmp_path, of_lora, of_base):
+    base, _ = make_checkpoint("base", dtype="fp32", in_channels=of_base)
+    conv_in_file(tmp_path / "a.safetensors", "full", np.random.default_rng(2), of_lora)
+    with pytest.raises(Exception, match=f"changes {of_lora} input channels of {CONV_IN}, and the model has {of_base}"):
+        bake(base, [LoraUse(tmp_path / "a.safetensors")], tmp_path / "out.safetensors")
+
+
+def test_loras_of_usual_and_inpainting_models_add_up(make_checkpoint, tmp_path):
+    wide, tensors = make_checkpoint("wide", dtype="fp32", in_channels=9)
+    uses = []
+    for channels in (4, 9):
+        conv_in_file(tmp_path / f"{channels}.safetensors", "locon", np.random.default_rng(channels), channels)
+        uses.append(LoraUse(tmp_path / f"{channels}.safetensors", 0.5))
+    merge_loras(uses, tmp_path / "both.safetensors", dtype="fp32")
+    one = bake(wide, uses, tmp_path / "one.safetensors")[CONV_IN]
+    other = bake(wide, [LoraUse(tmp_path / "both.safetensors")], tmp_path / "other.safetensors")[CONV_IN]
+    assert (one[:, 4:] != tensors[CONV_IN][:, 4:]).any()
+    np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+
+
+def test_what_follows_from_the_first_convolution_is_taken_from_its_first_channels(make_checkpoint, tmp_path):
+    wide, _ = make_checkpoint("wide", dtype="fp32", in_channels=9)
+    conv_in_file(tmp_path / "a.safetensors", "dora", np.random.default_rng(1))
+    merge_loras([LoraUse(tmp_path / "a.safetensors")], tmp_path / "plain.safetensors", base=wide, dtype="fp32")
+    one, other = (
+        bake(wide, [LoraUse(tmp_path / f"{x}.safetensors")], tmp_path / f"{x}_out.safetensors")[CONV_IN]
+        for x in ("a", "plain")
+    )
+    np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
+
+
+def test_the_model_that_a_lora_counts_from_need_not_be_merged(make_checkpoint, tmp_path):
+    """The LoRA's change is added, whatever else is opened for its sake."""
+    (a, tensors), (b, _) = make_checkpoint("a", dtype="fp32"), make_checkpoint("b", dtype="fp32")
+    lora = write_lora(tmp_path / "l.safetensors")
+    recipe = {
+        "models": {"a": str(a), "b": str(b)},
+        "loras": {"l": {"path": str(lora), "base": "b"}},
+        "steps": {"s": {"method": "add", "inputs": ["a", "l"]}},
+        "output": {"dtype": "fp32"},
+    }
+    merge(Recipe.parse(recipe), tmp_path / "out.safetensors", fsync=False)
+    found = load_file(tmp_path / "out.safetensors")
+    for key, change in changes(load_file(lora)).items():
+        assert np.allclose(found[key].numpy(), tensors[key].double().numpy() + change, atol=1e-6), key
