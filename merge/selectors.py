@@ -1,7 +1,8 @@
 """What a line of block weights selects: blocks, kinds of layer, keys.
 
 A selector is words separated by spaces or commas: `IN04 IN05 OUT03-OUT05`, `NOT M00`, `OUT* attn2.k`,
-`key:*.proj_in.*`; or one regular expression on keys: `/transformer_blocks\\.[0-4]\\./`. `block_weights.py` has examples.
+`key:*.proj_in.*`; behind them, or alone, one regular expression on keys: `/transformer_blocks\\.[0-4]\\./`, `VAE /norm/`.
+`block_weights.py` has examples.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ..checkpoints.layers import in_group
 BASE = "BASE"
 _ALIASES = {"MID": "M00", "M0": "M00", "MIDDLE": "M00", "TEXT": BASE, "CLIP": BASE}
 _NUMBERED = re.compile(r"([A-Z](?:[A-Z0-9_]*[A-Z_])?)(\d{1,3})")
+# Where a word begins with a slash: from there on it is a regular expression.
+_SLASH = re.compile(r"(?<!\S)/")
 _BLOCK_WORD = re.compile(r"[A-Z](?:[A-Z0-9_]*[A-Z_])?\d{2,3}")
 # How tools call text encoders beside a model of no known family: T5XXL, QWEN3_4B.
 _ENCODER_WORD = re.compile(r"[A-Z]+\d[A-Z0-9]*(_[A-Z0-9]+)*[A-Z]")
@@ -150,19 +153,23 @@ def parse_selector(text: str) -> Selector:
         LabelError: a word that is no label, kind or pattern, with the nearest ones; a range that runs backwards.
     """
     text = text.strip()
-    if text.startswith("/"):
-        return Selector(text, patterns=(_regex(text),))
-    words = re.sub(r"\s+-\s+", "-", text).replace(",", " ").split()
+    slash = _SLASH.search(text)
+    named = text[: slash.start()] if slash else text
+    labels, kinds, patterns = [], [], [_regex(text[slash.start() :])] if slash else []
+    words = re.sub(r"\s+-\s+", "-", named).replace(",", " ").split()
     negated = bool(words) and words[0].upper() == "NOT"
-    labels, kinds, patterns = [], [], []
     for word in words[negated:]:
         if word[:4].lower() == "key:" and len(word) > 4:
+            if slash:
+                raise LabelError(
+                    f"Block weights {text!r} have a glob and a regular expression on keys; write them as one."
+                )
             patterns.append(re.compile(r"\A" + glob_to_regex(word[4:])))
         elif found := _kinds(word):
             kinds += found
         else:
             labels.append(_label_word(word, text))
-    if not words or (negated and not labels):
+    if (not words and not patterns) or (negated and not labels):
         raise LabelError(f"Block weights {text!r} name no block, kind of layer or key; write e.g. 'IN04-IN08 attn1'.")
     return Selector(text, tuple(labels), negated, tuple(kinds), tuple(patterns))
 

@@ -11,6 +11,7 @@ from typing import Any
 from ...checkpoints.formats import is_model_name
 from ..methods import METHODS, Method
 from ..methods.elsewhere import Mergekit
+from ..recipe import MERGED
 from .draft import Draft, Imported, Request, one_line
 from .mergekit_settings import Settings
 
@@ -84,7 +85,7 @@ class _Configuration:
         result = self._step([name for name, _ in self.models], owns, values)
         if kind.note:
             draft.note(kind.note)
-        return draft.finish(result, output=self._output())
+        return draft.finish(result, components={"vae": MERGED}, output=self._output())
 
     def _step(self, models: list[str], owns: list[Settings], values: dict[str, Any]) -> str:
         """The step, for methods that are called otherwise without a base, or with one, in more than one."""

@@ -45,7 +45,10 @@ class Settings:
             start = 0.5 if name == "t" else 1.0
             said = "no filter of it fits every key" if lines else "is not given"
             self._draft.note(f"{name}: {said}, and mergekit asks for one; {start:g} was taken")
-        return {"default": start, **lines} if lines else start
+        if not lines:
+            return start
+        # A selector reaches the VAE where it names it; mergekit's filters reach every tensor.
+        return {"default": start, "VAE": start, **lines, **{f"VAE {word}": value for word, value in lines.items()}}
 
     def switch(self, name: str, default: bool) -> bool:
         """A switch, which is one for all keys."""

@@ -14,11 +14,26 @@ from ..inline_steps import DEEPEST
 from ..methods import METHODS, Method
 from ..recipe import Recipe
 from .draft import Draft, Imported, Request, one_line
-from .supermerger import block_weights, elemental_lines, method_of, note_differences, numbers, numbers_of, with_lines
+from .supermerger import (
+    Release,
+    block_weights,
+    elemental_lines,
+    kept_where_0,
+    method_of,
+    numbers,
+    numbers_of,
+    recorded_release,
+    web_ui_method,
+    with_lines,
+    without,
+)
 
 _WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
+# supermerger's calculation of model A alone, and the tensors that it leaves as they are.
+_SCALED = "self"
+_NOT_SCALED = ("to_out", "proj_out", "norm")
 _NO_VAE = (None, "", "None", False)
 
 
@@ -185,8 +200,8 @@ class _History:
 
     def _webui(self, recipe: dict, shown: str) -> str:
         mode = recipe["interp_method"]
-        found = method_of(mode) if isinstance(mode, str) else None
-        if not found or "beta" in found.parameters:
+        found = web_ui_method(mode)
+        if not found:
             self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is no method of the web UI's merger")
             return self._inputs(recipe, shown)[0]
         self._lost(recipe, shown)
@@ -196,40 +211,101 @@ class _History:
 
     def _supermerger(self, recipe: dict, shown: str) -> str:
         draft, mode, calculation = self._draft, recipe.get("mode"), recipe.get("calcmode") or "normal"
-        found = method_of(str(mode), calculation) if isinstance(mode, str) and isinstance(calculation, str) else None
-        if not found:
+        found = method_of(mode, calculation)
+        if not found and calculation != _SCALED:
             draft.refuse(
                 f"{shown} was merged by {_text(mode)!r} with calculation {_text(calculation)!r}: there is none here"
             )
             return self._inputs(recipe, shown)[0]
-        note_differences(found, draft)
-        for field in ("Include", "Exclude"):
-            left_out = [x for x in _list(recipe.get(field)) if x not in ("", None)]
-            if left_out:
-                draft.refuse(
-                    f"{shown}: {field} {', '.join(map(_text, left_out[:40]))} chose which blocks and keys were merged"
-                )
         self._lost(recipe, shown)
-        values = {}
-        for parameter in numbers_of(found):
-            base = self._number(recipe.get(f"base_{parameter}"), f"base_{parameter}", shown)
-            values[parameter] = self._blocks(recipe, parameter, base, shown) if recipe.get("mbw") else base
-        if lines := elemental_lines(recipe.get("elemental_merge")):
-            values["alpha"] = with_lines(values.get("alpha", 0.0), lines, draft)
-        return draft.step(found.name, self._inputs(recipe, shown), values, shown)
+        vectors = self._vectors(recipe)
+        release = recorded_release(recipe, list(vectors.values()), draft.request.family, draft)
+        if calculation == _SCALED:
+            return self._scaled(recipe, shown, vectors, release)
+        method, said = found
+        if said.note:
+            draft.note(said.note)
+        values: dict[str, Any] = dict(said.fixed)
+        for parameter in numbers_of(method):
+            by_block = vectors if parameter in said.blocks else {}
+            values[parameter] = self._weights(recipe, parameter, shown, by_block, release)
+        self._choose(recipe, shown, said.chosen, values, release)
+        return draft.step(method.name, self._inputs(recipe, shown), values, shown)
 
-    def _blocks(self, recipe: dict, parameter: str, base: float, shown: str) -> Any:
-        """The block weights of alpha or beta; the text as typed serves where the numbers used were not written down."""
-        for field in (f"weights_{parameter}", f"weights_{parameter}_orig"):
-            vector = numbers(recipe.get(field))
-            if vector:
-                typed = isinstance(recipe[field], str) and len(vector) in (20, 26)
-                return block_weights(vector, None if typed else base)
-        if recipe.get(f"weights_{parameter}") is None and parameter == "beta":
-            return base
-        said = _text(recipe.get(f"weights_{parameter}"))
-        self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
-        return base
+    def _scaled(self, recipe: dict, shown: str, vectors: dict[str, list[float]], release: Release) -> str:
+        """Model A alone times alpha, but where that is 0, and but for what supermerger leaves out."""
+        values = {"alpha": self._weights(recipe, "alpha", shown, vectors, release)}
+        self._choose(recipe, shown, True, values, release)
+        for part in _NOT_SCALED:
+            values["alpha"] = with_lines(values["alpha"], [f":{part}:0"], self._draft, release)
+        weights = kept_where_0(values["alpha"])
+        inputs = self._inputs(recipe, shown)[:1]
+        return self._draft.step("weighted_average", inputs, {"weights": [weights], "normalise": False}, shown)
+
+    def _choose(self, recipe: dict, shown: str, possible: bool, values: dict[str, Any], release: Release) -> None:
+        """Leave out what Exclude names, or Include does not."""
+        for field in ("Include", "Exclude"):
+            chosen = [x for x in _list(recipe.get(field)) if isinstance(x, str) and x not in ("", "print")]
+            if not chosen:
+                continue
+            if not possible:
+                self._draft.refuse(
+                    f"{shown}: {field} {', '.join(chosen[:40])} with this calculation has no equivalent here"
+                )
+                continue
+            if len(chosen) > 1:
+                self._draft.note(
+                    f"{shown}: {field} {', '.join(chosen[:40])}: what two of these name counts once here; supermerger's releases "
+                    "before 2025-11-27 took it for neither"
+                )
+            for parameter in ("alpha", "beta"):
+                if parameter in values:
+                    values[parameter] = without(values[parameter], field, chosen, self._draft, release)
+
+    def _vectors(self, recipe: dict) -> dict[str, list[float]]:
+        """The vectors of alpha and beta; the text as typed, which begins with BASE, serves where the numbers used were not
+        written down."""
+        found = {}
+        for parameter in ("alpha", "beta") if recipe.get("mbw") else ():
+            for field in (f"weights_{parameter}", f"weights_{parameter}_orig"):
+                vector = numbers(recipe.get(field))
+                if vector and len(vector) > 1:
+                    found[parameter] = vector
+                    break
+        return found
+
+    def _weights(
+        self, recipe: dict, parameter: str, shown: str, vectors: dict[str, list[float]], release: Release
+    ) -> Any:
+        """The block weights of alpha or beta, or the one number that there is."""
+        base = self._number(recipe.get(f"base_{parameter}"), f"base_{parameter}", shown)
+        vector = vectors.get(parameter)
+        weights: Any = release.number(base)
+        if vector:
+            typed = len(vector) in (26, 61, 110) or (
+                isinstance(recipe.get(f"weights_{parameter}"), str) and len(vector) == 20
+            )
+            if len(vector) in (60, 61):
+                self._draft.refuse(
+                    f"{shown}: its {len(vector)} block weights are Flux's, for which no convention is known here"
+                )
+            else:
+                weights = block_weights(vector, None if typed else base, release)
+        elif vectors and recipe.get("mbw") and not (parameter == "beta" and recipe.get("weights_beta") is None):
+            said = _text(recipe.get(f"weights_{parameter}"))
+            self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
+        elif recipe.get("mbw") and parameter == "alpha":
+            said = _text(recipe.get("weights_alpha"))
+            self._draft.refuse(f"{shown}: the block weights of alpha are no numbers ({said})")
+        if parameter == "beta" and vector and release.extended:
+            self._draft.note(f"{shown}: supermerger took beta's 110 numbers for alpha; here they are beta's")
+        lines = elemental_lines(recipe.get("elemental_merge")) if parameter == "alpha" else []
+        if lines and release.xl and not release.extended:
+            self._draft.note(
+                "supermerger looks SDXL's blocks up in the list of SD1's in elemental lines (M00 is OUT02); here they stand as the "
+                "blocks that were changed"
+            )
+        return with_lines(weights, lines, self._draft, release) if lines else weights
 
     def _sdnext(self, recipe: dict, shown: str) -> str:
         mode = recipe.get("merge_mode")
@@ -268,16 +344,15 @@ class _History:
             )
         if recipe.get("is_instruct_pix2pix"):
             self._draft.note(f"{shown}: is_instruct_pix2pix; the extra channels are those of the first model")
-        if recipe.get("calcmode") == "normal" and recipe.get("fine"):
-            self._draft.note(f"{shown}: Adjust ({_text(recipe['fine'])})")
 
 
 def _fields(recipe: dict) -> tuple[str, ...]:
     """The fields that name the inputs of a merge; empty for a record of a kind that is not known."""
     if "interp_method" in recipe:
-        fields, found = _WEBUI_MODELS, method_of(str(recipe["interp_method"]))
+        fields, found = _WEBUI_MODELS, web_ui_method(recipe["interp_method"])
     elif _is_supermerger(recipe):
-        fields, found = _SUPERMERGER_MODELS, method_of(str(recipe.get("mode")), str(recipe.get("calcmode") or "normal"))
+        known = method_of(recipe.get("mode"), recipe.get("calcmode"))
+        fields, found = _SUPERMERGER_MODELS, known[0] if known else None
     elif recipe.get("type") == "SDNext":
         fields, found = _WEBUI_MODELS, _of_sdnext(recipe.get("merge_mode"))
     else:

@@ -12,19 +12,22 @@ from typing import Any
 
 from .draft import Draft, Imported, Request, one_line
 from .supermerger import (
+    Release,
     block_weights,
     elemental_lines,
     is_elemental,
     method_of,
     modes,
-    note_differences,
     numbers,
     numbers_of,
+    typed_release,
+    web_ui_method,
     with_lines,
 )
 
 AUTOMB_SIZES = (27, 22)
-_SIZES = (26, 25, 21, 20, 19, *AUTOMB_SIZES)
+_WITHOUT_BASE = (25, 19, 109)
+_SIZES = (26, 25, 21, 20, 19, 110, 109, *AUTOMB_SIZES)
 _SETTINGS = ("modela", "modelb", "modelc", "modelo", "mode", "alpha", "beta", "base_alpha", "base_beta", "calcmode")
 # What AutoMBW writes beside the models.
 _AUTOMB_SETTINGS = ("position_id_fix", "output_mode")
@@ -122,22 +125,27 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
     if not mode:
         mode = "Weight sum"
         draft.note("the weights came without a mode; Weight sum was taken (--mode says another)")
-    found = method_of(mode, settings.get("calcmode", "normal"))
-    if not found:
+    said, note = method_of(mode, settings.get("calcmode", "normal")), ""
+    if said:
+        found, note, values = said[0], said[1].note, dict(said[1].fixed)
+    elif "calcmode" not in settings and (found := web_ui_method(mode)):
+        values = {}
+    else:
         raise draft.error(f"there is no mode {mode!r} {settings.get('calcmode', '')}; there are {', '.join(modes())}")
-    note_differences(found, draft)
-    parameters, values = numbers_of(found), {}
+    if note:
+        draft.note(note)
+    release, parameters = typed_release(vectors, draft.request.family, draft), numbers_of(found)
     for i, parameter in enumerate(parameters):
         base = _number(settings, f"base_{parameter}", draft)
         if i < len(vectors):
-            values[parameter] = _weights(vectors[i], base, draft)
+            values[parameter] = _weights(vectors[i], base, draft, release)
         else:
             plain = _number(settings, parameter, draft)
             values[parameter] = plain if plain is not None else base if base is not None else 0.0
             if plain is None and base is None and not elemental:
                 draft.note(f"no {parameter} is given; 0 was taken")
     if elemental:
-        values["alpha"] = with_lines(values.get("alpha", 0.0), elemental, draft)
+        values["alpha"] = with_lines(values.get("alpha", 0.0), elemental, draft, release)
     if len(vectors) > len(parameters):
         draft.refuse(f"{len(vectors)} vectors are given; {mode} takes {len(parameters)}")
     recorded = [settings.get(f"model{letter}", "") for letter in "abc"[: len(found.inputs)]]
@@ -145,11 +153,11 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
     return draft.finish(result, components={"vae": "merge"}, title=one_line(_stem(settings.get("modelo", "")), 200))
 
 
-def _weights(vector: list[float], base: float | None, draft: Draft) -> Any:
-    if base is not None and len(vector) not in (25, 19):
+def _weights(vector: list[float], base: float | None, draft: Draft, release: Release) -> Any:
+    if base is not None and len(vector) not in _WITHOUT_BASE:
         draft.note(f"the vector of {len(vector)} numbers begins with BASE, which wins over the base that is given")
         base = None
-    return block_weights(vector, base)
+    return block_weights(vector, base, release)
 
 
 def _number(settings: dict[str, str], name: str, draft: Draft) -> float | None:

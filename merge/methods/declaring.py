@@ -71,7 +71,7 @@ class Facts(TypedDict, total=False):
     base: str
     becomes: Becomes
     webui: str
-    supermerger: Supermerger
+    supermerger: Supermerger | tuple[Supermerger, ...]
     sdnext: bool
     mergekit: dict[str, Mergekit]
     mecha: Mecha | tuple[Mecha, ...]
@@ -166,7 +166,8 @@ class _Declaration:
         parameters, supplied = self._parameters(signature)
         if signature.return_annotation == Delta:
             facts = {**facts, "result": "delta"}
-        facts["mecha"] = (said,) if isinstance(said := facts.get("mecha", ()), Mecha) else tuple(said)
+        for tool, one in (("mecha", Mecha), ("supermerger", Supermerger)):
+            facts[tool] = (said,) if isinstance(said := facts.get(tool, ()), one) else tuple(said)
         if "base" in inputs:
             facts.setdefault("base", "base")
         method = Method(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from ..spot import Spot
 from .declaring import elementwise
@@ -105,14 +106,24 @@ def similarity_add_difference(a, b, c, *, alpha: float = 1.0, beta: float = 1.0)
     return moved(a, added + similar * (averaged - added))
 
 
+_DOWN = "tensor sum rounds to the nearest row here; supermerger rounds down"
+
+
 @elementwise(
     sdnext=True,
-    supermerger=Supermerger(
-        "Weight sum", "tensor", note="tensor sum rounds to the nearest row here; supermerger rounds down"
+    supermerger=(
+        Supermerger("Weight sum", "tensor", note=_DOWN),
+        Supermerger("Weight sum", "tensor2", {"along": "columns"}, note=_DOWN),
     ),
-    mecha=Mecha("tensor_sum", "a b width offset", {"width": ("alpha", 0.5), "offset": ("beta", 0.0)}, blocks=False),
+    mecha=Mecha(
+        "tensor_sum",
+        "a b width offset",
+        {"width": ("alpha", 0.5), "offset": ("beta", 0.0)},
+        {"along": "rows"},
+        blocks=False,
+    ),
 )
-def tensor_sum(a, b, *, at: Spot, alpha: float = 0.5, beta: float = 0.0):
+def tensor_sum(a, b, *, at: Spot, alpha: float = 0.5, beta: float = 0.0, along: Literal["rows", "columns"] = "rows"):
     """Rows [n beta, n (alpha + beta)) of the n rows of each tensor from b, the others from a; around the end if need be.
 
     alpha is how many of the rows (outputs of a layer) come from b, beta where they begin. Where alpha + beta is more than 1 they
@@ -120,13 +131,21 @@ def tensor_sum(a, b, *, at: Spot, alpha: float = 0.5, beta: float = 0.0):
     even row) as sd-mecha does; SuperMerger rounds down. A single number is b's where alpha is more than 0.5. Negative widths
     and offsets count from behind, as in sd-mecha.
 
+    `along: columns` cuts the second axis (inputs of a layer) instead, where there is one; where that has at most 100 columns the
+    places are still those of the rows. That is "tensor2" of SuperMerger.
+
     Source: "tensor sum" of SuperMerger; `tensor_sum` of sd-mecha.
 
     Use: experiments: nothing is averaged, so no detail is blurred.
     """
     if not at.shape:
         return b if alpha > 0.5 else a
-    start, stop, inside = _rows(alpha, beta, at.shape[0])
+    columns = along == "columns" and len(at.shape) > 1
+    counted = at.shape[1] if columns and at.shape[1] > 100 else at.shape[0]
+    start, stop, inside = _rows(alpha, beta, counted)
+    if columns:
+        of = (at.start + np.arange(a.size)) // max(math.prod(at.shape[2:]), 1) % max(at.shape[1], 1)
+        return np.where(((of >= start) & (of < stop)) == inside, b, a)
     row = at.elements // max(at.shape[0], 1)
     first, last = (min(max(r * row - at.start, 0), a.size) for r in (start, stop))
     out, other = (a.copy(), b) if inside else (b.copy(), a)

@@ -14,11 +14,17 @@ class Supermerger:
     Attributes:
         mode: as its menu has it (`Weight sum`).
         calculation: its `calcmode`.
+        fixed: parameters of ours with which the two are the same.
+        blocks: parameters that have block weights there.
+        chosen: Include and Exclude can be said: alpha 0 leaves a tensor as it is in the first model.
         note: where the two differ.
     """
 
     mode: str
     calculation: str = "normal"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ("alpha", "beta")
+    chosen: bool = True
     note: str = ""
 
 

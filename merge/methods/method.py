@@ -108,7 +108,7 @@ class Method:
         base: the input that the others are thought to come from; empty where there is none.
         becomes: the numbers of baselines of a search; None where no numbers make it one of its inputs.
         webui: its name in the merger of the web UI (A1111).
-        supermerger: the mode of supermerger that it is.
+        supermerger: the modes of supermerger that it is.
         sdnext: SD.Next has it, under our name.
         mergekit: those of mergekit's methods that it is, by their names.
         mecha: those of sd-mecha's methods that it is; the first that can be is written.
@@ -129,7 +129,7 @@ class Method:
     base: str = ""
     becomes: Becomes | None = None
     webui: str = ""
-    supermerger: Supermerger | None = None
+    supermerger: tuple[Supermerger, ...] = ()
     sdnext: bool = False
     mergekit: Mapping[str, Mergekit] = field(default_factory=dict)
     mecha: tuple[Mecha, ...] = ()

@@ -19,7 +19,7 @@ METHODS: Registry[Method] = Registry(
     name=lambda method: method.name,
     error=MethodError,
     # The order in which methods are listed: what people begin with comes first.
-    first=("linear", "elementwise", "directions", "centres", "sparse", "spectral", "structural"),
+    first=("linear", "elementwise", "filters", "directions", "centres", "sparse", "spectral", "structural"),
 )
 
 

@@ -270,9 +270,11 @@ def della(
 def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
     """base + alpha sum(e_t d_t) / sum(e_t) over models of the elected sign, d_t = x_t - base where the models differ most.
 
-    Select: the share `density` of the elements that differ at all is kept, those with the largest variance over the models, and
-    all as large as the last. Calculate: e_t is the mean square of what is left of d_t. Erase: elements whose sign is not that
-    of the sum of d_t are dropped; where neither sign wins the base stays (mergekit elects plus).
+    Select: the share `density` of the elements that differ between the models is kept, those with the largest variance over the
+    models, and all as large as the last. What all models changed alike is not among them and goes back to the base, a text
+    encoder that they share for one; density 1 keeps every element. Calculate: e_t is the mean square of what is left of d_t.
+    Erase: elements whose sign is not that of the sum of d_t are dropped; where neither sign wins the base stays (mergekit elects
+    plus).
 
     Source: Wan et al. 2024, "FuseChat: knowledge fusion of chat models" (SCE).
 
@@ -284,14 +286,20 @@ def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
     from .combining import ELECTIONS, combined
 
     def spread(tiles, start):
-        mean = sum(tiles[1:], tiles[0]) / len(tiles)
-        return [sum(((tile - mean) ** 2 for tile in tiles), np.zeros_like(mean))]
+        # From the first model: the mean of equal numbers may be another one, and where models agree nothing differs.
+        apart = [tile - tiles[0] for tile in tiles]
+        mean = sum(apart[1:], apart[0]) / len(tiles)
+        return [sum(((tile - mean) ** 2 for tile in apart), np.zeros_like(mean))]
 
-    (found,) = yield from ranked(
-        1, lambda present: [[_count(density, present)] if _count(density, present) else []], spread
-    )
+    found = []
+    if density < 1:
+        (found,) = yield from ranked(
+            1, lambda present: [[_count(density, present)] if _count(density, present) else []], spread
+        )
 
     def kept(tiles, start):
+        if density >= 1:
+            return tiles
         if not found:
             return _nothing(tiles, start)
         keep = spread(tiles, start)[0] >= found[0].value

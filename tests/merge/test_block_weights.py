@@ -321,3 +321,26 @@ def test_a_uniform_weight_is_what_every_key_gets_and_labels_are_complete(lines, 
     assert all(math.isfinite(x) for x in resolved.by_label().values())
     if resolved.is_uniform:
         assert len({resolved.weight(key) for key in KEYS}) == 1
+
+
+def test_a_regular_expression_behind_blocks_chooses_among_their_keys():
+    value = {
+        "default": 0.1,
+        "VAE": 0.2,
+        "VAE /norm/": 0.3,
+        "NOT IN04 /attn1.*(q|k)\\./": 0.5,
+        "IN04 OUT03-OUT05 /attn2/": 0.7,
+    }
+    resolved = weights(value)
+    assert resolved.weight("first_stage_model.encoder.norm_out.weight") == 0.3
+    assert resolved.weight("first_stage_model.encoder.conv_in.weight") == 0.2
+    assert [resolved.weight(IN04 + x) for x in (ATTN1_Q, ATTN1_K, ATTN2_K)] == [0.1, 0.1, 0.7]
+    out = UNET + "output_blocks.4."
+    assert [resolved.weight(out + x) for x in (ATTN1_Q, ATTN1_K, ATTN2_K)] == [0.5, 0.5, 0.7]
+    assert BlockWeights.parse(resolved_again := BlockWeights.parse(value).to_plain()).to_plain() == resolved_again
+
+
+@pytest.mark.parametrize("line", ["IN04 /attn", "IN04 key:*norm* /attn/", "IN99x /attn/", "NOT /attn/"])
+def test_a_regular_expression_that_is_none_is_refused(line):
+    with pytest.raises(LabelError):
+        weights({line: 0.5})

@@ -192,13 +192,13 @@ def test_block_weights_of_supermerger_keep_base_apart(as_text):
     assert [resolved[label] for label in ("IN00", "IN11", "M00", "OUT00", "OUT11")] == [0, 0.11, 0.12, 0.13, 0.24]
 
 
-def test_sdxl_block_weights_of_supermerger_end_in_the_vae():
-    weights = [*(i / 100 for i in range(19)), 0.9]
+def test_the_last_of_20_numbers_of_supermerger_is_not_the_vaes():
+    weights = [*(i / 100 for i in range(19)), 0]  # the program appends it, and never reads it: the VAE has that of BASE
     found = imported(
         supermerger(digest(1), digest(2), mbw=True, weights_alpha=weights, base_alpha=0.5), {}, family="sdxl"
     )
     resolved = found.recipe.steps["merged"].weights("supermerger")["alpha"].resolve("sdxl")
-    assert resolved.vae == 0.9
+    assert (resolved.vae, resolved.vae_by_convention) == (None, 0.5)
     assert [resolved.by_label()[x] for x in ("CLIP_G", "IN00", "OUT08")] == [0.5, 0, 0.18]
 
 
@@ -214,7 +214,7 @@ def test_elemental_lines_change_alpha():
 
 
 @pytest.mark.parametrize(
-    "more", [{"calcmode": "cosineA"}, {"Exclude": ["IN05"]}, {"mbw": True, "weights_alpha": ["R", 1]}]
+    "more", [{"calcmode": "cosineA"}, {"calcmode": "plus random"}, {"mbw": True, "weights_alpha": ["R", 1]}]
 )
 def test_what_supermerger_does_and_we_do_not_is_named(more):
     recipe = supermerger(digest(1), digest(2), **more)

@@ -306,7 +306,7 @@ CONFIGURATIONS = {
     "one slice": (
         "slices: [{sources: [{model: a, layer_range: [0, 32]}, {model: b, layer_range: [0, 32]}]}]\nmerge_method: slerp\n"
         "base_model: a\nparameters: {t: {filter: attn, value: 0.2}}",
-        {"method": "slerp", "inputs": ["a", "b"], "alpha": {"default": 0.5, "key:*attn*": 0.2}},
+        {"method": "slerp", "inputs": ["a", "b"], "alpha": {"default": 0.5, "VAE": 0.5, "key:*attn*": 0.2, "VAE key:*attn*": 0.2}},
     ),
 }  # fmt: skip
 

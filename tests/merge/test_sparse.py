@@ -291,6 +291,34 @@ def test_sce_is_mergekits(density):
     close(result("sce", given, density=density), mergekit("sce", given, base=True, select_topk=density))
 
 
+def test_sce_that_selects_all_keeps_what_all_models_changed_alike():
+    given = models(2)
+    given[2][1:] = given[1][1:]
+    close(result("sce", given, density=1.0), mergekit("sce", given, base=True, select_topk=1.0))
+    close(result("sce", given, density=1.0)[1:], given[1][1:])
+    # What is the same in three models does not differ, whatever the rounding of their mean; mergekit calls some of it different.
+    first, second = models(2)[:2]
+    alike = result("sce", [first, second, second, second], density=0.5)
+    assert (alike == first).all()
+
+
+# Where nothing is dropped and what is left is averaged.
+WHOLE = {
+    "ties": {"density": 1.0}, "breadcrumbs": {"density": 1.0, "gamma": 0.0, "combine": "mean"}, "sce": {"density": 1.0},
+    "dare": {"density": 1.0, "combine": "mean"}, "della": {"density": 1.0, "epsilon": 0.0}, "model_stock": {},
+    "iso_c": {"weights": 1 / 3, "z": 1.0}, "geometric_median": {}, "multislerp": {}, "karcher_mean": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_copies_of_one_fine_tune_give_that_fine_tune(name):
+    from unetscope.merge import METHODS
+
+    base, tuned = models(1)
+    given = [base, *[tuned] * 3] if METHODS[name].on_deltas else [tuned] * 3
+    close(result(name, given, **WHOLE[name]), tuned, 1e-6)
+
+
 def test_sce_of_models_that_agree_everywhere_is_the_base():
     given = models(1)
     assert (result("sce", [given[0], given[1], given[1]], density=0.5) == given[0]).all()
