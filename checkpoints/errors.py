@@ -6,6 +6,7 @@ The command line prints it and exits with code 2; nothing half-written is left b
 
 from __future__ import annotations
 
+import warnings
 from pathlib import PurePath
 
 # So much of another program's message is shown.
@@ -26,6 +27,15 @@ class LabelError(UnetscopeError):
 
 class OutputError(UnetscopeError):
     """The output cannot be written where it was asked for."""
+
+
+class Notice(UserWarning):
+    """What a user should know and that stops nothing; the command line prints it as a line of its own."""
+
+
+def tell(text: str) -> None:
+    """Issue a `Notice`: one sentence."""
+    warnings.warn(text, Notice, stacklevel=2)
 
 
 def nearest(name: str, known) -> str:

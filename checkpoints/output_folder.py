@@ -13,15 +13,13 @@ from typing import BinaryIO
 from .errors import OutputError
 from .file_system import WINDOWS
 from .output import PARTIAL, check_target, patiently, sync_folder
-from .partial_file import lock, remove_abandoned
+from .partial_file import FOLDER_LOCK, MOVED_ASIDE, lock, remove_abandoned
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
 _PIPELINE = {
     "model_index.json", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
     "safety_checker", "feature_extractor", "README.md",
 }  # fmt: skip
-# A file in a folder under construction that its run holds locked, and what a folder that makes room is called.
-_LOCK, _OLD = ".unetscope-lock", "-old"
 
 
 class OutputFolder:
@@ -38,7 +36,7 @@ class OutputFolder:
         self.target = Path(target)
         mark = f"{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}"
         self.partial = self.target.with_name(self.target.name + mark)
-        self._old = self.target.with_name(f"{self.target.name}{mark}{_OLD}")
+        self._old = self.target.with_name(f"{self.target.name}{mark}{MOVED_ASIDE}")
         self._lock: BinaryIO | None = None
         _clean_up(self.target)
         if self.target.is_dir():
@@ -91,7 +89,7 @@ class OutputFolder:
         if self._lock and not self._lock.closed:
             if WINDOWS:
                 self._lock.close()
-            os.unlink(self.partial / _LOCK)
+            os.unlink(self.partial / FOLDER_LOCK)
             self._lock.close()
 
     def discard(self) -> None:
@@ -117,7 +115,7 @@ def _locked(folder: Path) -> BinaryIO:
         folder.mkdir(exist_ok=True)
         # Before the file is there and locked, another run may take the folder for a leftover.
         with contextlib.suppress(FileNotFoundError):
-            file = open(folder / _LOCK, "xb")  # noqa: SIM115 (closed by its owner)
+            file = open(folder / FOLDER_LOCK, "xb")  # noqa: SIM115 (closed by its owner)
             lock(file, wait=True)
             if os.path.exists(file.name):
                 return file
@@ -130,12 +128,12 @@ def _clean_up(target: Path) -> None:
         if path.is_symlink() or not path.is_dir():
             continue
         with contextlib.suppress(OSError):
-            if path.name.endswith(_OLD):
+            if path.name.endswith(MOVED_ASIDE):
                 if target.exists():
                     shutil.rmtree(path)
                 else:
                     os.rename(path, target)
             elif not os.listdir(path):
                 path.rmdir()
-            elif (path / _LOCK).is_file() and remove_abandoned(path / _LOCK):
+            elif (path / FOLDER_LOCK).is_file() and remove_abandoned(path / FOLDER_LOCK):
                 shutil.rmtree(path)

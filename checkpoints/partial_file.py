@@ -11,6 +11,8 @@ import contextlib
 import glob
 import os
 import secrets
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +28,108 @@ except ImportError:  # Windows
 PARTIAL = ".unetscope-partial-"
 # What a file under construction that can be gone on with, and its journal, are called: target name + this.
 RESUMABLE, JOURNAL = ".unetscope-resumable", ".unetscope-journal"
+# A folder under construction is held by a locked file in it; a folder that makes room for it is called so.
+FOLDER_LOCK, MOVED_ASIDE = ".unetscope-lock", "-old"
 # On Windows nobody else may read or write the bytes that are locked: a place where small files have none.
 _BEYOND = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A file or folder under construction.
+
+    Attributes:
+        path: of it.
+        target: what it was to become.
+        size: bytes; of a folder, of all files in it.
+        age: seconds since it was last written to.
+        alive: whether a run is at work on it. Where the file system knows no locks, whether a process of its number lives here.
+        resumable: whether the run that made it can be continued (`--resumable`); its journal lies next to it.
+    """
+
+    path: Path
+    target: Path
+    size: int
+    age: float
+    alive: bool
+    resumable: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What is to be removed to be rid of it: the file, and its journal if it has one."""
+        return (self.path, Path(f"{self.target}{JOURNAL}")) if self.resumable else (self.path,)
+
+
+def leftovers(folder: Path | str) -> list[Leftover]:
+    """The files and folders under construction in a folder (not below it), by name; `alive` says which are nobody's.
+
+    A folder that a killed run had moved aside is the user's own, which the next run to its target puts back: it is not listed
+    while there is no other.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            target, marked, _ = entry.name.partition(PARTIAL)
+            resumable = not marked and entry.name.endswith(RESUMABLE)
+            if not marked and not resumable:
+                continue
+            # What vanishes while it is looked at has come to its end.
+            with contextlib.suppress(OSError):
+                moved_aside = entry.name.endswith(MOVED_ASIDE) and not os.path.lexists(os.path.join(folder, target))
+                if not entry.is_symlink() and not moved_aside and (marked or entry.is_file()):
+                    found.append(_leftover(Path(entry), target.removesuffix(RESUMABLE), resumable))
+    return found
+
+
+def _leftover(path: Path, target: str, resumable: bool) -> Leftover:
+    files = [path]
+    if path.is_dir():
+        files = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
+    stats = [os.lstat(file) for file in (path, *files)]
+    age = max(0.0, time.time() - max(found.st_mtime for found in stats))
+    target = path.with_name(target)
+    held = Path(f"{target}{JOURNAL}") if resumable else path / FOLDER_LOCK if path.is_dir() else path
+    size = sum(found.st_size for found in stats[1:])
+    return Leftover(path, target, size, age, _is_held(held, path), resumable)
+
+
+def _is_held(held: Path, path: Path) -> bool:
+    """Whether a living run has the lock of a file or folder under construction."""
+    with contextlib.suppress(OSError), open(held, "rb") as file:
+        if fcntl is None:
+            return taken(file) or _is_running(path.name)
+        try:
+            # Shared, so that two who look do not take each other for the run.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+    # The file system knows no locks, or the file may not be opened.
+    return _is_running(path.name)
+
+
+def _is_running(name: str) -> bool:
+    """Whether a process of the number in a partial file's name lives on this machine."""
+    number = name.partition(PARTIAL)[2].partition("-")[0]
+    if not number.isdecimal():
+        return False
+    if os.name == "nt":  # `os.kill` would end it there
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, int(number))
+        if handle:
+            ctypes.windll.kernel32.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def partial_name(target: Path) -> Path:

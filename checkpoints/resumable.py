@@ -1,7 +1,8 @@
 """An output file that a later run can go on with, when the one that wrote it was stopped or killed.
 
-Beside the file under construction lies a journal: what is being made, and, line by line, which tensors are finished. Their bytes
-are on the disk before the line is.
+Next to the file under construction lies a journal: what is being made, and, line by line, which tensors are finished. Their bytes
+are on the disk before the line is. Every line has a checksum of itself, and of its tensor: what was damaged between two runs,
+in the journal or in the file, is made again.
 """
 
 from __future__ import annotations
@@ -11,29 +12,36 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import OutputError
+import xxhash
+
+from .errors import CheckpointError, OutputError, tell
 from .file_system import WINDOWS
+from .files import FileReader
 from .output import OutputFile, check_target
 from .partial_file import JOURNAL, RESUMABLE, taken
+from .wording import counted
 
 # Seconds between two times that the disk is waited for.
 _EVERY = 5.0
+_CHUNK = 1 << 22
 
 
 class Journal:
-    """The journal beside an output, read if it tells of the same work, else begun anew.
+    """The journal of an output, read if it tells of the same work, else begun anew, which is told.
 
     Args:
         target: the output.
-        identity: of the work: inputs and what is made of them. A journal of other work is not gone on with.
+        identity: of the work: inputs and what is made of them. The journal of other work is not continued.
         kept: plain data that a later run needs as the first one had it, such as the header's metadata.
 
     Attributes:
         kept: of the first run.
         finished: tensor -> what was noted of it, by earlier runs.
+        sums: tensor -> checksum of its bytes (`checksum`), of the finished ones.
 
     Raises:
         OutputError: another run is at work on this output, or the journal cannot be written.
@@ -42,7 +50,7 @@ class Journal:
     def __init__(self, target: Path, identity: str, kept: Any):
         self.target, self.partial = Path(target), Path(f"{target}{RESUMABLE}")
         self.path = Path(f"{target}{JOURNAL}")
-        self.kept, self.finished = kept, {}
+        self.kept, self.finished, self.sums = kept, {}, {}
         self._file: BinaryIO | None = None
         try:
             self._file = self._opened()
@@ -51,6 +59,9 @@ class Journal:
         except OSError as error:
             self.close()
             raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self, identity: str) -> None:
         """Write the first line; whatever lies there is of other work, or damaged."""
@@ -81,24 +92,43 @@ class Journal:
         """Take over what an earlier run wrote down; False when there is nothing to go on with."""
         self._file.seek(0)
         # What follows the last line feed was torn when the run was killed.
-        first, *rest = self._file.read().split(b"\n")[:-1] or [b""]
-        begun = _parsed(first)
-        if begun is None or begun.get("identity") != identity or "kept" not in begun or not self.partial.is_file():
+        text = self._file.read()
+        lines = text.split(b"\n")[:-1]
+        if not lines:
             return False
-        self.kept = begun["kept"]
-        whole = len(first) + 1
-        for line in rest:
+        begun = _parsed(lines[0])
+        if begun is None or not isinstance(begun.get("identity"), str) or "kept" not in begun:
+            return self._told_anew("is damaged, or of an earlier version")
+        if begun["identity"] != identity:
+            return self._told_anew("is of another merge (other inputs, recipe, options or version)")
+        if not self.partial.is_file():
+            return self._told_anew("is there, but the file with what was finished is gone") if lines[1:] else False
+        self.kept, damaged = begun["kept"], 0
+        for line in lines[1:]:
             found = _parsed(line)
-            if found is None or not isinstance(found.get("key"), str) or "note" not in found:
-                break  # so was this, by a machine that lost its power
-            self.finished[found["key"]] = found["note"]
-            whole += len(line) + 1
-        self._file.truncate(whole)
+            if found and all(isinstance(found.get(name), str) for name in ("key", "checksum")) and "note" in found:
+                self.finished[found["key"]], self.sums[found["key"]] = found["note"], found["checksum"]
+            else:
+                damaged += 1
+        if damaged:
+            tell(
+                f"{self.path.name}: damaged lines of the journal: {damaged:,}; the tensors of those lines are made again"
+            )
+        self._file.truncate(text.rfind(b"\n") + 1)
         return True
 
-    def write(self, lines: list[tuple[str, Any]]) -> None:
-        """Write down tensors that are finished, and wait until the disk has it."""
-        self._file.write(b"".join(_line({"key": key, "note": note}) for key, note in lines))
+    def _told_anew(self, why: str) -> bool:
+        tell(f"{self.path.name}: the journal of an earlier run {why}; the merge begins anew")
+        return False
+
+    def drop(self, keys: list[str]) -> None:
+        """Take back that these tensors are finished."""
+        for key in keys:
+            del self.finished[key], self.sums[key]
+
+    def write(self, lines: list[tuple[str, Any, str]]) -> None:
+        """Write down tensors that are finished (name, note, checksum), and wait until the disk has it."""
+        self._file.write(b"".join(_line({"key": k, "note": note, "checksum": found}) for k, note, found in lines))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -123,21 +153,68 @@ class Journal:
 class ResumableFile(OutputFile):
     """An `OutputFile` that stays, with its journal, when the `with` block is left before `commit()`.
 
+    What the journal says to be finished is read when it is opened: tensors whose bytes are not what was written are dropped from
+    `journal.finished`, which is told.
+
     Args:
         journal: of this work.
         size: of the output.
+        places: tensor -> its first byte in the output, and how many it has.
+        known: whether a tensor's note is one that the work can use; others are made again.
     """
 
-    def __init__(self, journal: Journal, size: int, *, overwrite: bool = False, fsync: bool = True):
-        self._journal, self._waiting = journal, []
+    def __init__(
+        self,
+        journal: Journal,
+        size: int,
+        places: Mapping[str, tuple[int, int]],
+        *,
+        known: Callable[[Any], bool] = lambda note: True,
+        overwrite: bool = False,
+        fsync: bool = True,
+    ):
+        self._journal, self._places, self._known, self._waiting = journal, places, known, []
         self._guard, self._looked, self._done = threading.Lock(), time.monotonic(), bool(journal.finished)
         super().__init__(journal.target, size, overwrite=overwrite, fsync=fsync)
+        self._done = bool(journal.finished)
 
     def _claim(self, size: int) -> BinaryIO:
         partial = self._journal.partial
         held = _on_disk(partial)
         check_target(self.target, size, self._overwrite, held)
-        return open(partial, "r+b" if partial.exists() else "w+b")
+        file = open(partial, "r+b" if partial.exists() else "w+b")  # noqa: SIM115 (closed by its owner)
+        try:
+            self._drop_damaged()
+            if os.fstat(file.fileno()).st_size > size:
+                file.truncate(size)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _drop_damaged(self) -> None:
+        """Read what is said to be finished, and take back what is not there as it was written."""
+        finished = self._journal.finished
+        if not finished:
+            return
+        damaged = [key for key in finished if key not in self._places or not self._known(finished[key])]
+        sound = sorted(finished.keys() - damaged, key=lambda key: self._places[key])
+        with FileReader(self._journal.partial) as reader:
+            damaged += [key for key in sound if self._checksum(reader, key) != self._journal.sums[key]]
+        if damaged:
+            tell(
+                f"{self._journal.partial.name}: {len(damaged):,} of {counted(len(finished), 'tensor')} that an earlier run had "
+                "finished are not as it wrote them (the file was changed or damaged since); they are made again"
+            )
+            self._journal.drop(damaged)
+
+    def _checksum(self, reader: FileReader, key: str) -> str | None:
+        """Of a tensor's bytes in the file; None where they cannot be read."""
+        start, length = self._places[key]
+        try:
+            return checksum(reader, start, length)
+        except CheckpointError:
+            return None
 
     def finish(self, key: str, note: Any) -> None:
         """A tensor is written; `note` is plain data that a later run gets back. Safe from several threads.
@@ -157,7 +234,9 @@ class ResumableFile(OutputFile):
         """Have the disk hold what is finished, then say so in the journal."""
         if self._waiting:
             self._writer.sync()
-            self._journal.write(self._waiting)
+            with FileReader(self.partial) as reader:
+                found = [(key, note, self._checksum(reader, key)) for key, note in self._waiting]
+            self._journal.write([line for line in found if line[2]])
             self._waiting, self._done = [], True
         self._looked = time.monotonic()
 
@@ -170,7 +249,7 @@ class ResumableFile(OutputFile):
         self._waiting, self._done = [], False
 
     def discard(self) -> None:
-        with self._guard, contextlib.suppress(OSError, ValueError):
+        with self._guard, contextlib.suppress(OSError, ValueError, CheckpointError):
             if hasattr(self, "_writer") and self.partial.exists():
                 self._settle()
         self._close()
@@ -178,6 +257,20 @@ class ResumableFile(OutputFile):
             self._journal.close()
         else:
             self._journal.remove()
+
+
+def checksum(reader: FileReader, start: int, length: int) -> str:
+    """XXH3 (128 bits, hexadecimal) of bytes of a file.
+
+    Raises:
+        CheckpointError: the file ends before, or its disk fails.
+    """
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, _CHUNK)))
+    for at in range(start, start + length, _CHUNK):
+        part = buffer[: min(_CHUNK, start + length - at)]
+        reader.read_into(at, part)
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _on_disk(path: Path) -> int:
@@ -190,12 +283,20 @@ def _on_disk(path: Path) -> int:
 
 
 def _line(data: dict) -> bytes:
-    return json.dumps(data).encode() + b"\n"
+    """A line of the journal, with a checksum of itself."""
+    return json.dumps(data | {"sum": _sum(data)}).encode() + b"\n"
+
+
+def _sum(data: dict) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(data, sort_keys=True).encode())
 
 
 def _parsed(line: bytes) -> dict | None:
+    """What a line of the journal says; None where it is not as it was written."""
     try:
         found = json.loads(line)
+        if not isinstance(found, dict):
+            return None
+        return found if found.pop("sum", None) == _sum(found) else None
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None

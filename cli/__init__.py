@@ -18,13 +18,14 @@ def main(arguments: list[str] | None = None) -> None:
     A user's mistake is one sentence on stderr and exit code 2; a stop by Ctrl-C is exit code 130.
     """
     try:
-        from .endings import accept_any_text, drop_output
+        from .endings import accept_any_text, drop_output, notices_shown
 
         accept_any_text()
         _start_quickly(sys.argv[1:] if arguments is None else arguments)
         from .commands import app
 
-        app(args=arguments, prog_name="unetscope")
+        with notices_shown():
+            app(args=arguments, prog_name="unetscope")
     except KeyboardInterrupt:  # while modules were imported
         print("unetscope: stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,27 @@ def complain(text: str) -> None:
     from .screen import printable
 
     print(f"unetscope: {printable(text).replace(chr(10), ' ')}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def notices_shown() -> Iterator[None]:
+    """Print what a user should know (`Notice`) as a line on stderr; other people's warnings as ever."""
+    from ..checkpoints.errors import Notice
+
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
+            if not issubclass(category, Notice):
+                others(message, category, *where, **how)
+                return
+            from .screen import warn
+
+            warn(str(message).replace("\n", " "))
+
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = shown
+        yield
 
 
 def drop_output() -> None:

@@ -84,7 +84,11 @@ def write(
     options = {"overwrite": overwrite, "fsync": fsync}
     try:
         check_output(plan, output, 0 if journal else size, overwrite)
-        file = ResumableFile(journal, size, **options) if journal else OutputFile(output, size, **options)
+        if journal:
+            places = {t.key: (offsets[t.key], t.nbytes) for t in plan.tensors}
+            file = ResumableFile(journal, size, places, known=faults.is_note, **options)
+        else:
+            file = OutputFile(output, size, **options)
     except BaseException:
         if journal:
             journal.close() if journal.finished else journal.remove()

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,18 @@ class Faults:
         with self._lock:
             inputs = {name: found[key] for name, found in self._inputs.items() if key in found}
             return {"inputs": inputs, "results": self._results[key]} if inputs or self._results[key] else {}
+
+    def is_note(self, note: Any) -> bool:
+        """Whether this is what `noted` gives, of this plan."""
+        if not isinstance(note, dict):
+            return False
+        inputs, results = note.get("inputs", {}), note.get("results", 0)
+        counts = [*inputs.values(), results] if isinstance(inputs, dict) else [None]
+        return (
+            set(note) <= {"inputs", "results"}
+            and set(inputs) <= set(self._plan.names)
+            and all(isinstance(count, int) and count >= 0 for count in counts)
+        )
 
     def restore(self, key: str, note: dict) -> None:
         """Note again what an earlier run noted of a tensor."""

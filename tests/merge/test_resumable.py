@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 
 from unetscope.checkpoints import OutputError
 from unetscope.checkpoints.checkpoint import Checkpoint
-from unetscope.checkpoints.resumable import JOURNAL, RESUMABLE, Journal
+from unetscope.checkpoints.errors import Notice
+from unetscope.checkpoints.resumable import JOURNAL, RESUMABLE, Journal, ResumableFile
 from unetscope.checkpoints.stream import Cancelled
 from unetscope.merge import MergeError, Recipe, merge
+from unetscope.merge.report import Report
 
 # The command line, with reads that take longer, killed from inside after so many of them.
 DYING = """
@@ -131,6 +139,112 @@ def test_a_journal_whose_last_line_is_torn_tells_what_the_lines_before_say(files
     assert report.resumed == lines - 1
     merge(recipe(files), whole, reproducible=True)
     assert target.read_bytes() == whole.read_bytes()
+
+
+def stopped(file):
+    raise Cancelled("at its very end")
+
+
+class HalfMade:
+    """A resumable merge that was stopped at its end: what it left, which can be put back, and the bytes that it has to come to."""
+
+    def __init__(self, folder):
+        self.target, names = folder / "out.safetensors", dict.fromkeys("ab")
+        for seed, name in enumerate(names):
+            numbers, names[name] = torch.Generator().manual_seed(seed), str(folder / f"{name}.safetensors")
+            tensors = {
+                f"net.blocks.{i}.{part}.weight": torch.randn(16, 16, generator=numbers)
+                for i in range(4)
+                for part in "xyz"
+            }
+            save_file(tensors, names[name], metadata={"format": "pt"})
+        step = {"method": "train_difference", "inputs": ["a", "b", "b"], "alpha": 0.3}
+        self.recipe = Recipe.parse({"models": names, "steps": {"mix": step}})
+        merge(self.recipe, self.target, reproducible=True)
+        self.whole = self.target.read_bytes()
+        self.target.unlink()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ResumableFile, "commit", stopped)
+            with pytest.raises(Cancelled):
+                merge(self.recipe, self.target, resumable=True, reproducible=True)
+        self.paths = [self.target.with_name(self.target.name + name) for name in (JOURNAL, RESUMABLE)]
+        self.left = [path.read_bytes() for path in self.paths]
+        self.first, *self.rest = map(json.loads, self.left[0].splitlines())
+        assert len(self.rest) == 12
+
+    def again(self) -> Report:
+        """Merge again, and check the result."""
+        report = merge(self.recipe, self.target, resumable=True, reproducible=True)
+        assert self.target.read_bytes() == self.whole and left_behind(self.target) == []
+        return report
+
+    def put_back(self) -> list[Path]:
+        self.target.unlink(missing_ok=True)
+        for path, content in zip(self.paths, self.left, strict=True):
+            path.write_bytes(content)
+        return self.paths
+
+
+@pytest.fixture(scope="module")
+def half_made(tmp_path_factory) -> HalfMade:
+    return HalfMade(tmp_path_factory.mktemp("half"))
+
+
+def _holed(path):
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 3)
+        file.write(bytes(600))
+
+
+@pytest.mark.parametrize(
+    "damage, lost",
+    [
+        (lambda path: None, 0),
+        (lambda path: os.truncate(path, path.stat().st_size + 4096), 0),
+        (lambda path: os.truncate(path, 0), 12),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), 8),
+        (_holed, 3),
+        (os.unlink, 12),
+        (lambda path: path.write_bytes(b"{" * 999_999), 12),
+    ],
+)
+def test_a_half_made_file_that_was_damaged_since_is_made_again_where_it_was(damage, lost, half_made):
+    _, partial = half_made.put_back()
+    damage(partial)
+    with pytest.warns(Notice) if lost else contextlib.nullcontext():
+        resumed = half_made.again().resumed
+    assert 12 - lost <= resumed <= 12 - bool(lost)
+
+
+NOTES = [None, "x", [1], {"inputs": [1]}, {"inputs": {"a": "x"}}, {"inputs": {"zz": 3}}, {"results": [1]}, {"other": 1}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda first, rest: [{**first, "kept": None}, *rest],
+        lambda first, rest: [{**first, "kept": {**first["kept"], "format": "\ud800"}}, *rest],
+        lambda first, rest: [{**first, "identity": 5}, *rest],
+        lambda first, rest: [first, {**rest[0], "note": {"results": 5}}, *rest[1:]],
+        lambda first, rest: [first, {"key": "no such tensor", "note": {}, "checksum": "0"}, *rest[1:]],
+        lambda first, rest: [{name: line[name] for name in line if name != "sum"} for line in (first, *rest)],
+        *(partial(lambda note, first, rest: [first, resealed(rest[0], note=note), *rest[1:]], note) for note in NOTES),
+        lambda first, rest: [first, resealed(rest[0], key="no such tensor"), *rest[1:]],
+        lambda first, rest: [first, resealed(rest[0], checksum=rest[1]["checksum"]), *rest[1:]],
+    ],
+)  # fmt: skip
+def test_a_damaged_journal_costs_time_and_nothing_else(change, half_made):
+    journal, _ = half_made.put_back()
+    lines = change(half_made.first, half_made.rest)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.warns(Notice):
+        assert half_made.again().resumed < 12
+
+
+def resealed(line: dict, **changed) -> dict:
+    """A line of a journal that says something else, with the checksum that belongs to it."""
+    line = {**{name: value for name, value in line.items() if name != "sum"}, **changed}
+    return line | {"sum": xxhash.xxh3_64_hexdigest(json.dumps(line, sort_keys=True).encode())}
 
 
 def test_repairs_of_the_first_run_are_in_the_report_of_the_second(make_checkpoint, tmp_path, monkeypatch):
