@@ -18,7 +18,7 @@ from .hashes import cache_folder
 
 def scan_file(identity: str) -> Path:
     """Where the scan of a file is kept."""
-    return cache_folder() / "scans" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    return cache_folder() / "scans" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
 
 
 def kept_scan(identity: str) -> dict[str, Any] | None:

@@ -1,8 +1,41 @@
-"""How counts are said: one tensor, two tensors."""
+"""How counts are said: one tensor, two tensors; and names of files that are not UTF-8."""
 
 from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+# Halves of surrogate pairs: what Python makes of the bytes of a file's name that are not UTF-8, and how `readable` writes them.
+_STRAY, _WRITTEN = (
+    re.compile("[\ud800-\udfff]"),
+    re.compile("\N{REPLACEMENT CHARACTER}([89A-F][0-9A-F]|uD[89A-F][0-9A-F]{2})"),
+)
 
 
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 tensor`, `2,048 tensors`; `many` where it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def readable(name: str | os.PathLike[str]) -> str:
+    """A file's name or path as text that every encoding takes; what is UTF-8 stays as it is.
+
+    A byte that is not becomes the replacement character and its two hex digits (`mod\N{REPLACEMENT CHARACTER}E8le`), so that
+    different files have different names.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        number = ord(found[0])
+        digits = f"{number - 0xDC00:02X}" if 0xDC80 <= number <= 0xDCFF else f"u{number:04X}"
+        return f"\N{REPLACEMENT CHARACTER}{digits}"
+
+    return _STRAY.sub(written, os.fspath(name))
+
+
+def existing(path: Path) -> Path:
+    """The file or folder of a path that may have been written by `readable`; the path itself where there is none."""
+    if "\N{REPLACEMENT CHARACTER}" not in str(path) or os.path.lexists(path):
+        return path
+    text = _WRITTEN.sub(lambda m: chr(int(m[1][1:], 16) if m[1][0] == "u" else 0xDC00 + int(m[1], 16)), str(path))
+    return Path(text) if os.path.lexists(text) else path

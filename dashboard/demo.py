@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoints.families import FAMILIES
 from ..checkpoints.stream import Cancelled, Progress
+from .tasks import Task
 
 
 def run_demo(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
@@ -30,3 +31,6 @@ def run_demo(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
     made = demo_collection(Path(arguments["folder"]), progress=next_file)
     progress(files, files, "")
     return {"files": [path.name for path in made.values()]}
+
+
+DEMO = Task("demo", run_demo, "background", "Make demo checkpoints", counts="files")

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.formats import written_suffixes
+from ..checkpoints.wording import existing, readable
 from .records import read_json, state_folder, write_json
 
 MODELS_VARIABLE, OUTPUT_VARIABLE = "UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"
@@ -44,7 +45,7 @@ class Folders:
         Raises:
             FolderError: one of them is no folder.
         """
-        found = [_folder(models, "models"), _folder(output or models, "output")]
+        found = [folder_at(models, "models"), folder_at(output or models, "output")]
         return cls(found[0], found[1], fixed)
 
     def find(self, name: str) -> Path:
@@ -65,7 +66,7 @@ class Folders:
             FolderError: it is not below it.
         """
         try:
-            return Path(path).relative_to(self.models).as_posix()
+            return readable(Path(path).relative_to(self.models).as_posix())
         except ValueError:
             raise FolderError(f"{path}: is not below the models folder {self.models}") from None
 
@@ -90,7 +91,12 @@ class Folders:
         return path
 
 
-def _folder(path: Path | str, what: str) -> Path:
+def folder_at(path: Path | str, what: str) -> Path:
+    """A folder of the app, resolved; `what` it is for stands in the message.
+
+    Raises:
+        FolderError: it is no folder.
+    """
     try:
         found = Path(path).expanduser().resolve()
         there = found.is_dir()
@@ -107,7 +113,7 @@ def _below(root: Path, name: str) -> Path:
     if not name or "\0" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in parts:
         raise FolderError(f"{name or 'an empty name'!r}: name a file below {root}, without `..` and without a drive")
     try:
-        path = (root / name).resolve()
+        path = existing(root / name).resolve()
         path.exists()  # a name that is too long shows here
     except (OSError, ValueError, RuntimeError) as error:
         raise FolderError(f"{name}: cannot be followed ({error})") from None
@@ -153,18 +159,19 @@ def current_folders() -> Folders | None:
 
 
 def choose_folders(models: str, output: str = "") -> Folders:
-    """Remember folders for this and later runs.
+    """Remember folders for later runs, and take them for this one; an output folder that this run was started with stays.
 
     Raises:
-        FolderError: one of them is no folder, or the folders of this run are fixed.
+        FolderError: one of them is no folder, or the models folder of this run is fixed.
     """
-    if given_folders()[0]:
+    fixed, given_output = given_folders()
+    if fixed:
         raise FolderError(
             f"the models folder was set by --models or {MODELS_VARIABLE}; start the app without it to choose here"
         )
     found = Folders.at(models.strip(), output.strip() or None)
     write_json(_settings_file(), {"models": str(found.models), "output": str(found.output)})
-    return found
+    return Folders.at(found.models, given_output or found.output)
 
 
 def _settings_file() -> Path:

@@ -52,6 +52,8 @@ class Job:
         title: for people.
         arguments: of the task.
         identity: two jobs of the same identity compute the same thing; empty for none.
+        origin: what it was started from, such as the draft of a merge; empty for none.
+        home: the models folder of the app that it was started in; empty where that does not matter.
         status: `queued`, `running`, `done`, `failed` or `cancelled`.
         stopping: somebody asked it to stop and it has not yet.
         error: one sentence, of a failed job.
@@ -66,6 +68,8 @@ class Job:
     title: str
     arguments: dict[str, Any]
     identity: str = ""
+    origin: str = ""
+    home: str = ""
     status: Status = "queued"
     stopping: bool = False
     error: str = ""
@@ -110,7 +114,9 @@ def lane_lock(lane: Lane) -> ProcessLock:
     return ProcessLock(jobs_folder() / f"{lane}.lock")
 
 
-def submit(kind: str, title: str, arguments: dict[str, Any], *, identity: str = "") -> Job:
+def submit(
+    kind: str, title: str, arguments: dict[str, Any], *, identity: str = "", origin: str = "", home: str = ""
+) -> Job:
     """Queue a job and see that a worker runs; with an identity, a job that waits or runs already is returned instead.
 
     Raises:
@@ -126,7 +132,10 @@ def submit(kind: str, title: str, arguments: dict[str, Any], *, identity: str = 
     # The part of the second keeps the order of jobs that are handed in at once.
     own = f"{stamp}-{int(now % 1 * 1e6):05x}{secrets.token_hex(2)}"
     folder = jobs_folder() / own
-    record = {"kind": kind, "title": title, "arguments": arguments, "identity": identity, "created": now}
+    record = {
+        "kind": kind, "module": task.run.__module__, "title": title, "arguments": arguments, "identity": identity,
+        "origin": origin, "home": home, "created": now,
+    }  # fmt: skip
     write_json(folder / "job.json", record)
     start_worker(task.lane, force=True)
     return _read(folder)
@@ -233,7 +242,9 @@ def _is_starting(lane: Lane) -> bool:
 
 def _read(folder: Path) -> Job | None:
     record, state, moved = (read_json(folder / f"{name}.json") for name in ("job", "state", "progress"))
-    task = task_named(record.get("kind")) if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    task = task_named(record.get("kind"), record.get("module"))
     if task is None:
         return None
     state = state if isinstance(state, dict) else {}
@@ -245,6 +256,8 @@ def _read(folder: Path) -> Job | None:
         title=record.get("title", ""),
         arguments=record.get("arguments", {}),
         identity=record.get("identity", ""),
+        origin=record.get("origin", ""),
+        home=record.get("home", ""),
         status=status,
         stopping=asked and status == "running",
         error=state.get("error", ""),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .folders import MODELS_VARIABLE, OUTPUT_VARIABLE, Folders
+from .folders import MODELS_VARIABLE, OUTPUT_VARIABLE, Folders, folder_at
 from .own_methods import METHODS_VARIABLE
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
@@ -39,7 +39,8 @@ def launch(
 
     Args:
         models: the models folder; None for the one of the environment or the one that was chosen before.
-        output: where merges are written; None for the models folder.
+        output: where merges are written; None for the one of the environment, else the models folder, also one that is chosen in
+            the app.
         methods: Python files of merge methods, which the app and its merges run.
         port: of the server.
         address: other machines can reach the app under any address but `localhost`.
@@ -49,9 +50,12 @@ def launch(
         FolderError: a folder that was given is none.
     """
     environment = dict(os.environ)
-    if models is not None:
+    models, output = models or environment.get(MODELS_VARIABLE), output or environment.get(OUTPUT_VARIABLE)
+    if models:
         folders = Folders.at(models, output)
         environment |= {MODELS_VARIABLE: str(folders.models), OUTPUT_VARIABLE: str(folders.output)}
+    elif output:  # the models folder is chosen in the app
+        environment[OUTPUT_VARIABLE] = str(folder_at(output, "output"))
     if methods:
         environment[METHODS_VARIABLE] = os.pathsep.join(str(Path(file).resolve()) for file in methods)
     try:

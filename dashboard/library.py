@@ -4,7 +4,6 @@ time of change. What a scan of the values found is kept the same way.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -16,6 +15,8 @@ from typing import Any
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
 from ..checkpoints.formats import is_model_folder, is_scanned_name
+from ..checkpoints.kept_scans import scan_file
+from ..checkpoints.wording import readable
 from .records import cache_folder, read_json, write_json
 
 # Part of what is kept; a change of its form counts as never read.
@@ -27,7 +28,7 @@ class Entry:
     """A checkpoint of the library, from its headers.
 
     Attributes:
-        name: path below the models folder, with `/`.
+        name: path below the models folder, with `/`; as `readable` writes it, so that every page can show it.
         path: where it is.
         identity: changes when the file does.
         size: bytes on disk; changed: seconds since 1970.
@@ -127,7 +128,7 @@ def read_library(models: Path, seconds: float | None = None) -> Shelf:
     found = list(_files(models, skipped))
     with _lock:
         index = _load_index()
-        deadline, new, entries, unread = time.monotonic() + (seconds or 0), 0, [], 0
+        deadline, new, entries, unread = 0.0, 0, [], 0
         for one in found:
             kept = index.get(one.identity)
             if kept is None:
@@ -135,6 +136,7 @@ def read_library(models: Path, seconds: float | None = None) -> Shelf:
                     unread += 1
                     continue
                 kept, new = _read_headers(one.path), new + 1
+                deadline = deadline or time.monotonic() + (seconds or 0)  # what the first one imports does not count
                 index[one.identity] = kept
             entries.append(_entry(one, kept))
         if new:
@@ -147,12 +149,15 @@ def identity_of(path: Path) -> str:
     return _found(path.name, path).identity
 
 
+def content_of(path: Path) -> str | None:
+    """Changes when a file is written or replaced, by whomever; None when there is none."""
+    try:
+        return f"{identity_of(path)}|{path.stat().st_ino}"
+    except OSError:
+        return None
+
+
 # -- scans ------------------------------------------------------------------------------------------------------------
-
-
-def scan_file(identity: str) -> Path:
-    """Where the scan of a file is kept."""
-    return cache_folder() / "scans" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
 
 
 def scan_of(identity: str) -> dict[str, Any] | None:
@@ -218,21 +223,25 @@ def _files(models: Path, skipped: list[str]) -> Iterator[_Found]:
         here = Path(folder)
         if here != models and is_model_folder(names):
             below.clear()
-            yield _found(here.relative_to(models).as_posix(), here)
+            yield _found(_name(here, models), here)
             continue
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in [n for n in below if (here / n).is_symlink()]:
-            skipped.append((here / name).relative_to(models).as_posix())
+            skipped.append(_name(here / name, models))
             below.remove(name)
         for name in sorted(names):
             path = here / name
             if not is_scanned_name(name):
                 continue
-            relative = path.relative_to(models).as_posix()
+            relative = _name(path, models)
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(models):
                 skipped.append(relative)
             elif path.is_file():
                 yield _found(relative, path)
+
+
+def _name(path: Path, models: Path) -> str:
+    return readable(path.relative_to(models).as_posix())
 
 
 def _found(name: str, path: Path) -> _Found:

@@ -6,6 +6,7 @@ What is kept is named after the files' identities, so it is found again after a 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.stream import Progress
 from .library import identity_of
 from .records import cache_folder, read_json, write_json
+from .tasks import Task
 
 if TYPE_CHECKING:
     from ..analysis.collection import Comparison
@@ -29,7 +31,7 @@ _FORM = 1
 def identity_for(kind: str, identities: Sequence[str | None]) -> str:
     """What a measurement of these files, in this order, is kept under; None stands for a file that was not given."""
     text = "\n".join([kind, str(_FORM), *(identity or "-" for identity in identities)])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
 def _file(kind: str, identity: str) -> Path:
@@ -202,3 +204,9 @@ def run_trace(arguments: dict[str, Any], progress: Progress, cancel: threading.E
         merged, base, *among = (_opened(stack, path) for path in paths)
         report = trace(merged, among, base=base, progress=progress, cancel=cancel)
     return keep("trace", identity, report.to_plain() | {"yaml": report.recipe_yaml()})
+
+
+STATISTICS = Task("statistics", run_statistics, "analysis", "Measure statistics")
+DIFFERENCE = Task("difference", run_difference, "analysis", "Compare two files")
+COMPARISON = Task("comparison", run_comparison, "analysis", "Compare a collection")
+TRACE = Task("trace", run_trace, "analysis", "Trace a merge")

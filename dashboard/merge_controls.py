@@ -8,9 +8,10 @@ import streamlit as st
 
 from ..checkpoints.families import Family, is_text
 from ..merge.methods import METHODS, Method
+from .choices import Choices, propose
 from .library import Entry, Shelf
 from .merge_form import MergeForm, components_for
-from .merge_parameters import KEEP, keep_parameters
+from .merge_parameters import KEEP, held, keep_parameters
 
 FIRST_METHOD = "weighted_sum"
 _DTYPES = ("fp16", "bf16", "fp32", "fp8_e4m3", "keep")
@@ -21,14 +22,7 @@ def choose_method() -> Method:
     """The method."""
     # What makes a difference and no model is for steps between, which recipes have and this page has not.
     names = [name for name, method in METHODS.items() if method.result != "delta"]
-    name = st.selectbox(
-        "Method",
-        names,
-        index=names.index(FIRST_METHOD),
-        key="m.method",
-        format_func=lambda n: n.replace("_", " "),
-        **KEEP,
-    )
+    name = st.selectbox("Method", names, format_func=lambda n: n.replace("_", " "), **held("m.method", FIRST_METHOD))
     method = METHODS[name]
     st.caption(method.summary)
     with st.expander("About this method", icon=":material/menu_book:"):
@@ -47,41 +41,41 @@ def _about(method: Method) -> None:
             st.caption(f"**{word}:** {text}")
 
 
-def choose_models(method: Method, shelf: Shelf) -> tuple[Entry, ...]:
-    """The models and LoRAs, in the method's order; fewer than it takes while some are open."""
+def choose_models(method: Method, shelf: Shelf, choices: Choices) -> tuple[Entry, ...]:
+    """The models and LoRAs, in the method's order; fewer than it takes while some are open or cannot be used."""
     found: list[Entry] = []
     for name in method.inputs:
         # Files of other architectures cannot be merged with the first model.
         family = found[0].family if found else None
         by_name = {e.name: e for e in (shelf.loras if name in method.deltas else shelf.models)}
         fitting = [n for n, e in by_name.items() if not found or e.family in (family, None)]
-        key = f"m.model.{name}"
-        _drop_unknown(key, fitting)
-        if key not in st.session_state and name not in method.deltas:
-            st.session_state[key] = _usual(name, fitting, by_name, [e.name for e in found])
+        before = [e.name for e in found]
         title = "LoRA" if name in method.deltas else "Base" if name == "base" else f"Model {name.upper()}"
-        start = None if name in method.deltas else 0  # of models the state above has the first choice
-        chosen = st.selectbox(title, fitting, index=start, key=key, placeholder="choose a file", **KEEP)
+        chosen = choices.one(
+            title, fitting, f"m.model.{name}", basis=before, unfit=_unfit(found), placeholder="choose a file",
+            proposal=None if name in method.deltas else _usual(name, fitting, by_name, before), **KEEP,
+        )  # fmt: skip
         if chosen is None:
             return tuple(found)
         found.append(by_name[chosen])
-    return (*found, *_more_models(method, shelf, found)) if method.variadic else tuple(found)
+    return (*found, *_more_models(method, shelf, found, choices)) if method.variadic else tuple(found)
 
 
-def _more_models(method: Method, shelf: Shelf, first: list[Entry]) -> list[Entry]:
+def _unfit(found: list[Entry]) -> str:
+    """What is said of a file that is there, and does not go with the first model."""
+    first = f"{found[0].name} ({found[0].architecture})" if found else "this method"
+    return f"does not go with {first}; choose another"
+
+
+def _more_models(method: Method, shelf: Shelf, first: list[Entry], choices: Choices) -> list[Entry]:
     """Any number of models after the base, if there is one, which takes LoRAs as well."""
     offered = [*shelf.models, *shelf.loras] if method.on_deltas else shelf.models
     by_name = {e.name: e for e in offered if not first or e.family in (first[0].family, None)}
-    _drop_unknown("m.models", by_name)
     about = "Models of the base's architecture, and LoRAs." if method.on_deltas else "Files of one architecture."
-    chosen = st.multiselect(
-        "Models and LoRAs" if method.on_deltas else "Models",
-        list(by_name),
-        key="m.models",
-        placeholder="choose one or more" if method.on_deltas else "choose two or more",
-        help=about,
-        **KEEP,
-    )
+    chosen = choices.many(
+        "Models and LoRAs" if method.on_deltas else "Models", list(by_name), "m.models", unfit=_unfit(first),
+        placeholder="choose one or more" if method.on_deltas else "choose two or more", help=about, **KEEP,
+    )  # fmt: skip
     return [by_name[name] for name in chosen]
 
 
@@ -96,7 +90,7 @@ def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list
     return min(offered, key=last_wanted, default=None)
 
 
-def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
+def choose_components(shelf: Shelf, family: Family | None, choices: Choices) -> dict[str, str]:
     """Components that come from elsewhere: component -> library name or `merge`."""
     found: dict[str, str] = {}
     with st.popover(
@@ -111,12 +105,13 @@ def choose_components(shelf: Shelf, family: Family | None) -> dict[str, str]:
                 if (family is None or e.family in (family.id, None)) and _holds(e, component)
             ]
             fixed = [_AS_RESULT, _MERGED] if component == "vae" else [_AS_RESULT]
-            key = f"m.component.{component}"
-            _drop_unknown(key, [*fixed, *files])
-            chosen = st.selectbox(f"{title} from", [*fixed, *files], key=key, **KEEP)
+            chosen = choices.one(
+                f"{title} from", [*fixed, *files], unfit=f"has no {title} that goes with the first model; choose another",
+                **held(f"m.component.{component}", _AS_RESULT),
+            )  # fmt: skip
             if chosen == _MERGED:
                 found[component] = "merge"
-            elif chosen != _AS_RESULT:
+            elif chosen not in (_AS_RESULT, None):
                 found[component] = chosen
         st.caption("The VAE is copied from the first model unless another is chosen here.")
     return found
@@ -156,17 +151,17 @@ def choose_output() -> dict[str, Any]:
     return changed | {name: True for name, value in allowed.items() if value}
 
 
-def begin_with(entry: Entry, shelf: Shelf) -> None:
+def begin_with(name: str, shelf: Shelf) -> None:
     """Choose a file of the library: as the first model, or, a LoRA, as what is added to one. Called before controls are drawn."""
-    state = st.session_state
-    if entry.what != "lora":
-        state["m.model.a"] = entry.name
+    state, entry = st.session_state, shelf.named(name)
+    if entry is None or entry.what != "lora":
+        state["m.model.a"] = name
         return
     state["m.method"], state["m.model.difference"] = "add", entry.name
     now = shelf.named(state.get("m.model.a"))
-    if now is None or now.family != entry.family:
-        by_name = {model.name: model for model in shelf.models if model.family == entry.family}
-        state["m.model.a"] = _usual("a", list(by_name), by_name, [])
+    by_name = {model.name: model for model in shelf.models if model.family == entry.family}
+    if by_name and ("m.model.a" not in state or (now is not None and now.family != entry.family)):
+        propose("m.model.a", _usual("a", list(by_name), by_name, []), [])
 
 
 def apply(form: MergeForm) -> None:
@@ -186,12 +181,3 @@ def apply(form: MergeForm) -> None:
     usual |= {"mix_predictions": False, "allow_missing": False}
     for name, value in (usual | dict(form.output)).items():
         state[f"m.output.{name}"] = value
-
-
-def _drop_unknown(key: str, known) -> None:
-    """Forget a choice that is no longer offered: the file is gone, or has another architecture."""
-    value = st.session_state.get(key)
-    if isinstance(value, list):
-        st.session_state[key] = [one for one in value if one in known]
-    elif value is not None and value not in known:
-        del st.session_state[key]

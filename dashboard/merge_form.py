@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.formats import is_model_name
-from .folders import Folders
+from ..checkpoints.wording import readable
+from .folders import FolderError, Folders
 from .weights_editing import Weights, to_lines, weighted_labels
 
 if TYPE_CHECKING:
@@ -202,40 +203,72 @@ def runnable(recipe: Recipe, folders: Folders) -> dict[str, Any]:
     Raises:
         FolderError: a path leads out of the models folder or to nothing in it.
     """
-    models = {name: str(folders.find(path)) for name, path in recipe.models.items()}
-    loras = {
-        name: lora.model_copy(update={"path": str(folders.find(lora.path))}) for name, lora in recipe.loras.items()
+    return _with_files(recipe, lambda path: str(folders.find(path))).to_plain()
+
+
+def typed(recipe: Recipe, folders: Folders, names: tuple[str, ...]) -> Recipe:
+    """A recipe that was typed, its paths as the library (`names`) writes them: the very files that it names, and no others.
+
+    Raises:
+        FolderError: a path leads to nothing in the models folder, or out of it.
+    """
+    likely = finder(names, folders.models)
+
+    def named(path: str) -> str:
+        name = _same_file(path, names, folders.models) or path
+        try:
+            folders.find(name)
+        except FolderError as error:
+            other = likely(path)
+            raise FolderError(f"{error}{f'; there is {other}' if other else ''}") from None
+        return name
+
+    return _with_files(recipe, named)
+
+
+def replaced_paths(recipe: Recipe, names: tuple[str, ...], models: Path | None = None) -> dict[str, str]:
+    """Path in a recipe -> the library's file of the same base name, for each that the library has in another place only."""
+    find, paths = finder(names, models), list[str]()
+    _with_files(recipe, lambda path: paths.append(path) or path)
+    return {
+        path: found for path in paths if (found := find(path)) is not None and found != _same_file(path, names, models)
     }
-    components = {c: str(folders.find(s)) if recipe.is_file(s) else s for c, s in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "loras": loras, "components": components}).to_plain()
 
 
 def in_library(recipe: Recipe, find: Callable[[str], str | None]) -> Recipe:
     """The recipe with the library's names in place of the paths of the machine that it comes from; unknown ones stay."""
-
-    def named(path: str) -> str:
-        return find(path) or path
-
-    models = {name: named(path) for name, path in recipe.models.items()}
-    loras = {name: lora.model_copy(update={"path": named(lora.path)}) for name, lora in recipe.loras.items()}
-    components = {c: named(s) if recipe.is_file(s) else s for c, s in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
+    return _with_files(recipe, lambda path: find(path) or path)
 
 
-def finder(names: tuple[str, ...]) -> Callable[[str], str | None]:
+def finder(names: tuple[str, ...], models: Path | None = None) -> Callable[[str], str | None]:
     """Finds a recipe's path among the library's names: the same path, else a file of the same base name, if there is one."""
     by_base: dict[str, list[str]] = {}
     for name in names:
         by_base.setdefault(PurePosixPath(name).name, []).append(name)
 
     def find(path: str) -> str | None:
-        posix = path.replace("\\", "/").removeprefix("./")
-        if posix in names:
-            return posix
-        same = by_base.get(posix.rstrip("/").rpartition("/")[2], [])
-        return same[0] if len(same) == 1 else None
+        if same := _same_file(path, names, models):
+            return same
+        alike = by_base.get(path.replace("\\", "/").rstrip("/").rpartition("/")[2], [])
+        return alike[0] if len(alike) == 1 else None
 
     return find
+
+
+def _same_file(path: str, names: tuple[str, ...], models: Path | None) -> str | None:
+    """The library's name of this very path: below the models folder, or a whole path into it."""
+    posix = path if path in names else path.replace("\\", "/").removeprefix("./")
+    if models is not None and Path(path).is_relative_to(models):
+        posix = readable(Path(path).relative_to(models).as_posix())
+    return posix if posix in names else None
+
+
+def _with_files(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
+    """The recipe with every path of a model, LoRA or component changed."""
+    models = {name: change(path) for name, path in recipe.models.items()}
+    loras = {name: lora.model_copy(update={"path": change(lora.path)}) for name, lora in recipe.loras.items()}
+    components = {c: change(s) if recipe.is_file(s) else s for c, s in recipe.components.items()}
+    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
 
 
 def _parameter(value: Any) -> Any:

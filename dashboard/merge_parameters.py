@@ -22,6 +22,15 @@ MIDDLE = 0.5
 _SHARE_LIMITS = {"min_value": 0.0, "max_value": 1.0}
 
 
+def held(key: str, usual: Any) -> dict[str, Any]:
+    """Arguments of a widget whose value stays in session state, `usual` until somebody sets it: in the page or by loading a recipe.
+
+    Streamlit takes a value from one place alone, its arguments or the state.
+    """
+    st.session_state.setdefault(key, usual)
+    return {"key": key} | KEEP
+
+
 def usual_number(parameter: Parameter) -> float:
     """What a parameter of kind `number` is until somebody sets it."""
     return MIDDLE if parameter.default is None else float(parameter.default)
@@ -62,12 +71,11 @@ def _key(method: Method, parameter: Parameter) -> str:
 def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
     key = _key(method, p)
     if p.kind == "switch":
-        return st.checkbox(p.name, value=bool(p.default), key=key, **KEEP)
+        return st.checkbox(p.name, **held(key, bool(p.default)))
     if p.kind == "choice":
-        first = p.choices.index(p.default) if p.default is not None else 0
-        return st.selectbox(p.name, p.choices, index=first, key=key, **KEEP)
+        return st.selectbox(p.name, p.choices, **held(key, p.choices[0] if p.default is None else p.default))
     if p.kind == "integer":
-        return int(st.number_input(p.name, value=p.default or 0, step=1, key=key, help="A whole number.", **KEEP))
+        return int(st.number_input(p.name, step=1, help="A whole number.", **held(key, p.default or 0)))
     if p.kind == "number":
         return _number(p, key)
     weighed = models[len(method.inputs) :] if method.variadic else models
@@ -79,7 +87,7 @@ def _number_of(p: Parameter, entry: Entry) -> float:
     usual = 1.0 if p.default is None else float(p.default)
     key = f"m.each.{p.name}.{entry.name}"
     return st.number_input(
-        f"{p.name}: {plain(entry.name)}", value=usual, step=0.05, format="%.4g", key=key, help=_help(p), **KEEP
+        f"{p.name}: {plain(entry.name)}", step=0.05, format="%.4g", help=_help(p), **held(key, usual)
     )
 
 
@@ -88,14 +96,12 @@ def _number(p: Parameter, key: str) -> float | None:
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     by_block = right.toggle(
         "by block",
-        value=p.name == "alpha",
-        key=f"m.by_block.{p.name}",
         help=f"Set {p.name} for each block in the diagram.",
-        **KEEP,
+        **held(f"m.by_block.{p.name}", p.name == "alpha"),
     )
     value = left.number_input(
-        p.name, value=usual_number(p), step=0.01 if p.share else 0.05, format="%.4g", key=key, disabled=by_block,
-        help=_help(p), **(_SHARE_LIMITS if p.share else {}), **KEEP,
+        p.name, step=0.01 if p.share else 0.05, format="%.4g", disabled=by_block, help=_help(p),
+        **(_SHARE_LIMITS if p.share else {}), **held(key, usual_number(p)),
     )  # fmt: skip
     return None if by_block else value
 

@@ -18,7 +18,7 @@ from ..checkpoints.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
 from .diagram import Gram, unet_diagram
-from .merge_parameters import KEEP, MIDDLE, starting_weights
+from .merge_parameters import KEEP, MIDDLE, held, starting_weights
 from .subject import Subject, draw_subject, svg_of
 from .weights_editing import Undo, Weights
 from .wording import plain
@@ -128,7 +128,8 @@ def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
             set_it = change(lambda now, labels: editing.with_value(now, labels, state["m.set"]))
             st.button("Set it", on_click=set_it, type="primary")
             if not parameter.share:  # whose handles run from 0 to 1, as it does
-                st.slider("Handles in the diagram run from, to", -2.0, 3.0, (0.0, 1.0), 0.5, key="m.limits", **KEEP)
+                limits = held("m.limits", (0.0, 1.0))
+                st.slider("Handles in the diagram run from, to", -2.0, 3.0, step=0.5, **limits)
         with st.popover("Preset", icon=":material/bookmarks:"):
             st.selectbox("Preset", preset_names(), key="m.preset", **KEEP)
             use = change(lambda now, labels: editing.from_text(state["m.preset"], DEFAULT_CONVENTION, family))
@@ -145,10 +146,8 @@ def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
             st.caption(f"Over {where}, in network order.")
             st.button("Apply", on_click=change(gradient), type="primary")
         with st.popover("Random", icon=":material/casino:"):
-            st.slider("Between", -1.0, 2.0, (0.0, 1.0), 0.05, key="m.random.range", **KEEP)
-            st.number_input(
-                "Seed", value=1, step=1, key="m.random.seed", help="The same seed, the same weights.", **KEEP
-            )
+            st.slider("Between", -1.0, 2.0, step=0.05, **held("m.random.range", (0.0, 1.0)))
+            st.number_input("Seed", step=1, help="The same seed, the same weights.", **held("m.random.seed", 1))
             st.button(f"Randomise {where}", on_click=change(random), type="primary")
         st.button(
             "Mirror", icon=":material/flip:", on_click=change(lambda now, labels: editing.mirrored(now, family)),
@@ -163,7 +162,7 @@ def _selected(weights: Weights) -> list[str]:
 
 
 def _number(label: str, value: float, key: str) -> None:
-    st.number_input(label, value=value, step=0.05, format="%.4g", key=key, **KEEP)
+    st.number_input(label, step=0.05, format="%.4g", **held(key, value))
 
 
 def _history_buttons(parameter: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,11 +13,12 @@ from typing import Any
 from ..checkpoints.stream import Progress
 from .library import identity_of
 from .records import cache_folder, read_json, write_json
+from .tasks import Task
 
 
 def gram_identity(identities: Sequence[str]) -> str:
     """What the inner products of these files, in this order, are kept under."""
-    return hashlib.sha256("\n".join(identities).encode()).hexdigest()[:32]
+    return hashlib.sha256(os.fsencode("\n".join(identities))).hexdigest()[:32]
 
 
 def kept_gram(identity: str) -> dict[str, Any] | None:
@@ -42,3 +44,6 @@ def run_gram(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
     labels = {label: matrix.tolist() for label, matrix in table.by_label().items()}
     write_json(cache_folder() / "gram" / f"{identity}.json", {"names": list(table.names), "labels": labels})
     return {"identity": identity}
+
+
+GRAM = Task("gram", run_gram, "analysis", "Measure distances")

@@ -42,7 +42,7 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
     try:
-        fresh.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        fresh.write_text(json.dumps(data), encoding="utf-8")  # in ASCII: a path need not be UTF-8
         _replace(fresh, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.stream import Cancelled, Progress
 from .library import identity_of, keep_scan, scan_of
+from .tasks import Task
 
 
 def run_scan(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
@@ -41,3 +42,6 @@ def run_scan(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
         before += weight
         progress(before, total, path.name)
     return {"scanned": scanned, "failed": failed}
+
+
+SCAN = Task("scan", run_scan, "background", "Scan")

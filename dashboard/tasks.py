@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 from ..checkpoints.stream import Progress
@@ -36,3 +38,17 @@ class Task:
     verb: str
     counts: Literal["bytes", "files"] = "bytes"
     show: Callable[[Any, str], None] | None = None
+
+
+_OUR_MODULE = re.compile(re.escape(__name__.rpartition(".")[0]) + r"\.[a-z_]+")
+
+
+def built_in_task(kind: str | None, module: str | None) -> Task | None:
+    """The task of a kind that stands in one of this package's own modules, next to its function; None for any other."""
+    if not isinstance(module, str) or not _OUR_MODULE.fullmatch(module):
+        return None
+    try:
+        found = import_module(module)
+    except ImportError:  # of another version
+        return None
+    return next((task for task in vars(found).values() if isinstance(task, Task) and task.kind == kind), None)

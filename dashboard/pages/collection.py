@@ -11,10 +11,9 @@ from ...checkpoints.families import short_title
 from ...checkpoints.wording import counted
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import comparison_identity, kept_comparison, run_comparison
+from ..measuring import COMPARISON, comparison_identity, kept_comparison
 from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
-from ..tasks import Task
 from ..wording import plain, size
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ PAGE = Page(
     icon=":material/scatter_plot:",
     show=show,
     order=60,
-    tasks=(Task("comparison", run_comparison, "analysis", "Compare a collection"),),
+    tasks=(COMPARISON,),
     scenes=(Scene("collection", click="Compare"),),
 )
 

@@ -13,12 +13,11 @@ from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import identity_for, kept, kept_difference, run_difference
+from ..measuring import DIFFERENCE, identity_for, kept, kept_difference
 from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
 from ..subject_view import LEVELS, choose_entry, say
-from ..tasks import Task
 from ..wording import plain, size
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ PAGE = Page(
     icon=":material/compare:",
     show=show,
     order=30,
-    tasks=(Task("difference", run_difference, "analysis", "Compare two files"),),
+    tasks=(DIFFERENCE,),
     scenes=(Scene("compare", "?a=sd1-base.safetensors&b=sd1-photo.safetensors", click="Compare"),),
     needs=("numpy", "unetscope.diagrams"),
 )

@@ -11,11 +11,10 @@ from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.wording import counted
 from ..diagram import unet_diagram
 from ..measure_view import offer
-from ..measuring import identity_for, kept_statistics, run_statistics
+from ..measuring import STATISTICS, identity_for, kept_statistics
 from ..page import Page, Scene
 from ..subject import Subject, draw_subject, label_of, picture, rows_as, rows_of, svg_of
 from ..subject_view import HEIGHT, LEVELS, choose_subject, say, shelf_or_none
-from ..tasks import Task
 from ..wording import amount, plain
 
 # More names than this do not go into the address.
@@ -52,7 +51,7 @@ PAGE = Page(
     icon=":material/account_tree:",
     show=show,
     order=20,
-    tasks=(Task("statistics", run_statistics, "analysis", "Measure statistics"),),
+    tasks=(STATISTICS,),
     scenes=(Scene("explore", "?of=sd1-photo.safetensors&selected=IN05"),),
     needs=("unetscope.diagrams",),
 )

@@ -14,9 +14,8 @@ from ..history_view import show_history
 from ..job_view import show_job
 from ..library import Entry, Shelf, health_words, scan_of, shared_parts
 from ..page import Page, Scene
-from ..scanning import run_scan
+from ..scanning import SCAN
 from ..shell import link_to, require_folders, shelf_of
-from ..tasks import Task
 from ..wording import ago, amount, plain, printable, size
 from .settings import make_demo
 
@@ -48,7 +47,7 @@ PAGE = Page(
     icon=":material/folder_open:",
     show=show,
     order=10,
-    tasks=(Task("scan", run_scan, "background", "Scan"),),
+    tasks=(SCAN,),
     scenes=(Scene("library", "?file=merged-mbw.safetensors", click="Scan 8 files"),),
 )
 

@@ -8,13 +8,11 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..library import Entry, Shelf
-from ..merging import run_merge
+from ..merging import MERGE
 from ..page import Page, Scene
-from ..prediction import run_gram
-from ..report_view import show_report
+from ..prediction import GRAM
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject
-from ..tasks import Task
 
 if TYPE_CHECKING:
     from ...merge.methods import Method
@@ -37,23 +35,27 @@ def show() -> None:
         link_to("library", "Go to Library")
         return
     from ..merge_controls import begin_with
+    from ..merge_draft import continue_panel, keep_draft, open_draft
     from ..merge_load import TEXT, choose_mode, load_panel, recipe_text, say_loaded
     from ..merge_run import outcome, run_panel, show_recipe
 
-    if named := shelf.named(st.query_params.get("a")):  # a link of the library
-        begin_with(named, shelf)
+    open_draft(folders)
+    if "a" in st.query_params:  # a link of the library
+        begin_with(st.query_params["a"], shelf)
         del st.query_params["a"]
     with st.container(horizontal=True, vertical_alignment="center"):
         mode = choose_mode()
-        load_panel(shelf)
-    say_loaded()
+        load_panel(shelf, folders)
+        continue_panel(folders)
+    say_loaded(shelf, folders)
     if mode == TEXT:
-        recipe, complaint = recipe_text(shelf)
+        recipe, complaint = recipe_text(shelf, folders)
         run_panel(recipe, complaint, folders)
     else:
         recipe = _with_controls(shelf, folders)
     show_recipe(recipe)
     outcome(recipe)
+    keep_draft(folders)
 
 
 PAGE = Page(
@@ -62,10 +64,7 @@ PAGE = Page(
     icon=":material/merge:",
     show=show,
     order=40,
-    tasks=(
-        Task("merge", run_merge, "merge", "Merge", show=show_report),
-        Task("gram", run_gram, "analysis", "Measure distances"),
-    ),
+    tasks=(MERGE, GRAM),
     scenes=(Scene("merge"),),
     needs=(
         "unetscope.diagrams",
@@ -79,29 +78,31 @@ PAGE = Page(
 
 
 def _with_controls(shelf: Shelf, folders) -> Any:
+    from ..choices import Choices, why_not
     from ..merge_controls import choose_components, choose_method, choose_models, choose_output
     from ..merge_form import MergeForm, Unfinished
     from ..merge_parameters import choose_parameters
     from ..merge_run import run_panel
 
+    choices = Choices(why_not(shelf))
     left, right = st.columns([1, 2.2], gap="medium")
     with left:
         method = choose_method()
-        models = choose_models(method, shelf)
+        models = choose_models(method, shelf, choices)
         values = choose_parameters(method, models)
         subject = Subject.of_blocks(models[0]) if models else None
         family = subject.record if subject else None
         with st.container(horizontal=True, gap="small"):
-            components = choose_components(shelf, family)
+            components = choose_components(shelf, family, choices)
             output = choose_output()
         panel = st.container()
     with right:
         values = _block_weights(method, values, models)
     loras = frozenset(entry.name for entry in models if entry.what == "lora")
     form = MergeForm(method.name, tuple(entry.name for entry in models), values, components, output, loras=loras)
-    recipe, complaint, unfinished = None, "", False
+    recipe, complaint, unfinished = None, " ".join(f"{said}." for said in choices.complaints), False
     try:
-        recipe = form.recipe()
+        recipe = None if complaint else form.recipe()
     except UnetscopeError as error:
         complaint, unfinished = str(error), isinstance(error, Unfinished)
     with panel:

@@ -7,11 +7,10 @@ from pathlib import Path
 import streamlit as st
 
 from .. import jobs
-from ..demo import run_demo
+from ..demo import DEMO
 from ..folders import FolderError, choose_folders, current_folders, given_folders
 from ..page import Page, Scene
 from ..records import cache_folder, state_folder
-from ..tasks import Task
 from ..wording import plain
 
 # Where other programs keep checkpoints, below the user's home; offered when they are there.
@@ -53,7 +52,7 @@ PAGE = Page(
     icon=":material/settings:",
     show=show,
     order=90,
-    tasks=(Task("demo", run_demo, "background", "Make demo checkpoints", counts="files"),),
+    tasks=(DEMO,),
     scenes=(Scene("settings"),),
 )
 
@@ -76,9 +75,12 @@ def choose_here() -> None:
             "Models folder", value=usual[0] if usual else "", placeholder="/home/me/models", key="models folder",
             help="The folder with your checkpoints. Sub-folders are read too. Nothing in it is changed.",
         )  # fmt: skip
+        fixed_output = given_folders()[1]
         output = st.text_input(
-            "Output folder", placeholder="the models folder", key="output folder", help="Where merges are written."
-        )
+            "Output folder", placeholder=fixed_output or "the models folder", key="output folder",
+            disabled=fixed_output is not None,
+            help="Where merges are written." + (" It was set when the app was started." if fixed_output else ""),
+        )  # fmt: skip
         if st.form_submit_button("Use this folder", type="primary"):
             _choose(models, output)
     if st.button(f"Try it with demo checkpoints in ~/{_DEMO} (about 90 MB)", icon=":material/science:"):

@@ -11,12 +11,11 @@ from ...checkpoints.errors import UnetscopeError
 from ..diagram import unet_diagram
 from ..library import Entry
 from ..measure_view import offer
-from ..measuring import identity_for, kept, run_trace
+from ..measuring import TRACE, identity_for, kept
 from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, svg_of
 from ..subject_view import HEIGHT, choose_entry, say
-from ..tasks import Task
 from ..wording import plain, printable, size
 
 # Candidates in order of their colour; more than these share grey.
@@ -60,7 +59,7 @@ PAGE = Page(
     icon=":material/history_edu:",
     show=show,
     order=70,
-    tasks=(Task("trace", run_trace, "analysis", "Trace a merge"),),
+    tasks=(TRACE,),
     scenes=(Scene("where_from", click="Trace"),),
     needs=("unetscope.diagrams",),
 )

@@ -37,7 +37,7 @@ def task(monkeypatch, no_workers):
     scan = page.task_named("scan")
 
     def set_to(function) -> None:
-        def found(kind):
+        def found(kind, module=None):
             return replace(scan, run=function) if kind == "scan" else page.task_named(kind)
 
         monkeypatch.setattr(jobs, "task_named", found)

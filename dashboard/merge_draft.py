@@ -1,0 +1,245 @@
+"""The draft of a Merge page: what its controls hold, kept on disk under the id in the page's address.
+
+A draft is found again by its address after a reload, a restart of the app, or in another browser. Each tab has one of its own:
+where two write the same one, the later goes on with a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ..checkpoints.wording import readable
+from .folders import Folders
+from .records import read_json, state_folder, write_json
+from .weights_editing import Undo
+from .wording import ago, plain
+
+PARAMETER = "draft"
+_ID = re.compile(r"[0-9a-f]{12}")
+_FORM = 1
+_KEPT = 200
+# What belongs to a moment and not to a draft: buttons, refusals, reports, what is typed into a table or picked to be loaded.
+_PASSING = (
+    "m.run", "m.dry", "m.take", "m.leave", "m.refused", "m.overwrite", "m.waits", "m.loaded", "m.complaint", "m.file", "m.repeat",
+    "m.table.",
+)  # fmt: skip
+
+
+def draft_id() -> str:
+    """The id of this tab's draft; empty where the page stands alone."""
+    return st.session_state.get("draft", {}).get("id", "")
+
+
+def followed_drafts() -> tuple[str, ...]:
+    """The ids under which this tab's merges were started: its draft's, and those that it is a copy of."""
+    own = st.session_state.get("draft", {})
+    return (own.get("id", ""), *own.get("copies", ()))
+
+
+def open_draft(folders: Folders) -> None:
+    """Have the controls hold what the address names; to be called before they are drawn."""
+    state, asked = st.session_state, st.query_params.get(PARAMETER, "")
+    own = state.get("draft")
+    if own is None or (asked and asked != own["id"]):
+        kept = _read(asked)
+        if own is not None:
+            _forget_controls()
+        state["draft"] = {"id": asked if _ID.fullmatch(asked) else _new_id()}
+        if kept:
+            _restore(kept, folders)
+    if st.query_params.get(PARAMETER) != draft_id():
+        st.query_params[PARAMETER] = draft_id()
+    for said in state["draft"].pop("said", ()):
+        st.info(plain(said))
+
+
+def keep_draft(folders: Folders) -> None:
+    """Write what the controls hold, if it has changed since; to be called when they have been drawn."""
+    own = st.session_state["draft"]
+    values = _controls()
+    text = json.dumps(values, sort_keys=True)
+    if text == own.setdefault("text", text):  # what the page proposes when it is opened is nobody's draft
+        return
+    file = _file(own["id"])
+    there = read_json(file)
+    if isinstance(there, dict) and there.get("turn") != own.get("turn"):
+        own["copies"] = [*own.get("copies", ()), own["id"]]
+        own["id"] = st.query_params[PARAMETER] = _new_id()
+        st.info("This draft was changed in another tab; this tab goes on with a copy of its own.")
+    own["text"], own["turn"] = text, secrets.token_hex(4)
+    record = {
+        "form": _FORM, "turn": own["turn"], "models": str(folders.models), "copies": own.get("copies", []),
+        "title": _title(), "values": values,
+    }  # fmt: skip
+    with contextlib.suppress(OSError):  # a full disk ends a merge, not a page
+        write_json(_file(own["id"]), record)
+        _prune()
+
+
+def continue_panel(folders: Folders) -> None:
+    """A way back to the last draft of these folders, as long as nothing has been done in this tab."""
+    own = st.session_state["draft"]
+    if "turn" in own or own.get("begun", False):
+        return
+    own["begun"] = "text" in own and json.dumps(_controls(), sort_keys=True) != own["text"]
+    last = None if own["begun"] else _last(folders)
+    if last is not None:
+        file, kept = last
+        st.button(
+            f"Continue: {plain(kept.get('title') or 'the last draft')}", key="m.run.continue", icon=":material/history:",
+            help=f"The draft that was last changed in these folders, {ago(file.stat().st_mtime)}.",
+            on_click=_continue, args=(file.stem, folders),
+        )  # fmt: skip
+
+
+def _continue(own: str, folders: Folders) -> None:
+    kept = _read(own)
+    if kept:
+        _forget_controls()
+        st.session_state["draft"] = {"id": own}
+        _restore(kept, folders)
+        st.query_params[PARAMETER] = draft_id()
+
+
+# -- what a draft is --------------------------------------------------------------------------------------------------
+
+
+def _controls() -> dict[str, Any]:
+    """Key -> value of every control that somebody may have set, as JSON can hold it."""
+    found = {}
+    for key, value in st.session_state.items():
+        if str(key).startswith("m.") and not str(key).startswith(_PASSING):
+            with contextlib.suppress(TypeError):
+                found[str(key)] = _packed(value)
+    return found
+
+
+def _forget_controls() -> None:
+    for key in [key for key in st.session_state if str(key).startswith("m.")]:
+        del st.session_state[key]
+
+
+def _restore(kept: dict[str, Any], folders: Folders) -> None:
+    from ..merge.methods import METHODS
+
+    state, own = st.session_state, st.session_state["draft"]
+    for key, value in kept["values"].items():
+        if str(key).startswith("m.") and not str(key).startswith(_PASSING):
+            with contextlib.suppress(TypeError, ValueError, KeyError):
+                state[key] = _unpacked(value)
+    own |= {"turn": kept.get("turn"), "copies": list(kept.get("copies", ()))}
+    said = []
+    if state.get("m.method") not in (None, *METHODS):
+        said.append(
+            f"The draft's method {state['m.method']} is not known here; start the app with its file (--methods)."
+        )
+        del state["m.method"]
+    if kept.get("models") != str(folders.models):
+        # Another app may be at work on it, with its own folders.
+        own |= {"copies": [*own["copies"], own["id"]], "id": _new_id()}
+        said.append(
+            f"This draft was made for the models folder {readable(str(kept.get('models')))}; here it is a copy, with the files of "
+            f"these names in {readable(folders.models)}."
+        )
+    own["said"] = said
+
+
+def _packed(value: Any) -> Any:
+    """Plain data that `_unpacked` makes the value of again; raises TypeError for what is none of a control's values."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Undo):
+        return {"undo": [[dict(weights) for weights in value.past], value.now, list(value.future)]}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(one) for one in value]}
+    if isinstance(value, list):
+        return [_packed(one) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {"dict": {name: _packed(one) for name, one in value.items()}}
+    raise TypeError(type(value).__name__)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if "undo" in value:
+        past, now, future = value["undo"]
+        return Undo(
+            tuple(_weights(one) for one in past),
+            None if now is None else _weights(now),
+            tuple(_weights(one) for one in future),
+        )
+    if "tuple" in value:
+        return tuple(_unpacked(one) for one in value["tuple"])
+    return {str(name): _unpacked(one) for name, one in value["dict"].items()}
+
+
+def _weights(value: Any) -> dict[str, float]:
+    return {str(label): float(weight) for label, weight in dict(value).items()}
+
+
+def _title() -> str:
+    """What a draft is called: its method and its files."""
+    state = st.session_state
+    if state.get("m.mode", "").startswith("Recipe"):
+        return state.get("m.name") or "a recipe as text"
+    chosen = [state[key] for key in state if str(key).startswith("m.model.") and isinstance(state[key], str)]
+    files = [*dict.fromkeys(chosen), *(state.get("m.models") or ())]
+    names = ", ".join(Path(name).stem for name in files[:3]) + (" ..." if len(files) > 3 else "")
+    return f"{str(state.get('m.method', '')).replace('_', ' ')}: {names}"
+
+
+# -- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    return state_folder() / "drafts"
+
+
+def _file(own: str) -> Path:
+    return _folder() / f"{own}.json"
+
+
+def _new_id() -> str:
+    return secrets.token_hex(6)
+
+
+def _read(own: str) -> dict[str, Any] | None:
+    kept = read_json(_file(own)) if _ID.fullmatch(own) else None
+    sound = isinstance(kept, dict) and kept.get("form") == _FORM and isinstance(kept.get("values"), dict)
+    return kept if sound else None
+
+
+def _newest() -> list[Path]:
+    """The files of all drafts, the one that was changed last first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for file in _folder().glob("*.json"):
+            with contextlib.suppress(OSError):
+                found.append((file.stat().st_mtime, file))
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+def _last(folders: Folders) -> tuple[Path, dict[str, Any]] | None:
+    for file in _newest()[:20]:
+        kept = _read(file.stem)
+        if kept and kept.get("models") == str(folders.models) and time.time() - file.stat().st_mtime >= 0:
+            return file, kept
+    return None
+
+
+def _prune() -> None:
+    for file in _newest()[_KEPT:]:
+        with contextlib.suppress(OSError):
+            file.unlink()
