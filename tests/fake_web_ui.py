@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class FakeWebUi:
         failures: what the next requests to a path get instead of an answer: a status with JSON, `slow`, or `close`.
         pixel: the colour of every image; None for one that tells the model and the seed.
         says: the name of the model that it says it used; empty for the true one.
+        spoilt: what happens to the next images, encoded, before they are sent: a list of functions.
+        stuck: whether it goes on painting with the model that it painted with last, without saying so.
     """
 
     def __init__(self, folder: Path, auth: str | None = None):
@@ -38,6 +41,9 @@ class FakeWebUi:
         self.failures: dict[str, deque] = {}
         self.pixel: tuple[int, int, int] | None = None
         self.says = ""
+        self.spoilt: list[Callable[[str], str]] = []
+        self.stuck = False
+        self._painted: tuple[int, int, int] | None = None
         self.refresh()
         outer = self
 
@@ -150,12 +156,16 @@ class FakeWebUi:
         if not self._exists(title):
             return 500, {"error": "RuntimeError", "detail": "", "errors": f"model {title!r} not found"}
         name = title.split(" [")[0]
-        image = Image.new("RGB", (body["width"], body["height"]), self.pixel or self._colour(name, body["seed"]))
+        if self._painted is None or not self.stuck:
+            self._painted = self.pixel or self._colour(name, 0)
+        colour = self.pixel or (self._painted[0], body["seed"] % 256, 9)
+        image = Image.new("RGB", (body["width"], body["height"]), colour)
         data = io.BytesIO()
         image.save(data, "PNG")
         info = {"seed": body["seed"], "all_seeds": [body["seed"]], "sd_model_name": self.says or Path(name).stem}
+        encoded = base64.b64encode(data.getvalue()).decode()
         return 200, {
-            "images": [base64.b64encode(data.getvalue()).decode()],
+            "images": [self.spoilt.pop(0)(encoded) if self.spoilt else encoded],
             "parameters": body,
             "info": json.dumps(info),
         }

@@ -12,7 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+
+from ...checkpoints import codec
 from ...checkpoints.formats import written_suffixes
+from ...checkpoints.opening import read_tensors
 from ...checkpoints.partial_file import lock
 from ...merge import merge
 
@@ -20,8 +24,19 @@ if TYPE_CHECKING:
     from ...merge.recipe import Recipe
 
 PREFIX = "unetscope-trial-"
+# How many numbers are kept of each tensor, and up to which part of their size they may change without changing a picture.
+_SAMPLED, _SAME = 2048, 1e-4
 # Seconds in which a file of another search may not be locked yet.
 _YOUNG = 30.0
+
+
+Sample = list[np.ndarray]
+
+
+def differ(one: Sample, other: Sample) -> bool:
+    """Whether two samples of merges of one study differ by more than what a picture may not show."""
+    size = sum(float(np.abs(a).sum()) for a in one)
+    return sum(float(np.abs(a - b).sum()) for a, b in zip(one, other, strict=True)) > _SAME * size
 
 
 class TrialFiles:
@@ -60,6 +75,20 @@ class TrialFiles:
         lock(file, wait=False)
         self._held[path] = file
         return path
+
+    def sample(self, path: Path) -> Sample:
+        """The first numbers of every tensor of a trial file, as fp32: six megabytes tell two merges apart."""
+        found = []
+        with open(path, "rb") as file:
+            for tensor in read_tensors(path)[1]:
+                if not tensor.dtype.is_float or tensor.coded:
+                    continue
+                count = min(tensor.elements, _SAMPLED)
+                file.seek(tensor.pieces[0].offset)
+                raw = np.frombuffer(file.read(count * tensor.dtype.size), np.uint8)
+                found.append(np.empty(count, np.float32))
+                codec.decode(raw, tensor.dtype, found[-1])
+        return found
 
     def remove(self, but: Path | None = None) -> None:
         """Remove the files of this search but one. What a UI on Windows still has open is tried again the next time."""

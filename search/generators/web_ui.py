@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ from ..errors import OutOfOrderError, SearchError
 from ..shots import Shot
 from .contract import Generator, NoImageError
 from .settings import Settings, checked
-from .trial_files import TrialFiles
+from .trial_files import Sample, TrialFiles, differ
 from .web_ui_client import WebUi
 
 if TYPE_CHECKING:
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
 _LOOKS = 10
 # Set for every image, whatever the payload says: one image a request, and nothing written to the UI's own folder.
 _ALWAYS = {"batch_size": 1, "n_iter": 1, "send_images": True, "save_images": False, "do_not_save_samples": True}
+
+
+@dataclass
+class _Loaded:
+    """The model that the UI was told to load: its title there, its name, some of its numbers, and shot -> hash of its picture."""
+
+    title: str
+    stem: str
+    sample: Sample
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+def _hash(image: Image) -> str:
+    import xxhash
+
+    return xxhash.xxh3_64_hexdigest(image.tobytes())
 
 
 class WebUiSettings(Settings):
@@ -60,7 +77,8 @@ class WebUiGenerator(Generator):
         self._ui = WebUi(self.settings.url, self.settings.timeout, self.settings.retries, self.settings.user, wait=wait)
         self._files = TrialFiles(folder / self.settings.models_folder.expanduser())
         self._before: str | None = None
-        self._loaded: tuple[str, str] | None = None
+        self._loaded: _Loaded | None = None
+        self._painted: _Loaded | None = None
 
     def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:
         if not self._files.folder.is_dir():
@@ -80,7 +98,7 @@ class WebUiGenerator(Generator):
         if self._before is None:
             self._before = str(self._ui.options().get("sd_model_checkpoint") or "")
             self._files.remove_leftovers()
-        path = self._files.write(recipe)
+        before, path = self._loaded, self._files.write(recipe)
         try:
             title = self._title(path)
             self._ui.set_options(sd_model_checkpoint=title)
@@ -88,7 +106,9 @@ class WebUiGenerator(Generator):
             self._loaded = None
             self._files.remove()
             raise
-        self._loaded = (title, path.stem)
+        if before is not None and before.pictures:
+            self._painted = before
+        self._loaded = _Loaded(title, path.stem, self._files.sample(path))
         self._files.remove(but=path)
 
     def _title(self, path: Path) -> str:
@@ -109,9 +129,31 @@ class WebUiGenerator(Generator):
     def images(self, shots: Sequence[Shot]) -> list[Image]:
         if self._loaded is None:
             raise SearchError("no model is prepared yet")
-        return [self._image(shot, *self._loaded) for shot in shots]
+        return [self._image(shot, self._loaded) for shot in shots]
 
-    def _image(self, shot: Shot, title: str, stem: str) -> Image:
+    def _image(self, shot: Shot, loaded: _Loaded) -> Image:
+        image = self._painting(shot, loaded)
+        if self._repeats(shot, image, loaded):
+            # The UI may have missed the change.
+            self._ui.set_options(sd_model_checkpoint=loaded.title)
+            image = self._painting(shot, loaded)
+            if self._repeats(shot, image, loaded):
+                raise OutOfOrderError(
+                    f"{self.settings.url}: paints {shot.name} with {loaded.stem} exactly as with the model before, though their "
+                    "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images"
+                )
+        loaded.pictures[shot.name] = _hash(image)
+        return image
+
+    def _repeats(self, shot: Shot, image: Image, loaded: _Loaded) -> bool:
+        """Whether the model before has made the very same picture, which no model with other numbers does."""
+        before = self._painted
+        if before is None or before.pictures.get(shot.name) != _hash(image):
+            return False
+        return differ(before.sample, loaded.sample)
+
+    def _painting(self, shot: Shot, loaded: _Loaded) -> Image:
+        title, stem = loaded.title, loaded.stem
         image, info = self._ui.txt2img(request(shot, title))
         made_by = info.get("sd_model_name")
         if made_by and made_by != stem:
@@ -131,7 +173,7 @@ class WebUiGenerator(Generator):
             self._files.remove()
             with contextlib.suppress(SearchError):
                 self._ui.refresh_checkpoints()
-        self._before = self._loaded = None
+        self._before = self._loaded = self._painted = None
         self._ui.close()
 
 

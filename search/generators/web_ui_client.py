@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import io
 import json
@@ -88,24 +87,9 @@ class WebUi:
 
         Raises:
             NoImageError: the UI says that the model makes NaN.
-            SearchError: it refuses, or fails time and again.
+            SearchError: it refuses, or fails time and again. An image that arrives damaged is such a failure.
         """
-        from PIL import Image, UnidentifiedImageError
-
-        answer = self._call("POST", "txt2img", dict(payload))
-        images = answer.get("images") if isinstance(answer, dict) else None
-        if not images:
-            raise SearchError(f"{self.url}: txt2img sent no image")
-        try:
-            data = base64.b64decode(images[0].split(",", 1)[-1], validate=True)
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (binascii.Error, UnidentifiedImageError, OSError, AttributeError):
-            raise SearchError(f"{self.url}: txt2img sent an image that cannot be read") from None
-        try:
-            info = json.loads(answer.get("info") or "{}")
-        except (TypeError, ValueError):
-            info = {}
-        return image, info if isinstance(info, dict) else {}
+        return self._call("POST", "txt2img", dict(payload), _picture)
 
     def close(self) -> None:
         """Close the connection."""
@@ -113,8 +97,19 @@ class WebUi:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _call(self, verb: str, name: str, body: dict[str, Any] | None = None) -> Any:
+    def _call(
+        self,
+        verb: str,
+        name: str,
+        body: dict[str, Any] | None = None,
+        read: Callable[[Any], Any] | None = None,
+    ) -> Any:
         """Send a request until it is answered, or the retries are used up.
+
+        Args:
+            verb, name, body: the request.
+            read: makes of the content what is wanted. Where it raises `_DamagedError`, or the content is no JSON, the request is
+                sent again; without it, the content is returned, and what is no JSON comes from something else than a web UI.
 
         Raises:
             NoImageError: the model makes NaN.
@@ -147,18 +142,21 @@ class WebUi:
                 said = f"cannot be reached ({_reason(error)}); start the web UI with --api, and check generator.url"
                 continue
             if answer.ok:
-                return self._content(answer)
+                try:
+                    content = answer.json() if answer.content else None
+                    return content if read is None else read(content)
+                except _DamagedError as error:
+                    kind, said = SearchError, f"sends {error} for {name}"
+                except ValueError:
+                    if read is None:
+                        raise SearchError(f"{self.url}: answers, but not like a web UI; check the address") from None
+                    kind, said = SearchError, f"sends half an answer for {name}"
+                continue
             said = self._refused(answer, name)
             # An error inside the UI may be this model's; a gateway's is not.
             kind = SearchError if answer.status_code == 500 else OutOfOrderError
         again = f", after {self._retries + 1} attempts" if self._retries else ""
         raise kind(f"{self.url}: {said}{again}")
-
-    def _content(self, answer: Any) -> Any:
-        try:
-            return answer.json() if answer.content else None
-        except ValueError:
-            raise SearchError(f"{self.url}: answers, but not like a web UI; check the address") from None
 
     def _refused(self, answer: Any, name: str) -> str:
         """What an answer that is no success says, when trying again may help.
@@ -192,6 +190,30 @@ class WebUi:
 
         with contextlib.suppress(requests.exceptions.RequestException):
             self._session.post(f"{self.url}/sdapi/v1/interrupt", timeout=_CONNECT)
+
+
+class _DamagedError(Exception):
+    """An answer that arrived and cannot be used; the next one may be whole."""
+
+
+def _picture(answer: Any) -> tuple[Image, dict[str, Any]]:
+    """The image in an answer of txt2img, and what the UI says about it."""
+    from PIL import Image
+
+    images = answer.get("images") if isinstance(answer, dict) else None
+    if not images or not isinstance(images, list) or not isinstance(images[0], str):
+        raise _DamagedError("no image")
+    try:
+        data = base64.b64decode(images[0].split(",", 1)[-1], validate=True)
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    # Pillow raises errors of many types over a file that is damaged, or ends too early.
+    except Exception:
+        raise _DamagedError("an image that cannot be read") from None
+    try:
+        info = json.loads(answer.get("info") or "{}")
+    except (TypeError, ValueError):
+        info = {}
+    return image, info if isinstance(info, dict) else {}
 
 
 def _reason(error: Exception) -> str:

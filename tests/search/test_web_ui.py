@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -148,6 +149,75 @@ def test_a_ui_that_is_gone_is_out_of_order_while_an_error_inside_it_is_one_model
     ui.stop()
     with pytest.raises(OutOfOrderError, match="cannot be reached"):
         generator.prepare(recipe())
+
+
+HALVES = {
+    "half of the base64": lambda encoded: encoded[: len(encoded) // 8 * 4],
+    "base64 that is none": lambda encoded: encoded[:-3],
+    "half of the PNG": lambda encoded: base64.b64encode(base64.b64decode(encoded)[:-30]).decode(),
+    "a PNG without its end": lambda encoded: base64.b64encode(base64.b64decode(encoded)[:40]).decode(),
+    "noise": lambda encoded: base64.b64encode(b"\x89PNG" + bytes(range(200))).decode(),
+    "nothing": lambda encoded: "",
+    "no text": lambda encoded: 5,
+}
+
+
+@pytest.mark.parametrize("how", HALVES)
+def test_a_damaged_picture_is_asked_for_again(make, ui, recipe, how):
+    generator = make()
+    generator.prepare(recipe())
+    ui.spoilt = [HALVES[how], HALVES[how]]
+    (image,) = generator.images(SHOTS[:1])
+    assert image.size == (16, 24) and image.getpixel((15, 23))[1:] == (1, 9)
+    assert generator.waits == [1, 2] and len(ui.bodies("txt2img")) == 3
+
+
+def test_pictures_that_are_always_damaged_are_said(make, ui, recipe):
+    generator = make(retries=2)
+    generator.prepare(recipe())
+    ui.spoilt = [HALVES["half of the PNG"]] * 3
+    with pytest.raises(SearchError, match="sends an image that cannot be read for txt2img, after 3 attempts"):
+        generator.images(SHOTS[:1])
+    # An answer without a picture, and no answer in JSON at all.
+    ui.fail("txt2img", (200, {"images": []}), (200, None), (200, {"info": "{}"}))
+    with pytest.raises(SearchError, match="sends no image for txt2img, after 3 attempts"):
+        generator.images(SHOTS[:1])
+
+
+def test_a_ui_that_goes_on_with_the_old_model_is_noticed_at_the_first_repetition(make, ui, recipe):
+    generator = make()
+    generator.prepare(recipe(0.1))
+    generator.images(SHOTS)
+    ui.stuck = True
+    generator.prepare(recipe(0.8))
+    asked, loaded = len(ui.bodies("txt2img")), len([r for r in ui.requests if r[:2] == ("POST", "options")])
+    with pytest.raises(OutOfOrderError, match=r"paints a-1 with unetscope-trial-.*exactly as with the model before"):
+        generator.images(SHOTS)
+    # It was told once more which model it is before that was said.
+    assert len(ui.bodies("txt2img")) == asked + 2
+    assert len([r for r in ui.requests if r[:2] == ("POST", "options")]) == loaded + 1
+    ui.stuck = False
+    generator.prepare(recipe(0.8))
+    assert len(generator.images(SHOTS)) == 2
+
+
+def test_a_change_that_the_ui_missed_is_made_up_for(make, ui, recipe):
+    generator = make()
+    generator.prepare(recipe(0.1))
+    (first,) = generator.images(SHOTS[:1])
+    generator.prepare(recipe(0.8))
+    ui.stuck = True
+    ui._post_options = lambda body: (setattr(ui, "stuck", False), FakeWebUi._post_options(ui, body))[1]
+    (second,) = generator.images(SHOTS[:1])
+    assert first.getpixel((0, 0)) != second.getpixel((0, 0))
+
+
+def test_the_same_model_again_may_paint_the_same_picture(make, ui, recipe):
+    generator = make()
+    for alpha in (0.3, 0.3, 0.3 + 1e-6):  # a sum that rounds to the same numbers is the same model
+        generator.prepare(recipe(alpha))
+        assert len(generator.images(SHOTS)) == 2
+    assert len(ui.bodies("txt2img")) == 6
 
 
 def test_nan_and_black_images_fail_the_trial_without_another_attempt(make, ui, recipe):
