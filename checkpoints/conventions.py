@@ -38,10 +38,12 @@ class Reading:
         weights: share of B for every label of the denoiser and its text encoders; None: stays with A.
         vae: what the tool would do with the VAE. Unetscope copies the VAE from the first model unless the user names
             it, so this is not a weight like the others. None: the tool takes it from A.
+        base: the number of the slot BASE.
     """
 
     weights: dict[str, float | None]
     vae: float | None
+    base: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Convention:
             return scale * (self.missing if label in _NUMBERED else 1.0)
 
         labels = (*family_of(family).text_encoders, *family_of(family).labels)
-        return Reading({label: weight(label) for label in labels}, weight("VAE"))
+        return Reading({label: weight(label) for label in labels}, weight("VAE"), values["BASE"])
 
     def _misfit(self, family: Family, length: int) -> str:
         fits = self.lengths(family)

@@ -37,7 +37,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "nan": (Annotated[Literal["error", "zero", "copy"] | None, typer.Option(help="NaN or infinity in an input.")], None),
     "overflow": (Annotated[Literal["error", "clamp"] | None, typer.Option(help="Results too large for the dtype.")], None),
     "mix_predictions": (Annotated[bool, typer.Option("--mix-predictions", help="Allow epsilon and v models together.")], False),
-    "allow_missing": (Annotated[bool, typer.Option("--allow-missing", help="Unknown families: fill gaps.")], False),
+    "allow_missing": (Annotated[bool, typer.Option("--allow-missing", help="Allow models with holes.")], False),
     "title": (Annotated[str | None, typer.Option(help="A name for the result, kept in its metadata.")], None),
     "threads": (Threads, None),
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")], False),

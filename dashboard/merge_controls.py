@@ -143,7 +143,7 @@ def choose_output() -> dict[str, Any]:
         lacking = st.checkbox(
             "Allow models that lack tensors",
             key="m.output.allow_missing",
-            help="Takes what a model of no known family lacks from the first one that has it.",
+            help="Merges a model with holes without what it lacks, and writes a result with holes.",
             **KEEP,
         )
     changed = {name: value for name, value in found.items() if value != usual.get(name, "fp16")}

@@ -27,8 +27,9 @@ line BASE. `scale` multiplies the weights of the vector or preset, not those of 
 
 A label without a slot in vectors (TIME_EMBED, LABEL_EMB, OUT) follows the slot that the convention reads, in vectors
 and in lines, unless a line selects it as a whole. The VAE has a weight only when a line names it literally; schedule
-buffers, EMA copies, markers and unknown keys never have one. Presets are MBW vectors: with a convention of another
-order (automb, comfyui) they are read as supermerger reads them. The presets of LoRA block weight (INS, MIDD, ALL...) exist
+buffers, EMA copies and markers never have one; what stands beside the blocks (further models, unknown keys) has that
+of BASE. Presets are MBW vectors: with a convention of another order (automb, comfyui) they are read as supermerger reads
+them. The presets of LoRA block weight (INS, MIDD, ALL...) exist
 in the conventions lbw and lbw-kohya only.
 """
 
@@ -149,16 +150,16 @@ class BlockWeights:
             return 0.0 if slot in (None, label) else whole(slot)
 
         table = {}
-        for label in (*family.text_encoders, *family.labels, "VAE"):
+        for label in (BASE, *family.text_encoders, *family.labels, "VAE"):
             after = named.get(label, (-1, 0.0))[0] + 1
             later = zip(self.lines[after:], given[after:], strict=True)
             parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
             table[label] = LabelWeight(whole(label), tuple(parts))
-        vae = table.pop("VAE")
+        vae, beside = table.pop("VAE"), table.pop(BASE)
         if any("VAE" in values for values in given):
             # Where lines name only parts of the VAE, its rest stays with A.
             table["VAE"] = LabelWeight(vae.value if "VAE" in named else 0.0, vae.parts)
-        return ResolvedWeights(family, table, vae.value)
+        return ResolvedWeights(family, table, vae.value, beside)
 
     def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
         """Weights before any line, and the labels that have a weight of their own there and so follow nobody."""
@@ -178,7 +179,7 @@ class BlockWeights:
         first = family.text_encoders[0] if family.text_encoders else None
         weights = reading.weights | {
             "VAE": reading.vae,
-            BASE: reading.weights.get(first),
+            BASE: reading.weights.get(first, reading.base),
         }
         own = {BASE, *family.text_encoders, *(x for x in labels if x in slots or is_block(x))}
         if self.convention.missing is not None:  # its labels follow nobody

@@ -1,16 +1,23 @@
-"""From a tree of steps to one weighted sum for each key."""
+"""From a tree of steps to one weighted sum for each key.
+
+A model takes no part in what it lacks: a mean is that of the others, a difference from the base is left out, a method of two
+inputs gives the other one. Where no such rule says what the result is, it is `Lacking`.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..checkpoints.errors import LabelError
-from ..checkpoints.families import FAMILIES, Family, Place, family_of, layout
+from ..checkpoints.families import BESIDE_LABELS, FAMILIES, Family, Place, family_of, layout
 from .errors import RecipeError
-from .forms import Applied, Form, Model
+from .forms import Applied, Form, Lacking, Model
 from .methods import Method
 from .recipe import Recipe
+
+# Shares that add up to the same, as far as double precision can say.
+_EVEN = 1e-9
 
 
 class Collapse:
@@ -43,34 +50,40 @@ class Collapse:
         """The family that block weights are resolved for."""
         return self._family
 
-    def form(self, source: str, key: str, merge_vae: bool = False) -> Form:
+    def form(self, source: str, key: str, merge_vae: bool = False, whole: bool = False) -> Form | Lacking:
         """The weighted sum that a step, model or component file comes to for a key in single-file naming.
 
-        `merge_vae` says that the VAE was asked for by name. Otherwise a step that names no weight for it passes on its
-        first input's.
+        Args:
+            merge_vae: whether the VAE was asked for by name. Otherwise a step that names no weight for it passes on the VAE of its
+                first input that has one.
+            whole: as if every model had the tensor: what the recipe means.
         """
-        forms: dict[str, Form] = {}
+        forms: dict[str, Form | Lacking] = {}
 
-        def of(name: str) -> Form:
+        def of(name: str) -> Form | Lacking:
             if name not in self._index:
                 return forms[name]
             index = self._index[name]
+            if whole or self._has(index, key):
+                return Form.of(Model(index))
             # A LoRA changes some tensors, and adds 0 to all others.
-            return Form((), ()) if name in self._recipe.loras and not self._has(index, key) else Form.of(Model(index))
+            return Form((), ()) if name in self._recipe.loras else Lacking(frozenset((index,)))
 
         for name in self._recipe.order(source) if source in self._recipe.steps else ():
             forms[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
         return of(source)
 
-    def _step(self, name: str, key: str, inputs: list[Form], merge_vae: bool) -> Form:
+    def _step(self, name: str, key: str, inputs: list[Form | Lacking], merge_vae: bool) -> Form | Lacking:
         step, resolved = self._recipe.steps[name], self._resolved(name)
         method, place = step.kind, self._family.block_of(key)
         vae = place.component == "vae"
         weights = [w for v in resolved.values() for w in (v if isinstance(v, list) else [v]) if not _is_plain(w)]
         if vae and not merge_vae and method.kind != "structural" and all(w.vae is None for w in weights):
-            return inputs[0]
+            return next((form for form in inputs if isinstance(form, Form)), inputs[0])
 
         def number(weights) -> float:
+            if place.label in BESIDE_LABELS:
+                return weights.beside(key)
             return weights.vae_by_convention if vae and weights.vae is None else weights.weight(key)
 
         values = {
@@ -81,15 +94,51 @@ class Collapse:
             if parameter.share:
                 parameter.check_number(values[p], f"steps.{name}.{p} at {place.label}")
         if method.kind == "structural":
-            return self._chosen(method, inputs, key, place, values)
+            chosen = self._chosen(method, inputs, key, place, values)
+            found = isinstance(chosen, Form) or chosen.step or all(isinstance(form, Lacking) for form in inputs)
+            return chosen if found else Lacking(chosen.models, name)
+        sources = step.inputs
+        if any(isinstance(form, Lacking) for form in inputs):
+            there = [i for i, form in enumerate(inputs) if isinstance(form, Form)]
+            if (found := self._without(name, method, inputs, there, values)) is not None:
+                return found
+            # Those that have it, each with its own number.
+            first = len(method.inputs)
+            values = {
+                p: tuple(v[i - first] for i in there if i >= first) if isinstance(v, tuple) else v
+                for p, v in values.items()
+            }
+            inputs, sources = [inputs[i] for i in there], [sources[i] for i in there]
         if not method.on_deltas:
-            return self._applied(method, inputs, values, step.inputs)
+            return self._applied(method, inputs, values, sources)
         base, *models = inputs
         deltas = [
             form if self._recipe.space_of(source) == "delta" else Form.combined((1.0, -1.0), [form, base])
-            for form, source in zip(models, step.inputs[1:], strict=True)
+            for form, source in zip(models, sources[1:], strict=True)
         ]
-        return Form.combined((1.0, 1.0), [base, self._applied(method, deltas, values, step.inputs[1:])])
+        return Form.combined((1.0, 1.0), [base, self._applied(method, deltas, values, sources[1:])])
+
+    def _without(
+        self, name: str, method: Method, inputs: Sequence[Form | Lacking], there: list[int], values: dict
+    ) -> Form | Lacking | None:
+        """What a step comes to where only the inputs `there` have the tensor; None: the method applied to those."""
+        lacking = [form for form in inputs if isinstance(form, Lacking)]
+        models = frozenset().union(*(form.models for form in lacking))
+        delta = self._recipe.space_of(name) == "delta"
+        if broken := next((form.step for form in lacking if form.step), ""):
+            return Lacking(models, broken)
+        if not any(inputs[i].terms for i in there):  # LoRAs that do not change it at most
+            return Form((), ()) if delta else Lacking(models)
+        unmet = Lacking(models, name)
+        if method.on_deltas:
+            return unmet if 0 not in there else inputs[0] if there == [0] else None
+        if method.kind == "linear":
+            return _rest_of_sum(method.shares(len(inputs), values), inputs, there) or unmet
+        if delta or method.deltas:
+            return unmet
+        if len(there) == 1 and (method.variadic or len(inputs) == 2 or there == [0]):
+            return inputs[there[0]]
+        return None if method.variadic else unmet
 
     def _applied(self, method: Method, inputs: list[Form], values: dict, sources: list[str]) -> Form:
         if method.kind == "linear":
@@ -99,19 +148,25 @@ class Collapse:
         named = tuple(sources) if method.kind == "statistics" or "at" in method.supplied else ()
         return Form.of(Applied(method, tuple(sorted(values.items())), tuple(inputs), named))
 
-    def _chosen(self, method: Method, inputs: list[Form], key: str, place: Place, values: dict) -> Form:
+    def _chosen(
+        self, method: Method, inputs: list[Form | Lacking], key: str, place: Place, values: dict
+    ) -> Form | Lacking:
         if "place" in method.supplied:
             values = values | {"place": place}
         if "has" in method.supplied:
-            values = values | {"has": lambda form: all(self._has(i, key) for i in form.models())}
+            values = values | {
+                "has": lambda form: isinstance(form, Form) and all(self._has(i, key) for i in form.models())
+            }
         if "ema" in method.supplied:
             values = values | {"ema": self._averaged}
         if "key" in method.supplied:
             values = values | {"key": key}
         return method.function(*inputs, **values)
 
-    def _averaged(self, form: Form) -> Form:
+    def _averaged(self, form: Form | Lacking) -> Form | Lacking:
         """The same with the EMA copies of the models."""
+        if isinstance(form, Lacking):
+            return form
         if any(isinstance(term, Applied) for term in form.terms):
             raise RecipeError("exchange_ema takes a model, or a weighted sum of models; apply it before other methods")
         return Form(tuple(Model(self._ema(term.index)) for term in form.terms), form.coefficients)
@@ -131,6 +186,21 @@ class Collapse:
             return [w.resolve(self._family) for w in value] if isinstance(value, list) else value.resolve(self._family)
         except LabelError as error:
             raise LabelError(f"{where}: {error}") from None
+
+
+def _rest_of_sum(shares: Sequence[float], inputs: Sequence[Form | Lacking], there: list[int]) -> Form | None:
+    """A weighted sum without the inputs that lack the tensor; None where what is left is no such sum.
+
+    What they lack cancels out, or it was a mean, which becomes that of the others; of two inputs the other one is left.
+    """
+    total, rest = sum(shares), sum(shares[i] for i in there)
+    forms = [inputs[i] for i in there]
+    if abs(total - rest) < _EVEN:
+        return Form.combined(tuple(shares[i] for i in there), forms)
+    if min(shares) >= 0:
+        kept = tuple(shares[i] / rest * total for i in there) if rest > 0 else (total,) + (0.0,) * (len(there) - 1)
+        return Form.combined(kept, forms)
+    return forms[0] if len(inputs) == 2 and abs(total - 1) < _EVEN else None
 
 
 def _is_plain(value) -> bool:

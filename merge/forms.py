@@ -144,6 +144,20 @@ class Form:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What stands in place of a form where models lack the tensor.
+
+    Attributes:
+        models: the indices of the models that lack it.
+        step: empty where none of the models below has it. Else the step that cannot do without it: others have it, and no sum of
+            theirs is what the recipe says.
+    """
+
+    models: frozenset[int]
+    step: str = ""
+
+
 def _settled(coefficient: float) -> float:
     for whole in (0.0, 1.0):
         if abs(coefficient - whole) < _NOISE:

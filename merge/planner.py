@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,17 +9,18 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.families import BUFFERS as STORED_BESIDE
-from ..checkpoints.families import Family, components_in_order, is_text
+from ..checkpoints.families import Family, components_in_order, is_buffer, is_text
+from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
-from ..checkpoints.wording import counted
 from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape, denoiser
 from .ema import with_ema
 from .errors import MergeError
-from .forms import Form, Model
+from .forms import Form, Lacking, Model
 from .recipe import MERGED, Lora, Recipe
-from .tensor_plan import BUFFERS, TensorPlan
+from .tensor_plan import BUFFERS, TRAINED, TensorPlan
+from .wholeness import Wholeness
 
 
 class Planner:
@@ -41,7 +41,6 @@ class Planner:
         self.checkpoints: list[Checkpoint] = []
         self.index: dict[str, int] = {}
         self.averaged: dict[int, int] = {}
-        self.missing: Counter[tuple[str, str, str]] = Counter()
         self.warnings: list[str] = []
         by_path: dict[Path, int] = {}
         files = {v: v for v in recipe.components.values() if recipe.is_file(v)}
@@ -152,11 +151,13 @@ class Planner:
         self.collapse = Collapse(
             self.recipe, self.family, self.index, lambda i, key: self._lookup(i, key) is not None, self._averaged
         )
+        self._account = Wholeness(self.family, self.checkpoints, self.names, self.recipe.output.allow_missing)
         tensors = [t for component in self._merged_components() for t in self._component(component)]
-        tensors += self._buffers()
+        tensors += self._beside()
         if not tensors:
             raise MergeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
-        self._report_missing()
+        self.warnings += self._account.warnings(tensors)
+        self._check_effects(tensors)
         return self._in_file_order(tensors)
 
     def _denoisers(self) -> list[int]:
@@ -211,9 +212,48 @@ class Planner:
             return
         # Of files that hold nothing else, the VAE is what is meant.
         alone = all(self.checkpoints[i].components == {"vae"} for i in models)
+        dtype = _output_dtype(self.recipe.output.dtype)
         for key in keys:
-            form = self.collapse.form(source, key, merge_vae=asked or alone)
-            yield self._tensor(key, form, models, _output_dtype(self.recipe.output.dtype))
+            if (form := self._form(source, component, key, models, asked or alone)) is not None:
+                yield self._tensor(key, form, models, dtype)
+
+    def _form(self, source: str, component: str, key: str, models: list[int], merge_vae: bool = False) -> Form | None:
+        """What a tensor is made of, and an account of who lacks it; None: the result does without it."""
+        known, everywhere = self._account.knows(component, key), all(self._lookup(i, key) for i in models)
+        form = self.collapse.form(source, key, merge_vae)
+        if known and everywhere:
+            return form
+        meant = [i for i in self.collapse.form(source, key, merge_vae, whole=True).models() if self._is_model(i)]
+        if not known:
+            return self._unplaced(component, key, form, meant or models[:1])
+        owner = next(i for i in models if self._lookup(i, key))
+        if is_buffer(key):
+            return form if isinstance(form, Form) else Form.of(Model(owner))
+        if isinstance(form, Lacking):
+            self._account.unmet(form, component, key, owner)
+            return Form.of(Model(owner))
+        for i in meant:
+            if self._lookup(i, key) is None:
+                self._account.lacks(i, component, key, form)
+        return form
+
+    def _unplaced(self, component: str, key: str, form: Form | Lacking, meant: list[int]) -> Form | None:
+        """What a tensor without a place in the layout is made of: merged where all have it, else the first model's."""
+        found = {i: info for i in meant if (info := self._lookup(i, key))}
+        alike = len({info.shape for info in found.values()}) == 1 and all(t.dtype.is_float for t in found.values())
+        if len(found) == len(meant) and (alike or len(meant) == 1):
+            if len(meant) > 1:
+                self._account.merged(component, key)
+            return form
+        if meant[0] in found:
+            self._account.kept(meant[0], key)
+            return Form.of(Model(meant[0]))
+        for i in found:
+            self._account.left(i, key)
+        return None
+
+    def _is_model(self, index: int) -> bool:
+        return self.checkpoints[index].architecture.what != "lora"
 
     def _renamed(self, key: str, component: str) -> str:
         """A text encoder's key under the prefix that this architecture has for it: SD1's CLIP_L serves in SDXL."""
@@ -232,19 +272,15 @@ class Planner:
         return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
 
     def _tensor(self, key: str, form: Form, models: list[int], dtype: DType | None) -> TensorPlan:
-        """The plan of one tensor; inputs that lack it leave it to the first model that has it."""
+        """The plan of one tensor; all models of its form have it."""
         found = {i: self._lookup(i, key) for i in form.models()}
         owner = next(i for i in models if self._lookup(i, key) is not None)
         first = self._lookup(owner, key)
-        lacking = [i for i, info in found.items() if info is None]
         place = self.family.block_of(key)
         name = key
         if self.family.keeps_names:
             name = first.stored.name if first.family is self.family else self.family.file_name(key)
-        if lacking:
-            for i in lacking:
-                self.missing[(self.names[i], place.component, self.names[owner])] += 1
-        if lacking or not all(info.dtype.is_float for info in (first, *found.values()) if info):
+        if not all(info.dtype.is_float for info in (first, *found.values())):
             # Integers are never averaged: they are the first model's, even where another one's share is 1.
             form, found = Form.of(Model(owner)), {owner: first}
         wanted = first.dtype.is_float or self.recipe.output.position_ids == "restore"
@@ -261,27 +297,50 @@ class Planner:
         out = dtype if dtype is not None and first.dtype.is_float else first.dtype
         return TensorPlan(key, out, shape, form, found, place, name, widened=widened)
 
-    def _buffers(self) -> Iterator[TensorPlan]:
-        """Buffers, markers and unknown keys of the model that the UNET comes from first; its EMA copy is left behind."""
-        owner = self._denoisers()[0]
-        for key, info in self.checkpoints[owner].tensors.items():
-            if info.component in BUFFERS:
-                yield self._tensor(key, Form.of(Model(owner)), [owner], None)
+    def _beside(self) -> Iterator[TensorPlan]:
+        """What stands beside the blocks of the models that the UNET comes from: the first one's schedule and markers, and what may
+        be trained; EMA copies and what training left are not in the result."""
+        source, models = self.source(self.family.core)[0], self._denoisers()
+        for key, info in self.checkpoints[models[0]].tensors.items():
+            if info.component in BUFFERS and info.component not in TRAINED:
+                yield self._tensor(key, Form.of(Model(models[0])), models[:1], None)
+        for component in TRAINED:
+            held = (info for i in models for info in self.checkpoints[i].tensors.values())
+            for key in dict.fromkeys(info.key for info in held if info.component == component):
+                if not is_training_state(key) and (form := self._form(source, component, key, models)) is not None:
+                    yield self._tensor(key, form, models, None)
         counts = [sum(t.component == "ema" for t in c.tensors.values()) for c in self.checkpoints]
         # Two of them are only a counter and a rate, which pruned files keep.
         with_ema = [name for name, count in zip(self.names, counts, strict=True) if count > 2]
         if with_ema:
             self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
 
-    def _report_missing(self) -> None:
-        if self.missing and self.family.keeps_names and not self.recipe.output.allow_missing:
-            (name, _, owner), count = next(iter(self.missing.items()))
-            raise MergeError(
-                f"{name} lacks {counted(count, 'tensor')} that {owner} has, and no layout says which are right; leave one of "
-                "them out, or set output.allow_missing (--allow-missing) to take them from the model that has them"
+    def _check_effects(self, tensors: list[TensorPlan]) -> None:
+        """Refuse an input that changes nothing although the recipe gives it a weight."""
+        weights = [tensor for tensor in tensors if not tensor.buffer and tensor.dtype.is_float]
+        reached = {i for tensor in weights for i in tensor.form.models()}
+        sources = [self.recipe.result, *(s for s in self.recipe.components.values() if s in self.recipe.steps)]
+        for name in dict.fromkeys(leaf for source in sources for leaf in self.recipe.leaves(source)):
+            i = self.index[name]
+            if reached & {i, self.averaged.get(i)} or not self._is_meant(i, weights):
+                continue
+            checkpoint = self.checkpoints[i]
+            why = (
+                f"{name} ({checkpoint.path}) is {checkpoint.architecture.name}: nothing of it would be in the result, although the "
+                "recipe gives it a weight"
             )
-        for (name, component, owner), count in self.missing.items():
-            self.warnings.append(f"{name} lacks {counted(count, 'tensor')} of {component}: copied from {owner}")
+            if checkpoint.components & {"vae"}:
+                raise MergeError(f"{why}; take its VAE by name (components.vae, --vae), or leave it out")
+            raise MergeError(f"{why}; leave it out, or take a file that fits the others")
+
+    def _is_meant(self, index: int, tensors: list[TensorPlan]) -> bool:
+        """Whether the recipe gives a model a weight in any tensor of the result, had it that."""
+        own = {index, self.averaged.get(index)}
+        for tensor in tensors:
+            source = self.source(tensor.place.component)[0]
+            if own & set(self.collapse.form(source, tensor.key, whole=True).models()):
+                return True
+        return False
 
     def _in_file_order(self, tensors: list[TensorPlan]) -> list[TensorPlan]:
         """The order of the first model's file, then the rest as planned: reading goes forward through the disk."""

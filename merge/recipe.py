@@ -54,7 +54,7 @@ class Output(_Strict):
             input with a share in the tensor that is finite there, 0 where none is (`copy`). Schedule buffers are exempt.
         overflow: a result beyond the range of `dtype` is refused (`error`) or becomes its largest value (`clamp`).
         mix_predictions: allow inputs that predict differently (epsilon and v).
-        allow_missing: take tensors that a model of no known family lacks from the first one that has them.
+        allow_missing: merge a model with holes without what it lacks, and write a result with holes.
     """
 
     dtype: OutputDType = "fp16"

@@ -32,8 +32,9 @@ class ResolvedWeights:
         is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
     """
 
-    def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float):
-        self._family, self._table = family, table
+    def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float, beside: LabelWeight):
+        """`beside` is the weight of tensors that stand in no block: that of BASE."""
+        self._family, self._table, self._beside = family, table, beside
         self.vae = table["VAE"].value if "VAE" in table else None
         self.vae_by_convention = vae_by_convention
         values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
@@ -55,6 +56,10 @@ class ResolvedWeights:
         if at not in self._by_kind:
             self._by_kind[at] = found.of(key, at[1])
         return self._by_kind[at]
+
+    def beside(self, key: str) -> float:
+        """The weight of a tensor that stands in no block, but may be trained: that of BASE."""
+        return self._beside.of(key, self._family.kind_of(key))
 
     def by_label(self) -> dict[str, float]:
         """The weight of every label as a whole, in network order; the VAE only when named.

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from fnmatch import translate as glob_to_regex
 
 from ..checkpoints.errors import LabelError, nearest
-from ..checkpoints.families import BUFFER_LABELS, FAMILIES, Family, family_of, known_kinds, known_labels
+from ..checkpoints.families import BESIDE_LABELS, BUFFER_LABELS, FAMILIES, Family, family_of, known_kinds, known_labels
 from ..checkpoints.families.any import WORDS
 from ..checkpoints.layers import in_group
 
@@ -189,6 +189,10 @@ def _label_word(word: str, text: str) -> str:
             return upper
     elif _could_be_a_label(upper):
         return upper
+    elif upper in BESIDE_LABELS:
+        raise LabelError(
+            f"{upper} has no weight of its own: such tensors have that of {BASE}; name some by key ('key:*{word.lower()}*: 0.5')."
+        )
     elif upper in BUFFER_LABELS:
         raise LabelError(f"{upper} has no weight: such tensors are copied from the first model, never merged.")
     elif upper in _known_words():

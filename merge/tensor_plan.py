@@ -13,8 +13,10 @@ from .forms import Form
 from .solve import unsolved
 from .spot import Spot
 
-# Components that are copied, never merged.
+# What stands beside the weights that a family's layout has: it keeps its dtype, and infinities are nobody's fault.
 BUFFERS = ("schedule", "marker", "extra", "other")
+# Of these, what may be trained weights.
+TRAINED = ("extra", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class TensorPlan:
 
     @property
     def buffer(self) -> bool:
-        """Whether it is a schedule buffer, marker, further model or unknown key: copied as it is, infinities and all."""
+        """Whether it is a schedule buffer, marker, further model or unknown key: infinities stay as they are."""
         return self.place.component in BUFFERS
 
     @property

@@ -12,11 +12,12 @@ from functools import cache
 from ..errors import LabelError
 from ..layers import KINDS
 from ..registry import Registry
-from .family import BUFFER_LABELS, EMA_PREFIX, Component, Demo, Family, Slots, Vectors, Widths, is_buffer
+from .family import BESIDE_LABELS, BUFFER_LABELS, EMA_PREFIX, Component, Demo, Family, Slots, Vectors, Widths, is_buffer
 from .parts.part import Opening, Part, Place, Spec
 from .signs import Signs
 
 __all__ = [
+    "BESIDE_LABELS",
     "BUFFERS",
     "BUFFER_LABELS",
     "EMA_PREFIX",

@@ -33,8 +33,10 @@ _ABOUT = {
     "EXTRA": "what the model needs next to its own weights",
     "OTHER": "keys that belong to no known component",
 }
-# Labels that are no part of the trained weights that a merge averages.
+# Labels that are no blocks: no line of block weights names them.
 BUFFER_LABELS = tuple(_ABOUT)
+# Of these the ones whose tensors may be trained weights, which a merge averages.
+BESIDE_LABELS = ("EXTRA", "OTHER")
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,8 @@ class Family:
         inside: the same inside of residual blocks.
         optional: beginnings of the denoiser's names that may be there or not.
         components: text encoders and VAE.
-        extras: beginnings of the keys of further models that it needs (an image encoder, a depth estimator): they are kept as they
-            are, and never merged.
+        extras: beginnings of the keys of further models that it needs (an image encoder, a depth estimator): they are merged with
+            the weight of BASE.
         buffers: what the training code's file holds before the denoiser; `leftovers`: behind it.
         first_layer: the denoiser's tensor whose input channels tell variants; `variants`: channels -> variant.
         conventions: tool -> its weight vectors; `*` stands for every tool.

@@ -1,0 +1,212 @@
+"""What models lack of the parts that they are merged in, and what the result would lack: refused, or counted aloud.
+
+A model without a text encoder or VAE takes no part in these. One whose part has holes takes part in the rest of it, as long as no
+block of it is missing; the rest is refused unless the recipe allows it (`output.allow_missing`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+
+from ..checkpoints import Checkpoint, Family
+from ..checkpoints.architecture import missing_keys
+from ..checkpoints.families import is_buffer
+from ..checkpoints.fingerprint import short_name
+from ..checkpoints.wording import counted
+from .errors import MergeError
+from .forms import Form, Lacking
+from .tensor_plan import TRAINED, TensorPlan
+
+_ALLOW = "set output.allow_missing (--allow-missing)"
+_SHOWN = 3
+
+
+class Wholeness:
+    """An account, kept while tensors are planned, of what is not there or not known.
+
+    Args:
+        family: of the result.
+        checkpoints, names: the models by index.
+        allowed: whether missing tensors are taken from the models that have them.
+    """
+
+    def __init__(self, family: Family, checkpoints: Sequence[Checkpoint], names: Sequence[str], allowed: bool):
+        self._family, self._checkpoints, self._names, self._allowed = family, checkpoints, names, allowed
+        self._lacking: dict[tuple[int, str], dict[str, Form]] = defaultdict(dict)
+        self._unmet: dict[tuple[str, str, frozenset[int], int], list[str]] = defaultdict(list)
+        self._merged: list[str] = []
+        self._kept: dict[int, list[str]] = defaultdict(list)
+        self._left: dict[int, list[str]] = defaultdict(list)
+
+    # -- what is known -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _published(self) -> Mapping[str, frozenset[str]]:
+        """Component -> its keys in the family's layout, of the components that have one."""
+        found: dict[str, set[str]] = defaultdict(set)
+        if self._family.keeps_names:
+            return {}
+        for key in self._family.layout():
+            found[self._family.block_of(key).component].add(key)
+        laid_out = {c.id for c in self._family.components}
+        laid_out |= {self._family.core} if self._family.tensors is not None else set()
+        return {component: frozenset(found[component]) for component in laid_out}
+
+    def knows(self, component: str, key: str) -> bool:
+        """Whether a key has a place: in the layout of its component, or in a component that has none."""
+        if component in TRAINED:
+            return False
+        published = self._published.get(component)
+        if published is None or key in published or is_buffer(key):
+            return True
+        optional = tuple(self._family.prefix + start for start in self._family.optional)
+        return component == self._family.core and key.startswith(optional)
+
+    # -- what is found -------------------------------------------------------------------------------------------------------
+
+    def lacks(self, model: int, component: str, key: str, form: Form) -> None:
+        """A model that the recipe names for a tensor lacks it; `form` is what the tensor is made of without that model."""
+        self._lacking[model, component][key] = form
+
+    def unmet(self, lacking: Lacking, component: str, key: str, owner: int) -> None:
+        """A step has no result for a tensor, which would be the model `owner`'s."""
+        self._unmet[lacking.step, component, lacking.models, owner].append(key)
+
+    def merged(self, component: str, key: str) -> None:
+        """A tensor without a place is merged, for all models have it."""
+        if component != "extra":  # further models have a place
+            self._merged.append(key)
+
+    def kept(self, model: int, key: str) -> None:
+        """A tensor without a place is a model's, for others lack it or have it in another shape."""
+        self._kept[model].append(key)
+
+    def left(self, model: int, key: str) -> None:
+        """A tensor without a place is not in the result, for the first model lacks it."""
+        self._left[model].append(key)
+
+    # -- what follows --------------------------------------------------------------------------------------------------------
+
+    def warnings(self, tensors: Iterable[TensorPlan]) -> list[str]:
+        """What to say of it, in sentences.
+
+        Raises:
+            MergeError: a block or component of a model would not be merged, or would be missing from the result.
+        """
+        found = [*self._unmet_steps(), *self._holes(), *self._unknown()]
+        return [*found, *self._missing(tensors)]
+
+    def _unmet_steps(self) -> Iterable[str]:
+        for (step, component, models, owner), keys in self._unmet.items():
+            names, taken = _listed([self._names[i] for i in sorted(models)]), self._names[owner]
+            if not self._allowed and any(self._is_needed(key, component) for key in keys):
+                raise MergeError(
+                    f"steps.{step}: {names} lacks {self._tensors(keys, component)}, and without them the step has no result; "
+                    f"take a model that has them, or {_ALLOW} to take them from {taken}"
+                )
+            yield f"{names} lacks {counted(len(keys), 'tensor')} of {component}: copied from {taken}"
+
+    def _holes(self) -> Iterable[str]:
+        for (model, component), forms in self._lacking.items():
+            name, keys = self._names[model], list(forms)
+            has_none = not any(t.component == component for t in self._checkpoints[model].tensors.values())
+            if has_none:
+                yield f"{name} has no {component} and takes no part in it"
+                continue
+            others = list(dict.fromkeys(self._names[i] for form in forms.values() for i in form.models()))
+            if not self._allowed:
+                self._refuse(model, component, keys, others)
+            instead = f"copied from {others[0]}" if len(others) == 1 else f"merged of {_listed(others)}"
+            yield f"{name} lacks {counted(len(keys), 'tensor')} of {component}: {instead}"
+
+    def _refuse(self, model: int, component: str, keys: list[str], others: list[str]) -> None:
+        """Refuse a hole that nothing says is one, or that takes a block of the model out of the merge."""
+        name = self._names[model]
+        if component not in self._published:
+            raise MergeError(
+                f"{name} lacks {counted(len(keys), 'tensor')} that {others[0]} has, and no layout says which are right; leave "
+                f"one of them out, or {_ALLOW} to take them from the model that has them"
+            )
+        needed = [key for key in keys if self._is_needed(key, component)]
+        have = {
+            _block(self._family, key) for key in self._own_keys(model, component) if key in self._published[component]
+        }
+        blocks = list(dict.fromkeys(b for key in needed if (b := _block(self._family, key)) not in have))
+        lost = f"all of {_listed(blocks)}" if blocks else ""
+        strange = [key for key in self._left[model] if self._family.block_of(key).component == component]
+        strange += [key for key in self._kept[model] if self._family.block_of(key).component == component]
+        if needed and strange:
+            lost = (
+                f"and has {counted(len(strange), 'tensor')} that {self._family.title} does not know ({_some(strange)})"
+            )
+        if lost:
+            raise MergeError(
+                f"{name} ({self._checkpoints[model].path}): lacks {self._tensors(needed, component)}, {lost}: they would not be "
+                f"merged; take a whole file, or {_ALLOW} to do without them"
+            )
+
+    def _is_needed(self, key: str, component: str) -> bool:
+        """Whether programs use a tensor: not the last layer of SD2's text encoder, which diffusers' folders leave out."""
+        return component not in self._published or short_name(key) is not None
+
+    def _own_keys(self, model: int, component: str) -> Iterable[str]:
+        """A model's keys of a component, as this family calls them."""
+        held = self._family.component(component)
+        prefixes = self._family.prefixes_of(component)
+        for key, info in self._checkpoints[model].tensors.items():
+            if info.component == component:
+                prefix = next((p for p in prefixes if key.startswith(p)), None)
+                yield key if held is None or prefix is None else held.prefix + key.removeprefix(prefix)
+
+    def _unknown(self) -> Iterable[str]:
+        if self._merged:
+            yield f"{self._nameless(self._merged)} that all models have: merged with the weight of their block, or BASE's"
+        for model, keys in self._kept.items():
+            yield f"{self._names[model]}: {self._nameless(keys)} that not all models have in that shape: kept as they are"
+        for model, keys in self._left.items():
+            yield f"{self._names[model]}: {self._nameless(keys)} that the first model lacks: left out"
+
+    def _nameless(self, keys: Sequence[str]) -> str:
+        return f"{counted(len(keys), 'tensor')} without a place in {self._family.title} ({_some(keys)})"
+
+    def _missing(self, tensors: Iterable[TensorPlan]) -> Iterable[str]:
+        """What the result would lack of its family's layout."""
+        made: dict[str, list[str]] = defaultdict(list)
+        sources: dict[str, dict[int, None]] = defaultdict(dict)
+        for tensor in tensors:
+            made[tensor.place.component].append(tensor.key)
+            sources[tensor.place.component] |= dict.fromkeys(tensor.inputs)
+        for component in made.keys() & self._published.keys():
+            missing = missing_keys(self._family, made[component], component)
+            lost = [key for key in missing if self._is_needed(key, component)]
+            if not lost:
+                continue
+            files = _listed([self._names[i] for i in sources[component]])
+            if not self._allowed:
+                raise MergeError(
+                    f"the result would lack {self._tensors(lost, component)}, which the layout of {self._family.title} has and "
+                    f"{files} lacks; take a whole {component} from another file, or {_ALLOW} to write it so"
+                )
+            yield f"the result lacks {counted(len(lost), 'tensor')} of {component}, as {files} does"
+
+    @staticmethod
+    def _tensors(keys: Collection[str], component: str) -> str:
+        return f"{counted(len(keys), 'tensor')} of {component} ({_some(list(keys))})"
+
+
+def _block(family: Family, key: str) -> str:
+    """The part of a model that a key is in: a label, or a layer of a text encoder or level of a VAE."""
+    place = family.block_of(key)
+    return f"{place.component} {place.sublabel}" if place.sublabel else place.label
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > _SHOWN + 1:
+        return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))

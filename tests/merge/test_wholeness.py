@@ -1,0 +1,261 @@
+"""What a model lacks of a merge, and what a result would lack: refused before a byte is written, or counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from places import place
+from safetensors.torch import save_file
+from tiny import load, raw
+
+from unetscope.checkpoints.inspection import inspect
+from unetscope.checkpoints.scan import scan
+from unetscope.merge import MergeError, Recipe, dry_run, merge
+
+UNET, CLIP, VAE = "model.diffusion_model.", "cond_stage_model.transformer.", "first_stage_model."
+WEIGHT = UNET + "middle_block.0.in_layers.2.weight"
+TEXT = CLIP + "text_model.encoder.layers.3.mlp.fc1.weight"
+
+
+def of(models, steps, **more):
+    """A recipe: steps as (method, inputs, parameters), or one of them."""
+    steps = steps if isinstance(steps, dict) else {"m": steps}
+    written = {name: {"method": m, "inputs": i.split(), **p} for name, (m, i, p) in steps.items()}
+    output = {"dtype": "fp32", **more.pop("output", {})}
+    return Recipe.parse({"models": {n: str(p) for n, p in models.items()}, "steps": written, "output": output, **more})
+
+
+@pytest.fixture
+def made(make_checkpoint):
+    """Three whole models, and the same without text encoder and VAE; paths and tensors by name."""
+    paths, tensors = {}, {}
+    for seed, name in enumerate("abc"):
+        paths[name], tensors[name] = make_checkpoint(name, seed=seed)
+        unet = {k: t for k, t in tensors[name].items() if not k.startswith((CLIP, VAE))}
+        paths["only_" + name] = paths[name].with_name(f"only_{name}.safetensors")
+        save_file(unet, paths["only_" + name])
+    return paths, tensors
+
+
+def chosen(made, names):
+    return {name[-1]: made[0][name] for name in names.split()}
+
+
+def refused(recipe, folder, said):
+    """A recipe that is refused in words that match, by the dry run and the merge, and leaves nothing behind."""
+    out = folder / "refused.safetensors"
+    for run in (dry_run, merge):
+        with pytest.raises(MergeError, match=said):
+            run(recipe, out)
+    assert not out.exists()
+
+
+# -- a model without a component takes no part in it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "method", "inputs", "more", "expected"),
+    [
+        ("a only_b", "weighted_sum", "a b", {"alpha": 0.3}, {"a": 1.0}),
+        ("only_a b", "weighted_sum", "a b", {"alpha": 0.3}, {"b": 1.0}),
+        ("a only_b", "weighted_sum", "a b", {"alpha": 1}, {"a": 1.0}),
+        ("a only_b", "weighted_sum", "a b", {"alpha": -0.5}, {"a": 1.0}),
+        ("a only_b c", "uniform", "a b c", {}, {"a": 0.5, "c": 0.5}),
+        ("only_a b c", "weighted_average", "a b c", {"weights": [1, 1, 3]}, {"b": 0.25, "c": 0.75}),
+        ("a only_b only_c", "add_difference", "a b c", {}, {"a": 1.0}),
+        ("a only_b c", "task_arithmetic", "a b c", {"weights": [0.5, 0.25]}, {"a": 0.75, "c": 0.25}),
+        ("a only_b", "slerp", "a b", {"alpha": 0.5}, {"a": 1.0}),
+        ("a only_b only_c", "train_difference", "a b c", {}, {"a": 1.0}),
+    ],
+)
+def test_the_others_are_merged_as_if_it_were_not_there(names, method, inputs, more, expected, made, tmp_path):
+    out = tmp_path / "out.safetensors"
+    report = merge(of(chosen(made, names), (method, inputs, more)), out)
+    wanted = sum(share * made[1][name][TEXT].double() for name, share in expected.items())
+    assert torch.allclose(load(out)[TEXT].double(), wanted, atol=1e-6)
+    shares = next(row.shares for row in report.labels if row.label == "CLIP_L")
+    assert shares == pytest.approx(expected)
+    assert inspect(out).missing == {} and not any("copied" in w for w in report.warnings)
+
+
+def test_a_variadic_method_that_is_not_linear_works_on_the_others_with_their_own_weights(made, tmp_path):
+    step = ("ties", "a b c", {"weights": [1.0, 0.5], "density": 0.4})
+    merge(of(chosen(made, "a only_b c"), step), tmp_path / "with.safetensors")
+    alone = ("ties", "a c", {"weights": [0.5], "density": 0.4})
+    merge(of(chosen(made, "a c"), alone), tmp_path / "without.safetensors")
+    assert raw(load(tmp_path / "with.safetensors")[TEXT]) == raw(load(tmp_path / "without.safetensors")[TEXT])
+
+
+@pytest.mark.parametrize(
+    ("names", "method", "inputs", "more"),
+    [
+        ("a b only_c", "add_difference", "a b c", {}),  # b's change is not known without c
+        ("only_a b c", "add_difference", "a b c", {}),
+        ("only_a b c", "ties", "a b c", {"weights": [1, 1]}),
+        ("a b only_c", "train_difference", "a b c", {}),
+    ],
+)
+def test_where_no_rule_says_what_is_left_it_is_refused_unless_allowed(names, method, inputs, more, made, tmp_path):
+    models, step = chosen(made, names), (method, inputs, more)
+    refused(of(models, step), tmp_path, "allow-missing")
+    report = merge(of(models, step, output={"allow_missing": True}), tmp_path / "out.safetensors")
+    owner = next(name[-1] for name in names.split() if not name.startswith("only"))
+    assert (load(tmp_path / "out.safetensors")[TEXT] == made[1][owner][TEXT].float()).all()
+    assert any(
+        "197 tensors of clip_l: copied from" in w or "196 tensors of clip_l: copied from" in w for w in report.warnings
+    )
+
+
+def test_a_component_is_not_picked_from_a_model_that_has_none(made, tmp_path):
+    models, step = chosen(made, "a only_b"), ("pick_component", "a b", {"component": "clip_l"})
+    refused(of(models, step), tmp_path, "b lacks 19[67] tensors of clip_l")
+    refused(of(models, step, output={"allow_missing": True}), tmp_path, "nothing of it")
+
+
+def test_a_difference_that_nobody_has_adds_nothing(made, tmp_path):
+    steps = {"d": ("subtract", "b c", {}), "m": ("add", "a d", {})}
+    merge(of(chosen(made, "a only_b only_c"), steps), tmp_path / "out.safetensors")
+    found = load(tmp_path / "out.safetensors")
+    assert (found[TEXT] == made[1]["a"][TEXT].float()).all()
+    a, b, c = (made[1][n][WEIGHT].double() for n in "abc")
+    assert torch.allclose(found[WEIGHT].double(), a + b - c, atol=1e-6)
+
+
+# -- holes -------------------------------------------------------------------------------------------------------------------
+
+
+def without(*starts):
+    return lambda tensors: {k: t for k, t in tensors.items() if not k.startswith(starts)}
+
+
+def renamed(old, new, within=""):
+    return lambda tensors: {k.replace(old, new) if within in k else k: t for k, t in tensors.items()}
+
+
+HOLES = {
+    "a block": without(UNET + "input_blocks.4."),
+    "a layer of the text encoder": without(CLIP + "text_model.encoder.layers.5."),
+    "half of the VAE": without(VAE + "encoder."),
+    "attention under other names": renamed(".to_q.", ".q_proj.", "output_blocks.5."),
+    "an adapter that is not merged": renamed(".to_q.weight", ".to_q.base_layer.weight"),
+}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_a_model_with_a_hole_is_refused_by_a_merge_and_by_a_swap(hole, make_checkpoint, tmp_path):
+    (pa, _), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=HOLES[hole])
+    vae = {"components": {"vae": "merge"}} if "VAE" in hole else {}
+    refused(of({"a": pa, "b": pb}, ("weighted_sum", "a b", {}), **vae), tmp_path, "allow-missing")
+    part = "vae" if "VAE" in hole else "text_encoders" if "text" in hole else "unet"
+    refused(of({"a": pa}, ("copy", "a", {}), components={part: str(pb)}), tmp_path, "allow-missing")
+
+
+def test_what_may_be_missing_by_the_recipes_leave_is_counted(make_checkpoint, tmp_path):
+    (pa, a), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=HOLES["a block"])
+    allowed = of({"a": pa, "b": pb}, ("weighted_sum", "a b", {}), output={"allow_missing": True})
+    report = merge(allowed, tmp_path / "out.safetensors")
+    assert any("b lacks 38 tensors of unet: copied from a" in w for w in report.warnings)
+    key = UNET + "input_blocks.4.0.in_layers.2.weight"
+    assert (load(tmp_path / "out.safetensors")[key] == a[key].float()).all()
+
+
+def test_scan_calls_no_result_broken_of_which_the_merge_said_nothing(make_checkpoint, tmp_path):
+    (pa, _), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=HOLES["half of the VAE"])
+    recipe = of({"a": pa}, ("copy", "a", {}), components={"vae": str(pb)}, output={"allow_missing": True})
+    report = merge(recipe, tmp_path / "out.safetensors")
+    broken = [f for f in scan(tmp_path / "out.safetensors").health if f.level == "broken"]
+    assert len(broken) == 1 and any("lacks 106 tensors of vae" in w for w in report.warnings)
+
+
+def test_a_third_model_is_merged_where_the_second_has_a_hole_of_one_tensor(make_checkpoint, tmp_path):
+    gone = without(WEIGHT)
+    (pa, a), (pb, _), (pc, c) = (
+        make_checkpoint(n, seed=i, change=gone if n == "b" else None) for i, n in enumerate("abc")
+    )
+    report = merge(of({"a": pa, "b": pb, "c": pc}, ("uniform", "a b c", {})), tmp_path / "out.safetensors")
+    assert torch.allclose(
+        load(tmp_path / "out.safetensors")[WEIGHT], (a[WEIGHT].float() + c[WEIGHT].float()) / 2, atol=1e-6
+    )
+    assert any("b lacks 1 tensor of unet" in w for w in report.warnings)
+
+
+@pytest.mark.parametrize("buffer", ["text_model.embeddings.position_ids"])
+def test_buffers_may_be_missing_without_a_word(buffer, make_checkpoint, tmp_path):
+    (pa, _), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=without(CLIP + buffer))
+    for order in ({"a": pa, "b": pb}, {"b": pb, "a": pa}):
+        report = merge(of(order, ("uniform", " ".join(order), {})), tmp_path / f"{next(iter(order))}o.safetensors")
+        assert report.warnings == [] and CLIP + buffer in load(tmp_path / f"{next(iter(order))}o.safetensors")
+
+
+# -- tensors outside the layout ----------------------------------------------------------------------------------------------
+
+ODD, INSIDE = "control.hint.weight", UNET + "input_blocks.4.1.extra.weight"
+
+
+def with_tensors(value, shape=(4, 3)):
+    def change(tensors):
+        return tensors | {
+            ODD: torch.full(shape, value),
+            INSIDE: torch.full((2, 2), value),
+            "count": torch.tensor([int(value)]),
+        }
+
+    return change
+
+
+def test_tensors_that_all_models_have_are_merged_with_their_blocks_weight_or_that_of_base(make_checkpoint, tmp_path):
+    (pa, _), (pb, _) = (make_checkpoint(n, seed=i, change=with_tensors(8.0 * i)) for i, n in enumerate("ab"))
+    alpha = {"IN04": 0.75, "BASE": 0.25, "default": 0.5}
+    report = merge(of({"a": pa, "b": pb}, ("weighted_sum", "a b", {"alpha": alpha})), tmp_path / "out.safetensors")
+    found = load(tmp_path / "out.safetensors")
+    assert (found[INSIDE] == 6).all() and (found[ODD] == 2).all() and found["count"].tolist() == [0]
+    assert any("2 tensors without a place" in w and "merged" in w for w in report.warnings)
+
+
+def test_tensors_of_other_shapes_stay_the_first_models_and_strange_ones_of_the_second_are_left_out(
+    make_checkpoint, tmp_path
+):
+    (pa, _), (pb, _) = (
+        make_checkpoint("a", change=with_tensors(1.0)),
+        make_checkpoint("b", change=with_tensors(2.0, (5, 3))),
+    )
+    (pc, _) = make_checkpoint("c", seed=3)
+    step = ("weighted_sum", "a b", {"alpha": 0.5})
+    report = merge(of({"a": pa, "b": pb}, step), tmp_path / "out.safetensors")
+    assert (load(tmp_path / "out.safetensors")[ODD] == 1).all()
+    assert any("a: 2 tensors without a place" in w for w in report.warnings)  # and the integer
+    report = merge(of({"a": pc, "b": pb}, step), tmp_path / "other.safetensors")
+    assert not {ODD, INSIDE, "count"} & set(load(tmp_path / "other.safetensors"))
+    assert any("b: 3 tensors without a place" in w and "left out" in w for w in report.warnings)
+
+
+def test_what_training_left_is_in_no_result(make_checkpoint, tmp_path):
+    def trained(tensors):
+        return tensors | {"optimizer.state.0.exp_avg": torch.ones(4), "global_step": torch.tensor([7])}
+
+    path, tensors = make_checkpoint("a", change=trained)
+    merge(of({"a": path}, ("copy", "a", {})), tmp_path / "out.safetensors")
+    found = set(load(tmp_path / "out.safetensors"))
+    assert {k for k in set(tensors) - found if place(k).component != "ema"} == {
+        "optimizer.state.0.exp_avg",
+        "global_step",
+    }
+
+
+# -- inputs without effect ---------------------------------------------------------------------------------------------------
+
+
+def test_a_vae_alone_as_a_second_model_is_refused(made, tmp_path):
+    paths, tensors = made
+    vae = tmp_path / "vae.safetensors"
+    save_file({k.removeprefix(VAE): t for k, t in tensors["b"].items() if k.startswith(VAE)}, vae)
+    refused(of({"a": paths["a"], "b": vae}, ("weighted_sum", "a b", {"alpha": 0.5})), tmp_path, "--vae")
+    refused(of({"a": paths["a"], "b": vae, "c": paths["c"]}, ("uniform", "a b c", {})), tmp_path, "--vae")
+    merge(
+        of({"a": paths["a"], "b": vae}, ("weighted_sum", "a b", {}), components={"vae": "merge"}),
+        tmp_path / "o.safetensors",
+    )
+    merge(of({"a": paths["a"], "b": vae}, ("weighted_sum", "a b", {"alpha": 0})), tmp_path / "zero.safetensors")
+    key = VAE + "decoder.conv_in.weight"
+    mean = (tensors["a"][key].float() + tensors["b"][key].float()) / 2
+    assert torch.allclose(load(tmp_path / "o.safetensors")[key], mean, atol=1e-6)
