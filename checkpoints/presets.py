@@ -86,9 +86,10 @@ _REVERSED = {
     "FAKE_REVERSE_CUBIC_HERMITE": "FAKE_CUBIC_HERMITE",
 }
 # LoRA block weight presets: BASE, IN01, IN02, IN04, IN05, IN07, IN08, M00, OUT03..OUT11.
-_LBW: dict[str, tuple[int, ...]] = {
+_LBW: dict[str, tuple[float, ...]] = {
     "NONE":   (0,) * 17,
     "ALL":    (1,) * 17,
+    "ALL0.5": (0.5,) * 17,
     "INS":    (1,  1, 1, 1, 0, 0, 0,  0,  0, 0, 0, 0, 0, 0, 0, 0, 0),
     "IND":    (1,  0, 0, 0, 1, 1, 1,  0,  0, 0, 0, 0, 0, 0, 0, 0, 0),
     "INALL":  (1,  1, 1, 1, 1, 1, 1,  0,  0, 0, 0, 0, 0, 0, 0, 0, 0),
@@ -201,8 +202,8 @@ def lbw_preset(name: str, length: int = 17, missing: float = 0.0) -> tuple[float
     if known not in _LBW:
         raise LabelError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}.")
     slots = lbw_slots(length)
-    if known in ("NONE", "ALL") and slots:
-        return (float(known == "ALL"),) * length
+    if len(set(_LBW[known])) == 1 and slots:
+        return (float(_LBW[known][0]),) * length
     if length not in (17, 26):
         raise LabelError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}.")
     by_slot = dict(zip(LBW_17, _LBW[known], strict=True))

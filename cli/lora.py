@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..checkpoints.wording import counted
 from .arguments import Json, Overwrite
 from .merging import Options, Output, _with_common, carry_out
 from .screen import progress, say, show_json, show_table, size, warn
@@ -29,7 +30,8 @@ _Lbw = Annotated[
     list[str] | None,
     typer.Option(
         "--lbw",
-        help="LoRA block weights: a preset (INS) or 17, 12, 26 or 20 numbers. One for all LoRAs, or one for each; 1 for none.",
+        help="LoRA block weights: a preset (INS), 17, 12, 26 or 20 numbers, lines 'OUT*: 0.5' or 'IN05-OUT05:attn:0'. One for all "
+        "LoRAs, or one for each; 1 for none.",
     ),
 ]
 _Missing = Annotated[
@@ -258,7 +260,7 @@ def _show(report: LoraReport, json: bool) -> None:
         warn(text)
     total = f", error {report.error:.3%}, energy kept {report.energy:.3%}" if report.labels else ""
     say(
-        f"wrote {report.output} ({size(report.size)}): {report.modules:,} layers, rank {_range(report.ranks)}, "
+        f"wrote {report.output} ({size(report.size)}): {counted(report.modules, 'layer')}, rank {_range(report.ranks)}, "
         f"{report.style} names{total}, {report.seconds:.1f} s"
     )
 

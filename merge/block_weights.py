@@ -21,9 +21,12 @@ Any number of a recipe step may be one of these (YAML; 0 is all A, the first mod
       IN00-OUT11: {gradient: [0, 1], curve: cosine}      # from block to block; linear without a curve, 2 or more stops
     alpha: {preset: GRAD_V, scale: 0.5, base: 0.3, OUT: 1}              # a preset, changed by lines
     alpha: {vector: [...], convention: automb, base: 0.2, IN05: 0.9}    # a vector, changed by lines
+    alpha: "MIDD; IN05-OUT05:attn:0"                                    # lines of LoRA block weight's elements, in text
+    alpha: {preset: MIDD, IN04: 0.7, strength: [0.8, 0.5]}              # all of it times 0.8, in text encoders times 0.5
 
-Options and lines share one mapping, for no label is called preset, vector, convention, scale or default; `base` is the
-line BASE. `scale` multiplies the weights of the vector or preset, not those of the lines.
+Options and lines share one mapping, for no label is called preset, vector, convention, scale, strength or default; `base` is the
+line BASE. `scale` multiplies the weights of the vector or preset, not those of the lines; `strength` multiplies all, with a second
+number for the text encoders.
 
 A label without a slot in vectors (TIME_EMBED, LABEL_EMB, OUT) follows the slot that the convention reads, in vectors
 and in lines, unless a line selects it as a whole. The VAE has a weight only when a line names it literally; schedule
@@ -48,11 +51,11 @@ from ..checkpoints.families import Family, family_of
 from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
-from .weights_text import parse_weights, plain_from_text
+from .weights_text import only_elements, parse_weights, plain_from_text
 
 __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
 
-OPTIONS = ("preset", "vector", "convention", "scale", "default")
+OPTIONS = ("preset", "vector", "convention", "scale", "strength", "default")
 CURVES = ("linear", "cosine")
 # Of fp32, in which coefficients are applied.
 _LARGEST = (2 - 2**-23) * 2.0**127
@@ -104,6 +107,7 @@ class BlockWeights:
         scale: multiplies the vector or preset.
         default: weight of what no line names, when there is no vector, preset or number.
         lines: in order; later ones win.
+        strength: multiplies every weight: in the denoiser, and in text encoders.
     """
 
     plain: Any = field(compare=False)
@@ -112,6 +116,7 @@ class BlockWeights:
     scale: float = 1.0
     default: float = 0.0
     lines: tuple[Line, ...] = ()
+    strength: tuple[float, float] = (1.0, 1.0)
 
     @staticmethod
     def parse(value: Any, convention: str = DEFAULT_CONVENTION) -> BlockWeights:
@@ -153,8 +158,9 @@ class BlockWeights:
         for label in (BASE, *family.text_encoders, *family.labels, "VAE"):
             after = named.get(label, (-1, 0.0))[0] + 1
             later = zip(self.lines[after:], given[after:], strict=True)
-            parts = [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
-            table[label] = LabelWeight(whole(label), tuple(parts))
+            factor = self.strength[label in family.text_encoders]
+            parts = [(x.selector, factor * v[label]) for x, v in later if label in v and not x.selector.whole]
+            table[label] = LabelWeight(factor * whole(label), tuple(parts))
         vae, beside = table.pop("VAE"), table.pop(BASE)
         if any("VAE" in values for values in given):
             # Where lines name only parts of the VAE, its rest stays with A.
@@ -207,6 +213,8 @@ class BlockWeights:
 def _parse(value: Any, convention: str) -> BlockWeights:
     chosen = convention_named(convention)
     read = plain_from_text(value) if isinstance(value, str) else value
+    if isinstance(value, str) and chosen.missing is not None and only_elements(value):
+        read = {"default": 1.0, **read}  # as the extension applies a LoRA that no vector changes
     if isinstance(read, Mapping):
         return _parse_mapping(value, read, chosen)
     if isinstance(read, str):
@@ -248,7 +256,17 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
         start = _vector(options["vector"])
     scale = _number(options.get("scale", 1.0), "The scale of block weights")
     default = _number(options.get("default", 0.0), "The default of block weights")
-    return BlockWeights(value, chosen, start, scale, default, tuple(lines))
+    strength = _strength(options.get("strength", 1.0))
+    return BlockWeights(value, chosen, start, scale, default, tuple(lines), strength)
+
+
+def _strength(value: Any) -> tuple[float, float]:
+    """The factors of the denoiser's weights and of the text encoders'; one number is both."""
+    given = value if isinstance(value, list | tuple) else [value, value]
+    if len(given) != 2:
+        raise LabelError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {_shown(value)}.")
+    denoiser, text = (_number(x, "The strength of block weights") for x in given)
+    return denoiser, text
 
 
 def _line(text: str, value: Any) -> Line:

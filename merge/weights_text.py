@@ -19,7 +19,8 @@ def parse_weights(text: str, base_dir: str | Path | None = None) -> Any:
     """Block weights given on a command line, as plain data for a recipe.
 
     Args:
-        text: a number; a vector `0,0.1,0.2,...`; a preset name; lines `IN04-IN08: 0.7; OUT*: 0.3`; or `@FILE`, where
+        text: a number; a vector `0,0.1,0.2,...`; a preset name; lines `IN04-IN08: 0.7; OUT*: 0.3`; elemental lines of LoRA block
+            weight, `IN05-OUT05:attn:1`; lines behind a number, vector or preset, `MIDD; IN05-OUT05:attn:0`; or `@FILE`, where
             FILE holds one of these, or is a YAML or JSON file with any of the forms of `block_weights`.
         base_dir: where a relative FILE is looked for; without it, in the current directory.
 
@@ -47,8 +48,67 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
         return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
     if ":" not in text:
         return text
+    out: dict[str, Any] = {}
+    for line in _lines(text):
+        if elements := _elements(line):
+            for selector, ratio in elements:
+                out.pop(selector, None)  # later lines win by their place
+                out[selector] = ratio
+        elif (start := _start(line)) is not None:
+            if out:
+                raise LabelError(
+                    f"{line!r} of block weights stands behind others; a number, vector or preset comes first."
+                )
+            out |= start
+        else:
+            name, value = _split_line(line)
+            out[name] = value
+    return out
+
+
+def only_elements(text: str) -> bool:
+    """Whether block weights are elemental lines alone, which change a LoRA that is applied as it is."""
+    return ":" in text and all(map(_elements, _lines(text)))
+
+
+def _lines(text: str) -> list[str]:
     lines = [x.strip() for x in text.replace("\n", ";").split(";")]
-    return dict(_split_line(x) for x in lines if x and not x.startswith("#"))
+    return [x for x in lines if x and not x.startswith("#")]
+
+
+def _start(line: str) -> dict[str, Any] | None:
+    """What lines change: a number, a vector, also as LoRA block weight lists it (`INS:1,1,1,1,0,...`), or a preset's name."""
+    name, colon, last = line.rpartition(":")
+    numbers = [_as_number(x) for x in last.strip().strip("[]").split(",")]
+    if None not in numbers and len(numbers) > 2 and ":" not in name:
+        return {"vector": numbers}
+    if colon:
+        return None
+    return {"preset": line} if numbers[0] is None else {"default": numbers[0]}
+
+
+def _elements(line: str) -> list[tuple[str, float]]:
+    """Selectors and weights of `BLOCKS:ELEMENTS:ratio,...`, with a name before them or without; empty for anything else.
+
+    So LoRA block weight writes its elements: blocks, and parts of keys in which `_` may stand for a dot; `NOT` before either;
+    empty for all.
+    """
+    first = line.split(",")[0]
+    named = first.count(":") == 3 and re.fullmatch(r"[^:/]+", first.split(":")[0])
+    found = [_element(piece.strip()) for piece in (line.partition(":")[2] if named else line).split(",")]
+    return [] if None in found else found
+
+
+def _element(piece: str) -> tuple[str, float] | None:
+    parts = [part.strip() for part in piece.split(":")]
+    ratio = _as_number(parts[-1]) if len(parts) == 3 else None
+    if ratio is None or parts[0].startswith("/") or parts[0].split()[-1:] == ["key"]:
+        return None
+    blocks, elements = parts[0].split(), parts[1].split()
+    negated = elements[:1] == ["NOT"]
+    inside = "|".join(re.escape(element).replace("_", "[._]") for element in elements[negated:])
+    pattern = f"/^(?!.*({inside}))/" if negated else f"/{inside}/"
+    return " ".join([*blocks, *([pattern] if inside else [])]) or "NOT VAE", ratio
 
 
 def _split_line(line: str) -> tuple[str, Any]:

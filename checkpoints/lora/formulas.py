@@ -37,6 +37,10 @@ class Formula(Protocol):
     needs_weight: bool
 
     @property
+    def is_zero(self) -> bool:
+        """Whether it changes nothing, whatever its factors are: its alpha is 0."""
+
+    @property
     def tensors(self) -> tuple[TensorInfo, ...]: ...
 
     def load(self, source: Checkpoint) -> Loaded: ...
@@ -96,6 +100,10 @@ class LowRank:
     needs_weight: ClassVar[bool] = False
 
     @property
+    def is_zero(self) -> bool:
+        return self.scale.factor == 0
+
+    @property
     def kind(self) -> Kind:
         return "locon" if self.mid is not None or prod(self.shape[2:]) > 1 else "lora"
 
@@ -139,6 +147,10 @@ class Hadamard:
     scale: Scale
     kind: ClassVar[Kind] = "loha"
     needs_weight: ClassVar[bool] = False
+
+    @property
+    def is_zero(self) -> bool:
+        return self.scale.factor == 0
 
     @property
     def rank(self) -> int:
@@ -193,6 +205,14 @@ class Kronecker:
         return self.scale.alpha
 
     @property
+    def unscaled(self) -> bool:
+        return self.whole and self.scale.value is None
+
+    @property
+    def is_zero(self) -> bool:
+        return not self.unscaled and self.scale.factor == 0
+
+    @property
     def whole(self) -> bool:
         return len(self.left) == len(self.right) == 1
 
@@ -201,8 +221,7 @@ class Kronecker:
         return (*self.left, *self.right, *((self.scale.stored,) if self.scale.stored else ()))
 
     def load(self, source: Checkpoint) -> Loaded:
-        unscaled = self.whole and self.scale.value is None
-        outer = _side(source, self.left) * (1.0 if unscaled else self.scale.factor)
+        outer = _side(source, self.left) * (1.0 if self.unscaled else self.scale.factor)
         inner = _side(source, self.right)
         columns = outer.shape[1] * inner.shape[1]
 
@@ -236,6 +255,7 @@ class Multiplied:
     rank: ClassVar[None] = None
     alpha: ClassVar[None] = None
     needs_weight: ClassVar[bool] = True
+    is_zero: ClassVar[bool] = False
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -265,6 +285,10 @@ class Whole:
     needs_weight: ClassVar[bool] = False
 
     @property
+    def is_zero(self) -> bool:
+        return self.scale is not None and self.scale.factor == 0
+
+    @property
     def tensors(self) -> tuple[TensorInfo, ...]:
         return (self.stored,)
 
@@ -288,6 +312,7 @@ class Decomposed:
     epsilon: float
     kind: ClassVar[Kind] = "dora"
     needs_weight: ClassVar[bool] = True
+    is_zero: ClassVar[bool] = False  # without a direction of its own it still gives the weight another magnitude
 
     @property
     def shape(self) -> Shape:

@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 from ..families import Family, components_in_order, family_of
 from ..opening import read_tensors
 from ..tensors import Shape
+from ..wording import counted
 from .building import Group, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, Part
@@ -73,6 +74,25 @@ class Lora:
     def kinds(self) -> dict[str, int]:
         """Kind -> how many layers of it there are."""
         return dict(Counter(part.formula.kind for _, part in self.layers.values()).most_common())
+
+    def check_effect(self) -> list[str]:
+        """What to say of layers that change nothing, whatever their factors are: their alpha is 0.
+
+        Raises:
+            CheckpointError: that is so of all of them.
+        """
+        formulas = [part.formula for module in self.modules.values() for part in module.parts]
+        silent = sum(formula.is_zero for formula in formulas)
+        if silent and silent == len(formulas):
+            raise CheckpointError(
+                f"{self.path}: changes nothing: the alpha of all its layers is 0, by which their change is multiplied (LyCORIS takes "
+                "0 for the rank); leave it out, or train or download it again"
+            )
+        return (
+            [f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"]
+            if silent
+            else []
+        )
 
     @property
     def needs_base(self) -> bool:

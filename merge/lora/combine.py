@@ -112,6 +112,7 @@ def resize_lora(
         opened = files.enter_context(open_lora(lora, adapter=adapter))
         checkpoint = files.enter_context(_open_base(base, opened.family)) if base is not None else None
         weights = [BlockWeights.parse(1.0).resolve(opened.family)]
+        opened.check_effect()
         origin = {"operation": "resize", "lora": file_name(opened.path), "rank": rank, "energy": energy}
         return _combine([opened], weights, checkpoint, how, origin, kept_metadata(opened.metadata))
 
@@ -187,10 +188,13 @@ class _Combination:
         self._loras, self._base, self._cut, self._writer = loras, base, cut, writer
         self.losses = Losses(family_of(loras[0].family))
         found: dict[tuple[str, bool], list[tuple[float, Change]]] = {}
+        self._notes: list[str] = []
         for lora, weight in zip(loras, weights, strict=True):
-            for change in changes_of(lora):
-                if strength := weight.weight(change.key):
-                    found.setdefault((change.layer.target.path, change.bias), []).append((strength, change))
+            used = [(strength, c) for c in changes_of(lora) if (strength := weight.weight(c.key))]
+            for strength, change in used:
+                found.setdefault((change.layer.target.path, change.bias), []).append((strength, change))
+            said = lora.check_effect() if used else ["its strength is 0 wherever it changes anything: left out"]
+            self._notes += [f"{lora.path.name}: {text}" for text in said]
         self.jobs = [(_widest(parts), parts) for parts in found.values()]
         if not self.jobs:
             raise MergeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
@@ -236,7 +240,7 @@ class _Combination:
 
     def notes(self) -> list[str]:
         """What else to know."""
-        found = []
+        found = list(self._notes)
         for lora in self._loras:
             if lora.unknown:
                 shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")

@@ -52,6 +52,8 @@ def convert_lora(
         require_suffix(output)
         refuse_inputs(output, [opened.path])
         check_target(output, 0, overwrite)
+        if style in WITHOUT_ALPHA:
+            opened.check_effect()
         tensors = [t for change in changes_of(opened) for t in _renamed(change, style)]
         names = [t.name for t in tensors]
         if twice := next((name for name in names if names.count(name) > 1), None):

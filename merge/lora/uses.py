@@ -22,7 +22,7 @@ class LoraUse:
         unet: strength in the UNET; 1 is what it was trained for.
         text: strength in the text encoders; None: as in the UNET.
         blocks: LoRA block weights that multiply these: the name of a preset, a vector of 17, 12, 26 or 20 numbers, a number,
-            or None.
+            lines as a recipe has them, or None.
         missing: weight of numbered blocks that a shorter vector leaves out: 0 as the extension reads it, 1 as kohya does.
         adapter: PEFT's name of the one that is meant, of a file that holds several.
     """
@@ -30,7 +30,7 @@ class LoraUse:
     path: Path
     unet: float = 1.0
     text: float | None = None
-    blocks: str | list[float] | float | None = None
+    blocks: str | list[float] | dict[str, Any] | float | None = None
     missing: Literal[0, 1] = 0
     adapter: str | None = None
 
@@ -65,16 +65,21 @@ class LoraUse:
             factor = 1.0 if self.blocks is None else float(self.blocks)
             return self._scaled(self.unet * factor, text * factor)
         convention = "lbw-kohya" if self.missing else "lbw"
+        lines = isinstance(self.blocks, dict)
         kind = "preset" if isinstance(self.blocks, str) else "vector"
-        plain = {kind: self.blocks, "convention": convention}
+        plain = {"convention": convention, **self.blocks} if lines else {kind: self.blocks, "convention": convention}
+        if lines and "strength" in plain:
+            raise MergeError(f"block weights of {self.path}: have a strength of their own; give it as FILE:UNET:TEXT")
         try:
             BlockWeights.parse(plain)
         except LabelError as error:
             raise MergeError(f"block weights of {self.path}: {error}") from None
+        if lines:
+            return {**plain, "strength": self.unet if self.unet == text else [self.unet, text]}
         return {**plain, "scale": self.unet, "base": text * self._first()}
 
     def _scaled(self, unet: float, text: float) -> Any:
-        return unet if unet == text else {"BASE": text, "UNET": unet}
+        return unet if unet == text else {"default": unet, "BASE": text}
 
     def _first(self) -> float:
         """What the vector or preset says of the text encoders."""
@@ -93,14 +98,11 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _blocks(text: str | None) -> str | list[float] | float | None:
+def _blocks(text: str | None) -> str | list[float] | dict[str, Any] | float | None:
     if text is None:
         return None
-    from ..weights_text import parse_weights
+    from ..weights_text import only_elements, parse_weights
 
     read = parse_weights(text)
-    if isinstance(read, dict):
-        raise MergeError(
-            f"{text!r}: LoRA block weights are a preset's name or a vector of 17, 12, 26 or 20 numbers; for lines, write a recipe"
-        )
-    return read
+    # Elements change a LoRA that is applied as it is; of a file they are what it says.
+    return {"default": 1.0, **read} if isinstance(read, dict) and only_elements(text) else read

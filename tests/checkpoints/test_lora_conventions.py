@@ -7,7 +7,9 @@ from places import TEXT_ENCODERS, UNET_LABELS
 
 from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.lora.names import targets
 from unetscope.merge.block_weights import BlockWeights
+from unetscope.merge.lora import LoraUse
 
 SD1_17 = [
     "BASE",
@@ -89,3 +91,79 @@ def test_the_refiner_has_no_such_vectors():
     assert CONVENTIONS["lbw"].lengths("sdxl_refiner") == ()
     with pytest.raises(LabelError, match="no weight vector for"):
         BlockWeights.parse("ALL", "lbw").resolve("sdxl_refiner")
+
+
+def of_the_extension(key: str, ratios: list[float], lines: str) -> float:
+    """The ratio that the LoRA block weight extension takes: its blocks, then elements, as parts of the web UI's name of a layer.
+
+    Lines are BLOCKS:ELEMENTS:ratio; a range is all blocks between its ends in the order of the 26, and NOT turns a choice round.
+    """
+    flat, ratio, block = key.removeprefix("model.").removesuffix(".weight").replace(".", "_"), 1.0, ""
+    for number, label in enumerate(SD1_26):
+        kind, index = label.rstrip("0123456789"), label[-2:].lstrip("0") or "0"
+        part = {
+            "BASE": "encoder",
+            "IN": f"input_blocks_{index}_",
+            "M": "middle_block_",
+            "OUT": f"output_blocks_{index}_",
+        }[kind]
+        if part in flat:
+            ratio, block = ratios[number], label
+    name = flat + block
+    for line in lines.replace("\n", ",").split(","):
+        blocks, elements, value = line.split(":")
+        words = []
+        for word in blocks.split(" "):
+            first, _, last = word.partition("-")
+            words += SD1_26[SD1_26.index(first) : SD1_26.index(last) + 1] if last else [word]
+        chosen = [
+            any(w in name for w in some[1:]) is False if some[0] == "NOT" else any(w in name for w in some)
+            for some in (words, elements.split(" "))
+        ]
+        if all(chosen):
+            ratio = float(value)
+    return ratio
+
+
+ELEMENTS = [
+    "IN05-OUT05:attn:1", "IN05-OUT05:attn:0", "IN05-OUT05:proj:0", "::1", "::0.5", "IN04 OUT03:attn1:0.25", ":ff_net:0.3",
+    "NOT IN04 M00:attn2:0.7", "OUT03-OUT11:NOT attn:0.2", "NOT BASE:NOT attn1 proj_in:0.4", "BASE::0",
+    "IN00-M00::0.1,IN07:to_q to_k:2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", ELEMENTS)
+@pytest.mark.parametrize("start", ["", "OUTD", "ALL0.5", ",".join(str(i / 20) for i in range(17))])
+def test_elements_are_those_of_the_extension(lines, start):
+    """Every layer that a LoRA trains, by --lbw and by a recipe's text."""
+    named = {"OUTD": [1.0, *[0.0] * 7, *[1.0] * 4, *[0.0] * 5], "ALL0.5": [0.5] * 17}
+    ratios = [1.0] * 26
+    if start:
+        by_label = dict(zip(SD1_17, named.get(start) or [i / 20 for i in range(17)], strict=True))
+        ratios = [by_label.get(label, 0.0) for label in SD1_26]
+    text = f"{start}; {lines}" if start else lines
+    found = BlockWeights.parse(text, "lbw").resolve("sd1")
+    scaled = BlockWeights.parse(LoraUse.parse("x.safetensors:0.5:2", text).weights()).resolve("sd1")
+    keys = [t.weight for t in targets("sd1") if ".encoder.layers." in t.weight or ".attentions." in t.module]
+    assert len(keys) > 200
+    for key in keys:
+        wanted = of_the_extension(key, ratios, lines)
+        assert found.weight(key) == wanted, key
+        assert scaled.weight(key) == wanted * (0.5 if key.startswith("model.") else 2), key
+
+
+def test_names_of_presets_are_left_out_and_lines_stand_behind_what_they_change():
+    for text, same in (
+        ("ATTNDEEPON:IN05-OUT05:attn:1", "IN05-OUT05:attn:1"),
+        ("TWO:IN05:attn:1,IN05:attn2:0", "IN05:attn:1\nIN05:attn2:0"),
+        ("INS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0", "INS"),
+        ("XYZ:::1", "::1"),
+    ):
+        one, other = (BlockWeights.parse(x, "lbw").resolve("sd1") for x in (text, same))
+        assert all(one.weight(t.weight) == other.weight(t.weight) for t in targets("sd1")), text
+    with pytest.raises(LabelError, match="comes first"):
+        BlockWeights.parse("IN05:attn:1; OUTD", "lbw")
+    with pytest.raises(LabelError, match=r"strength .* a number or two"):
+        BlockWeights.parse({"IN05": 1, "strength": [1, 2, 3]})
+    merged = BlockWeights.parse("IN05:attn:0.7").resolve("sd1")  # of a merge, where no line says anything: all of A
+    assert merged.by_label()["IN04"] == 0.0 and merged.changed_inside() == ("IN05",)

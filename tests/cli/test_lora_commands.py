@@ -50,6 +50,29 @@ def test_bake_writes_the_sum_and_the_recipe_for_it(run, loras):
     assert all(np.array_equal(again[key].numpy(), baked[key].numpy()) for key in baked)
 
 
+def test_a_lora_whose_alphas_are_0_changes_nothing_and_is_refused(run, loras):
+    write_lora(loras / "none.safetensors", alpha=0.0)
+    for command in (
+        ("bake", "a.safetensors", "--lora", "none.safetensors"),
+        ("merge", "one.safetensors", "none.safetensors"),
+        ("resize", "none.safetensors", "--rank", "1"),
+        ("convert", "none.safetensors", "--to", "peft"),
+    ):
+        code, _, err = run("lora", *command, "-o", "out.safetensors")
+        assert code == 2 and "changes nothing: the alpha of all its layers is 0" in err and err.count("\n") == 1, (
+            command
+        )
+        assert not (loras / "out.safetensors").exists() and not leftovers(loras)
+    code, _, err = run("lora", "convert", "none.safetensors", "--to", "single-file", "-o", "out.safetensors")
+    assert code == 0, err  # names alone: alphas stay what they are
+    tensors = load_file("one.safetensors")
+    name = next(name for name in tensors if name.endswith(".alpha"))
+    save_torch(tensors | {name: tensors[name] * 0}, "some.safetensors")
+    code, _, err = run("lora", "merge", "some.safetensors", "two.safetensors:0", "-o", "sum.safetensors")
+    assert code == 0 and "some.safetensors: the alpha of 1 change of 5 is 0" in err
+    assert "two.safetensors: its strength is 0 wherever it changes anything" in err
+
+
 def test_bake_takes_block_weights_for_all_or_for_each(run, loras):
     def baked(*options):
         files = ("--lora", "one.safetensors", "--lora", "two.safetensors")
@@ -65,6 +88,10 @@ def test_bake_takes_block_weights_for_all_or_for_each(run, loras):
         ((base, "OUTALL"), plain),
         ((base, "OUTALL", base, "1"), plain + two),
         ((base, "0.5", base, "INS"), plain + 0.5 * one + two),
+        ((base, "IN01-IN02: 0.25"), plain + 0.25 * one + 0.25 * two),
+        ((base, "IN05-OUT05:attn:0", base, "IN01:attn1:0"), plain + one),
+        ((base, "OUTALL; IN01:to_q:0.5", base, "::0"), plain + 0.5 * one),
+        ((base, "ALL0.5"), plain + 0.5 * one + 0.5 * two),
     ]:
         assert np.allclose(baked(*options)[key].float().numpy(), wanted, atol=2e-3), options
 

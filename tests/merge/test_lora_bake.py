@@ -104,12 +104,10 @@ def test_block_weights_as_typed():
         "scale": 0.5,
         "base": 0.5,
     }
-    assert LoraUse.parse("x.safetensors:0.5:2", "0.5").weights() == {"BASE": 1.0, "UNET": 0.25}
+    assert LoraUse.parse("x.safetensors:0.5:2", "0.5").weights() == {"default": 0.25, "BASE": 1.0}
     assert LoraUse.parse("x.safetensors", "NONE").weights()["base"] == 0
-    with pytest.raises(
-        MergeError, match="a preset's name or a vector of 17, 12, 26 or 20 numbers; for lines, write a recipe"
-    ):
-        LoraUse.parse("x.safetensors", "IN04: 0.5")
+    lines = LoraUse.parse("x.safetensors:0.5:2", "IN04: 0.5; attn2: 0")
+    assert lines.weights() == {"convention": "lbw", "IN04": 0.5, "attn2": 0.0, "strength": [0.5, 2.0]}
     with pytest.raises(MergeError, match=r"block weights of x.safetensors: Unknown preset 'IMS' \(did you mean 'INS'"):
         bake_recipe("base.safetensors", [LoraUse.parse("x.safetensors", "IMS")])
 
