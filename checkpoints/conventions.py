@@ -118,7 +118,7 @@ class Convention:
             scale: multiplies every weight of the vector (but not `base`).
 
         Raises:
-            LabelError: wrong length, a number that is not finite, or parts of the middle block that differ.
+            LabelError: wrong length, a number that is not finite, or parts of the middle block that differ (`in_parts`).
         """
         slots = self.slots(family, len(vector))
         if not all(math.isfinite(x) for x in vector):
@@ -128,7 +128,7 @@ class Convention:
         values = {slot: scale * (1.0 - x if self.inverted else x) for slot, x in zip(slots, vector, strict=True)}
         if base is not None or "BASE" not in values:
             values["BASE"] = 0.0 if base is None else float(base)
-        if MIDDLE_3[0] in values:
+        if MIDDLE_3.keys() & values.keys():
             values["M00"] = _middle(values)
 
         def weight(label: str) -> float | None:
@@ -138,6 +138,27 @@ class Convention:
 
         labels = (*family_of(family).text_encoders, *family_of(family).labels)
         return Reading({label: weight(label) for label in labels}, weight("VAE"), values["BASE"])
+
+    def in_parts(
+        self, vector: Sequence[float], family: str | Family, scale: float = 1.0
+    ) -> tuple[Sequence[float], dict[str, list[tuple[str, float]]]]:
+        """A vector with one number for each block, and what it says of parts of blocks.
+
+        Returns:
+            the vector, with the mean where parts of a block differ; and of those blocks regular expressions of keys with the
+            weight (share of B) of each part.
+
+        Raises:
+            LabelError: wrong length.
+        """
+        slots = self.slots(family, len(vector))
+        at = {slots.index(slot): pattern for slot, pattern in MIDDLE_3.items() if slot in slots}
+        given = [vector[i] for i in at]
+        if len(set(given)) <= 1:
+            return vector, {}
+        mean = math.fsum(given) / len(given)
+        parts = [(pattern, scale * (1.0 - vector[i] if self.inverted else vector[i])) for i, pattern in at.items()]
+        return [mean if i in at else x for i, x in enumerate(vector)], {"M00": parts}
 
     def _misfit(self, family: Family, length: int) -> str:
         fits = self.lengths(family)

@@ -119,6 +119,11 @@ class MergeRecord:
             return digest, None, {}
         return digest, entry.get("name") or None, _object(entry.get("sd_merge_recipe"))
 
+    def recorded(self, said: str) -> Any:
+        """What is written down as the recipe of a model, read or not."""
+        entry = self.models.get(said if said in self.models else self._by_name.get(said, ""))
+        return entry.get("sd_merge_recipe") if isinstance(entry, dict) else None
+
 
 def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | None:
     """The YAML recipe of Unetscope and the hashes of its models by name."""

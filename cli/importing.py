@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _FILE = Annotated[
     Path,
     typer.Argument(
-        help="A merged checkpoint, a .mecha file, AutoMBW's recipe or log, supermerger's weights, mergekit's YAML.",
+        help="A merged checkpoint, ComfyUI's nodes, a .mecha file, AutoMBW's recipe or log, supermerger's weights, mergekit's "
+        "YAML.",
         show_default=False,
     ),
 ]

@@ -51,7 +51,7 @@ from ..checkpoints.families import Family, family_of
 from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
-from .weights_text import only_elements, parse_weights, plain_from_text
+from .weights_text import only_elements, parse_weights, plain_from_text, split_line
 
 __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
 
@@ -140,7 +140,7 @@ class BlockWeights:
         """
         family = family_of(family)
         given = [line.values(family) for line in self.lines]
-        starts, own = self._starts(family)
+        starts, own, inside = self._starts(family)
         named: dict[str, tuple[int, float]] = {}
         for i, (line, values) in enumerate(zip(self.lines, given, strict=True)):
             if line.selector.whole:
@@ -159,29 +159,32 @@ class BlockWeights:
             after = named.get(label, (-1, 0.0))[0] + 1
             later = zip(self.lines[after:], given[after:], strict=True)
             factor = self.strength[label in family.text_encoders]
-            parts = [(x.selector, factor * v[label]) for x, v in later if label in v and not x.selector.whole]
-            table[label] = LabelWeight(factor * whole(label), tuple(parts))
+            parts = [] if label in named else list(inside.get(label, ()))
+            parts += [(x.selector, v[label]) for x, v in later if label in v and not x.selector.whole]
+            table[label] = LabelWeight(factor * whole(label), tuple((selector, factor * x) for selector, x in parts))
         vae, beside = table.pop("VAE"), table.pop(BASE)
         if any("VAE" in values for values in given):
             # Where lines name only parts of the VAE, its rest stays with A.
             table["VAE"] = LabelWeight(vae.value if "VAE" in named else 0.0, vae.parts)
         return ResolvedWeights(family, table, vae.value, beside)
 
-    def _starts(self, family: Family) -> tuple[dict[str, float], set[str]]:
-        """Weights before any line, and the labels that have a weight of their own there and so follow nobody."""
+    def _starts(self, family: Family) -> tuple[dict[str, float], set[str], dict[str, list[tuple[Selector, float]]]]:
+        """Weights before any line, the labels that have a weight of their own there and so follow nobody, and parts of labels
+        that have weights of their own."""
         labels = (BASE, *family.text_encoders, *family.labels, "VAE")
         if isinstance(self.start, float):
-            return dict.fromkeys(labels, self.start), set(labels)
+            return dict.fromkeys(labels, self.start), set(labels), {}
         if self.start is None:
             usual = self.convention.lengths(family)
             free = not usual or self.convention.missing is not None
             slots = labels if free else self.convention.slots(family, usual[0])
             borrowing = {x for x in (*self.convention.vectors(family).follows, "VAE") if x not in slots}
-            return dict.fromkeys(labels, self.default), set(labels) - borrowing
+            return dict.fromkeys(labels, self.default), set(labels) - borrowing, {}
         vector = self._preset(family) if isinstance(self.start, str) else self.start
         self._refuse_length(len(vector), family)
         slots = self.convention.slots(family, len(vector))
-        reading = self.convention.read(vector, family, scale=self.scale)
+        whole, parts = self.convention.in_parts(vector, family, self.scale)
+        reading = self.convention.read(whole, family, scale=self.scale)
         first = family.text_encoders[0] if family.text_encoders else None
         weights = reading.weights | {
             "VAE": reading.vae,
@@ -190,7 +193,8 @@ class BlockWeights:
         own = {BASE, *family.text_encoders, *(x for x in labels if x in slots or is_block(x))}
         if self.convention.missing is not None:  # its labels follow nobody
             own = set(labels)
-        return {label: x or 0.0 for label, x in weights.items()}, own
+        inside = {label: [(parse_selector(f"/{p}/"), x) for p, x in found] for label, found in parts.items()}
+        return {label: x or 0.0 for label, x in weights.items()}, own, inside
 
     def _refuse_length(self, length: int, family: Family) -> None:
         """Say of a vector that fits no family at all what vectors there are; what fits another one the convention says."""
@@ -230,6 +234,8 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     for name, given in mapping.items():
         if not isinstance(name, str):
             raise LabelError(f"Block weights {_shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
+        if given is None and ":" in name:  # a line as text: 'IN04: 0.7'
+            name, given = split_line(name)
         if name.strip().lower() in OPTIONS:
             options[name.strip().lower()] = given
         else:

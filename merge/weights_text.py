@@ -48,6 +48,8 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
         return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
     if ":" not in text:
         return text
+    if text.startswith("{") and text.endswith("}"):
+        return _yaml(text, "A mapping of block weights")
     out: dict[str, Any] = {}
     for line in _lines(text):
         if elements := _elements(line):
@@ -61,7 +63,7 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
                 )
             out |= start
         else:
-            name, value = _split_line(line)
+            name, value = split_line(line)
             out[name] = value
     return out
 
@@ -100,7 +102,7 @@ def _elements(line: str) -> list[tuple[str, float]]:
 
 
 def _element(piece: str) -> tuple[str, float] | None:
-    parts = [part.strip() for part in piece.split(":")]
+    parts = [part.strip().strip("\"'") for part in piece.split(":")]
     ratio = _as_number(parts[-1]) if len(parts) == 3 else None
     if ratio is None or parts[0].startswith("/") or parts[0].split()[-1:] == ["key"]:
         return None
@@ -111,11 +113,20 @@ def _element(piece: str) -> tuple[str, float] | None:
     return " ".join([*blocks, *([pattern] if inside else [])]) or "NOT VAE", ratio
 
 
-def _split_line(line: str) -> tuple[str, Any]:
-    """Selector and value of `IN04 key:*.proj_in.*: 0.7`: parted at the first colon that does not belong to a pattern."""
-    start = line.rfind("/") if line.startswith("/") else 0
+def split_line(line: str) -> tuple[str, Any]:
+    """Selector and value of `IN04 key:*.proj_in.*: 0.7`: parted at the first colon that does not belong to a pattern.
+
+    The selector may be in quotes, or all of it.
+
+    Raises:
+        LabelError: there is no value.
+    """
+    line = line.strip()
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
+        line = line[1:-1].strip()
+    start = line.rfind("/") if re.search(r"(?:^|[\s\"'])/", line) else 0
     at = line.find(":", start)
-    while at >= 0 and re.split(r"[\s,]", line[:at])[-1].lower() == "key":
+    while at >= 0 and re.split(r"[\s,\"']", line[:at])[-1].lower() == "key":
         at = line.find(":", at + 1)
     name, value = line[:at].strip().strip("\"'"), line[at + 1 :].strip()
     if at < 0 or not name or not value:

@@ -10,6 +10,7 @@ from ...checkpoints.formats import is_model_name
 from ..errors import RecipeError
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log
+from .comfyui import from_prompt, is_merge
 from .draft import Imported, Request, one_line
 from .mecha_import import from_mecha
 from .mecha_text import is_mecha
@@ -18,8 +19,9 @@ from .recorded import from_metadata
 from .weight_lines import from_weight_lines, is_weight_lines
 
 READABLE = (
-    "a checkpoint with merge metadata (A1111, supermerger, SD.Next, Unetscope), an sd-mecha recipe (.mecha), an AutoMBW recipe or "
-    "log (CSV), supermerger weights or elemental lines (text), or a mergekit configuration (YAML)"
+    "a checkpoint with merge metadata (A1111, supermerger, SD.Next, Chattiori-Model-Merger, ComfyUI, Unetscope), an sd-mecha "
+    "recipe (.mecha), an AutoMBW recipe or log (CSV), supermerger weights or elemental lines (text), or a mergekit configuration "
+    "(YAML)"
 )
 _MOST_BYTES = 10_000_000
 
@@ -62,7 +64,7 @@ def import_text(text: str, name: str, request: Request | None = None) -> Importe
         return from_mecha(text, name, request)
     if is_log(text):
         return from_log(text, name, request)
-    if metadata := _metadata(text):
+    if metadata := _metadata(text, name):
         return _from_metadata(metadata, name, request)
     if is_weight_lines(text):
         return from_weight_lines(text, name, request)
@@ -76,6 +78,8 @@ def _from_yaml(text: str, name: str, request: Request) -> Imported:
         raise RecipeError(f"{one_line(name)}: is no recipe that can be read; read are {READABLE}") from None
     if is_mergekit(data):
         return from_mergekit(data, name, request)
+    if _is_prompt(data) and is_merge(text):
+        return from_prompt(text, name, request)
     if isinstance(data, dict) and isinstance(data.get("models"), dict) and "steps" in data:
         raise RecipeError(f"{one_line(name)}: is a recipe of Unetscope already; unetscope merge run takes it as it is")
     raise RecipeError(f"{one_line(name)}: is no recipe that can be read{_looks_like(data)}; read are {READABLE}")
@@ -87,19 +91,28 @@ def _looks_like(data: object) -> str:
         return " (it is the configuration of a diffusers model)"
     if isinstance(data, dict) and "nodes" in data and "links" in data:
         return " (it is a ComfyUI workflow)"
-    if isinstance(data, dict) and any(isinstance(x, dict) and "class_type" in x for x in data.values()):
-        return " (it is a ComfyUI prompt)"
-    return ""
+    return " (it is a ComfyUI prompt that saves no model)" if _is_prompt(data) else ""
 
 
-def _metadata(text: str) -> dict[str, str]:
-    """Merge metadata that was saved as JSON on its own; empty for anything else."""
+def _is_prompt(data: object) -> bool:
+    """Whether data are the nodes that ComfyUI runs."""
+    return isinstance(data, dict) and any(isinstance(x, dict) and "class_type" in x for x in data.values())
+
+
+def _metadata(text: str, name: str) -> dict[str, str]:
+    """Merge metadata that was saved as JSON on its own; empty for anything else.
+
+    Raises:
+        RecipeError: it is such metadata, and no valid JSON.
+    """
     if not text.lstrip().startswith("{") or ("sd_merge_recipe" not in text and "interp_method" not in text):
         return {}
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{one_line(name)}: holds a merge recipe, and is broken: no valid JSON ({one_line(error, 80)})"
+        ) from None
     inner = data.get("__metadata__") if isinstance(data, dict) else None
     data = inner if isinstance(inner, dict) else data
     if isinstance(data, dict) and "interp_method" in data:
@@ -119,11 +132,8 @@ def _from_checkpoint(path: Path, request: Request) -> Imported:
 
 def _from_metadata(metadata: dict, name: str, request: Request) -> Imported:
     imported = from_metadata(metadata, name, request)
-    if imported is None and "ModelMerge" in str(metadata.get("prompt", "")):
-        raise RecipeError(
-            f"{one_line(name)}: its metadata holds a ComfyUI workflow that merges models, and such workflows cannot be read; "
-            "write its merge nodes down as a recipe"
-        )
+    if imported is None and is_merge(metadata.get("prompt")):
+        return from_prompt(metadata["prompt"], name, request)
     if imported is None:
         raise RecipeError(
             f"{one_line(name)}: its metadata records no merge: it was not merged, or by a tool that does not write it down"

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ...checkpoints.history import MergeRecord
+from ..errors import RecipeError
 from ..inline_steps import DEEPEST
 from ..methods import METHODS, Method
 from ..recipe import Recipe
@@ -18,6 +19,7 @@ from .supermerger import (
     Release,
     block_weights,
     elemental_lines,
+    is_xl,
     kept_where_0,
     method_of,
     numbers,
@@ -31,6 +33,19 @@ from .supermerger import (
 _WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
+# Modes of Chattiori-Model-Merger -> our methods, and how it writes numbers: `0.4` or `0.4,[[0.1, ...],[elemental lines]]`.
+_CHATTIORI = {
+    "weighted_sum": "weighted_sum", "add_difference": "add_difference", "no_interpolation": "copy", "triple_sum": "triple_sum",
+    "multiply_difference": "multiply_difference", "similarity_add_difference": "similarity_add_difference",
+    "sum_twice": "sum_twice", "smooth_add_difference": "smooth_add", "tensor_sum": "tensor_sum",
+    "train_difference": "train_difference",
+}  # fmt: skip
+_CHATTIORI_NUMBERS = re.compile(r"(-?\d[\d.eE+-]*)(?:,\[\[([^\[\]]*)\],\[(.*)\]\])?\s*$", re.DOTALL)
+_CHATTIORI_DTYPES = {"fp16": "fp16", "fp32": "keep"}
+# The hash of a model whose hash was not known, as JSON and Python write it.
+_NULL = ("null", "None")
+# Where merges are recorded in a header.
+_RECORDS = ("sd_merge_recipe", "unetscope.recipe")
 # supermerger's calculation of model A alone, and the tensors that it leaves as they are.
 _SCALED = "self"
 _NOT_SCALED = ("to_out", "proj_out", "norm")
@@ -52,6 +67,10 @@ def from_metadata(metadata: dict[str, str], name: str, request: Request) -> Impo
     if record.ours:
         return _ours(*record.ours, Draft(f"{name} (recipe of Unetscope)", request))
     if not record.recipe:
+        if broken := next((field for field in _RECORDS if _is_broken(metadata.get(field))), None):
+            raise RecipeError(
+                f"{one_line(name)}: its metadata holds a merge recipe ({broken}), and it is broken: it cannot be read as what it is"
+            )
         return None
     kind = record.recipe.get("type")
     history = _History(record, Draft(f"{name} (merge metadata of {_text(kind) or 'an unnamed tool'})", request))
@@ -97,9 +116,9 @@ class _History:
                 f"the original saved {self._rounded} intermediate {'file' if self._rounded == 1 else 'files'}, each rounded to "
                 "fp16 or to its inputs' dtype; here nothing is rounded between steps"
             )
-        half = recipe.get("save_as_half")
-        output = {"dtype": "keep"} if half is False else {}
-        if half is None:
+        half, written = recipe.get("save_as_half"), _CHATTIORI_DTYPES.get(str(recipe.get("fp")))
+        output = {"dtype": "keep" if half is False else written} if half is False or written else {}
+        if half is None and not written:
             draft.note("the dtype of the original is not recorded; the result is written as fp16")
         title = recipe.get("custom_name")
         title = one_line(title, 200) if isinstance(title, str) else ""
@@ -125,6 +144,10 @@ class _History:
             if child in self._names or child in unfinished:
                 continue
             shown = recorded if isinstance(recorded, str) else child
+            if not inner and _is_broken(record.recorded(said)):
+                self._draft.note(
+                    f"{shown} was merged itself, and the record of that is broken; the file itself is used"
+                )
             if inner and self._opens(inner, shown, len(stack)):
                 unfinished.add(child)
                 stack.append((child, shown, inner, self._said(inner)))
@@ -134,7 +157,7 @@ class _History:
     def _said(self, recipe: dict) -> list[str]:
         """The hashes or names of a merge's inputs, last one first; without those that are not recorded."""
         said = [recipe.get(field) for field in _fields(recipe)]
-        return [text.strip() for text in reversed(said) if isinstance(text, str) and text.strip()]
+        return [text.strip() for text in reversed(said) if _is_said(text)]
 
     def _opens(self, recipe: dict, shown: str, depth: int) -> bool:
         """Whether a model's own record is unrolled; what that loses is noted."""
@@ -153,9 +176,17 @@ class _History:
             )
         return True
 
-    def _source(self, said: Any, what: str) -> str:
-        """The name of a model or step for what a recipe says of an input: a hash, a name, or nothing."""
-        if not isinstance(said, str) or not said.strip():
+    def _source(self, said: Any, what: str, filed: bool = False) -> str:
+        """The name of a model or step for what a recipe says of an input: a hash, a name, or nothing.
+
+        `filed`: of what is said by nothing, it is the one whose name is recorded.
+        """
+        if not _is_said(said):
+            if filed and (recorded := next(filter(None, (self._record.find(key)[1] for key in _NULL)), None)):
+                self._draft.note(
+                    f"{what} has no hash in the record; the name that is filed without one, {recorded}, was taken"
+                )
+                return self._draft.model(str(recorded))
             self._unknown += 1
             name = self._draft.model(f"unknown model {self._unknown}")
             self._draft.note(f"{what} has no hash in the record: {name} stands for it")
@@ -189,14 +220,19 @@ class _History:
             return self._supermerger(recipe, shown)
         if recipe.get("type") == "SDNext":
             return self._sdnext(recipe, shown)
+        if _is_chattiori(recipe):
+            return self._chattiori(recipe, shown)
         kind = _text(recipe.get("type")) or "without a type"
         raise self._draft.error(
             f"the merge recipe of {shown} is of a kind that is not known ({kind}); known are webui, sd-webui-supermerger, "
-            "SDNext and unetscope"
+            "SDNext, merge-models-chattiori and unetscope"
         )
 
     def _inputs(self, recipe: dict, shown: str) -> list[str]:
-        return [self._source(recipe.get(field), f"{field} of {shown}") for field in _fields(recipe)]
+        fields = _fields(recipe)
+        # Models without a hash are all filed under null, and the last one stays there.
+        nameless = next((field for field in reversed(fields) if not _is_said(recipe.get(field))), "")
+        return [self._source(recipe.get(field), f"{field} of {shown}", field == nameless) for field in fields]
 
     def _webui(self, recipe: dict, shown: str) -> str:
         mode = recipe["interp_method"]
@@ -205,6 +241,10 @@ class _History:
             self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is no method of the web UI's merger")
             return self._inputs(recipe, shown)[0]
         self._lost(recipe, shown)
+        self._draft.note(
+            "the web UI averages the VAE with the rest (so does this recipe), works in the inputs' own dtypes and rounds "
+            "after every operation; its half is for fp32 alone, bf16 stays bf16. Here all is worked out in fp32 and rounded once"
+        )
         inputs = self._inputs(recipe, shown)
         values = {p: self._number(recipe.get("multiplier"), "multiplier", shown) for p in numbers_of(found)}
         return self._draft.step(found.name, inputs, values, shown)
@@ -323,6 +363,38 @@ class _History:
         self._lost(recipe, shown)
         return self._draft.step(method.name, self._inputs(recipe, shown), values, shown)
 
+    def _chattiori(self, recipe: dict, shown: str) -> str:
+        """A merge of Chattiori-Model-Merger, which leaves the VAE and the embeddings where supermerger's older releases did."""
+        draft, method = self._draft, _of_chattiori(recipe.get("merge_method"))
+        if method is None:
+            draft.refuse(
+                f"{shown} was merged by Chattiori-Model-Merger's {_text(recipe.get('merge_method'))!r}: there is none here"
+            )
+            return self._inputs(recipe, shown)[0]
+        if recipe.get("calculation"):
+            draft.refuse(f"{shown}: calculation {_text(recipe['calculation'])} has no equivalent here")
+        self._lost(recipe, shown)
+        draft.note(
+            "Chattiori-Model-Merger leaves the VAE as it is in the first model, and records its numbers to three places"
+        )
+        values: dict[str, Any] = {}
+        for parameter in numbers_of(method):
+            said = _CHATTIORI_NUMBERS.search(str(recipe.get(f"{parameter}_info") or ""))
+            if not said:
+                draft.refuse(f"{shown}: {parameter}_info is no number ({_text(recipe.get(f'{parameter}_info'))})")
+                continue
+            if said[3] and re.search(r"[^\s,\[\]'\"]", said[3]):
+                draft.refuse(
+                    f"{shown}: elemental lines ({_text(said[3])}), off by one block there, have no equivalent here"
+                )
+            vector = numbers(said[2]) or []
+            # It appends supermerger's 0 to SDXL's numbers after it has written them down, or before.
+            xl = is_xl([vector] if vector else [], draft.request.family)
+            release = Release(xl, recorded=True, embeddings="" if xl else "OUT11")
+            weights = block_weights(vector, float(said[1]), release) if vector else release.number(float(said[1]))
+            values[parameter] = (weights if isinstance(weights, dict) else {"default": weights}) | {"VAE": 0.0}
+        return draft.step(method.name, self._inputs(recipe, shown), values, shown)
+
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     def _number(self, value: Any, field: str, shown: str) -> float:
@@ -346,6 +418,16 @@ class _History:
             self._draft.note(f"{shown}: is_instruct_pix2pix; the extra channels are those of the first model")
 
 
+def _is_said(said: Any) -> bool:
+    """Whether a record names an input."""
+    return isinstance(said, str) and bool(said.strip()) and said not in _NULL
+
+
+def _is_broken(said: Any) -> bool:
+    """Whether a record is there, and is not what records are: text that holds a mapping."""
+    return said not in (None, "", "null", "{}", {}, False)
+
+
 def _fields(recipe: dict) -> tuple[str, ...]:
     """The fields that name the inputs of a merge; empty for a record of a kind that is not known."""
     if "interp_method" in recipe:
@@ -355,6 +437,8 @@ def _fields(recipe: dict) -> tuple[str, ...]:
         fields, found = _SUPERMERGER_MODELS, known[0] if known else None
     elif recipe.get("type") == "SDNext":
         fields, found = _WEBUI_MODELS, _of_sdnext(recipe.get("merge_mode"))
+    elif _is_chattiori(recipe):
+        fields, found = _WEBUI_MODELS, _of_chattiori(recipe.get("merge_method"))
     else:
         return ()
     return fields[: len(found.inputs) if found else 1]
@@ -364,6 +448,19 @@ def _of_sdnext(mode: Any) -> Method | None:
     """The method of a mode of SD.Next, which are called as ours are: it merges with the code of sd-meh."""
     found = METHODS.get(mode) if isinstance(mode, str) else None
     return found if found and found.sdnext else None
+
+
+def _of_chattiori(mode: Any) -> Method | None:
+    """The method of a mode of Chattiori-Model-Merger, most of which are called as ours are."""
+    words = "_".join(mode.casefold().split()) if isinstance(mode, str) else ""
+    return METHODS.get(_CHATTIORI.get(words, words)) if words in _CHATTIORI else None
+
+
+def _is_chattiori(recipe: dict) -> bool:
+    """Whether it is a whole record of that tool: all its fields are always written."""
+    return (
+        recipe.get("type") == "merge-models-chattiori" and "alpha_info" in recipe and "secondary_model_hash" in recipe
+    )
 
 
 def _is_supermerger(recipe: dict) -> bool:

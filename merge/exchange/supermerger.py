@@ -196,14 +196,14 @@ def typed_release(vectors: list[list[float]], family: str | Family | None, draft
             f"the embeddings follow IN00 here; supermerger's releases of {_MOVED} to {_MENDED} gave SD1's TIME_EMBED OUT11's "
             "number, and left SDXL's TIME_EMBED and LABEL_EMB as they are in the first model"
         )
-    return Release(_is_xl(vectors, family))
+    return Release(is_xl(vectors, family))
 
 
 def recorded_release(
     recipe: Mapping[str, Any], vectors: list[list[float]], family: str | Family | None, draft: Draft
 ) -> Release:
     """Of a merge that was made: which release made it, as far as its record shows that; and notes on what follows."""
-    xl = _is_xl(vectors, family)
+    xl = is_xl(vectors, family)
     draft.note("supermerger does not record its Adjust; a merge with it differs in the first and the last convolution")
     if xl is not False:
         draft.note(
@@ -233,7 +233,8 @@ def recorded_release(
     return Release(True, recorded=True, embeddings="")
 
 
-def _is_xl(vectors: list[list[float]], family: str | Family | None) -> bool | None:
+def is_xl(vectors: list[list[float]], family: str | Family | None) -> bool | None:
+    """Whether a merge is one of SDXL, by the lengths of its vectors or the family; None where nothing says so."""
     for vector in vectors:
         if len(vector) in (len(MBW_20) - 1, len(MBW_20), len(EXTENDED) - 1, len(EXTENDED)):
             return True

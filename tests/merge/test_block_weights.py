@@ -344,3 +344,27 @@ def test_a_regular_expression_behind_blocks_chooses_among_their_keys():
 def test_a_regular_expression_that_is_none_is_refused(line):
     with pytest.raises(LabelError):
         weights({line: 0.5})
+
+
+def test_the_three_middle_numbers_of_comfyui_weigh_the_three_parts_of_the_middle_block():
+    vector = [1.0] * 11 + [0.2, 0.4, 0.9] + [1.0] * 9 + [0.0]
+    middle = [f"{UNET}middle_block.{n}.norm.weight" for n in range(3)]
+    resolved = weights({"vector": vector, "convention": "comfyui", "IN04": 0.5}, "sdxl")
+    assert [resolved.weight(key) for key in middle] == pytest.approx([0.8, 0.6, 0.1])
+    assert resolved.by_label()["M00"] == pytest.approx(0.5)
+    # A line for the whole block, or a part of it, wins as ever.
+    assert weights({"vector": vector, "convention": "comfyui", "M00": 0.3}, "sdxl").weight(middle[2]) == 0.3
+    line = {"vector": vector, "convention": "comfyui", "key:*.middle_block.1.*": 0.25}
+    assert [weights(line, "sdxl").weight(key) for key in middle] == pytest.approx([0.8, 0.25, 0.1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key:*.middle_block.1.*: 0.3", "'key:*.middle_block.1.*: 0.3'", "'key:*.middle_block.1.*': 0.3",
+        '{"key:*.middle_block.1.*": 0.3}', {"key:*.middle_block.1.*: 0.3": None}, {"'key:*.middle_block.1.*: 0.3'": None},
+    ],
+)  # fmt: skip
+def test_a_line_on_keys_is_read_in_quotes_and_without(text):
+    assert weights(text).weight(f"{UNET}middle_block.1.norm.weight") == 0.3
+    assert weights(text).weight(f"{UNET}middle_block.0.norm.weight") == 0

@@ -280,3 +280,81 @@ def test_a_comfyui_workflow_that_merges_is_said_to_be_there(make_checkpoint):
     save_file(load(path), path, {"prompt": json.dumps(nodes)})
     with pytest.raises(RecipeError, match="ComfyUI"):
         import_recipe(path)
+
+
+def chattiori(method="Weighted Sum", alpha="0.3", beta=None, **more) -> dict:
+    """A record as Chattiori-Model-Merger writes it: all fields, always."""
+    return {
+        "type": "merge-models-chattiori", "primary_model_hash": digest(1), "secondary_model_hash": digest(2),
+        "tertiary_model_hash": digest(3), "merge_method": method, "block_weights": False, "alpha_info": alpha, "beta_info": beta,
+        "calculation": None, "fp": "fp16", "output_name": "x", "bake_in_vae": False, "pruned": True, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "method, ours, shares",
+    [
+        ("Weighted Sum", "weighted_sum", [0.7, 0.3]), ("Add Difference", "add_difference", [1, 0.3, -0.3]),
+        ("Triple Sum", "triple_sum", [0.5, 0.3, 0.2]), ("Sum Twice", "sum_twice", [0.56, 0.24, 0.2]),
+        ("Train Difference", "train_difference", None), ("smooth Add Difference", "smooth_add", None),
+        ("Multiply Difference", "multiply_difference", None), ("Tensor Sum", "tensor_sum", None), ("No Interpolation", "copy", [1]),
+    ],
+)  # fmt: skip
+def test_modes_of_chattiori_model_merger(method, ours, shares):
+    found = imported(
+        chattiori(method, beta="0.2"), {digest(1): entry("a"), digest(2): entry("b"), digest(3): entry("c")}
+    )
+    assert found.recipe.steps["merged"].method == ours
+    if shares:
+        assert list(found.shares.values()) == pytest.approx(shares)
+    assert found.recipe.output.dtype == "fp16"
+
+
+def test_block_weights_of_chattiori_model_merger_leave_the_vae_and_the_embeddings():
+    numbers = [round(0.03 * i, 3) for i in range(25)]
+    found = imported(chattiori(alpha=f"preset:[GRAD_V],0.4,[{numbers},[[]]]"), {})
+    resolved = found.recipe.steps["merged"].weights("supermerger")["alpha"].resolve("sd1")
+    labels = resolved.by_label()
+    assert [labels[x] for x in ("CLIP_L", "IN00", "OUT11", "TIME_EMBED")] == [0.4, 0, 0.72, 0.72]
+    assert resolved.vae == 0
+    xl = imported(chattiori(alpha=f"0.4,[{numbers[1:20]},[[]]]"), {})
+    labels = xl.recipe.steps["merged"].weights("supermerger")["alpha"].resolve("sdxl").by_label()
+    assert [labels[x] for x in ("CLIP_G", "IN00", "OUT08", "TIME_EMBED", "LABEL_EMB")] == [0.4, 0.03, 0.57, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"method": "Sigmoid Merge"},
+        {"calculation": "cosine_0"},
+        {"alpha": "x"},
+        {"alpha": "0.4,[[0.1, 0.2],[['IN00:attn:0.5']]]"},
+    ],
+)
+def test_what_chattiori_model_merger_does_and_we_do_not_is_refused(more):
+    with pytest.raises(RecipeError, match="--partial"):
+        imported(chattiori(**more), {})
+
+
+def test_a_broken_record_of_an_input_is_noted():
+    models = {digest(1): entry("a.safetensors") | {"sd_merge_recipe": '{"type": "webui", "int'}, digest(2): entry("b")}
+    assert any(
+        "a.safetensors was merged itself" in note and "broken" in note
+        for note in imported(webui(*models), models).notes
+    )
+
+
+def test_of_models_without_a_hash_the_last_one_keeps_its_recorded_name():
+    # The web UI files all of them under the key that JSON makes of None.
+    models = {digest(1): entry("a.safetensors"), "null": entry("c.safetensors")}
+    found = imported(webui(digest(1), None, None, method="Add difference"), models)
+    assert found.recipe.steps["merged"].inputs == ["a", "unknown model 1", "c"]
+    assert found.recipe.models["c"] == "c.safetensors"
+    assert any("c.safetensors" in note and "tertiary_model_hash" in note for note in found.notes)
+    one = imported(webui(None, digest(1)), {digest(1): entry("a"), "None": entry("b.safetensors")})
+    assert one.recipe.steps["merged"].inputs == ["b", "a"]
+
+
+def test_how_the_web_ui_rounds_and_averages_the_vae_is_noted():
+    notes = " ".join(imported(webui(digest(1), digest(2)), {}).notes)
+    assert "VAE" in notes and "bf16" in notes

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ..family import Slots, Vectors
 
-MIDDLE_3 = ("M00.0", "M00.1", "M00.2")
+# ComfyUI's three numbers for the middle block, and the keys of each.
+MIDDLE_3 = {f"M00.{n}": rf"\.middle_block\.{n}\." for n in range(3)}
 
 
 def _in(count: int) -> Slots:
