@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from .errors import CheckpointError
 from .families import FAMILIES, Family, family_of
 from .formats import FORMATS, written_suffixes
 from .opening import open_checkpoint
+from .output import replace_file
 from .stream import Pass, Progress
 from .targets import refuse_inputs, require_suffix
 from .tensors import Shape
@@ -214,18 +216,17 @@ def write_demo_ckpt(path: Path, family: str | Family, **options) -> Path:
 
     path = Path(path)
     whole = path.with_name(f"{path.name}.{os.getpid()}{written_suffixes()[0]}")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    content = io.BytesIO()
     try:
         write_demo(whole, family, **options)
         # Loaded in one go: the file is removed below.
         state = {key: tensor.clone() for key, tensor in load_file(whole).items()}
         torch.save(
-            {"epoch": 0, "global_step": 10_000, "pytorch-lightning_version": "1.4.2", "state_dict": state}, partial
+            {"epoch": 0, "global_step": 10_000, "pytorch-lightning_version": "1.4.2", "state_dict": state}, content
         )
-        os.replace(partial, path)
+        replace_file(path, content.getvalue())
     finally:
         whole.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
     return path
 
 

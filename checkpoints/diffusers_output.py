@@ -20,6 +20,7 @@ from .errors import CheckpointError
 from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .naming import DiffusersTranslation, to_diffusers
+from .output import replace_file
 from .tensors import Shape, StoredTensor
 
 _FILES = {
@@ -195,4 +196,4 @@ def _runs(family: Family, variant: str) -> bool:
 def _amend(path: Path, change: dict) -> None:
     """Change entries of a JSON file."""
     content = json.loads(path.read_text(encoding="utf-8")) | change
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(content, indent=2) + "\n")

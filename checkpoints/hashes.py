@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .output import replace_file
+
 _CHUNK = 1 << 22
 
 
@@ -80,6 +82,4 @@ def remember(identity: str, digest: str) -> None:
     file = _cache_file()
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps(_load() | {identity: digest}, indent=0), encoding="utf-8")
-        os.replace(fresh, file)
+        replace_file(file, json.dumps(_load() | {identity: digest}, indent=0), fsync=False)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
+from .yaml_text import plain_from_yaml
 
 # A tree of more nodes is cut off, and so are longer lines of descent: nobody reads them, and a record may be hostile.
 MAX_NODES = 2000
@@ -131,8 +131,8 @@ def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | No
     if not text or len(text) > _MAX_YAML:
         return None
     try:
-        recipe = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        recipe = plain_from_yaml(text, most_repeated=None)  # of whatever size, a part of it is shown
+    except ValueError:
         return None
     if not isinstance(recipe, dict) or not isinstance(recipe.get("models"), dict):
         return None

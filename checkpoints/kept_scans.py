@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from .hashes import cache_folder
+from .output import replace_file
 
 
 def scan_file(identity: str) -> Path:
@@ -40,6 +39,4 @@ def keep_scan(identity: str, scan: dict[str, Any]) -> None:
     file = scan_file(identity)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(3)}")
-        fresh.write_text(json.dumps(scan, ensure_ascii=False), encoding="utf-8")
-        os.replace(fresh, file)
+        replace_file(file, json.dumps(scan, ensure_ascii=False), fsync=False)

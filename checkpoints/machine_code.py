@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import os
-import secrets
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +19,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
+
+from .output import replace_file
 
 _SOURCE = Path(__file__).with_name("kernel_loops.py")
 _WHOLE, _ADDRESS, _SINGLE = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_float
@@ -125,7 +125,5 @@ def _save(name: str, code: bytes) -> None:
     for folder in _folders():
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            fresh = folder / f"{name}.{os.getpid()}-{secrets.token_hex(3)}"
-            fresh.write_bytes(hashlib.sha256(code).digest() + code)
-            os.replace(fresh, folder / name)
+            replace_file(folder / name, hashlib.sha256(code).digest() + code, fsync=False)
             return

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from .architecture import Architecture, reader_of, recognise, unknown_model
 from .checkpoint import Checkpoint, TensorInfo
 from .encodings.sorting import Stored, refuse_undecoded, sort_out, together
@@ -18,6 +16,7 @@ from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
 from .tensors import StoredTensor
 from .wording import counted
+from .yaml_text import plain_from_yaml
 
 _SIDECAR_LIMIT = 1 << 20
 
@@ -165,8 +164,8 @@ def _sidecar_prediction(path: Path) -> str | None:
     try:
         if path.stat().st_size > _SIDECAR_LIMIT:
             return None
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = plain_from_yaml(path.read_text(encoding="utf-8"))
         said = config["model"]["params"].get("parameterization")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return {"v": "v", "eps": "epsilon"}.get(str(said))
+    return {"v": "v", "eps": "epsilon"}.get(said) if isinstance(said, str) else None

@@ -1,23 +1,50 @@
-"""An output file that appears under its name only when it is complete."""
+"""Files that appear under their names only when they are complete: the one module that puts files in place.
+
+`OutputFile` is for files of known size that threads write (checkpoints), `write_output` for small ones that a user asked for
+(tables, pictures, recipes), `replace_file` for those of our own (caches, records). A link is replaced, what it leads to stays;
+a pipe or device is written to.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shlex
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import OutputError
+from .errors import OutputError, tell
 from .file_system import LONGEST_WINDOWS_PATH, WINDOWS, largest_file, windows_fault
 from .files import FileWriter
-from .partial_file import PARTIAL, create_partial, partial_name, remove_leftovers, remove_resumable
+from .partial_file import (
+    PARTIAL,
+    Leftover,
+    create_partial,
+    leftovers,
+    partial_name,
+    remove_leftovers,
+    remove_resumable,
+)
+from .wording import file_size
 
-__all__ = ["PARTIAL", "OutputFile", "check_target", "patiently", "sync_folder"]
+__all__ = [
+    "PARTIAL",
+    "OutputFile",
+    "check_target",
+    "patiently",
+    "replace_file",
+    "sync_folder",
+    "tell_leftovers",
+    "write_output",
+]
 
+# What this process has told of.
+_TOLD: set[Path] = set()
 # Seconds to wait before trying again to put a file in place that another program holds: a virus scanner lets go soon.
 _WAITS = (0.1, 0.2, 0.5, 1.0)
 _HELD = (
@@ -106,6 +133,105 @@ def _too_large(size: int) -> str:
     )
 
 
+def write_output(target: Path | str, content: bytes | str) -> None:
+    """Write a small file that a user asked for, in one step: what stands under the name stays until the new one is complete.
+
+    Args:
+        content: text becomes UTF-8; what UTF-8 lacks (lone surrogates, of names that are none) becomes `\\udce9`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = Path(target)
+    tell_leftovers(target)
+    try:
+        replace_file(target, content)
+    except PermissionError as error:
+        raise OutputError(f"{target}: cannot be put in place ({error.strerror}): {_HELD}") from None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+def replace_file(target: Path, content: bytes | str, *, fsync: bool = True) -> None:
+    """`write_output` of a file of our own: nothing is told.
+
+    Args:
+        fsync: wait until the disk has it.
+
+    Raises:
+        OSError: it cannot be written; what was there before is there still.
+    """
+    target = Path(target)
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    if _is_stream(target):
+        with open(target, "wb") as file:
+            file.write(data)
+        return
+    remove_leftovers(target)
+    file = create_partial(target)
+    partial = Path(file.name)
+    try:
+        with file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            _settled(file, fsync)
+            with contextlib.suppress(OSError):
+                shutil.copymode(target, partial)
+            if WINDOWS:
+                file.close()  # an open file cannot be renamed there
+            patiently(lambda: _rename(partial, target, overwrite=True))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    if fsync:
+        sync_folder(target.parent)
+
+
+def _settled(file: BinaryIO, fsync: bool) -> None:
+    if fsync:
+        os.fsync(file.fileno())
+
+
+def _is_stream(target: Path) -> bool:
+    """Whether a name is no place of its own: a pipe, a terminal, `/dev/stdout` whatever that leads to."""
+    try:
+        found = os.stat(target)
+    except OSError:
+        return False
+    return not stat.S_ISREG(found.st_mode) or os.path.abspath(target).startswith(("/dev/fd/", "/dev/std", "/proc/"))
+
+
+def tell_leftovers(target: Path) -> None:
+    """Tell, a line each, what killed runs left in the folder of a target, but for what they left of the target itself."""
+    try:
+        found = leftovers(Path(target).parent)
+    except OSError:
+        return
+    for left in found:
+        if not left.alive and left.target.name != Path(target).name and left.path not in _TOLD:
+            _TOLD.add(left.path)
+            tell(_left_by_killed_run(left))
+
+
+def _left_by_killed_run(left: Leftover) -> str:
+    remove = ("rmdir /s" if left.path.is_dir() else "del") if WINDOWS else "rm -r" if left.path.is_dir() else "rm"
+    command = " ".join([remove, *(f'"{path}"' if WINDOWS else shlex.quote(str(path)) for path in left.paths)])
+    again = "; the same merge with --resumable continues it" if left.resumable else ""
+    return f"{left.path} ({file_size(left.size)}) was left by a run that was killed{again}; to remove it: {command}"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed runs to this target left, and say so."""
+    sizes = {}
+    with contextlib.suppress(OSError):
+        sizes = {left.path: left.size for left in leftovers(target.parent)}
+    for path in remove_leftovers(target):
+        size = f" ({file_size(sizes[path])})" if path in sizes else ""
+        tell(f"{path}{size}, left by a killed run to the same file, was removed")
+
+
 class OutputFile:
     """A file of known size under construction, beside its target.
 
@@ -120,7 +246,8 @@ class OutputFile:
     def __init__(self, target: Path, size: int, *, overwrite: bool = False, fsync: bool = True):
         self.target = Path(target)
         self._overwrite, self._fsync = overwrite, fsync
-        remove_leftovers(self.target)
+        tell_leftovers(self.target)
+        _remove_leftovers(self.target)
         try:
             self._lock = self._claim(size)
         except OSError as error:

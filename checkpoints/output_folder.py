@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import OutputError
+from .errors import OutputError, tell
 from .file_system import WINDOWS
-from .output import PARTIAL, check_target, patiently, sync_folder
+from .output import PARTIAL, check_target, patiently, sync_folder, tell_leftovers
 from .partial_file import FOLDER_LOCK, MOVED_ASIDE, lock, remove_abandoned
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
@@ -38,6 +38,7 @@ class OutputFolder:
         self.partial = self.target.with_name(self.target.name + mark)
         self._old = self.target.with_name(f"{self.target.name}{mark}{MOVED_ASIDE}")
         self._lock: BinaryIO | None = None
+        tell_leftovers(self.target)
         _clean_up(self.target)
         if self.target.is_dir():
             self._check_replaceable(overwrite)
@@ -133,7 +134,9 @@ def _clean_up(target: Path) -> None:
                     shutil.rmtree(path)
                 else:
                     os.rename(path, target)
+                    tell(f"{target}: a killed run had moved it aside; it is back")
             elif not os.listdir(path):
                 path.rmdir()
             elif (path / FOLDER_LOCK).is_file() and remove_abandoned(path / FOLDER_LOCK):
                 shutil.rmtree(path)
+                tell(f"{path}, left by a killed run to the same folder, was removed")

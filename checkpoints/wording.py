@@ -1,4 +1,4 @@
-"""How counts are said: one tensor, two tensors; and names of files that are not UTF-8."""
+"""How counts and sizes are said: one tensor, two tensors, 2.13 GB; and names of files that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ _STRAY, _WRITTEN = (
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 tensor`, `2,048 tensors`; `many` where it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def file_size(count: float) -> str:
+    """Bytes for people: `2.13 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
 
 
 def readable(name: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -58,7 +59,9 @@ def check_results(overwrite: bool, *results: tuple[Path | None, tuple[str, ...]]
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, and say so."""
-    table.to_csv(path, index=False)
+    from ..checkpoints.output import write_output
+
+    write_output(path, table.to_csv(index=False, lineterminator=os.linesep))
     note(f"wrote {path} ({len(table):,} rows)")
 
 

@@ -152,12 +152,12 @@ def _with_slash(path: str) -> str:
 
 
 def _write(output: Path, text: str, inputs: list[Path], overwrite: bool) -> None:
-    from ..checkpoints.output import check_target
+    from ..checkpoints.output import check_target, write_output
     from ..checkpoints.targets import refuse_inputs
 
     refuse_inputs(output, inputs)
     check_target(output, overwrite=overwrite)
-    output.write_text(text, encoding="utf-8")
+    write_output(output, text)
 
 
 def _show(imported: Imported, output: Path) -> None:

@@ -186,6 +186,7 @@ def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe whose paths count from its own folder, where that is possible."""
+    from ..checkpoints.output import write_output
 
     def seen_from_there(model: str) -> str:
         try:
@@ -193,7 +194,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         except ValueError:  # another drive
             return os.path.realpath(model)
 
-    path.write_text(recipe.with_paths(seen_from_there).to_yaml(), encoding="utf-8")
+    write_output(path, recipe.with_paths(seen_from_there).to_yaml())
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

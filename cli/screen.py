@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.wording import file_size
+
 if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_MODELS = 5
+size = file_size
 
 
 def console(stderr: bool = False):
@@ -99,15 +102,6 @@ def _is_number(cell: Any) -> bool:
         str(cell).replace(",", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
         or cell == ""
     )
-
-
-def size(count: float) -> str:
-    """Bytes for people: `2.13 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def amount(count: int) -> str:

@@ -36,6 +36,7 @@ def trace(
     """Recover the recipe of a merge: the share of every candidate in every label, how sure it is, and what is missing."""
     from ..analysis import draw_shares, save
     from ..analysis.trace import trace as traced
+    from ..checkpoints.output import write_output
 
     check_results(overwrite, (save_recipe, RECIPES), (plot, PICTURES), (csv, TABLES))
     with ExitStack() as files, progress("tracing") as moved:
@@ -56,7 +57,7 @@ def trace(
         if found.recipe is None:
             warn("there is no recipe to save: the shares could not be found")
         else:
-            save_recipe.write_text(found.recipe_yaml(), encoding="utf-8")
+            write_output(save_recipe, found.recipe_yaml())
             note(f"wrote {save_recipe}")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
-import time
 from pathlib import Path
 from typing import Any
+
+from ..checkpoints.output import replace_file
 
 
 def state_folder() -> Path:
@@ -40,21 +39,5 @@ def write_json(path: Path, data: Any) -> None:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
-    try:
-        fresh.write_text(json.dumps(data), encoding="utf-8")  # in ASCII: a path need not be UTF-8
-        _replace(fresh, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-
-
-def _replace(fresh: Path, path: Path) -> None:
-    """Windows refuses to replace a file while somebody reads it; that lasts a moment."""
-    for _ in range(20):
-        try:
-            os.replace(fresh, path)
-            return
-        except PermissionError:
-            time.sleep(0.02)
-    os.replace(fresh, path)
+    # In ASCII: a path need not be UTF-8.
+    replace_file(path, json.dumps(data), fsync=False)

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.errors import OutputError
+from ..checkpoints.output import write_output
 from .architectures import DrawingError
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ def save_drawing(drawing: Drawing, path: Path) -> Path:
     else:
         data = (drawing.svg if suffix == ".svg" else drawing.dot).encode("utf-8")
     try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise DrawingError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write_output(path, data)
+    except OutputError as error:
+        raise DrawingError(str(error)) from None
     return path
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints.conventions import lbw_index
+from ..checkpoints.errors import OutputError
+from ..checkpoints.output import write_output
 from .architectures import DrawingError
 from .drawing import subject_of
 from .text import elements
@@ -68,7 +70,7 @@ def save_layers(rows: list[dict], path: str | Path) -> Path:
     else:
         raise DrawingError(f"{path}: a list of layers is saved as .json or .csv, not as {path.suffix or 'no suffix'!r}")
     try:
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise DrawingError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write_output(path, text)
+    except OutputError as error:
+        raise DrawingError(str(error)) from None
     return path

@@ -1,12 +1,11 @@
-"""A recipe's YAML file as plain data: size and syntax checked, no name given twice."""
+"""A recipe's YAML file as plain data: size and syntax checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..checkpoints.yaml_text import plain_from_yaml
 from .errors import RecipeError
 
 # More is a mistake, such as a checkpoint given as a recipe.
@@ -37,27 +36,6 @@ def parse_yaml(text: str, where: str) -> Any:
     if len(text) > _MOST_BYTES:
         raise RecipeError(f"{where}: has more than {_MOST_BYTES:,} characters: this is no recipe")
     try:
-        return yaml.load(text, _UniqueKeys)
-    # PyYAML lets errors of many types through when a value is not what its tag promises.
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise RecipeError(f"{where}: is not valid YAML: {' '.join(str(error).split())[:300]}") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping that names a key twice, where YAML would silently keep the last."""
-
-
-def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            continue
-        if key_node.value in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line} names {key_node.value!r} a second time")
-        seen.add(key_node.value)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+        return plain_from_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{where}: is not valid YAML: {error}") from None

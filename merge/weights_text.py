@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..checkpoints.errors import LabelError
+from ..checkpoints.yaml_text import plain_from_yaml
 
 # A file of weights is small; anything larger is a mistake (a checkpoint, say).
 _MAX_BYTES = 1_000_000
@@ -156,9 +155,9 @@ def _from_file(path: Path) -> Any:
 
 def _yaml(text: str, what: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise LabelError(f"{what} is no YAML: {' '.join(str(error).split())}.") from None
+        return plain_from_yaml(text)
+    except ValueError as error:
+        raise LabelError(f"{what} is no YAML: {error}.") from None
 
 
 def _as_number(text: str) -> float | None:

@@ -20,7 +20,7 @@ from .free import Template
 from .panel import PanelObjective, panel_objective
 from .preparation import load_run
 from .records import TrialRecord
-from .run_folder import RunFolder
+from .run_folder import RunFolder, save_picture
 from .storage import Workers
 from .study import Study
 from .study_settings import Confirm
@@ -181,9 +181,7 @@ def _parent(recipe: Recipe, name: str) -> Recipe:
 def _score(objective: PanelObjective, recipe: Recipe, name: str, run: RunFolder) -> dict[str, float]:
     folder = run.path / "images" / f"confirm-{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}"
     folder.mkdir(parents=True, exist_ok=True)
-    measured = objective.measure_recipe(
-        recipe, lambda shot, image: image.save(folder / f"{shot}.png", compress_level=1)
-    )
+    measured = objective.measure_recipe(recipe, lambda shot, image: save_picture(image, folder / f"{shot}.png"))
     if measured.score is None:
         raise SearchError(f"{name} cannot be confirmed: {measured.note}")
     return measured.scores

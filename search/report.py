@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.output import replace_file
 from ..checkpoints.wording import counted
 from .errors import SearchError
 from .importance import importances
@@ -81,7 +83,7 @@ def _write_tree(run: Path, nodes: list[Path], folder: Path, top: int) -> Path:
             write_report(node, folder / node.name, top=top)
         written.append((node.name, found))
     index = folder / "index.html"
-    index.write_text(tree_page(run.resolve().name, written), encoding="utf-8")
+    replace_file(index, tree_page(run.resolve().name, written))
     return index
 
 
@@ -95,7 +97,7 @@ def _write_one(overview: Overview, folder: Path, top: int) -> Path:
     _copy_images(overview, folder, material)
     _write_table(overview, folder / "trials.csv")
     index = folder / "index.html"
-    index.write_text(page(overview, material, top), encoding="utf-8")
+    replace_file(index, page(overview, material, top))
     return index
 
 
@@ -191,20 +193,23 @@ def _copy_images(overview: Overview, folder: Path, material: Material) -> None:
             except (OSError, ValueError):  # still being written, or damaged
                 continue
             small.thumbnail((_SIDE, _SIDE))
-            small.save(folder / name, quality=_QUALITY)
+            picture = io.BytesIO()
+            small.save(picture, "JPEG", quality=_QUALITY)
+            replace_file(folder / name, picture.getvalue(), fsync=False)
             material.images[trial.number, shot] = name
 
 
 def _write_table(overview: Overview, path: Path) -> None:
     """Every trial with its point and its time."""
     names = [p.name for p in overview.parameters]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "baseline", "score", *names, "seconds", "note"])
-        for t in overview.trials:
-            seconds = sum(overview.costs(t).values())
-            row = [t.number, t.state, t.baseline, t.score, *(t.point.get(name, "") for name in names), f"{seconds:.2f}"]
-            writer.writerow([_cell(value) for value in [*row, t.note]])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["trial", "state", "baseline", "score", *names, "seconds", "note"])
+    for t in overview.trials:
+        seconds = sum(overview.costs(t).values())
+        row = [t.number, t.state, t.baseline, t.score, *(t.point.get(name, "") for name in names), f"{seconds:.2f}"]
+        writer.writerow([_cell(value) for value in [*row, t.note]])
+    replace_file(path, table.getvalue())
 
 
 def _cell(value: Any) -> Any:

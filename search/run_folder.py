@@ -12,6 +12,7 @@ workers/<worker>.lock  held as long as the worker lives
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.output import patiently
+from ..checkpoints.output import replace_file
 from .errors import SearchError
 from .parameters import Parameter
 from .records import TrialRecord
@@ -122,8 +123,8 @@ class RunFolder:
         try:
             for name in ("trials", "workers"):
                 self._file(name).mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file("study.yaml"), study_text)
-            write_atomically(self._file("setup.json"), json.dumps(setup, indent=1, ensure_ascii=False))
+            replace_file(self._file("study.yaml"), study_text)
+            replace_file(self._file("setup.json"), json.dumps(setup, indent=1, ensure_ascii=False))
         except OSError as error:
             raise SearchError(f"{self.path}: the run folder cannot be written ({error.strerror or error})") from None
 
@@ -142,21 +143,19 @@ class RunFolder:
     def write_best(self, record: TrialRecord, recipe_text: str | None) -> None:
         """Make a trial the best one: first the recipe, then its description, each complete or not there at all."""
         if recipe_text is not None:
-            write_atomically(self._file("best.yaml"), recipe_text)
+            replace_file(self._file("best.yaml"), recipe_text)
         plain = _plain(record) | ({"recipe": "best.yaml"} if recipe_text is not None else {})
-        write_atomically(self._file("best.json"), json.dumps(plain, indent=1, ensure_ascii=False))
+        replace_file(self._file("best.json"), json.dumps(plain, indent=1, ensure_ascii=False))
 
     def write_confirmation(self, plain: Mapping[str, Any]) -> None:
         """Keep what a confirmation has found, or what it has measured so far."""
-        write_atomically(
-            self._file("confirmed.json"), json.dumps(_without_nan(dict(plain)), indent=1, ensure_ascii=False)
-        )
+        replace_file(self._file("confirmed.json"), json.dumps(_without_nan(dict(plain)), indent=1, ensure_ascii=False))
 
     def save_image(self, number: int, shot: str, image: Image) -> None:
         """Keep a picture; little compression, for it is the search's time that would be spent on it."""
         folder = self.images_of(number)
         folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{shot}.png", compress_level=1)
+        save_picture(image, folder / f"{shot}.png")
 
     def forget_images(self, number: int) -> None:
         """Remove a trial's pictures."""
@@ -175,6 +174,13 @@ def best_of(trials: Iterable[TrialRecord], higher_is_better: bool = True) -> Tri
     sign = 1 if higher_is_better else -1
     complete = [t for t in trials if t.state == "complete" and t.score is not None]
     return max(complete, key=lambda t: (sign * t.score, -t.number), default=None)
+
+
+def save_picture(image: Image, path: Path) -> None:
+    """Write a PNG in one step: a report may look at it meanwhile."""
+    picture = io.BytesIO()
+    image.save(picture, "PNG", compress_level=1)
+    replace_file(path, picture.getvalue(), fsync=False)
 
 
 def to_line(record: TrialRecord) -> str:
@@ -215,17 +221,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SearchError(f"{path}: cannot be read ({error})") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it has its old or its new contents, never half of them, even after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # Windows refuses to replace a file while somebody reads it, which lasts a moment.
-        patiently(lambda: os.replace(partial, path))
-    finally:
-        partial.unlink(missing_ok=True)

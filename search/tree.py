@@ -21,13 +21,14 @@ from typing import Any
 
 from ..checkpoints.errors import nearest
 from ..checkpoints.file_system import windows_fault
+from ..checkpoints.output import replace_file
 from ..merge.inline_steps import named_steps
 from ..merge.plan import planned
 from ..merge.recipe import Recipe
 from .errors import SearchError
 from .loop import Outcome, Say, best_text, search
 from .preparation import load_run
-from .run_folder import RunFolder, write_atomically
+from .run_folder import RunFolder
 from .storage import Workers
 from .study import Study
 
@@ -204,7 +205,7 @@ def search_tree(
             raise SearchError(f"{path}: the tree's nodes have changed since it was begun; choose another folder by -o")
         state["done"] = old["done"]
     run.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps(state, indent=1))
+    replace_file(record, json.dumps(state, indent=1))
     below: dict[str, Mapping[str, Any]] = {}
     outcome = None
     for i, node in enumerate(tree.nodes, 1):
@@ -218,7 +219,7 @@ def search_tree(
                 raise SearchError(f"{at}: no trial of this node is complete, so the next one has nothing to merge")
             _wait_for_others(at)
             state["done"][node.name] = outcome.ending.text
-            write_atomically(record, json.dumps(state, indent=1))
+            replace_file(record, json.dumps(state, indent=1))
         below[node.name] = _best_steps(at)
     return _finish(run, study, tree, outcome)
 

@@ -185,3 +185,54 @@ def test_each_check_finds_what_it_looks_for(text, kind):
 @pytest.mark.parametrize("text", RIGHT)
 def test_what_is_right_passes(text):
     assert not faults(text)
+
+
+# Where a file is put in place or written without `checkpoints.output`, and why.
+WRITES_ITSELF = {
+    "checkpoints/output.py": "the one that does",
+    "checkpoints/output_folder.py": "folders are renamed",
+    "checkpoints/files.py": "positioned writes into a file under construction",
+    "checkpoints/partial_file.py": "makes files under construction",
+    "checkpoints/resumable.py": "the journal grows line by line",
+    "search/run_folder.py": "trials grow line by line",
+    "search/storage.py": "cuts half a line off a journal",
+    "search/rewards/manual.py": "answers grow line by line",
+    "search/generators/tokenizer.py": "in a temporary folder",
+    "diagrams/export.py": "a page for typst, in a temporary folder",
+    "diagrams/graph.py": "traces, written by their maker",
+    "dashboard/jobs.py": "a process's log",
+    "dashboard/worker.py": "a process's log",
+    "dashboard/screenshots.py": "pictures for the docs",
+}  # fmt: skip
+
+
+def writes(code: str) -> Iterator[tuple[int, str]]:
+    """Line and name of every call that writes a file under its final name, or renames one."""
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call):
+            continue
+        name, first = named(node.func), node.args[0] if node.args else None
+        if name in ("write_text", "write_bytes"):
+            yield node.lineno, name
+        elif (
+            name in ("replace", "rename", "link")
+            and isinstance(node.func, ast.Attribute)
+            and named(node.func.value) == "os"
+        ):
+            yield node.lineno, f"os.{name}"
+        elif name in ("to_csv", "to_json", "savefig") and first is not None and named(first) == "path":
+            yield node.lineno, name
+        elif name == "open":
+            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            if any(set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in modes):
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_files_are_put_in_place_by_one_module(name):
+    found = list(writes((ROOT / name).read_text(encoding="utf-8")))
+    assert not found or name in WRITES_ITSELF, f"write with checkpoints.output.write_output or replace_file: {found}"
+
+
+def test_what_writes_itself_does():
+    assert [name for name in WRITES_ITSELF if not list(writes((ROOT / name).read_text(encoding="utf-8")))] == []

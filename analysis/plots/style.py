@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from ...checkpoints.output import write_output
 from ..errors import AnalysisError
 
 PALETTE = "viridis"
@@ -119,6 +121,7 @@ def save(figure: Figure, path: Path | str) -> Path:
 
     Raises:
         AnalysisError: the suffix is none of .png, .svg, .pdf, or the folder does not exist.
+        OutputError: it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -127,7 +130,9 @@ def save(figure: Figure, path: Path | str) -> Path:
         raise AnalysisError(f"{path.parent}: no such folder")
     # Text stays text in an SVG: smaller files, and words that can be searched. A fixed salt: the same bytes every time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unetscope"}):
-        figure.savefig(path, dpi=_DPI, facecolor=figure.get_facecolor(), metadata=_undated(path))
+        picture, form = io.BytesIO(), path.suffix[1:].lower()
+        figure.savefig(picture, format=form, dpi=_DPI, facecolor=figure.get_facecolor(), metadata=_undated(path))
+    write_output(path, picture.getvalue())
     return path
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..output import replace_file
 from . import Family, Widths, family_of
 from .parts import clip, unet, vae
 from .parts.schedule import STEPS
@@ -100,4 +101,4 @@ def _of(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(content, indent=2) + "\n")
