@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from .arguments import Json, Methods
 from .endings import STOPPED, complain
-from .screen import say, show_json, show_table
+from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:
     from ..search.confirmation import Confirmation
@@ -98,7 +98,7 @@ def report(
     """Write a report: best so far, best weights on the diagram, what mattered, images side by side."""
     from ..search.report import write_report
 
-    say(f"wrote {write_report(run, output)}")
+    say(f"wrote {write_report(run, output, say=note)}")
 
 
 def _confirmed(run: Path, tell: Callable[[str], None]) -> Confirmation:

@@ -113,7 +113,7 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
     objective = panel_objective(study, study.held_out())
     template = study.template()
     chosen = _candidates(run, study, template)
-    known = _measured(run, objective)
+    known = _measured(run, objective, say)
     try:
         missing = [name for name, *_ in chosen if name not in known]
         if missing:
@@ -140,7 +140,7 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
 
 def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[str, str, TrialRecord | None, Recipe]]:
     """The top trials, every parent by itself, and the baselines that are no parent."""
-    sign = 1 if run.reward()["higher_is_better"] else -1
+    sign = 1 if run.setup().reward.higher_is_better else -1
     # Parents are measured as what they are.
     complete = [t for t in run.trials() if t.state == "complete" and not _PARENT.fullmatch(t.baseline)]
     ranked = sorted(complete, key=lambda t: (-sign * t.score, t.number))
@@ -193,10 +193,15 @@ def _calibrate(objective: PanelObjective, run: RunFolder) -> None:
         objective.calibrate([t for t in run.trials() if t.baseline and t.state == "complete"])
 
 
-def _measured(run: RunFolder, objective: PanelObjective) -> dict[str, dict[str, float]]:
-    """What an earlier confirmation on the same panel has measured."""
-    old = run.confirmation() or {}
-    return dict(old.get("measured", {})) if old.get("panel") == _panel(objective) else {}
+def _measured(run: RunFolder, objective: PanelObjective, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """What an earlier confirmation on the same panel has measured; what is damaged is measured again."""
+    left_out: list[str] = []
+    old, panel = run.confirmation(left_out), _panel(objective)
+    for note in left_out:
+        say(note)
+    if old is None or old.panel != panel:
+        return {}
+    return {name: scores for name, scores in old.measured.items() if scores.keys() == panel.keys()}
 
 
 def _keep(run: RunFolder, objective: PanelObjective, known: Mapping, found: Confirmation | None = None) -> None:

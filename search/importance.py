@@ -51,6 +51,8 @@ def _ped_anova(overview: Overview) -> dict[str, float]:
     study = optuna.create_study(direction="maximize" if overview.higher_is_better else "minimize")
     try:
         for trial in overview.complete:
+            if any(name not in trial.point for name in spaces):  # a damaged record
+                continue
             point = {name: trial.point[name] for name in spaces}
             study.add_trial(optuna.trial.create_trial(params=point, distributions=spaces, value=trial.score))
         found = optuna.importance.get_param_importances(

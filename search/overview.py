@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..checkpoints.families import in_order
 from .automb import is_automb, read_automb
 from .errors import SearchError
 from .parameters import Parameter
 from .records import TrialRecord
-from .run_folder import RunFolder, best_of
+from .run_folder import TREE, RunFolder, best_of, read_tree_state
 
 # Where time goes, in the order in which it passes; logs of other tools have one number for the first three.
 COSTS = ("merge", "generate", "reward", "evaluate", "other")
@@ -28,9 +29,9 @@ COST_WORDS = {
     "evaluate": "merge, images and reward",
     "other": "other",
 }
-TREE = "tree.json"
 # Beside the best trial, the images of so many baselines are shown.
 MOST_BASELINES = 5
+_MOST_NOTES = 20
 # Below so many trials, an order of parameters is nothing but chance.
 FEWEST = 10
 
@@ -158,12 +159,12 @@ class Overview:
         trials = self.complete
         if len(trials) < FEWEST:
             return {}
-        scores = ranks([t.score if self.higher_is_better else -t.score for t in trials])
-        found = {}
+        sign, found = 1 if self.higher_is_better else -1, {}
         for p in self.parameters:
-            values = [t.point.get(p.name) for t in trials]
-            if not p.is_choice and all(isinstance(value, int | float) for value in values):
-                found[p.name] = correlation(ranks(values), scores)
+            having = [i for i, t in enumerate(trials) if isinstance(t.point.get(p.name), int | float)]
+            if not p.is_choice and len(having) >= FEWEST:
+                scores = ranks([sign * trials[i].score for i in having])
+                found[p.name] = correlation(ranks([trials[i].point[p.name] for i in having]), scores)
         return found
 
     def chance(self) -> float:
@@ -189,7 +190,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def read_overview(path: Path) -> Overview:
-    """A run folder, or an AutoMBW log.
+    """A run folder, or an AutoMBW log. What is damaged in a run folder is left out, and `notes` names it.
 
     Raises:
         SearchError: it is neither, or cannot be read.
@@ -199,19 +200,45 @@ def read_overview(path: Path) -> Overview:
         return _of_log(path)
     if (path / TREE).is_file():
         raise SearchError(f"{path}: holds several searches, one for each merge of a tree; show one of its nodes/")
-    run = RunFolder(path).require()
-    setup = run.setup()
+    run, left_out = RunFolder(path).require(), []
+    setup, trials, confirmed = run.setup(left_out), run.trials(left_out), run.confirmation(left_out)
+    parameters = tuple(setup.parameters) or _seen(trials)
+    trials = [_fitted(trial, parameters, left_out) for trial in trials]
+    if left_out and setup.version != __version__:
+        left_out.append(f"The search was written by Unetscope {setup.version or '(not said)'}; this is {__version__}.")
     return Overview(
-        name=str(setup.get("title") or path.name),
+        name=setup.title or path.name,
         path=path,
-        family=setup.get("family"),
-        reward=setup.get("reward") or {},
-        parameters=tuple(run.parameters()),
-        trials=tuple(run.trials()),
-        shots=setup.get("shots") or {},
-        confirmed=run.confirmation(),
-        notes=(),
+        family=setup.family,
+        reward=setup.reward.to_plain(),
+        parameters=parameters,
+        trials=tuple(trials),
+        shots={name: shot.to_plain() for name, shot in setup.shots.items()},
+        confirmed=confirmed.to_plain() if confirmed is not None else None,
+        notes=tuple(left_out),
     )
+
+
+def _seen(trials: Sequence[TrialRecord]) -> tuple[Parameter, ...]:
+    """What was free, as far as the trials tell: the numbers that they all have, between the ends that were seen."""
+    points = [trial.point for trial in trials]
+    names = [name for name in points[0] if all(isinstance(p.get(name), int | float) for p in points)] if points else []
+    columns = {name: [point[name] for point in points] for name in names}
+    return tuple(Parameter(name, min(values), max(values), of=name) for name, values in columns.items())
+
+
+def _fitted(trial: TrialRecord, parameters: Sequence[Parameter], left_out: list[str]) -> TrialRecord:
+    """A trial without the values that its parameters cannot have."""
+    wrong = [
+        p.name
+        for p in parameters
+        if p.name in trial.point
+        and not (trial.point[p.name] in p.choices if p.is_choice else isinstance(trial.point[p.name], int | float))
+    ]
+    for name in wrong:
+        left_out.append(f"trial {trial.number}: {name} is left out: {trial.point[name]!r:.80} is no value of it")
+    kept = {name: value for name, value in trial.point.items() if name not in wrong}
+    return dataclasses.replace(trial, point=kept) if wrong else trial
 
 
 def _of_log(path: Path) -> Overview:
@@ -230,11 +257,11 @@ def _of_log(path: Path) -> Overview:
 
 def tree_nodes(path: Path) -> list[Path]:
     """The run folders of a tree's searches, in order; empty when the folder is a single search."""
-    try:
-        names = json.loads((path / TREE).read_text(encoding="utf-8"))["nodes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not (path / TREE).is_file():
         return []
-    return [node for name in names if (node := path / "nodes" / Path(str(name)).name).is_dir()]
+    tree = read_tree_state(path, [])
+    names = tree.nodes if tree is not None else sorted(node.name for node in (path / "nodes").glob("*"))
+    return [node for name in names if (node := path / "nodes" / Path(name).name).is_dir()]
 
 
 def verdict_of(overview: Overview) -> tuple[str, str]:
@@ -267,6 +294,12 @@ def compared(overview: Overview) -> list[TrialRecord]:
     if best is None:
         return []
     return [best, *[t for t in overview.baselines if t.number != best.number][:MOST_BASELINES]]
+
+
+def first(sentences: Sequence[str]) -> list[str]:
+    """As many as somebody may read, and how many more there are."""
+    more = len(sentences) - _MOST_NOTES
+    return [*sentences[:_MOST_NOTES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .validation import Finite, Text
+
 # Free parameter -> value: a number, or the name of a choice.
 Point = Mapping[str, float | str]
 
@@ -24,13 +26,13 @@ class Parameter:
         labels: the canonical block labels that it moves as a whole; empty where it moves no whole block.
     """
 
-    name: str
-    low: float = 0.0
-    high: float = 1.0
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    of: str = ""
-    labels: tuple[str, ...] = ()
+    name: Text
+    low: Finite = 0.0
+    high: Finite = 1.0
+    step: Finite | None = None
+    choices: tuple[Text, ...] = ()
+    of: Text = ""
+    labels: tuple[Text, ...] = ()
 
     @property
     def is_choice(self) -> bool:
@@ -52,11 +54,6 @@ class Parameter:
     def to_plain(self) -> dict[str, Any]:
         plain = asdict(self)
         return plain | {"choices": list(self.choices), "labels": list(self.labels)}
-
-    @staticmethod
-    def from_plain(plain: Mapping[str, Any]) -> Parameter:
-        lists = {name: tuple(plain.get(name, ())) for name in ("choices", "labels")}
-        return Parameter(**{**plain, **lists})
 
 
 def on_grid(low: float, high: float, step: float, index: int) -> float:

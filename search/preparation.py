@@ -18,8 +18,10 @@ from .errors import SearchError
 from .free import Template
 from .objective import Objective, make_objective
 from .prior import read_prior
+from .records import Setup
 from .run_folder import RunFolder
 from .study import Study
+from .validation import fitting
 
 
 @dataclass(frozen=True)
@@ -140,18 +142,16 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
 
 def _same(run: RunFolder, setup: Mapping[str, Any]) -> None:
     """Refuse to go on with a search in which something else is free, or other images are made: scores would not compare."""
-    old = run.setup()
-    names = {
-        "parameters": "the free numbers of the study have",
-        "shots": "the prompts, seeds or image settings of the study have",
-        "reward": "the reward of the study has",
-    }
-    new = json.loads(json.dumps(setup))
-    for one in (old, new):
+    old, new = run.setup(), fitting(Setup, json.loads(json.dumps(setup)), "setup")
+    changed = {
+        "the free numbers of the study have": old.parameters != new.parameters,
+        "the prompts, seeds or image settings of the study have": old.shots != new.shots,
         # How a reward is described may change; which one it is may not.
-        one["reward"] = {name: (one.get("reward") or {}).get(name) for name in ("name", "higher_is_better")}
-    for key, what in names.items():
-        if old.get(key) != new[key]:
+        "the reward of the study has": (old.reward.name, old.reward.higher_is_better)
+        != (new.reward.name, new.reward.higher_is_better),
+    }
+    for what, has in changed.items():
+        if has:
             raise SearchError(f"{run.path}: {what} changed since this search began; choose another folder by -o")
 
 
@@ -162,7 +162,7 @@ def load_run(path: Path | str) -> tuple[RunFolder, Study]:
         SearchError: there is no search in the folder.
     """
     run = RunFolder(path).require()
-    folder = Path(os.path.normpath(run.path / run.setup().get("folder", ".")))
+    folder = Path(os.path.normpath(run.path / run.setup().folder))
     return run, Study.parse(run.study(), str(run.path / "study.yaml"), folder)
 
 

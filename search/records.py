@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .parameters import Parameter
+from .validation import Finite, Switch, Text, Whole
 
 # `pruned`: stopped before its whole panel was made, with the score so far. `failed`: no score.
 State = Literal["complete", "pruned", "failed"]
@@ -28,14 +33,100 @@ class TrialRecord:
         note: why it failed, or what was odd (identical images, NaN), in a sentence.
     """
 
-    number: int
+    number: Whole
     state: State
-    point: Mapping[str, float | str]
-    score: float | None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    baseline: str = ""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    worker: str = ""
-    finished: float = 0.0
-    note: str = ""
+    point: Mapping[Text, Finite | Text]
+    score: Finite | None
+    # JSON has no NaN: null stands for it.
+    scores: Mapping[Text, Finite | None] = field(default_factory=dict)
+    parts: Mapping[Text, Mapping[Text, Finite | None]] = field(default_factory=dict)
+    baseline: Text = ""
+    seconds: Mapping[Text, Finite] = field(default_factory=dict)
+    worker: Text = ""
+    finished: Finite = 0.0
+    note: Text = ""
+
+
+class Kept(BaseModel):
+    """What a file of a run folder holds. Fields that a later version added are passed over; older ones lack some."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As it was written: what is not there is left out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class KeptReward(Kept):
+    """Of the reward, in setup.json; see `Reward`."""
+
+    name: Text = ""
+    higher_is_better: Switch = True
+    is_preference: Switch = True
+    measures: Text = ""
+    caution: Text = ""
+
+
+class KeptShot(Kept):
+    """An image of the panel, in setup.json. All its settings count when two panels are compared."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    prompt: Text = ""
+    seed: Whole | None = None
+    weight: Finite = 1.0
+
+
+class Setup(Kept):
+    """setup.json: see `RunFolder.write_setup`."""
+
+    version: Text = ""
+    title: Text = ""
+    family: Text | None = None
+    parameters: list[Parameter] = Field(default_factory=list)
+    reward: KeptReward = Field(default_factory=KeptReward)
+    shots: dict[Text, KeptShot] = Field(default_factory=dict)
+    folder: Text = "."
+
+
+class KeptInterval(Kept):
+    """A difference; an end is None where it is infinite."""
+
+    mean: Finite
+    low: Finite | None
+    high: Finite | None
+
+
+class KeptCandidate(Kept):
+    """What was confirmed: see `Candidate`."""
+
+    name: Text
+    role: Text
+    score: Finite
+    trial: Whole | None = None
+    searched: Finite | None = None
+    scores: dict[Text, Finite | None] = Field(default_factory=dict)
+    against: dict[Text, KeptInterval] = Field(default_factory=dict)
+    better: Text | None = None
+
+
+class Confirmed(Kept):
+    """confirmed.json: see `Confirmation`; `panel` and `measured` are what an interrupted confirmation goes on from."""
+
+    verdict: Text = ""
+    text: Text = ""
+    best: Text = ""
+    confidence: Finite = 0.95
+    new_prompts: Switch = False
+    candidates: list[KeptCandidate] = Field(default_factory=list)
+    panel: dict[Text, Any] = Field(default_factory=dict)
+    measured: dict[Text, dict[Text, Finite]] = Field(default_factory=dict)
+
+
+class KeptTree(Kept):
+    """tree.json: the merges of a tree in order, what goes into each, and how those ended that are done."""
+
+    title: Text = ""
+    nodes: list[Text]
+    inputs: dict[Text, list[Text]] = Field(default_factory=dict)
+    done: dict[Text, Text] = Field(default_factory=dict)

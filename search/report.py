@@ -14,7 +14,7 @@ from ..checkpoints.output import replace_file
 from ..checkpoints.wording import counted
 from .errors import SearchError
 from .importance import importances
-from .overview import Overview, compared, read_overview, tree_nodes
+from .overview import Overview, compared, first, read_overview, tree_nodes
 from .plots.diagram import best_diagram
 from .records import TrialRecord
 from .report_page import page, tree_page
@@ -50,13 +50,14 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
-def write_report(run: Path, folder: Path, *, top: int = 10) -> Path:
+def write_report(run: Path, folder: Path, *, top: int = 10, say: Callable[[str], None] = lambda text: None) -> Path:
     """Write the report of a search, finished or not.
 
     Args:
         run: a run folder, the folder of a tree of searches, or an AutoMBW log (CSV).
         folder: where it goes; made if need be, files of an earlier report are replaced.
         top: over how many of the best trials the spread of weights is taken, and how many the table lists.
+        say: gets a sentence for what is damaged in the run and left out; the page has them too.
 
     Returns:
         its `index.html`. Beside it: `plots/` (PNG and SVG, light and dark), `images/`, `trials.csv`.
@@ -69,29 +70,39 @@ def write_report(run: Path, folder: Path, *, top: int = 10) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if nodes:
-            return _write_tree(run, nodes, folder, top)
-        return _write_one(read_overview(run), folder, max(top, 1))
+            return _write_tree(run, nodes, folder, top, say)
+        return _write_one(read_overview(run), folder, max(top, 1), say)
     except OSError as error:
         raise SearchError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
 
 
-def _write_tree(run: Path, nodes: list[Path], folder: Path, top: int) -> Path:
+def _write_tree(run: Path, nodes: list[Path], folder: Path, top: int, say: Callable[[str], None]) -> Path:
     written = []
     for node in nodes:
-        found = read_overview(node)
+        try:
+            found = read_overview(node)
+        except SearchError as error:
+            say(f"left out: {error}")
+            continue
         if found.trials:
-            write_report(node, folder / node.name, top=top)
+            (folder / node.name).mkdir(exist_ok=True)
+            _write_one(found, folder / node.name, max(top, 1), say)
         written.append((node.name, found))
+    if not any(found.trials for _, found in written):
+        raise SearchError(f"{run}: none of its searches has a trial that can be read, so there is nothing to report")
     index = folder / "index.html"
     replace_file(index, tree_page(run.resolve().name, written))
     return index
 
 
-def _write_one(overview: Overview, folder: Path, top: int) -> Path:
+def _write_one(overview: Overview, folder: Path, top: int, say: Callable[[str], None]) -> Path:
     if not overview.trials:
-        raise SearchError(f"{overview.path}: has no finished trial yet, so there is nothing to report")
+        why = f"no trial of it can be read ({overview.notes[0]})" if overview.notes else "has no finished trial yet"
+        raise SearchError(f"{overview.path}: {why}, so there is nothing to report")
+    for note in first(overview.notes):
+        say(note)
     (folder / "plots").mkdir(exist_ok=True)
-    material = Material(notes=list(overview.notes))
+    material = Material(notes=first(overview.notes))
     _draw_plots(overview, folder, top, material)
     _draw_diagrams(overview, folder, top, material)
     _copy_images(overview, folder, material)
@@ -190,7 +201,8 @@ def _copy_images(overview: Overview, folder: Path, material: Material) -> None:
             try:
                 with Image.open(images[shot]) as image:
                     small = image.convert("RGB")
-            except (OSError, ValueError):  # still being written, or damaged
+            except Exception:  # still being written, or damaged: Pillow raises errors of many types
+                material.notes.append(f"{images[shot].name} of trial {trial.number} cannot be read, and is not shown.")
                 continue
             small.thumbnail((_SIDE, _SIDE))
             picture = io.BytesIO()

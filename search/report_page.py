@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ..checkpoints.wording import counted
-from .overview import Overview, duration, verdict_of
+from .overview import Overview, duration, first, verdict_of
 from .records import TrialRecord
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _interval(found: dict | None) -> str:
 
 def _notes(overview: Overview, material: Material) -> str:
     failed = [f"trial {t.number} failed: {t.note}" for t in overview.trials if t.state == "failed"]
-    lines = [*material.notes, *failed[:20], *([f"and {len(failed) - 20} more"] if len(failed) > 20 else [])]
+    lines = [*material.notes, *first(failed)]
     return "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 

@@ -12,6 +12,7 @@ workers/<worker>.lock  held as long as the worker lives
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -24,10 +25,15 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.output import replace_file
 from .errors import SearchError
 from .parameters import Parameter
-from .records import TrialRecord
+from .records import Confirmed, KeptTree, Setup, TrialRecord
+from .validation import fitting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+# In the folder of a tree of searches: see `tree`.
+TREE = "tree.json"
 
 
 class RunFolder:
@@ -59,27 +65,40 @@ class RunFolder:
 
         return read_yaml(self.require()._file("study.yaml"))
 
-    def setup(self) -> dict[str, Any]:
-        """What was found out before the first trial: see `write_setup`."""
-        return _read_json(self.require()._file("setup.json"))
+    def setup(self, left_out: list[str] | None = None) -> Setup:
+        """What was found out before the first trial: see `write_setup`.
+
+        Args:
+            left_out: gets a sentence for each part that is damaged, and the rest is taken.
+
+        Raises:
+            SearchError: something in it is damaged, and `left_out` is None.
+        """
+        path = self.require()._file("setup.json")
+        return _read(Setup, path, left_out) or Setup()
 
     def parameters(self) -> list[Parameter]:
         """The free parameters, in the recipe's order."""
-        return [Parameter.from_plain(plain) for plain in self.setup()["parameters"]]
+        return self.setup().parameters
 
     def family(self) -> str | None:
         """The models' architecture (`sd1`, `sdxl`...), or None where the objective knows no models."""
-        return self.setup().get("family")
+        return self.setup().family
 
     def reward(self) -> dict[str, Any]:
         """Of the reward: `name`, `higher_is_better`, `is_preference`, and in words what it `measures` and its `caution`."""
-        return self.setup()["reward"]
+        return self.setup().reward.to_plain()
 
-    def trials(self) -> list[TrialRecord]:
-        """Every finished trial by number; of several lines about one trial, the one that was written last."""
+    def trials(self, left_out: list[str] | None = None) -> list[TrialRecord]:
+        """Every finished trial by number; of several lines about one trial, the one that was written last.
+
+        Args:
+            left_out: gets a sentence for each line, and each part of one, that cannot be used.
+        """
         found: dict[int, TrialRecord] = {}
+        left_out = [] if left_out is None else left_out
         for path in sorted(self._file("trials").glob("*.jsonl")):
-            for record in _read_lines(path):
+            for record in _read_lines(path, left_out):
                 known = found.get(record.number)
                 if known is None or record.finished >= known.finished:
                     found[record.number] = record
@@ -87,7 +106,7 @@ class RunFolder:
 
     def best(self) -> TrialRecord | None:
         """The complete trial with the best score, the earliest of equals; None before there is one."""
-        return best_of(self.trials(), self.reward()["higher_is_better"])
+        return best_of(self.trials(), self.setup().reward.higher_is_better)
 
     def best_recipe(self) -> Path | None:
         """`best.yaml`, if there is one yet."""
@@ -102,10 +121,10 @@ class RunFolder:
         """The folder of a trial's pictures, whether or not there are any."""
         return self._file("images") / f"{number:05d}"
 
-    def confirmation(self) -> dict[str, Any] | None:
-        """What `search confirm` found, or None when it was not run: see `confirmation.Confirmation.to_plain`."""
+    def confirmation(self, left_out: list[str] | None = None) -> Confirmed | None:
+        """What `search confirm` found, or None when it was not run. Arguments and errors as those of `setup`."""
         path = self._file("confirmed.json")
-        return _read_json(path) if path.is_file() else None
+        return _read(Confirmed, path, left_out) if path.is_file() else None
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -169,6 +188,11 @@ class RunFolder:
         return self.path / name
 
 
+def read_tree_state(path: Path, left_out: list[str] | None = None) -> KeptTree | None:
+    """What the folder of a tree of searches says of its merges. Arguments and errors as those of `RunFolder.setup`."""
+    return _read(KeptTree, Path(path) / TREE, left_out)
+
+
 def best_of(trials: Iterable[TrialRecord], higher_is_better: bool = True) -> TrialRecord | None:
     """The complete trial with the best score, the earliest of equals. Pruned ones did not make their whole panel: they are out."""
     sign = 1 if higher_is_better else -1
@@ -188,10 +212,24 @@ def to_line(record: TrialRecord) -> str:
     return json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":"))
 
 
-def from_line(line: str) -> TrialRecord:
-    """The record in a line of JSON; fields that a later version added are left out."""
-    plain = json.loads(line)
-    return TrialRecord(**{name: plain[name] for name in TrialRecord.__dataclass_fields__ if name in plain})
+def from_line(line: str, where: str = "record", left_out: list[str] | None = None) -> TrialRecord | None:
+    """The record in a line of JSON; fields that a later version added are passed over.
+
+    Args:
+        line: the text.
+        where: its place, for sentences.
+        left_out: gets a sentence for each part that does not fit.
+
+    Returns:
+        the record; None where there is none in the line.
+    """
+    left_out = [] if left_out is None else left_out
+    try:
+        plain = json.loads(line)
+    except (ValueError, RecursionError):
+        left_out.append(f"{where} is left out: it is no record, or not a whole one")
+        return None
+    return fitting(TrialRecord, plain, where, left_out)
 
 
 def _plain(record: TrialRecord) -> dict[str, Any]:
@@ -207,17 +245,30 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read_lines(path: Path) -> Iterable[TrialRecord]:
-    """The records of a file; a line that is not whole (yet) is left out."""
-    for line in path.read_bytes().splitlines():
-        try:
-            yield from_line(line.decode())
-        except (ValueError, TypeError, AttributeError):
-            continue
+def _read_lines(path: Path, left_out: list[str]) -> Iterable[TrialRecord]:
+    """The records of a file; what is no record is left out, and a line that is not whole yet is passed over."""
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            record = from_line(line.decode("utf-8", "replace"), f"{path.name}, line {number}", left_out)
+            if record is not None:
+                yield record
+    with contextlib.suppress(UnicodeDecodeError):
+        if last and (record := from_line(last.decode())) is not None:
+            yield record
 
 
-def _read_json(path: Path) -> Any:
+def _read(kind: Any, path: Path, left_out: list[str] | None) -> Any:
+    """A JSON file as an object, or None where nothing of it can be used.
+
+    Raises:
+        SearchError: it cannot be read or does not fit, and `left_out` is None.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SearchError(f"{path}: cannot be read ({error})") from None
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if left_out is None:
+            raise SearchError(f"{path}: cannot be read ({error})") from None
+        left_out.append(f"{path.name} is left out: it cannot be read ({error})")
+        return None
+    return fitting(kind, plain, path.name if left_out is not None else str(path), left_out)

@@ -18,7 +18,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -44,9 +43,7 @@ from .study_settings import (
     named_optimiser,
     switched,
 )
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+from .validation import SHORT, wrong
 
 
 def known_family(name: str | None) -> str | None:
@@ -288,26 +285,9 @@ def _explain(error: ValidationError) -> str:
         parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
         fields = (parents.get(loc[0], Study) if len(loc) > 1 else Study).model_fields
         return f"{place}: unknown name{nearest(loc[-1], fields)}; known are {', '.join(fields)}"
-    found = _SHORT.repr(first["input"])
+    found = SHORT.repr(first["input"])
     if first["type"] == "unknown_family":
         return f"{place}: must be one of {', '.join(FAMILIES)}, found {found}"
     if first["type"] == "less_than_equal" and "seeds" in loc:
         return f"{place}: seeds go up to {LARGEST_SEED:,} (2^32 - 1), found {found}"
-    if first["type"] in _EXPECTED:
-        return f"{place}: must be {_EXPECTED[first['type']]}, found {found}"
-    message = first["msg"].replace("Input should be", "must be")
-    return f"{place}: {message[0].lower()}{message[1:]}, found {found}"
-
-
-# What pydantic calls dictionaries, instances and valid strings.
-_EXPECTED = {
-    "dict_type": "a mapping of names",
-    "model_type": "a mapping of names",
-    "model_attributes_type": "a mapping of names",
-    "string_type": "text",
-    "list_type": "a list",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "too_short": "a list with something in it",
-}
+    return f"{place}: {wrong(first)}"

@@ -28,7 +28,7 @@ from ..merge.recipe import Recipe
 from .errors import SearchError
 from .loop import Outcome, Say, best_text, search
 from .preparation import load_run
-from .run_folder import RunFolder
+from .run_folder import TREE, RunFolder, read_tree_state
 from .storage import Workers
 from .study import Study
 
@@ -192,18 +192,18 @@ def search_tree(
         study = study.changed(trials=trials)
     _check(study, tree)
     run = RunFolder(path)
-    record = run.path / "tree.json"
+    record = run.path / TREE
     names = [node.name for node in tree.nodes]
     state = {"title": study.title, "nodes": names, "inputs": {n.name: list(n.inputs) for n in tree.nodes}, "done": {}}
     if record.is_file():
-        old = json.loads(record.read_text(encoding="utf-8"))
+        old = read_tree_state(path)
         if not (resume or storage):
             raise SearchError(
                 f"{path}: has a tree of searches; go on with it by --resume, or choose another folder by -o"
             )
-        if old["inputs"] != state["inputs"]:
+        if old.inputs != state["inputs"]:
             raise SearchError(f"{path}: the tree's nodes have changed since it was begun; choose another folder by -o")
-        state["done"] = old["done"]
+        state["done"] = dict(old.done)
     run.path.mkdir(parents=True, exist_ok=True)
     replace_file(record, json.dumps(state, indent=1))
     below: dict[str, Mapping[str, Any]] = {}
@@ -270,8 +270,6 @@ def _finish(run: RunFolder, study: Study, tree: Tree, outcome: Outcome | None) -
 
 def nodes_of(path: Path) -> Sequence[RunFolder]:
     """The run folders of a tree's nodes, in order; empty for a run that is no tree."""
-    record = Path(path) / "tree.json"
-    if not record.is_file():
+    if not (Path(path) / TREE).is_file():
         return []
-    names = json.loads(record.read_text(encoding="utf-8"))["nodes"]
-    return [RunFolder(Path(path) / "nodes" / name) for name in names]
+    return [RunFolder(Path(path) / "nodes" / name) for name in read_tree_state(path).nodes]

@@ -85,8 +85,8 @@ class Lora:
         silent = sum(formula.is_zero for formula in formulas)
         if silent and silent == len(formulas):
             raise CheckpointError(
-                f"{self.path}: changes nothing: the alpha of all its layers is 0, by which their change is multiplied (LyCORIS takes "
-                "0 for the rank); leave it out, or train or download it again"
+                f"{self.path}: changes nothing: the alpha of all its layers is 0, by which their change is multiplied (LyCORIS "
+                "takes 0 for the rank); leave it out, or train or download it again"
             )
         return (
             [f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"]

@@ -79,6 +79,8 @@ def _nothing() -> None:
 
 
 def _live(run: Found) -> None:
+    from ...search.overview import first
+
     try:
         overview = overview_of(run.path)
     except UnetscopeError as error:
@@ -86,7 +88,10 @@ def _live(run: Found) -> None:
         return
     st.caption(f"Last changed: {ago(changed_at(run.path))}")
     if not overview.trials:
-        st.info("The search has begun, and its first trial is not finished yet.")
+        if overview.notes:
+            st.error(plain("; ".join(first(overview.notes))))
+        else:
+            st.info("The search has begun, and its first trial is not finished yet.")
         return
     _numbers(overview)
     _said(overview)
@@ -115,7 +120,7 @@ def _numbers(overview: Overview) -> None:
 
 def _said(overview: Overview) -> None:
     """What the numbers mean."""
-    from ...search.overview import verdict_of
+    from ...search.overview import first, verdict_of
 
     verdict, text = verdict_of(overview)
     show_it = {"yes": st.success, "no": st.warning, "cannot tell": st.warning}.get(verdict, st.info)
@@ -124,7 +129,7 @@ def _said(overview: Overview) -> None:
         st.caption(f"The score measures {plain(overview.measures)}.")
     if overview.caution:
         st.warning(plain(overview.caution))
-    for note in overview.notes:
+    for note in first(overview.notes):
         st.caption(plain(note))
 
 

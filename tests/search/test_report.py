@@ -187,7 +187,7 @@ def test_a_tree_of_searches_has_a_page_that_leads_to_each(tmp_path):
     for name in ("ab", "top"):
         write_run(tmp_path / "tree" / "nodes" / name, trials=4, images=False, title=name)
     RunFolder(tmp_path / "tree" / "nodes" / "later").write_setup(
-        "title: later\n", RunFolder(tmp_path / "tree" / "nodes" / "ab").setup() | {"title": "later"}
+        "title: later\n", RunFolder(tmp_path / "tree" / "nodes" / "ab").setup().to_plain() | {"title": "later"}
     )
     (tmp_path / "tree" / "tree.json").write_text('{"nodes": ["ab", "later", "top", "../ab", "missing"]}')
     index = write_report(tmp_path / "tree", tmp_path / "report")
