@@ -11,6 +11,7 @@ import contextlib
 import glob
 import os
 import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,29 @@ def leftovers(folder: Path | str) -> list[Leftover]:
                 if not entry.is_symlink() and not moved_aside and (marked or entry.is_file()):
                     found.append(_leftover(Path(entry), target.removesuffix(RESUMABLE), resumable))
     return found
+
+
+def remove_leftover(found: Leftover) -> bool:
+    """Remove a file or folder under construction, with its journal, unless a living run has it; returns whether it is gone."""
+    if found.path.is_symlink() or _is_held(_lock_of(found), found.path):
+        return False
+    if found.resumable:
+        remove_resumable(found.target)
+        if not os.path.lexists(found.paths[1]):  # without its journal nobody can go on with it
+            remove_abandoned(found.path)
+    elif found.path.is_dir():
+        lock_file = found.path / FOLDER_LOCK
+        if not lock_file.exists() or remove_abandoned(lock_file):
+            shutil.rmtree(found.path, ignore_errors=True)
+    else:
+        remove_abandoned(found.path)
+    return not os.path.lexists(found.path)
+
+
+def _lock_of(found: Leftover) -> Path:
+    if found.resumable:
+        return found.paths[1]
+    return found.path / FOLDER_LOCK if found.path.is_dir() else found.path
 
 
 def _leftover(path: Path, target: str, resumable: bool) -> Leftover:

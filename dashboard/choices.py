@@ -47,11 +47,13 @@ class Choices:
 
     Attributes:
         complaints: a sentence for each choice that cannot be used.
+        proposed: the labels of the boxes that show what nobody has chosen.
     """
 
     def __init__(self, why: Callable[[str], str]):
         self._why = why
         self.complaints: list[str] = []
+        self.proposed: list[str] = []
 
     def one(
         self,
@@ -61,6 +63,7 @@ class Choices:
         *,
         proposal: str | None = None,
         basis: Any = None,
+        usual: str | None = None,
         unfit: str = "does not go with what is chosen before it; choose another",
         where: Any = st,
         **options: Any,
@@ -74,6 +77,7 @@ class Choices:
             proposal: what it shows until somebody chooses; None for nothing.
             basis: the choices that the proposal follows from: when they are others and the proposal does not go with them, there
                 is a new one.
+            usual: one of `offered` that the box has until somebody chooses, and that is no proposal, such as "none".
             unfit: what is said of a name that is there and is not offered.
             where: the container.
             options: of `st.selectbox`.
@@ -86,9 +90,9 @@ class Choices:
         now = state.get(key, st.query_params.get(key) if options.get("bind") else None)
         names = [*offered, *([now] if now is not None and now not in offered else [])]
         if now is None:
-            options["index"] = None
+            options["index"] = None if usual is None else names.index(usual)
         chosen = where.selectbox(label, names, key=key, **options)
-        self._say_proposed(key, chosen, where)
+        self._note_proposed(label, key, chosen)
         return chosen if self._usable(label, [chosen] if chosen is not None else [], offered, unfit) else None
 
     def many(
@@ -108,14 +112,24 @@ class Choices:
         self._propose(key, offered, None if proposal is None else list(proposal), basis)
         names = [*offered, *(name for name in state.get(key) or () if name not in offered)]
         chosen = where.multiselect(label, names, key=key, **options)
-        self._say_proposed(key, chosen, where)
+        self._note_proposed(label, key, chosen)
         self._usable(label, chosen, offered, unfit)
         return [name for name in chosen if name in offered]
 
-    def stop_if_gone(self) -> None:
-        """End the page with what is wrong, if anything is."""
+    def say_proposed(self) -> None:
+        """One line that names the boxes whose content is a proposal."""
+        if self.proposed:
+            st.caption(f"Proposed, not chosen: {plain(', '.join(self.proposed))}")
+
+    def say(self) -> None:
+        """Show what is wrong, and what is a proposal."""
+        self.say_proposed()
         for complaint in self.complaints:
             st.error(plain(complaint))
+
+    def stop_if_gone(self) -> None:
+        """End the page with what is wrong, if anything is."""
+        self.say()
         if self.complaints:
             st.stop()
 
@@ -137,7 +151,7 @@ class Choices:
         if missing and proposal is not None:
             propose(key, proposal, basis)
 
-    def _say_proposed(self, key: str, chosen: Any, where: Any) -> None:
+    def _note_proposed(self, label: str, key: str, chosen: Any) -> None:
         proposed = st.session_state.get(f"{key}{_PROPOSED}")
         if proposed is not None and chosen == proposed["value"]:
-            where.caption("Proposed: choose another if you mean another.")
+            self.proposed.append(label.partition(":")[0])

@@ -115,6 +115,19 @@ def unet_diagram(
     return DiagramState(state["selected"], dict(state["weights"]) if weights is not None else {}, state["changed"])
 
 
+def last_act(key: str, selected: Sequence[str], weights: Mapping[str, float]) -> DiagramState:
+    """What the user did in a diagram since the last run, before it is drawn, so that what stands above it can know.
+
+    Who takes it over draws the diagram with it; `unet_diagram` then says that nothing changed. A page that draws first and runs
+    again instead loses the click that came with it.
+
+    Args:
+        key, selected, weights: of `unet_diagram`.
+    """
+    state = _merged(key, tuple(selected), dict(weights))
+    return DiagramState(state["selected"], dict(state["weights"]), state["changed"])
+
+
 def _nothing() -> None:
     """A state of the page needs a callback to exist."""
 

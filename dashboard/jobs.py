@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .folders import FolderError, current_folders
 from .lock import ProcessLock
 from .page import task_named
 from .records import read_json, state_folder, write_json
@@ -34,8 +35,8 @@ from .tasks import LANES, Lane, Task
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
 DIED = (
-    "its process ended without a word: the machine ran out of memory, was switched off, or somebody stopped it; "
-    "nothing was written, so it can be started again"
+    "its process ended without a word: the machine ran out of memory, was switched off, or somebody stopped it; nothing was "
+    "finished, so it can be started again; a file that it had begun is listed on the page Jobs, where it can be removed"
 )
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,12}")
 # A worker needs a moment to take its lane's lock; another one is not started meanwhile.
@@ -53,7 +54,7 @@ class Job:
         arguments: of the task.
         identity: two jobs of the same identity compute the same thing; empty for none.
         origin: what it was started from, such as the draft of a merge; empty for none.
-        home: the models folder of the app that it was started in; empty where that does not matter.
+        home: the models folder of the app that it was started in; empty where it had none.
         status: `queued`, `running`, `done`, `failed` or `cancelled`.
         stopping: somebody asked it to stop and it has not yet.
         error: one sentence, of a failed job.
@@ -97,8 +98,8 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """What the task returned, None before it is done."""
-        return read_json(self.folder / "result.json") if self.status == "done" else None
+        """What the task returned, for people; None before it is done."""
+        return read_json(self.folder / "result.json", shown=True) if self.status == "done" else None
 
     @property
     def share(self) -> float:
@@ -115,9 +116,11 @@ def lane_lock(lane: Lane) -> ProcessLock:
 
 
 def submit(
-    kind: str, title: str, arguments: dict[str, Any], *, identity: str = "", origin: str = "", home: str = ""
+    kind: str, title: str, arguments: dict[str, Any], *, identity: str = "", origin: str = "", home: str | None = None
 ) -> Job:
     """Queue a job and see that a worker runs; with an identity, a job that waits or runs already is returned instead.
+
+    Without a `home` it is that of this app.
 
     Raises:
         KeyError: there is no such kind.
@@ -134,7 +137,7 @@ def submit(
     folder = jobs_folder() / own
     record = {
         "kind": kind, "module": task.run.__module__, "title": title, "arguments": arguments, "identity": identity,
-        "origin": origin, "home": home, "created": now,
+        "origin": origin, "home": own_home() if home is None else home, "created": now,
     }  # fmt: skip
     write_json(folder / "job.json", record)
     start_worker(task.lane, force=True)
@@ -159,6 +162,29 @@ def listed(kind: str | None = None) -> list[Job]:
 def newest(kind: str, identity: str) -> Job | None:
     """The latest job of that kind and identity."""
     return next((job for job in listed(kind) if job.identity == identity), None)
+
+
+def own_home() -> str:
+    """The models folder of this app as jobs record it; empty where it has none."""
+    try:
+        folders = current_folders()
+    except FolderError:
+        return ""
+    return str(folders.models) if folders else ""
+
+
+def here(found: list[Job]) -> list[Job]:
+    """The jobs of this app's folders: another app, with folders of its own, has its jobs in the same place."""
+    home = own_home()
+    return [job for job in found if job.home in ("", home)]
+
+
+def start_again(own: str) -> Job | None:
+    """Hand in a job that has ended once more, with the same arguments; None when it is not recorded any more."""
+    job = get(own)
+    if job is None or not job.ended:
+        return job
+    return submit(job.kind, job.title, job.arguments, identity=job.identity, origin=job.origin, home=job.home)
 
 
 def cancel(own: str) -> None:

@@ -50,7 +50,7 @@ def kept(kind: str, identity: str) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=16)
 def _read(file: Path, changed: int) -> dict[str, Any] | None:
-    found = read_json(file)
+    found = read_json(file, shown=True)
     return found if isinstance(found, dict) else None
 
 

@@ -45,6 +45,11 @@ def followed_drafts() -> tuple[str, ...]:
     return (own.get("id", ""), *own.get("copies", ()))
 
 
+def has_draft(own: str) -> bool:
+    """Whether there is a draft of that id."""
+    return _read(own) is not None
+
+
 def open_draft(folders: Folders) -> None:
     """Have the controls hold what the address names; to be called before they are drawn."""
     state, asked = st.session_state, st.query_params.get(PARAMETER, "")
@@ -194,7 +199,9 @@ def _title() -> str:
     state = st.session_state
     if state.get("m.mode", "").startswith("Recipe"):
         return state.get("m.name") or "a recipe as text"
-    chosen = [state[key] for key in state if str(key).startswith("m.model.") and isinstance(state[key], str)]
+    chosen = [
+        state[key] for key in sorted(map(str, state)) if key.startswith("m.model.") and isinstance(state[key], str)
+    ]
     files = [*dict.fromkeys(chosen), *(state.get("m.models") or ())]
     names = ", ".join(Path(name).stem for name in files[:3]) + (" ..." if len(files) > 3 else "")
     return f"{str(state.get('m.method', '')).replace('_', ' ')}: {names}"

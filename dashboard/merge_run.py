@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.wording import readable
 from . import jobs
 from .folders import FolderError, Folders
 from .job_view import show_ended, show_job
@@ -29,7 +28,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinishe
         "Name of the result",
         key="m.name",
         placeholder="my-merge",
-        help=f"Written to {plain(readable(folders.output))}",
+        help=f"Written to {plain(folders.output)}",
         **KEEP,
     )
     # Above what comes and goes below it: a button that moves under the pointer misses its click.
@@ -94,9 +93,7 @@ def _start(recipe: Recipe, target: Path, folders: Folders, overwrite: bool, dry:
     arguments = {"recipe": data, "output": str(target), "overwrite": overwrite}
     if overwrite:
         arguments["replaces"] = state.pop("m.overwrite of")  # the next merge asks again
-    jobs.submit(
-        "merge", f"Merge {output_name(target, folders)}", arguments, origin=draft_id(), home=str(folders.models)
-    )
+    jobs.submit("merge", f"Merge {output_name(target, folders)}", arguments, origin=draft_id())
     st.rerun()
 
 

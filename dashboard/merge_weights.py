@@ -7,7 +7,6 @@ them there, so they never disagree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
@@ -17,7 +16,7 @@ from ..checkpoints.families import Family
 from ..checkpoints.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
-from .diagram import Gram, unet_diagram
+from .diagram import Gram, last_act, unet_diagram
 from .merge_parameters import KEEP, MIDDLE, held, starting_weights
 from .subject import Subject, draw_subject, svg_of
 from .weights_editing import Undo, Weights
@@ -52,11 +51,12 @@ def weights_of(parameter: Parameter, family: Family) -> Weights:
 def edit_weights(parameter: Parameter, subject: Subject, gram: Gram | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
     family = subject.record
-    name, weights = parameter.name, weights_of(parameter, family)
+    name, weights, key = parameter.name, weights_of(parameter, family), f"merge-{parameter.name}-{subject.name}"
+    weights = _taken_over(name, weights, key)
     _tools(parameter, family, weights)
     low, high = (0.0, 1.0) if parameter.share else st.session_state.get("m.limits", (0.0, 1.0))
     limits = (min(low, *weights.values()), max(high, *weights.values()))
-    state = unet_diagram(
+    unet_diagram(
         _drawing(subject),
         weights=weights,
         editable=True,
@@ -64,18 +64,22 @@ def edit_weights(parameter: Parameter, subject: Subject, gram: Gram | None) -> W
         selected=st.session_state.get("m.selected", ()),
         gram=gram,
         height=_HEIGHT,
-        key=f"merge-{name}-{subject.name}",
+        key=key,
     )
-    moved = {label: round(state.weights.get(label, value), _DIGITS) for label, value in weights.items()}
-    selected = tuple(label for label in state.selected if label in weights)
-    if state.changed and (moved != weights or selected != st.session_state.get("m.selected", ())):
-        st.session_state["m.selected"] = selected
-        if moved != weights:
-            keep_weights(name, moved)
-        # The tools above know the new weights and selection in the next run only.
-        st.rerun()
     _table(name, weights)
     return weights
+
+
+def _taken_over(parameter: str, weights: Weights, key: str) -> Weights:
+    """The weights and the selection as the user has just changed them in the diagram."""
+    state = last_act(key, st.session_state.get("m.selected", ()), weights)
+    if not state.changed:
+        return weights
+    moved = {label: round(state.weights.get(label, value), _DIGITS) for label, value in weights.items()}
+    st.session_state["m.selected"] = tuple(label for label in state.selected if label in weights)
+    if moved != weights:
+        keep_weights(parameter, moved)
+    return moved
 
 
 def _key(parameter: str) -> str:
@@ -203,7 +207,7 @@ def _table(parameter: str, weights: Weights) -> None:
         name = f"m.table.{parameter}.{hash(tuple(weights.values()))}"
         rows = [{"label": label, "weight": value} for label, value in weights.items()]
         config = {"weight": st.column_config.NumberColumn(step=0.01, format="%.4g", required=True)}
-        edited: Any = st.data_editor(
+        st.data_editor(
             rows,
             key=name,
             hide_index=True,
@@ -211,8 +215,16 @@ def _table(parameter: str, weights: Weights) -> None:
             column_config=config,
             height=300,
             alt="Weight of each block",
+            on_change=_table_edited,
+            args=(name, parameter, weights),
         )
-        changed = {row["label"]: float(row["weight"]) for row in edited}
-        if changed != weights:
-            keep_weights(parameter, changed)
-            st.rerun()
+
+
+def _table_edited(key: str, parameter: str, weights: Weights) -> None:
+    """Take over what was typed into the table; before the page is drawn, so that a click that came with it counts."""
+    labels, changed = list(weights), dict(weights)
+    for row, cells in st.session_state[key]["edited_rows"].items():
+        if cells.get("weight") is not None:
+            changed[labels[int(row)]] = float(cells["weight"])
+    if changed != weights:
+        keep_weights(parameter, changed)

@@ -23,7 +23,7 @@ def gram_identity(identities: Sequence[str]) -> str:
 
 def kept_gram(identity: str) -> dict[str, Any] | None:
     """label -> matrix (lists of lists), under `labels`; None when they have not been measured."""
-    kept = read_json(cache_folder() / "gram" / f"{identity}.json")
+    kept = read_json(cache_folder() / "gram" / f"{identity}.json", shown=True)
     return kept if isinstance(kept, dict) and isinstance(kept.get("labels"), dict) else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.output import replace_file
+from ..checkpoints.wording import readable
 
 
 def state_folder() -> Path:
@@ -24,12 +25,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope"))
 
 
-def read_json(path: Path) -> Any:
-    """What a file holds, or None when it is missing or damaged."""
+def read_json(path: Path, *, shown: bool = False) -> Any:
+    """What a file holds, or None when it is missing or damaged; `shown` to people, so that names are `readable`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        return _readable(found) if shown and "\\ud" in text else found
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _readable(data: Any) -> Any:
+    if isinstance(data, str):
+        return readable(data)
+    if isinstance(data, list):
+        return [_readable(one) for one in data]
+    if isinstance(data, dict):
+        return {readable(name): _readable(one) for name, one in data.items()}
+    return data
 
 
 def write_json(path: Path, data: Any) -> None:

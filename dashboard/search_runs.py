@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.wording import readable
 from .folders import Folders
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def find_runs(folders: Folders) -> list[Found]:
     for root in roots(folders):
         for path in _walk(root):
             try:
-                name = path.relative_to(root).as_posix() if path != root else root.name
+                name = readable(path.relative_to(root).as_posix() if path != root else root.name)
                 found.setdefault(path, Found(name, path, changed_at(path)))
             except OSError:  # removed just now
                 continue

@@ -119,8 +119,12 @@ def shelf_of(folders: Folders, whole: bool = True) -> Shelf:
 
     With `whole` it ends there: a choice from the files that happen to have been read would be another one a moment later.
     """
-    shelf = read_library(folders.models, READ_SECONDS)
-    if shelf.unread:
+    known = st.session_state.setdefault("whole library of", None) == str(folders.models)
+    # Once it was there, new files are waited for: a page that ends here loses the click that it was drawn for.
+    shelf = read_library(folders.models, None if known and whole else READ_SECONDS)
+    if not shelf.unread:
+        st.session_state["whole library of"] = str(folders.models)
+    else:
         st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
         _look_again([])
         if whole:
@@ -148,7 +152,7 @@ def _running() -> None:
     from .job_view import progress_line
     from .wording import plain
 
-    active = [job for job in jobs.listed() if not job.ended]
+    active = jobs.here([job for job in jobs.listed() if not job.ended])
     if active:
         job = next((job for job in reversed(active) if job.status == "running"), active[-1])
         more = f" · and {len(active) - 1} more, see Jobs" if len(active) > 1 else ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
+from .choices import Choices, why_not
 from .folders import FolderError, current_folders
-from .library import Entry, Shelf
+from .library import Shelf
 from .shell import shelf_of
 from .subject import Subject, architectures
 from .wording import plain
@@ -28,36 +27,25 @@ def shelf_or_none() -> Shelf:
     return shelf_of(folders) if folders else Shelf(())
 
 
-def choose_subject(shelf: Shelf, where=st) -> Subject:
-    """An architecture or a file, chosen on the page or named in its address (`of`)."""
+def choose_subject(shelf: Shelf, where=st) -> Subject | None:
+    """An architecture or a file, chosen on the page or named in its address (`of`); None, and a sentence, for one that is gone."""
     drawable = [entry for entry in shelf.entries if entry.family and not entry.error and entry.what != "lora"]
     subjects = {name: Subject(name, name) for name in architectures()}
     subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
+    choices, names = Choices(why_not(shelf)), list(subjects)
     # Not bound to the address by the widget, which would write titles there: a link says sdxl, not "SDXL".
-    names = list(subjects)
-    wanted = st.query_params.get("of", st.session_state.get("kept of"))
-    chosen = where.selectbox(
-        "Architecture or file",
-        names,
-        index=names.index(wanted) if wanted in names else 0,
+    if "of" not in st.session_state and (wanted := st.query_params.get("of", st.session_state.get("kept of"))):
+        st.session_state["of"] = wanted
+    chosen = choices.one(
+        "Architecture or file", names, "of", usual=names[0], unfit="cannot be drawn; choose another", where=where,
         format_func=lambda name: architectures().get(name, name),
-        key="of",
         help="Published architectures, and every model of the library.",
-    )
+    )  # fmt: skip
+    choices.say()
+    if chosen is None:
+        return None
     st.session_state["kept of"] = st.query_params["of"] = chosen
     return subjects[chosen]
-
-
-def choose_entry(
-    label: str, entries: Sequence[Entry], key: str, *, optional: str = "", where=st, index: int = 0, help: str = ""
-) -> Entry | None:
-    """A file of the library; `optional` is what stands for none of them."""
-    names = [entry.name for entry in entries]
-    options = [optional, *names] if optional else names
-    chosen = where.selectbox(
-        label, options, index=min(index, len(options) - 1), key=key, bind="query-params", help=help or None
-    )
-    return next((entry for entry in entries if entry.name == chosen), None)
 
 
 def say(error: UnetscopeError) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 
+from ..checkpoints.wording import readable
+
 # What means something in Streamlit's markdown, HTML and maths included.
 _MARKS = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@\"'/=])")
 
@@ -16,8 +18,9 @@ def plain(text: object) -> str:
 
 
 def printable(text: object) -> str:
-    """Text without control characters; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    """Text without control characters; line breaks and tabs stay, and names that are not UTF-8 are `readable`."""
+    shown = readable(str(text))
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def size(count: float) -> str:

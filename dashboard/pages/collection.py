@@ -9,7 +9,8 @@ import streamlit as st
 
 from ...checkpoints.families import short_title
 from ...checkpoints.wording import counted
-from ..library import Entry
+from ..choices import Choices, why_not
+from ..library import Entry, Shelf
 from ..measure_view import offer
 from ..measuring import COMPARISON, comparison_identity, kept_comparison
 from ..page import Page, Scene
@@ -21,20 +22,22 @@ if TYPE_CHECKING:
 
 # So many models are chosen to begin with.
 _AT_FIRST = 12
+_NONE = "none"
 
 
 def show() -> None:
     """Draw the page."""
     st.title("Collection")
     folders = require_folders()
-    models = shelf_of(folders).models
+    shelf = shelf_of(folders)
+    models = shelf.models
     if len(models) < 2:
         st.info(
             "A collection takes two checkpoints or more. Add some to the models folder, or make the demo checkpoints."
         )
         link_to("library", "To the library")
         return
-    chosen, reference = _choose(models)
+    chosen, reference = _choose(shelf)
     if len(chosen) < 2:
         st.info("Choose two models or more.")
         return
@@ -59,21 +62,23 @@ PAGE = Page(
 )
 
 
-def _choose(models: tuple[Entry, ...]) -> tuple[list[Entry], Entry | None]:
+def _choose(shelf: Shelf) -> tuple[list[Entry], Entry | None]:
     """The models, sorted by name so that the same choice is the same collection, and the reference among them."""
+    choices, models = Choices(why_not(shelf)), shelf.models
     most = Counter(entry.model for entry in models).most_common(1)[0][0]
     first = [entry.name for entry in models if entry.model == most][:_AT_FIRST]
     left, right = st.columns([3, 1])
-    names = left.multiselect(
-        "Models", [entry.name for entry in models], default=first, key="collection models",
+    names = choices.many(
+        "Models", [entry.name for entry in models], "collection models", proposal=first, where=left,
         help="Models of one architecture, for only tensors that all of them have are compared.",
     )  # fmt: skip
     chosen = sorted((entry for entry in models if entry.name in names), key=lambda entry: entry.name)
-    none = "none"
-    seen_from = right.selectbox(
-        "Seen from", [none, *(entry.name for entry in chosen)], key="collection reference",
+    seen_from = choices.one(
+        "Seen from", [_NONE, *(entry.name for entry in chosen)], "collection reference", usual=_NONE, where=right,
+        unfit="is not among the models any more; choose another",
         help="A common base: cosines are then those of the changes from it, which tell more than cosines of whole weights.",
     )  # fmt: skip
+    choices.stop_if_gone()
     return chosen, next((entry for entry in chosen if entry.name == seen_from), None)
 
 

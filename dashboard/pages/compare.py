@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ..choices import Choices, why_not
 from ..diagram import unet_diagram
-from ..library import Entry
+from ..library import Entry, Shelf
 from ..measure_view import offer
 from ..measuring import DIFFERENCE, identity_for, kept, kept_difference
 from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
-from ..subject_view import LEVELS, choose_entry, say
+from ..subject_view import LEVELS, say
 from ..wording import plain, size
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ...analysis.difference import Difference
 
 _HEIGHT = 560
+_NONE = "none"
 # A histogram of more values than this looks no different.
 _SAMPLE = 1_000_000
 
@@ -35,7 +37,8 @@ def show() -> None:
     """Draw the page."""
     st.title("Compare")
     folders = require_folders()
-    models = shelf_of(folders).models
+    shelf = shelf_of(folders)
+    models = shelf.models
     if len(models) < 2:
         st.info(
             "Comparing takes two checkpoints, and the models folder has fewer. Add some, or make the demo checkpoints."
@@ -43,7 +46,7 @@ def show() -> None:
         link_to("library", "To the library")
         return
     *where, last = st.columns(4)
-    a, b, base = _choose(models, where)
+    a, b, base = _choose(shelf, where)
     if a is None or b is None:
         return
     if a.name == b.name:
@@ -69,20 +72,26 @@ PAGE = Page(
 )
 
 
-def _choose(models: tuple[Entry, ...], where) -> tuple[Entry | None, Entry | None, Entry | None]:
+def _choose(shelf: Shelf, where) -> tuple[Entry | None, Entry | None, Entry | None]:
     one, two, three = where
-    a = choose_entry("A: compared with", models, "a", where=one)
+    choices, models, bound = Choices(why_not(shelf)), shelf.models, {"bind": "query-params"}
+    names = [entry.name for entry in models]
+    a = shelf.named(choices.one("A: compared with", names, "a", proposal=names[0], where=one, **bound))
     alike = [entry for entry in models if a and entry.family == a.family]
     alike = alike if len(alike) > 1 else list(models)
     other = min(
         range(len(alike)), key=lambda i: (alike[i] == a, a is not None and alike[i].model != a.model), default=0
     )
-    b = choose_entry("B: what changed", alike, "b", where=two, index=other)
-    base = choose_entry(
-        "C: common base", alike, "c", where=three, optional="none",
+    names, unfit = [entry.name for entry in alike], f"is no {a.architecture}, as A is; choose another" if a else ""
+    b = choices.one(
+        "B: what changed", names, "b", proposal=names[other], basis=a and a.name, unfit=unfit, where=two, **bound
+    )
+    base = choices.one(
+        "C: common base", [_NONE, *names], "c", usual=_NONE, unfit=unfit, where=three, **bound,
         help="What A and B were both tuned from. With it you learn whether they pull the same way and merge well.",
     )  # fmt: skip
-    return a, b, base
+    choices.stop_if_gone()
+    return a, shelf.named(b), shelf.named(base)
 
 
 def _result(a: Entry, b: Entry, identity: str, where) -> None:
@@ -243,7 +252,7 @@ def _table(
     shown = table.assign(key=table["key"].str.removeprefix("model.diffusion_model."))
     event = st.dataframe(
         shown, hide_index=True, height=min(420, 38 + 35 * len(shown)), on_select="rerun", selection_mode="single-row",
-        key=f"compare tensors {hash((selected, kind, metric))}",
+        key=f"compare tensors {hash((a.identity, b.identity, selected, kind, metric))}",
         column_config=_columns(found),
         alt="The tensors of the selection with every metric",
     )  # fmt: skip

@@ -28,6 +28,9 @@ def show() -> None:
     st.title("Explore")
     first, second, third, fourth = st.columns([3, 2.2, 1.6, 1.1], vertical_alignment="bottom")
     subject = choose_subject(shelf_or_none(), first)
+    if subject is None:  # what the address selects is of a file that is gone
+        st.session_state["explore selected"] = ()
+        return
     with second:
         level = st.radio("Level", list(LEVELS), key="level", bind="query-params", horizontal=True)
     block = _choose_block(subject, level, third)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import streamlit as st
 
-from ...checkpoints.wording import counted
+from ...checkpoints.partial_file import Leftover, remove_leftover
+from ...checkpoints.wording import counted, readable
 from .. import jobs
+from ..folders import FolderError, Folders, current_folders
 from ..job_view import ended_line, show_job
+from ..left_behind import left_behind
+from ..merge_draft import has_draft
 from ..page import Page, Scene
-from ..wording import plain
+from ..shell import link_to
+from ..wording import ago, plain, size
 
 _SHOWN = 50
 _ICONS = {"done": ":material/check_circle:", "failed": ":material/error:", "cancelled": ":material/cancel:"}
@@ -28,6 +35,7 @@ def show() -> None:
         st.info("Nothing runs. Merges, scans and comparisons that you start on the other pages appear here.")
     for job in reversed(active):
         show_job(job.id, key="jobs")
+    _left_behind()
     st.subheader("Ended")
     if not ended:
         st.info("Nothing has ended yet.")
@@ -52,15 +60,60 @@ PAGE = Page(
 )
 
 
+def _left_behind() -> None:
+    """What killed runs left on the disk, with a button to be rid of each."""
+    try:
+        folders = current_folders()
+    except FolderError:
+        return
+    found = left_behind(folders) if folders else []
+    if not found:
+        return
+    st.subheader("Left behind")
+    st.caption(
+        f"Runs that were killed left {counted(len(found), 'file')} of {size(sum(one.size for one in found))} in all. Nothing "
+        "uses them: a merge that is started again begins anew."
+    )
+    for one in found:
+        _leftover(one, folders)
+
+
+def _leftover(one: Leftover, folders: Folders) -> None:
+    root = folders.output if one.path.is_relative_to(folders.output) else folders.models
+    name = readable(one.path.relative_to(root).as_posix())
+    words, button = st.columns([5, 1], vertical_alignment="center")
+    use = "; `--resumable` can go on with it" if one.resumable else ""
+    words.markdown(f"{plain(name)}: {plain(size(one.size))}, {ago(time.time() - one.age)}{use}")
+    if root != folders.output:
+        button.caption("not in the output folder")
+    elif button.button("Remove", key=f"remove {name}", icon=":material/delete:", width="stretch"):
+        if remove_leftover(one):
+            st.rerun()
+        st.error(f"{plain(name)} cannot be removed: a run is at work on it, or the system does not let it go.")
+
+
+def _again(job: jobs.Job) -> None:
+    """Ways on from a job that came to nothing."""
+    with st.container(horizontal=True):
+        if st.button("Start again", key=f"again-{job.id}", icon=":material/replay:", help="The same job, anew."):
+            jobs.start_again(job.id)
+            st.rerun()
+        if job.origin and has_draft(job.origin):
+            link_to("merge", "Its controls", draft=job.origin)
+
+
 def _ended(job: jobs.Job) -> None:
-    with st.expander(f"{plain(job.title)} · {ended_line(job)}", icon=_ICONS[job.status]):
+    elsewhere = f" · in {plain(job.home)}" if job.home not in ("", jobs.own_home()) else ""
+    with st.expander(f"{plain(job.title)} · {ended_line(job)}{elsewhere}", icon=_ICONS[job.status]):
         if job.status == "failed":
             st.error(plain(job.error))
             log = job.folder / "log.txt"
             if log.exists():
                 st.code(log.read_text(encoding="utf-8", errors="replace"), language=None)
+            _again(job)
         elif job.status == "cancelled":
             st.text(f"{job.task.verb}: stopped on request. Nothing was left behind.")
+            _again(job)
         elif job.task.show and job.result:
             job.task.show(job.result, job.id)
         else:

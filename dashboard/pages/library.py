@@ -34,7 +34,7 @@ def show() -> None:
     scans = {e.name: scan for e in shelf.entries if (scan := scan_of(e.identity))}
     _summary(folders, shelf, len(scans))
     shown = _filtered(shelf)
-    chosen = _table(shown, scans)
+    chosen = _table(shown, scans, shelf)
     if chosen:
         _details(chosen, scans.get(chosen.name))
     else:
@@ -66,7 +66,7 @@ def _follow_jobs(folders: Folders) -> None:
     demo = jobs.newest("demo", str(folders.models))
     if demo and demo.status != "done":
         show_job(demo.id, key="library")
-    scan = next(iter(jobs.listed("scan")), None)
+    scan = next(iter(jobs.here(jobs.listed("scan"))), None)
     if scan and (not scan.ended or scan.status == "failed"):
         show_job(scan.id, key="library")
     elif scan and scan.result and scan.result["failed"]:
@@ -115,13 +115,13 @@ def _filtered(shelf: Shelf) -> list[Entry]:
     ]
 
 
-def _table(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> Entry | None:
+def _table(entries: list[Entry], scans: dict[str, dict[str, Any]], shelf: Shelf) -> Entry | None:
     """The table; the file that is chosen in it, or named in the address."""
     if not entries:
         st.info("No file fits this search. Clear it to see all of them.")
         return None
-    named = st.query_params.get("file")
-    row = next((i for i, entry in enumerate(entries) if entry.name == named), None)
+    named, names = st.query_params.get("file"), tuple(entry.name for entry in entries)
+    row = names.index(named) if named in names else None
     event = st.dataframe(
         table_rows(entries, scans),
         hide_index=True,
@@ -129,7 +129,7 @@ def _table(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> Entry | No
         selection_mode="single-row",
         selection_default={"selection": {"rows": [row], "columns": [], "cells": []}} if row is not None else None,
         on_select="rerun",
-        key="library table",
+        key=f"library table {hash(names)}",  # a row of another list is another file
         column_config={"size (MB)": st.column_config.NumberColumn(format="%.1f")},
         alt="The files of the library",
     )  # fmt: skip
@@ -137,8 +137,8 @@ def _table(entries: list[Entry], scans: dict[str, dict[str, Any]]) -> Entry | No
     chosen = entries[rows[0]] if rows and rows[0] < len(entries) else None
     if chosen and chosen.name != named:
         st.query_params["file"] = chosen.name
-    elif not chosen and named and row is None:
-        del st.query_params["file"]
+    elif not chosen and named and shelf.named(named) is None and not shelf.unread:
+        st.warning(f"{plain(named)} is gone from the models folder.")
     return chosen
 
 

@@ -89,6 +89,7 @@ def _with_controls(shelf: Shelf, folders) -> Any:
     with left:
         method = choose_method()
         models = choose_models(method, shelf, choices)
+        choices.say_proposed()
         values = choose_parameters(method, models)
         subject = Subject.of_blocks(models[0]) if models else None
         family = subject.record if subject else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ..choices import Choices
 from ..diagram import unet_diagram
 from ..page import Page, Scene
 from ..search_runs import RUNS_VARIABLE, Found, changed_at, find_runs, overview_of
@@ -44,8 +45,10 @@ def show() -> None:
         return
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     by_name = {run.name: run for run in runs}
-    name = left.selectbox("Search", list(by_name), format_func=printable, key="run", bind="query-params")
-    if name not in by_name:
+    choices = Choices(lambda name: "" if name in by_name else "is gone; choose another, or put it back")
+    name = choices.one("Search", list(by_name), "run", proposal=runs[0].name, where=left, bind="query-params")
+    choices.stop_if_gone()
+    if name is None:
         return
     follow = right.toggle(
         "Follow it while it runs", value=True, help=f"Looks every {_EVERY:g} s whether there is more."

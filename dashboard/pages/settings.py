@@ -11,7 +11,7 @@ from ..demo import DEMO
 from ..folders import FolderError, choose_folders, current_folders, given_folders
 from ..page import Page, Scene
 from ..records import cache_folder, state_folder
-from ..wording import plain
+from ..wording import plain, printable
 
 # Where other programs keep checkpoints, below the user's home; offered when they are there.
 _USUAL = (
@@ -35,12 +35,12 @@ def show() -> None:
         st.error(plain(error))
         folders = None
     if folders:
-        st.text(f"Models: {folders.models}\nOutput: {folders.output}")
+        st.text(printable(f"Models: {folders.models}\nOutput: {folders.output}"))
         st.caption("Checkpoints are read in the models folder and its sub-folders, and merges are written into the output folder. "
                    "The app touches nothing else.")  # fmt: skip
     choose_here()
     st.subheader("Kept on disk")
-    st.text(f"Jobs and settings: {state_folder()}\nIndexes, scans and comparisons: {cache_folder()}")
+    st.text(printable(f"Jobs and settings: {state_folder()}\nIndexes, scans and comparisons: {cache_folder()}"))
     st.caption("Both can be deleted at any time; what is in the second one is computed again.")
     st.subheader("Appearance")
     st.caption("Light or dark follows your system. The menu at the top right has the other one, under Settings.")
@@ -77,7 +77,7 @@ def choose_here() -> None:
         )  # fmt: skip
         fixed_output = given_folders()[1]
         output = st.text_input(
-            "Output folder", placeholder=fixed_output or "the models folder", key="output folder",
+            "Output folder", placeholder=printable(fixed_output or "the models folder"), key="output folder",
             disabled=fixed_output is not None,
             help="Where merges are written." + (" It was set when the app was started." if fixed_output else ""),
         )  # fmt: skip

@@ -8,16 +8,18 @@ from typing import Any
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ..choices import Choices, why_not
 from ..diagram import unet_diagram
-from ..library import Entry
+from ..library import Entry, Shelf
 from ..measure_view import offer
 from ..measuring import TRACE, identity_for, kept
 from ..page import Page, Scene
 from ..shell import link_to, require_folders, shelf_of
 from ..subject import Subject, draw_subject, svg_of
-from ..subject_view import HEIGHT, choose_entry, say
+from ..subject_view import HEIGHT, say
 from ..wording import plain, printable, size
 
+_NONE = "none"
 # Candidates in order of their colour; more than these share grey.
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#ff9da7", "#9c755f")
 _OTHERS = "#9aa3ad"
@@ -36,12 +38,13 @@ def show() -> None:
     """Draw the page."""
     st.title("Where from")
     folders = require_folders()
-    models = shelf_of(folders).models
+    shelf = shelf_of(folders)
+    models = shelf.models
     if len(models) < 2:
         st.info("Tracing takes a merge and a model that it may be made of. Add some, or make the demo checkpoints.")
         link_to("library", "To the library")
         return
-    merged, among, base = _choose(models)
+    merged, among, base = _choose(shelf)
     if merged is None or not among:
         st.info("Choose at least one model that the merge may be made of.")
         return
@@ -65,21 +68,31 @@ PAGE = Page(
 )
 
 
-def _choose(models: tuple[Entry, ...]) -> tuple[Entry | None, list[Entry], Entry | None]:
+def _choose(shelf: Shelf) -> tuple[Entry | None, list[Entry], Entry | None]:
     one, two, three = st.columns([2, 3, 2])
-    first = next((i for i, entry in enumerate(models) if entry.merged), 0)
-    merged = choose_entry("The merge", models, "merged", where=one, index=first)
-    others = [entry for entry in models if merged and entry != merged and entry.family in (merged.family, None)]
+    choices, models, bound = Choices(why_not(shelf)), shelf.models, {"bind": "query-params"}
+    first = next((entry for entry in models if entry.merged), models[0])
+    merged = shelf.named(
+        choices.one("The merge", [e.name for e in models], "merged", proposal=first.name, where=one, **bound)
+    )
+    if merged is None:
+        choices.stop_if_gone()
+        return None, [], None
+    others = [entry for entry in models if entry != merged and entry.family in (merged.family, None)]
+    unfit = f"cannot be a part of {merged.name} ({merged.architecture}); choose another"
     likely = [entry.name for entry in others if not entry.merged and entry.model in (merged.model, None)]
-    names = two.multiselect(
-        "May be made of", [entry.name for entry in others], default=likely,
-        key=f"among {merged.name if merged else ''}", help="List whatever it could be made of: what it is not gets a share of 0.",
+    names = choices.many(
+        "May be made of", [entry.name for entry in others], f"among {merged.name}", proposal=likely, unfit=unfit, where=two,
+        help="List whatever it could be made of: what it is not gets a share of 0.",
     )  # fmt: skip
-    base = choose_entry(
-        "Common base", [entry for entry in others if entry.name not in names], "trace base", optional="none", where=three,
+    free = [entry.name for entry in others if entry.name not in names]
+    base = choices.one(
+        "Common base", [_NONE, *free], "trace base", usual=_NONE, where=three, **bound,
+        unfit="is among the candidates, or cannot be one; choose another",
         help="What the candidates were tuned from, if it is not among them; it is one more candidate.",
     )  # fmt: skip
-    return merged, [entry for entry in others if entry.name in names], base
+    choices.stop_if_gone()
+    return merged, [entry for entry in others if entry.name in names], shelf.named(base)
 
 
 def _result(merged: Entry, report: dict[str, Any]) -> None:
