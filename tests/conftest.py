@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 # Tests run in as many processes as there are cores; torch's own threads on top would wait for one another. Before it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Bytecode is kept even where nobody else keeps any: each process that a test starts would compile the whole package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
 import torch
@@ -48,6 +52,18 @@ def _the_disk_need_not_keep_up():
     """Files of tests need not outlast a power cut; waiting for the disk was a twelfth of the whole time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def one_look_for_components():
+    """Each page that a test opens has Streamlit look through all installed packages, which takes longer than the page itself."""
+    from functools import cache
+
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
         yield
 
 

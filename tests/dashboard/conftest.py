@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from functools import cache
 from pathlib import Path
 
 import pytest
-from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from unetscope.checkpoints.demo import write_demo
@@ -16,20 +14,12 @@ from unetscope.merge import Recipe, merge
 
 
 @pytest.fixture(autouse=True)
-def _own_state(tmp_path, monkeypatch):
+def _own_state(tmp_path, monkeypatch, one_look_for_components):
     """No test sees or changes the user's settings and jobs; and on a busy machine a page reads the whole folder, too."""
     monkeypatch.setattr(shell, "READ_SECONDS", 3600.0)
     monkeypatch.setenv("UNETSCOPE_STATE", str(tmp_path / "state"))
     for name in ("UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_look_for_components():
-    """Each page that a test opens has Streamlit look through all installed packages, which takes longer than the page itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def run(capsys) -> Callable[..., str]:
 
 
 @pytest.fixture
-def open_page(tmp_path, monkeypatch) -> Callable[..., AppTest]:
+def open_page(tmp_path, monkeypatch, one_look_for_components) -> Callable[..., AppTest]:
     """Opens a page of the app on a folder: `open_page("library", folder, file="a.safetensors")`; jobs are queued and wait."""
     monkeypatch.setattr(shell, "READ_SECONDS", 3600.0)
     monkeypatch.setattr("unetscope.dashboard.jobs.start_worker", lambda lane, force=False: None)
