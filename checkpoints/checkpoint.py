@@ -81,7 +81,8 @@ class Checkpoint:
         tensors: key in single-file naming -> `TensorInfo`, in the order of the file.
         metadata: the header's strings (safetensors), or what a pickle holds beside its tensors, as strings.
         architecture: what the keys and ranks say it is.
-        prediction: `epsilon`, `v`, `edm`, or None when nothing says.
+        prediction: `epsilon`, `v`, `edm`, `flow`, or None when nothing says.
+        noise: of what noise, where that is not the usual schedule: `zero terminal SNR`, `continuous noise levels (EDM)`, or empty.
         prediction_from: what said so (`key v_pred`, `sidecar x.yaml`, ...), empty when nothing did.
         notes: what was noticed while opening (renamed keys, tensors that one layout lacks...), in sentences.
         size: bytes on disk.
@@ -94,6 +95,7 @@ class Checkpoint:
     metadata: dict[str, str]
     architecture: Architecture
     prediction: str | None = None
+    noise: str = ""
     prediction_from: str = ""
     notes: list[str] = field(default_factory=list)
     size: int = 0

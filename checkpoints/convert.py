@@ -16,6 +16,7 @@ from .diffusers_output import FolderPlan
 from .dtypes import I64, DType, dtype_named
 from .errors import CheckpointError, OutputError
 from .families import Family
+from .families.parts.schedule import CONTINUOUS, is_marker
 from .formats import FORMATS, is_model_name
 from .opening import open_checkpoint
 from .output import check_target
@@ -211,6 +212,10 @@ class _Conversion:
         """Write one .safetensors file."""
         if self._checkpoint.family.keeps_names:
             tensors = {stored.name: stored for stored in tensors.values()}
+        if self._checkpoint.noise == CONTINUOUS and not any(map(is_marker, tensors)):
+            self.report.notes.append(
+                f"it was trained on {CONTINUOUS} ({self._checkpoint.prediction_from}), which nothing in a single file of it says"
+            )
         outgoing = self._outgoing(tensors, "")
         size = sum(t.nbytes for t in outgoing)
         self._write(self._target, outgoing, _metadata(self._checkpoint), how.run(0, size), how.overwrite)

@@ -19,6 +19,7 @@ from .dtypes import F32
 from .errors import CheckpointError
 from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
+from .families.parts.schedule import CONTINUOUS, ZERO_SNR, is_marker
 from .naming import DiffusersTranslation, to_diffusers
 from .output import replace_file
 from .tensors import Shape, StoredTensor
@@ -94,9 +95,10 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
         raise CheckpointError(
             f"{checkpoint.path}: its {family.core_title} has an unusual number of input channels; no diffusers pipeline runs it"
         )
-    if checkpoint.prediction == "edm":
+    if checkpoint.noise == CONTINUOUS or checkpoint.prediction not in (None, "epsilon", "v"):
+        kind = "an EDM" if checkpoint.noise == CONTINUOUS else f"a {checkpoint.prediction}"
         raise CheckpointError(
-            f"{checkpoint.path}: is an EDM model ({checkpoint.prediction_from}); diffusers' configuration of those is not written"
+            f"{checkpoint.path}: is {kind} model ({checkpoint.prediction_from}); diffusers' configuration of those is not written"
         )
     translation = to_diffusers(tensors, family)
     widths = _check(checkpoint, family, translation)
@@ -104,13 +106,14 @@ def plan_folder(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
     prediction, notes = _prediction(checkpoint, family)
     return FolderPlan(
         files=files,
-        unplaced=tuple(translation.unplaced),
+        # The scheduler's configuration says what the markers do.
+        unplaced=tuple(key for key in translation.unplaced if not is_marker(key)),
         notes=(*notes, *_lacking(family, architecture, set(translation.components))),
         family=family,
         widths=widths,
         architecture=architecture,
         prediction=prediction,
-        zero_snr="ztsnr" in checkpoint,
+        zero_snr=checkpoint.noise == ZERO_SNR,
     )
 
 

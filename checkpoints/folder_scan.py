@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .errors import CheckpointError
 from .formats import is_model_folder, is_scanned_name
+from .wording import unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +79,4 @@ def _file(path: Path, problems: list[str]) -> Iterator[Found]:
             return
         yield Found(path, path.resolve(), found.st_size, found.st_mtime)
     except (OSError, RuntimeError) as error:  # a broken link, a link to itself
-        problems.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+        problems.append(f"{path}: cannot be read ({unreadable(error)})")

@@ -72,7 +72,8 @@ class Inspection:
         format: `safetensors`, `ckpt` or `diffusers`.
         size: bytes on disk.
         architecture: family, variant, parts, and one line for people.
-        prediction: `epsilon`, `v`, `edm`, or None where nothing says; `prediction_from` is what said so.
+        prediction: `epsilon`, `v`, `edm`, `flow`, or None where nothing says; `prediction_from` is what said so.
+        noise: of what noise, where that is not the usual schedule.
         total: everything in the file.
         dtypes: dtype -> how much is stored as it, the largest part first.
         components: `unet`, `clip_l`, `vae`, `ema`, `other`... -> how much there is.
@@ -113,12 +114,20 @@ class Inspection:
     notes: tuple[str, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
     tensors: tuple[Listed, ...] = ()
+    noise: str = ""
+
+    @property
+    def predicts(self) -> str:
+        """What it predicts, of what noise, and what says so: `v, zero terminal SNR (keys v_pred, ztsnr)`; empty for nothing."""
+        told = ", ".join(filter(None, (self.prediction, self.noise)))
+        return f"{told} ({self.prediction_from})" if told else ""
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries, lists, strings and numbers, ready for JSON; nothing is shortened."""
         architecture = asdict(self.architecture) | {
             "prediction": self.prediction,
             "prediction_from": self.prediction_from,
+            "noise": self.noise,
         }
         return {
             "path": str(self.path),
@@ -171,6 +180,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         architecture=architecture,
         prediction=checkpoint.prediction,
         prediction_from=checkpoint.prediction_from,
+        noise=checkpoint.noise,
         total=Amount.of(tensors),
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1].bytes)),
         components={name: components[name] for name in components_in_order(components)},

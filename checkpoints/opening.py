@@ -7,10 +7,12 @@ from pathlib import Path
 
 from .architecture import Architecture, reader_of, recognise, unknown_model
 from .checkpoint import Checkpoint, TensorInfo
+from .dtypes import F32
 from .encodings.sorting import Stored, refuse_undecoded, sort_out, together
 from .errors import CheckpointError
 from .families import Family
 from .families.any import any_family
+from .families.parts.schedule import marks, said_by_markers, said_by_word
 from .formats import Contents, is_folder, read_file, read_model
 from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
@@ -39,14 +41,16 @@ def open_checkpoint(path: Path | str, *, to_look: bool = False) -> Checkpoint:
     if not to_look:
         refuse_undecoded(path, stored)
     translation.notes = [*contents.notes, *translation.notes]
-    if form.folder:
-        prediction, said_by, raw_names = contents.prediction, contents.prediction_from, ()
-    else:
-        prediction, said_by = _prediction(path, translation.tensors, metadata)
-        raw_names = [tensor.name for tensor in contents.tensors]
+    raw_names = () if form.folder else [tensor.name for tensor in contents.tensors]
     size = contents.size or path.stat().st_size
-    opened = _checkpoint(path, form.id, translation, metadata, prediction, said_by, raw_names, size)
+    opened = _checkpoint(path, form.id, translation, metadata, raw_names, size)
     opened.stored = stored
+    if form.folder:
+        opened.prediction, opened.noise = contents.prediction, contents.noise
+        opened.prediction_from = contents.prediction_from
+        opened.tensors |= _marks(opened)
+    else:
+        opened.prediction, opened.noise, opened.prediction_from = _prediction(path, translation.tensors, metadata)
     return opened
 
 
@@ -86,7 +90,7 @@ def _as_numbers(contents: Contents) -> tuple[Translation, dict[str, str], tuple[
     return translation, metadata, together(stored)
 
 
-def _checkpoint(path, form, translation: Translation, metadata, prediction, said_by, raw_names, size) -> Checkpoint:
+def _checkpoint(path, form, translation: Translation, metadata, raw_names, size) -> Checkpoint:
     for names, what in (
         (translation.unknown, "have no known place"),
         (translation.dropped, "carry nothing and are left out"),
@@ -105,8 +109,6 @@ def _checkpoint(path, form, translation: Translation, metadata, prediction, said
         tensors=tensors,
         metadata=metadata,
         architecture=architecture,
-        prediction=prediction,
-        prediction_from=said_by,
         notes=translation.notes,
         size=size,
     )
@@ -144,19 +146,34 @@ def _of_lora(
     return guessed if family == guessed.family else guessed.for_family(family)
 
 
-def _prediction(path: Path, keys, metadata: dict[str, str]) -> tuple[str | None, str]:
-    """What the model predicts and what says so: marker keys, then metadata, then a .yaml beside the file."""
-    for marker, kind in (("v_pred", "v"), ("edm_vpred.sigma_max", "v"), ("edm_mean", "edm")):
-        if marker in keys:
-            return kind, f"key {marker}"
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    if said in ("v", "v_prediction", "epsilon"):
-        return ("epsilon" if said == "epsilon" else "v"), "metadata modelspec.prediction_type"
+def _prediction(path: Path, keys, metadata: dict[str, str]) -> tuple[str | None, str, str]:
+    """What the model predicts, of what noise, and what says so: marker keys, then metadata, then a .yaml beside the file."""
+    prediction, noise, marked = said_by_markers(keys)
+    said_by = f"key{'s' * (len(marked) > 1)} {', '.join(marked)}" if marked else ""
+    if prediction is not None:
+        return prediction, noise, said_by
+    for name in ("modelspec.prediction_type", "modelspec.predict_key"):  # the second is ComfyUI's word for it
+        if said := said_by_word(metadata.get(name)):
+            return said, noise, f"metadata {name}"
     if metadata.get("modelspec.architecture", "").endswith("-v"):
-        return "v", "metadata modelspec.architecture"
+        return "v", noise, "metadata modelspec.architecture"
     sidecar = path.with_suffix(".yaml")
     kind = _sidecar_prediction(sidecar) if sidecar.is_file() else None
-    return (kind, f"sidecar {sidecar.name}") if kind else (None, "")
+    return (kind, noise, f"sidecar {sidecar.name}") if kind else (None, noise, said_by)
+
+
+def _marks(folder: Checkpoint) -> dict[str, TensorInfo]:
+    """What a folder's scheduler says, as a single file says it: empty tensors whose names tell.
+
+    Where a file without a mark may predict either, its family's files are told by other signs, and get no such key.
+    """
+    usual = folder.family.predicts
+    if usual is None or folder.family.core not in folder.components:
+        return {}
+    said = None if folder.prediction == usual else folder.prediction
+    said_by = folder.path / folder.prediction_from
+    empty = [StoredTensor.at(key, F32, (0,), said_by, 0) for key in marks(said, folder.noise)]
+    return {stored.name: TensorInfo(stored.name, stored, folder.family) for stored in empty}
 
 
 def _sidecar_prediction(path: Path) -> str | None:
@@ -168,4 +185,4 @@ def _sidecar_prediction(path: Path) -> str | None:
         said = config["model"]["params"].get("parameterization")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return {"v": "v", "eps": "epsilon"}.get(said) if isinstance(said, str) else None
+    return said_by_word(said)

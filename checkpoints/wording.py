@@ -1,4 +1,4 @@
-"""How counts and sizes are said: one tensor, two tensors, 2.13 GB; and names of files that are not UTF-8."""
+"""How counts and sizes are said (two tensors, 2.13 GB), names of files that are not UTF-8, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -48,3 +48,11 @@ def existing(path: Path) -> Path:
         return path
     text = _WRITTEN.sub(lambda m: chr(int(m[1][1:], 16) if m[1][0] == "u" else 0xDC00 + int(m[1], 16)), str(path))
     return Path(text) if os.path.lexists(text) else path
+
+
+def unreadable(error: Exception) -> str:
+    """Why a file cannot be read, for people: what the system says, or that it is a link to what is not there."""
+    name = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and os.path.islink(name):
+        return f"it is a link to {os.readlink(name)}, which is not there"
+    return getattr(error, "strerror", None) or str(error)

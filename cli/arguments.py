@@ -83,13 +83,13 @@ def expand(paths: list[str]) -> list[Path]:
 def _listed(name: str) -> list[Path]:
     """The files that a list names; blank lines and lines that begin with # are left out."""
     from ..checkpoints.errors import CheckpointError
+    from ..checkpoints.wording import unreadable
 
     try:
         # Windows' editors begin a file with a mark that is no part of the first name.
         lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{name}: the list of files cannot be read ({reason})") from None
+        raise CheckpointError(f"{name}: the list of files cannot be read ({unreadable(error)})") from None
     out: list[Path] = []
     for line in (line.strip() for line in lines):
         if line.startswith("@"):

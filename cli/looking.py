@@ -43,9 +43,8 @@ def inspect(
 
 def _show(found: Inspection) -> None:
     say(f"{found.path.name}: {found.architecture.name}")
-    predicts = f"{found.prediction} ({found.prediction_from})" if found.prediction else "not marked"
     of_a_model = found.architecture.what in ("checkpoint", "component")
-    about = f"; prediction type: {predicts}" if of_a_model else ""
+    about = f"; prediction type: {found.predicts or 'not marked'}" if of_a_model else ""
     say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters{about}")
     show_table("Components", *_rows("component", found.components, found.total.bytes))
     if len(found.labels) > len(found.components):

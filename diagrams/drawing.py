@@ -12,7 +12,7 @@ from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import Family, family_of, is_text, known_labels
 from . import text as texts
-from .architectures import DrawingError, family_named
+from .architectures import DrawingError, drawn_families, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph
 from .component_level import component_dot, draw_component
 from .dot import dot_source
@@ -98,15 +98,22 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
     """
     if isinstance(architecture, str):
         return Subject(_published(family_of(family_named(architecture))), None)
-    family, name = architecture.architecture.family, Path(architecture.path).name
+    found, name = architecture.architecture, Path(architecture.path).name
+    family, what = found.family, found.name or "nothing known"
+    if found.what not in ("checkpoint", "component"):
+        instead = f", or {family} for its architecture" if family in drawn_families() else ""
+        raise DrawingError(
+            f"{texts.plain(name)} ({what}): a diagram shows a model; draw the one that it is for{instead}"
+        )
     if family is None:
-        what = architecture.architecture.name or "nothing known"
-        raise DrawingError(f"{texts.plain(name)}: is {what}; diagrams need a model")
+        raise DrawingError(f"{texts.plain(name)}: is {what}; name the architecture: {', '.join(drawn_families())}")
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
     record = architecture.family
     if needs_unet and not any(key.startswith(record.prefix) for key in tensors):
+        parts = [c.part.label for c in record.components if c.id in found.parts]
         raise DrawingError(
-            f"{texts.plain(name)}: has no {record.core_title}; draw one of its parts with block={record.text_encoders[0]!r}"
+            f"{texts.plain(name)}: has no {record.core_title} (it is {what}); draw a part that it has at level layer: "
+            f"block {' or '.join(parts)}"
         )
     if not record.traced:
         return Subject(chain_graph(record, tensors, name), tensors)

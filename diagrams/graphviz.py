@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
 
 from .architectures import DrawingError
 from .svg import Point
@@ -52,11 +51,22 @@ def run_dot(source: str, output: str = "json") -> str:
         DrawingError: no `dot` was found, or it refused the source.
     """
     dot = find_dot()
-    done = subprocess.run([dot, "-Kdot", f"-T{output}"], input=source.encode(), capture_output=True, check=False)
+    try:
+        done = subprocess.run([dot, "-Kdot", f"-T{output}"], input=source.encode(), capture_output=True, check=False)
+    except OSError as error:
+        raise DrawingError(f"{dot}: cannot be run ({error.strerror or error}); {_named(dot)}") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[:1]
-        raise DrawingError(f"{Path(dot).name} failed to lay out the diagram: {' '.join(reason) or 'no message'}")
-    return done.stdout.decode("utf-8")
+        raise DrawingError(f"{dot}: failed to lay out the diagram ({' '.join(reason) or 'no message'}); {_named(dot)}")
+    if not done.stdout.strip():
+        raise DrawingError(f"{dot}: answered nothing, as no Graphviz does; {_named(dot)}")
+    return done.stdout.decode("utf-8", errors="replace")
+
+
+def _named(dot: str) -> str:
+    """Where the path of a `dot` comes from, and what to do."""
+    named = os.environ.get(VARIABLE)
+    return f"{VARIABLE} names it: set it to Graphviz's dot or remove it" if named else "install Graphviz again"
 
 
 @dataclass(frozen=True)
@@ -90,11 +100,15 @@ def lay_out(graphs: list[tuple[dict[str, Point], list[tuple[str, str]], str]]) -
         sources.append("\n".join([*lines, "}"]))
     answer, decoder, placed = run_dot("\n".join(sources)), json.JSONDecoder(), []
     at = 0
-    for nodes, edges, _ in graphs:
-        while answer[at].isspace():
-            at += 1
-        data, at = decoder.raw_decode(answer, at)
-        placed.append(_placed(data, nodes, edges))
+    try:
+        for nodes, edges, _ in graphs:
+            while answer[at].isspace():
+                at += 1
+            data, at = decoder.raw_decode(answer, at)
+            placed.append(_placed(data, nodes, edges))
+    except (ValueError, LookupError, TypeError):
+        dot = find_dot()
+        raise DrawingError(f"{dot}: does not answer as Graphviz does; {_named(dot)}") from None
     return placed
 
 

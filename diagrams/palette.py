@@ -86,7 +86,9 @@ def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise DrawingError(f"the value range {low:g} to {high:g} is empty; give the lower end first")
         if kind == "log" and low <= 0:
-            raise DrawingError(f"a log scale cannot begin at {low:g}; give a positive lower end or take scale='linear'")
+            raise DrawingError(
+                f"a log scale cannot begin at {low:g}; give a positive lower end, or take the linear scale"
+            )
         return Scale(kind, low, high)
     finite = [v for v in values if math.isfinite(v)]
     if kind == "log":

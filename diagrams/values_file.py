@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+from ..checkpoints.wording import unreadable
 from .architectures import DrawingError
 
 # Columns that may name a box, the first of them that is there.
@@ -28,7 +29,7 @@ def read_values(path: str | Path, column: str | None = None) -> dict[str, float 
         text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else _table(text)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise DrawingError(f"{path}: cannot be read as a table of values: {error}") from None
+        raise DrawingError(f"{path}: cannot be read as a table of values ({unreadable(error)})") from None
     if isinstance(rows, dict):
         return {str(name): _number(path, name, value) for name, value in rows.items()}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):

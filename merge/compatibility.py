@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from ..checkpoints import Checkpoint
+from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.families import FAMILIES, Family
-from ..checkpoints.families.parts.schedule import CONTINUOUS_MARKERS
+from ..checkpoints.families.parts.schedule import CONTINUOUS
 from ..checkpoints.tensors import Shape
 from .errors import MergeError
+
+# A marker's value is a number, or one for each latent channel.
+_MARKER_BYTES = 1024
 
 
 def denoiser(checkpoints: Iterable[Checkpoint]) -> str:
@@ -47,52 +54,116 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     return checkpoints[0].family if family is None else checkpoints[names.index(said_by)].family
 
 
-def check_predictions(
-    checkpoints: Sequence[Checkpoint], names: Sequence[str], mix: bool
-) -> tuple[str | None, list[str]]:
+@dataclass(frozen=True, slots=True)
+class PredictionNote:
+    """What is to be said of models that predict. `code`: `prediction`, `noise` or `levels` (they differ), `unmarked`."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a merged denoiser predicts.
+
+    Attributes:
+        kind: `epsilon`, `v`..., None where nothing says.
+        marked_by: the index of the model whose marker keys are the result's, None where none has any.
+        notes: what to warn of.
+    """
+
+    kind: str | None
+    marked_by: int | None
+    notes: tuple[PredictionNote, ...] = ()
+
+
+def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], mix: bool) -> Predictions:
     """What the result predicts, and what to warn of, from the models that its UNET is made of.
 
-    That is what the first of them says; an SD2 file that says nothing follows the others when they agree.
+    That is what the first of them says; an SD2 file that says nothing follows the others when they agree. Its marker keys are those
+    of the first model that has some and predicts the same: of an input that says so by other means no file would tell it any more.
 
     SD1 and SDXL files without a mark predict epsilon; an SD2 file without one may be either.
 
     Raises:
         MergeError: they predict differently and `mix` is not set.
     """
-    kinds: dict[str, list[str]] = {}
-    for checkpoint, name in zip(checkpoints, names, strict=True):
-        if not has_denoiser(checkpoint):
+    named = {i: names[i] for i, checkpoint in enumerate(checkpoints) if has_denoiser(checkpoint)}
+    if not named:
+        return Predictions(None, None)
+    kinds, noises, silent = {}, {}, []
+    for i, name in named.items():
+        kind = checkpoints[i].prediction or checkpoints[i].family.predicts
+        if kind is None:
+            silent.append(name)
             continue
-        unmarked = checkpoint.family.predicts or "unmarked"
-        kinds.setdefault(checkpoint.prediction or unmarked, []).append(name)
-    unmarked = kinds.pop("unmarked", [])
-    schedules = _schedules(checkpoints, names)
-    told = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in kinds.items())
+        kinds.setdefault(kind, []).append(name)
+        noises.setdefault(checkpoints[i].noise or "the usual steps", []).append(name)
     if len(kinds) > 1 and not mix:
         raise MergeError(
-            f"the models predict differently ({told}): their merge would predict neither; leave one kind out, or set "
+            f"the models predict differently ({_by_kind(kinds)}): their merge would predict neither; leave one kind out, or set "
             "output.mix_predictions (--mix-predictions) if you mean it"
         )
-    notes = [f"the models predict differently ({told})"] if len(kinds) > 1 else []
-    if len(schedules) > 1 and len(kinds) == 1:
-        said = "; ".join(f"{', '.join(models)}: {kind}" for kind, models in schedules.items())
-        notes.append(f"the models were trained on different noise schedules ({said}): their merge fits neither")
-    if unmarked and kinds:
-        notes.append(f"nothing says what {', '.join(unmarked)} predicts; the others: {told}")
-    first = next((c for c in checkpoints if has_denoiser(c)), None)
-    if first is not None and first.prediction is None and first.family.predicts is None and len(kinds) == 1:
-        return next(iter(kinds)), notes
-    return first.prediction if first is not None else None, notes
+    owner = checkpoints[min(named)]
+    kind = owner.prediction
+    if kind is None and owner.family.predicts is None and len(kinds) == 1:
+        kind = next(iter(kinds))
+    marked_by = _marked_by(checkpoints, list(named), kind)
+    notes = []
+    if len(kinds) > 1:
+        notes.append(PredictionNote("prediction", f"the models predict differently ({_by_kind(kinds)})"))
+    if len(noises) > 1:
+        of = f"; it is marked as {named[marked_by]} is" if marked_by is not None else ""
+        text = (
+            f"the models were trained on different noise schedules ({_by_kind(noises)}): their merge fits neither{of}"
+        )
+        notes.append(PredictionNote("noise", text))
+    if owner.noise and marked_by is None:
+        text = f"{named[min(named)]} was trained on {owner.noise}, which no key says: the result has no mark of it"
+        notes.append(PredictionNote("unmarked", text))
+    if silent and kinds:
+        notes.append(
+            PredictionNote("unmarked", f"nothing says what {', '.join(silent)} predicts; the others: {_by_kind(kinds)}")
+        )
+    return Predictions(kind, marked_by, (*notes, *_levels(checkpoints, named, marked_by)))
 
 
-def _schedules(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> dict[str, list[str]]:
-    """Noise schedule, as marker keys tell it -> the models that are trained on it."""
-    found: dict[str, list[str]] = {}
-    for checkpoint, name in zip(checkpoints, names, strict=True):
-        if has_denoiser(checkpoint):
-            continuous = any(marker in checkpoint for marker in CONTINUOUS_MARKERS)
-            found.setdefault("continuous noise levels (EDM)" if continuous else "discrete steps", []).append(name)
-    return found
+def _marked_by(checkpoints: Sequence[Checkpoint], named: Sequence[int], kind: str | None) -> int | None:
+    """The model whose marker keys say what the result predicts.
+
+    The first where it has any, else one that predicts the same of the same noise, or at least of noise in steps.
+    """
+    first = checkpoints[named[0]]
+    marked = [i for i in named if _markers(checkpoints[i])]
+    if named[0] in marked or kind is None:
+        return named[0] if named[0] in marked else None
+    alike = [i for i in marked if checkpoints[i].prediction == kind]
+    same = [i for i in alike if checkpoints[i].noise == first.noise]
+    return next(iter([*same, *(i for i in alike if checkpoints[i].noise != CONTINUOUS)]), None)
+
+
+def _by_kind(kinds: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{', '.join(models)}: {kind}" for kind, models in kinds.items())
+
+
+def _markers(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+    return {key: info for key, info in checkpoint.tensors.items() if info.component == "marker"}
+
+
+def _levels(
+    checkpoints: Sequence[Checkpoint], named: Mapping[int, str], marked_by: int | None
+) -> Iterator[PredictionNote]:
+    """Markers whose values differ, as the largest noise level of EDM models may."""
+    if marked_by is None:
+        return
+    for key, info in _markers(checkpoints[marked_by]).items():
+        if not info.elements or info.nbytes > _MARKER_BYTES:
+            continue
+        mine = checkpoints[marked_by].numpy(key)
+        for i, name in named.items():
+            if key in checkpoints[i] and not np.array_equal(checkpoints[i].numpy(key), mine):
+                text = f"{key} of {name} is not that of {named[marked_by]}, which the result has"
+                yield PredictionNote("levels", text)
 
 
 def has_denoiser(checkpoint: Checkpoint) -> bool:

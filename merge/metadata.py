@@ -64,7 +64,7 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
         del out["modelspec.title"]
     if not out["modelspec.architecture"]:
         del out["modelspec.architecture"]
-    if plan.prediction in ("v", "epsilon"):
+    if plan.prediction:
         out["modelspec.prediction_type"] = plan.prediction
     if reproducible:
         out = {k: v for k, v in out.items() if k not in VARIABLE_FIELDS}

@@ -138,10 +138,12 @@ class Planner:
                     f"{self.names[i]} ({self.checkpoints[i].path}): has its UNET as EMA weights only, which are not merged; apply "
                     "exchange_ema to it first, which makes them its UNET"
                 )
-        self.prediction, notes = check_predictions(
+        found = check_predictions(
             [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
         )
-        self.warnings += notes
+        self.prediction = found.kind
+        self.marked_by = None if found.marked_by is None else unets[found.marked_by]
+        self.warnings += [note.text for note in found.notes]
         self._check_loras(self.family)
         if "text_encoders" in self.recipe.components and not self.family.text_encoders:
             raise MergeError(
@@ -298,12 +300,14 @@ class Planner:
         return TensorPlan(key, out, shape, form, found, place, name, widened=widened)
 
     def _beside(self) -> Iterator[TensorPlan]:
-        """What stands beside the blocks of the models that the UNET comes from: the first one's schedule and markers, and what may
-        be trained; EMA copies and what training left are not in the result."""
+        """What stands beside the blocks of the models that the UNET comes from: the first one's schedule, the markers of the one
+        that says of what noise they predict, and what may be trained; EMA copies and what training left are not in the result."""
         source, models = self.source(self.family.core)[0], self._denoisers()
-        for key, info in self.checkpoints[models[0]].tensors.items():
-            if info.component in BUFFERS and info.component not in TRAINED:
-                yield self._tensor(key, Form.of(Model(models[0])), models[:1], None)
+        for i in dict.fromkeys((models[0], *(() if self.marked_by is None else (self.marked_by,)))):
+            for key, info in self.checkpoints[i].tensors.items():
+                kept = info.component in BUFFERS and info.component not in TRAINED
+                if kept if i == models[0] else info.component == "marker":
+                    yield self._tensor(key, Form.of(Model(i)), [i], None)
         for component in TRAINED:
             held = (info for i in models for info in self.checkpoints[i].tensors.values())
             for key in dict.fromkeys(info.key for info in held if info.component == component):

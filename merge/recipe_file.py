@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.wording import unreadable
 from ..checkpoints.yaml_text import plain_from_yaml
 from .errors import RecipeError
 
@@ -23,7 +24,7 @@ def read_yaml(path: Path) -> Any:
             raise RecipeError(f"{path}: has more than {_MOST_BYTES:,} bytes: this is no recipe")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
     return parse_yaml(text, str(path))
 
 

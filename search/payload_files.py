@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.wording import unreadable
 from ..merge.recipe_file import parse_yaml
 from .errors import SearchError
 
@@ -44,7 +45,7 @@ def payload_files(at: Path, where: str) -> list[Path]:
             raise SearchError(f"{where}: there is no {at}; name a file or a folder of payloads")
         files = sorted(f for f in at.rglob("*") if _is_payload(f.relative_to(at)))
     except (OSError, ValueError) as error:  # a folder that may not be read or vanishes, a null character
-        raise SearchError(f"{where}: {at}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise SearchError(f"{where}: {at}: cannot be read ({unreadable(error)})") from None
     if not files:
         raise SearchError(f"{at}: holds no payload; put {', '.join(_SUFFIXES)} files there")
     return files
@@ -68,7 +69,7 @@ def parsed(file: Path) -> Any:
             raise SearchError(f"{file}: has more than {_MOST_BYTES:,} bytes: this is no payload")
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise SearchError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise SearchError(f"{file}: cannot be read ({unreadable(error)})") from None
     try:
         if kind == ".json":
             return json.loads(text)

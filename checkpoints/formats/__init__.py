@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutputError
 from ..registry import Registry, RegistryError
+from ..wording import unreadable
 
 if TYPE_CHECKING:
     from ..tensors import StoredTensor
@@ -32,7 +33,8 @@ class Contents:
         tensors: under the container's own names, in its order. Empty where there are `components`.
         metadata: its strings.
         components: `unet`, `vae`, `text_encoder`... -> tensors, of a container that keeps the parts of a model apart.
-        prediction: `epsilon`, `v`, `edm` where the container itself says what the model predicts, None where it does not.
+        prediction: `epsilon`, `v`, `edm`, `flow` where the container itself says what the model predicts, None where it does not.
+        noise: of what noise, where that is not the usual schedule (`families.parts.schedule`).
         prediction_from: what says so, for people.
         notes: what was noticed, in sentences.
         size: bytes on disk; 0 for the size of the file.
@@ -42,6 +44,7 @@ class Contents:
     metadata: dict[str, str] = field(default_factory=dict)
     components: Mapping[str, list[StoredTensor]] = field(default_factory=dict)
     prediction: str | None = None
+    noise: str = ""
     prediction_from: str = ""
     notes: tuple[str, ...] = ()
     size: int = 0
@@ -200,10 +203,12 @@ def is_folder(path: Path) -> bool:
     """
     try:
         kind = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if os.path.islink(path):
+            raise CheckpointError(f"{path}: {unreadable(error)}; put the model there, or name another file") from None
         raise CheckpointError(f"{path}: no such file or folder; check the name") from None
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a null character
-        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({unreadable(error)})") from None
     if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
         raise CheckpointError(f"{path}: is neither a file nor a folder")
     return stat.S_ISDIR(kind)
@@ -215,4 +220,4 @@ def _head(path: Path) -> tuple[bytes, int]:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({unreadable(error)})") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_word
 from ..tensors import StoredTensor
 from . import Contents, Format, read_file
 
@@ -24,7 +25,6 @@ _CLASSES = {
     "CLIPTextModel": "text_encoder",
     "CLIPTextModelWithProjection": "text_encoder_2",
 }
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 _PIPELINE = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
 MAX_JSON_BYTES = 64 << 20
@@ -40,7 +40,8 @@ class DiffusersFolder:
         files: the weight files that were chosen, by component.
         configs: the `config.json` of each component.
         alone: whether the folder is one component and not a pipeline.
-        prediction: `epsilon`, `v` or `edm` by the scheduler's configuration, None where it says nothing known.
+        prediction: `epsilon`, `v`, `edm` or `flow` by the scheduler's configuration, None where it says nothing known.
+        noise: of what noise, by the same.
         prediction_from: the file that said so, empty when none did.
         metadata: the headers' strings, `<component>.<name>` -> text, and `pipeline` -> its class.
         notes: what was noticed, in sentences.
@@ -52,6 +53,7 @@ class DiffusersFolder:
     configs: dict[str, dict] = field(default_factory=dict)
     alone: bool = False
     prediction: str | None = None
+    noise: str = ""
     prediction_from: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -209,16 +211,21 @@ def _read_prediction(out: DiffusersFolder) -> None:
         return
     config = _json(file)
     out.configs["scheduler"] = config
-    if str(config.get("_class_name", "")).startswith("EDM"):
-        out.prediction, out.prediction_from = "edm", _SCHEDULER
-        return
-    said = config.get("prediction_type")
-    if isinstance(said, str) and said in _PREDICTIONS:
-        out.prediction, out.prediction_from = _PREDICTIONS[said], _SCHEDULER
+    scheduler, said = str(config.get("_class_name", "")), config.get("prediction_type")
+    known = said_by_word(said)
+    if scheduler.startswith("EDM"):
+        # EDM's own preconditioning is called epsilon there.
+        out.prediction, out.noise = known if known == "v" else "edm", CONTINUOUS
+    elif scheduler.startswith("FlowMatch"):
+        out.prediction = "flow"
+    elif known is not None:
+        out.prediction = known
+        out.noise = ZERO_SNR if config.get("rescale_betas_zero_snr") is True else ""
     elif said is not None:
         out.notes.append(
-            f"{_SCHEDULER} says prediction_type {str(said)[:40]!r}, which is neither epsilon nor v_prediction"
+            f"{_SCHEDULER} says prediction_type {str(said)[:40]!r}, which is no prediction that is known here"
         )
+    out.prediction_from = _SCHEDULER if out.prediction else ""
 
 
 def _json(file: Path) -> dict:
@@ -244,6 +251,7 @@ def _contents(path: Path, to_look: bool) -> Contents:
         metadata=folder.metadata,
         components={} if folder.alone else folder.components,
         prediction=folder.prediction,
+        noise=folder.noise,
         prediction_from=folder.prediction_from,
         notes=tuple(folder.notes),
         size=folder.size,

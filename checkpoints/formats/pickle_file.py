@@ -137,7 +137,7 @@ class _Zip:
             raise self._error(f"has {len(pickles) or 'no'} data.pkl where torch.save writes one: it is no checkpoint")
         self._root = pickles[0].removesuffix("data.pkl")
         if self._root + "constants.pkl" in entries:
-            raise self._error("is a TorchScript program, not a checkpoint; save its state_dict() instead")
+            raise self._error("is a TorchScript program, not a checkpoint; give the model that it was made from")
 
     def _error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self._path}: {text if len(text) < _MAX_MESSAGE else text[:_MAX_MESSAGE] + '...'}")

@@ -232,7 +232,7 @@ def _actions(entry: Entry, scan: dict[str, Any] | None) -> None:
 
 
 def _overview(entry: Entry, found: Any) -> None:
-    predicts = f"{found.prediction} ({found.prediction_from})" if found.prediction else "not marked in the file"
+    predicts = found.predicts or "not marked in the file"
     lines = [
         ("architecture", found.architecture.name),
         ("container", found.format),

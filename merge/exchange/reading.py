@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...checkpoints.formats import is_model_name
+from ...checkpoints.wording import unreadable
 from ..errors import RecipeError
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log
@@ -49,7 +50,7 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is no text; read are {READABLE}") from None
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
     return import_text(text, path.name, request)
 
 

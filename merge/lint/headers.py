@@ -74,7 +74,7 @@ def _architectures(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
 def _predictions(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     with_unet = {n: c for n, c in models.items() if has_denoiser(c)}
     try:
-        _, notes = check_predictions(list(with_unet.values()), list(with_unet), recipe.output.mix_predictions)
+        found = check_predictions(list(with_unet.values()), list(with_unet), recipe.output.mix_predictions)
     except MergeError as error:
         yield Finding(
             "error",
@@ -85,12 +85,12 @@ def _predictions(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[F
             models=tuple(with_unet),
         )
         return
-    for note in notes:
-        differ = note.startswith("the models predict")
+    for note in found.notes:
+        differ = note.code != "unmarked"
         yield Finding(
             "warning" if differ else "note",
             "prediction",
-            note,
+            note.text,
             "A merge of different kinds predicts neither" if differ else "Without a mark nobody can check it",
             "Leave one kind out" if differ else "Make sure that all predict the same",
             models=tuple(with_unet),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.wording import unreadable
 from ..errors import MethodError
 from .method import Method
 from .registry import METHODS
@@ -174,7 +175,7 @@ def _text(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise MethodError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise MethodError(f"{path}: cannot be read ({unreadable(error)})") from None
 
 
 def _digest(path: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from ...checkpoints.families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_markers
 from ...merge.live import Changes, LiveMerge
 from ...merge.plan import Plan, planned
 from ..errors import SearchError
@@ -91,9 +92,15 @@ class DiffusersGenerator(Generator):
                 "nothing in the models says whether they predict noise (SD2 for 512 pixels) or v (768 pixels); say "
                 "generator.prediction: epsilon or v"
             )
-        if said == "edm":
-            raise SearchError("the models predict EDM's way, which the generator diffusers does not know; use web_ui")
+        if said not in (None, "epsilon", "v") or self._noise(plan) == CONTINUOUS:
+            way = "EDM's way" if self._noise(plan) == CONTINUOUS or said == "edm" else said
+            raise SearchError(f"the models predict {way}, which the generator diffusers does not know; use web_ui")
         return said or "epsilon"
+
+    @staticmethod
+    def _noise(plan: Plan) -> str:
+        """Of what noise the models predict, by the marker keys of their merge."""
+        return said_by_markers({tensor.key for tensor in plan.tensors})[1]
 
     # -- the model ----------------------------------------------------------------------------------------------------
 
@@ -106,7 +113,7 @@ class DiffusersGenerator(Generator):
     def _begin(self, plan: Plan) -> None:
         """Build the pipeline for the first plan, and for one of another shape."""
         shapes = {t.key: t.shape for t in plan.tensors}
-        prediction, zero_snr = self._predicted(plan), "ztsnr" in shapes
+        prediction, zero_snr = self._predicted(plan), self._noise(plan) == ZERO_SNR
         wanted = (plan.family, shapes)
         self._prediction, self._zero_snr = prediction, zero_snr
         if wanted == self._built:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from .part import Spec
 
@@ -31,10 +32,44 @@ _SCHEDULE = re.compile(
     r"|sqrt_recipm?1?_alphas_cumprod|log_one_minus_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])"
     r"|logvar|scale_factor|lvlb_weights|denoiser\.(sigmas|log_sigmas)|model\.sigmas)$"
 )
-# Keys whose presence says how the model predicts; their values carry little or nothing.
+# The noise that a model is trained on, where that is not the thousand steps of the usual schedule: what predicts the same of
+# different noise is a different model.
+ZERO_SNR = "zero terminal SNR"  # the last step is noise alone
+CONTINUOUS = "continuous noise levels (EDM)"
+# Keys whose presence says how the model predicts, and of what noise; their values carry little or nothing. The first row that a
+# file has counts: EDM's before the others, as ComfyUI asks for them. The last row says of what noise, and not what is predicted.
+_MARKED: tuple[tuple[tuple[str, ...], str | None, str], ...] = (
+    (("edm_mean",), "edm", CONTINUOUS),  # Playground 2.5
+    (("edm_vpred.sigma_max",), "v", CONTINUOUS),  # CosXL
+    (("v_pred", "ztsnr"), "v", ZERO_SNR),
+    (("v_pred",), "v", ""),
+    (("ztsnr",), None, ZERO_SNR),
+)
 MARKER_KEYS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
-# Of models trained on noise levels between which there are others (CosXL, Playground), not on the thousand steps of a schedule.
-CONTINUOUS_MARKERS = ("edm_mean", "edm_vpred.sigma_max")
+# What `modelspec.prediction_type` and the like say, by the word for it here.
+_SAID = {
+    **dict.fromkeys(("v", "v_prediction", "v-prediction", "vpred", "v_pred"), "v"),
+    **dict.fromkeys(("epsilon", "eps", "epsilon_prediction"), "epsilon"),
+    **dict.fromkeys(("flow", "flow_prediction", "flow_matching", "rectified_flow"), "flow"),
+    "edm": "edm",
+}
+
+
+def said_by_markers(keys: Container[str]) -> tuple[str | None, str, tuple[str, ...]]:
+    """What marker keys say: prediction (`v`, `edm`; None), noise (`ZERO_SNR`, `CONTINUOUS`; empty), and the keys that said it."""
+    return next(
+        ((said, noise, marks) for marks, said, noise in _MARKED if all(key in keys for key in marks)), (None, "", ())
+    )
+
+
+def said_by_word(word: object) -> str | None:
+    """`epsilon`, `v`, `edm` or `flow` for the word that metadata or a configuration use; None for another."""
+    return _SAID.get(word.strip().lower()) if isinstance(word, str) else None
+
+
+def marks(prediction: str | None, noise: str) -> tuple[str, ...]:
+    """The marker keys without a value that say so in a single file."""
+    return next((keys for keys, said, of in _MARKED if (said, of) == (prediction, noise) and of != CONTINUOUS), ())
 
 
 def is_schedule(key: str) -> bool:
