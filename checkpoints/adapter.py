@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .architecture import told
 from .errors import CheckpointError
 from .families import Family, family_of, in_order
 
@@ -99,7 +100,7 @@ def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapte
         ranks=dict(sorted(Counter(f.rank for _, f in layers if f.rank is not None).items())),
         said=said,
         style=lora.style,
-        family=lora.family,
+        family=told(family),
         kinds=lora.kinds,
         alphas=dict(sorted(Counter(alpha for alpha in alphas if alpha is not None).items())),
         labels={label: labels[label] for label in in_order(labels)},

@@ -55,9 +55,10 @@ class Architecture:
     name: str = ""
     ema_only: bool = False
 
-    def for_family(self, family: str) -> Architecture:
-        """The same adapter, for another family."""
-        return replace(self, family=family, name=f"{self.name.partition(' for ')[0]} for {_title(family)}")
+    def for_family(self, family: str | Family) -> Architecture:
+        """The same adapter, for another family, or for a model of none as its record calls it."""
+        record = family_of(family)
+        return replace(self, family=told(record), name=f"{self.name.partition(' for ')[0]} for {record.title}")
 
 
 def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> Architecture:
@@ -279,6 +280,11 @@ def _embedding_name(shapes: Mapping[str, Shape]) -> str | None:
             f"{counted(n, 'vector')} of {width}" for n, width in zip(vectors.values(), widths, strict=True)
         )
     return f"{what}, {amount}" + (f" ({title})" if title else "")
+
+
+def told(family: Family) -> str | None:
+    """The id of a known family; None for a record that a file's own names made."""
+    return family.id if family.id in FAMILIES else None
 
 
 def _title(family: str | None) -> str:

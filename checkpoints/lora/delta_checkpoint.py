@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..families import Family, family_of
 from ..tensors import Shape, StoredTensor
 from .opening import Lora, open_lora
+from .own import OwnNames
 from .values import Rows
 
 
@@ -162,7 +163,7 @@ def _opened(
         if family is None or family.lora is None:
             raise
         with open_lora(path, adapter=adapter) as own:  # what is wrong with the file itself is said here
-            if own.family != family.id:
+            if not isinstance(own.family, OwnNames) and own.family != family.id:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
                     f"{family.title}, or a base that this one is for"

@@ -18,6 +18,7 @@ from ..dtypes import F32
 from ..families import FAMILIES, Family, Spec, Widths, family_of, is_buffer, layout
 from ..naming import to_diffusers
 from ..tensors import Shape, StoredTensor
+from .own import OwnNames
 
 Style = Literal["kohya", "single-file", "diffusers", "peft", "numbered"]
 STYLES: tuple[Style, ...] = ("kohya", "single-file", "diffusers", "peft", "numbered")
@@ -89,10 +90,19 @@ def _kohya_prefixes(family: str, folder: str) -> tuple[str, ...]:
 def targets(family: str | Family) -> tuple[Target, ...]:
     """Every module with a weight of a family's denoiser and text encoders, in the order of the single-file layout.
 
-    Of a family that trainers have no names for, the denoiser's alone, by the names that its files have.
+    Of a family that diffusers has no other names for, the denoiser's alone, by the names that its files have.
     """
     record = family_of(family)
-    return _targets(record.id) if record.lora is not None else _own_targets(record)
+    if isinstance(record, OwnNames):
+        return tuple(
+            Target(record.core, key.removesuffix(".weight"), key, record.bias_of(key)) for key in record.layers
+        )
+    return _own_targets(record) if has_own_names(record) else _targets(record.id)
+
+
+def has_own_names(family: str | Family) -> bool:
+    """Whether a family's modules are called as its files call them, in LoRAs too: no other layout of it is known."""
+    return family_of(family).names is None
 
 
 def _own_targets(family: Family) -> tuple[Target, ...]:
@@ -228,7 +238,10 @@ def spelled(target: Target, family: str | Family, style: Style) -> str:
 
     Numbered names do not follow from the module alone: see `numbered.py`.
     """
-    if family_of(family).lora is None:  # as ComfyUI reads any model's
+    record = family_of(family)
+    if isinstance(record, OwnNames):
+        return record.spelled(target.weight, flat=style == "kohya")
+    if has_own_names(record):  # as ComfyUI reads any model's
         return f"diffusion_model.{target.module}" if style == "peft" else _flattened("lora_unet_", target.module)
     if style in ("diffusers", "peft"):
         return target.path

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..architecture import Architecture
+from ..architecture import Architecture, told
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..families import Family, components_in_order, family_of
@@ -104,7 +104,7 @@ class Lora:
         """What it is, in the terms of checkpoints."""
         family = family_of(self.family)
         parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
-        return Architecture(family.id, "lora", parts=parts, name=f"LoRA for {family.title}")
+        return Architecture(told(family), "lora", parts=parts, name=f"LoRA for {family.title}")
 
     def load(self, part: Part) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""

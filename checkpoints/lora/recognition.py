@@ -14,8 +14,9 @@ from ..families import Family, family_of
 from ..foreign import foreign_model, name_forms
 from ..tensors import Shape
 from ..wording import counted
-from .names import Named, Style, Target, lora_families, module_shape, reader_for
+from .names import Named, Style, Target, has_own_names, lora_families, module_shape, reader_for
 from .numbered import NAME, is_numbered, numbered_targets
+from .own import dotted, own_names
 from .recognised import Members, Recognised
 from .roles import Parted, refused_kind, split
 from .trainer import said_family
@@ -53,10 +54,10 @@ def recognise_names(
                 f"{path}: {name} belongs to {kind}, which is not supported; merge it into a checkpoint with the tool that "
                 "made it, and extract a LoRA from that"
             )
-    families = (family,) if family else lora_families()
+    families = (family,) if family is not None else lora_families()
     if is_numbered(list(shapes)):
         return _numbered(path, shapes, families)
-    return _spelled(path, shapes, metadata, families, adapter)
+    return _spelled(path, shapes, metadata, families, adapter, alone=family is None)
 
 
 def _numbered(path: Path, shapes: Mapping[str, Shape], families: Sequence[str | Family]) -> Recognised:
@@ -77,7 +78,9 @@ def _spelled(
     metadata: Mapping[str, str],
     families: Sequence[str | Family],
     adapter: str | None,
+    alone: bool = False,
 ) -> Recognised:
+    """The tensors by module; `alone`: no model is given, so that names of no known family may be the LoRA's own."""
     parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
     adapters = tuple(dict.fromkeys(found.adapter for found in parted.values() if found and found.adapter))
     others = _others(path, adapters, adapter)
@@ -99,7 +102,10 @@ def _spelled(
             )
         members.tensors[found.role] = name
         styles[_style(found, named, family_of(family))] += 1
-    _refuse_strangers(path, families, shapes, modules, [parted[name].module for name in unknown if parted.get(name)])
+    strangers = [parted[name].module for name in unknown if parted[name]]
+    if alone and _of_no_family(strangers, modules) and (own := own_names(parted, shapes)):
+        return _spelled(path, shapes, metadata, (own,), adapter)
+    _refuse_strangers(path, families, shapes, modules, strangers)
     return Recognised(family, styles.most_common(1)[0][0], modules, unknown, adapters)
 
 
@@ -119,13 +125,13 @@ def _others(path: Path, adapters: Sequence[str], chosen: str | None) -> set[str]
 
 def _style(parted: Parted, named: Named, family: Family) -> Style:
     """Whose way of naming a tensor's name shows."""
-    if named.single and family.lora is not None:
+    if named.single and not has_own_names(family):
         return "single-file"
     if parted.peft:
         return "peft"
     if "." not in parted.module and parted.module.startswith(_FLAT):
         return "kohya"
-    return "diffusers" if family.lora is not None else "peft"
+    return "peft" if has_own_names(family) else "diffusers"
 
 
 def _refuse_strangers(
@@ -151,10 +157,9 @@ def _refuse_strangers(
         if not strangers:
             some = ", ".join(list(shapes)[:3]) or "no tensors"
             raise CheckpointError(f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is no LoRA")
-    denoiser = [name for name in strangers if not _TEXT.match(name)]
-    if (denoiser or not modules) and not any(target.core for target in modules):
-        of_all = list(dict.fromkeys(denoiser or strangers))
-        shown = foreign_model(name_forms([_dotted(name) for name in of_all]), has_unet=False)
+    if _of_no_family(strangers, modules):
+        of_all = list(dict.fromkeys([name for name in strangers if not _TEXT.match(name)] or strangers))
+        shown = foreign_model(name_forms([dotted(name) for name in of_all]), has_unet=False)
         whose = f"one for another architecture, {shown}" if shown else "layers that none of these has"
         raise CheckpointError(
             f"{path}: expected a LoRA for {ids}, found {whose}: {counted(len(of_all), 'layer')}, {', '.join(of_all[:2])}"
@@ -162,10 +167,9 @@ def _refuse_strangers(
         )
 
 
-def _dotted(name: str) -> str:
-    """A module's name with dots around its numbers, without what trainers put before it: how files of models have it."""
-    plain = re.sub(r"^(base_model\.model\.|(lora_)?(unet|transformer)[._]|lycoris_|diffusion_model\.)+", "", name)
-    return re.sub(r"_(\d+)(?=_|$)", r".\1", re.sub(r"_(\d+)_", r".\1.", plain))
+def _of_no_family(strangers: Sequence[str], modules: Mapping[Target, Members]) -> bool:
+    """Whether a LoRA's layers are those of a model that is not known here, but for text encoders like ours."""
+    return any(not modules or not _TEXT.match(name) for name in strangers) and not any(t.core for t in modules)
 
 
 def _is_plain_weight(name: str, shapes: Mapping[str, Shape]) -> bool:

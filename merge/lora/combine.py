@@ -17,6 +17,7 @@ from ...checkpoints.errors import LabelError
 from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.names import usual_channels
+from ...checkpoints.lora.own import OwnNames, joined
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ..block_weights import BlockWeights
@@ -68,10 +69,10 @@ def merge_loras(
     cut = Cut(rank, energy) if rank is not None or energy is not None else None
     how = _How(Path(output), cut, dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
-        opened = [files.enter_context(open_lora(use.path, adapter=use.adapter)) for use in loras]
+        checkpoint = files.enter_context(open_checkpoint(base)) if base is not None else None
+        opened = _opened(files, loras, checkpoint)
         family = one_family(opened)
         weights = [_resolved(use, family) for use in loras]
-        checkpoint = files.enter_context(_open_base(base, family)) if base is not None else None
         parts = [{"file": file_name(use.path), "weights": use.weights()} for use in loras]
         return _combine(opened, weights, checkpoint, how, {"operation": "merge", "loras": parts}, {})
 
@@ -109,8 +110,8 @@ def resize_lora(
         raise MergeError("give the rank to resize to (--rank 16) or the energy to keep (--energy 0.95)")
     how = _How(Path(output), Cut(rank, energy), dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
-        opened = files.enter_context(open_lora(lora, adapter=adapter))
-        checkpoint = files.enter_context(_open_base(base, opened.family)) if base is not None else None
+        checkpoint = files.enter_context(open_checkpoint(base)) if base is not None else None
+        (opened,) = _opened(files, [LoraUse(Path(lora), adapter=adapter)], checkpoint)
         weights = [BlockWeights.parse(1.0).resolve(opened.family)]
         opened.check_effect()
         origin = {"operation": "resize", "lora": file_name(opened.path), "rank": rank, "energy": energy}
@@ -125,12 +126,29 @@ def _resolved(use: LoraUse, family: str) -> ResolvedWeights:
         raise MergeError(f"block weights of {use.path}: {error}") from None
 
 
-def _open_base(path: Path | str, family: str) -> Checkpoint:
-    base = open_checkpoint(path)
-    if base.architecture.family != family:
-        base.close()
-        raise MergeError(f"{path}: is {base.architecture.name}; the LoRAs are for another architecture ({family})")
-    return base
+def _opened(files: ExitStack, loras: Sequence[LoraUse], base: Checkpoint | None) -> list[Lora]:
+    """The LoRAs, by the names of the model that they are for, or else by their own, which are joined where no family has them."""
+    known = base.family if base is not None and base.family.keeps_names else None
+    opened = [files.enter_context(open_lora(use.path, family=known, adapter=use.adapter)) for use in loras]
+    for lora in opened if base is not None else ():
+        if family_of(lora.family).id != base.family.id:
+            raise MergeError(f"{base.path}: is {base.architecture.name}; {lora.path} is a {lora.architecture.name}")
+    records = [lora.family for lora in opened]
+    if len(opened) > 1 and all(isinstance(record, OwnNames) for record in records):
+        for lora in opened[1:]:
+            if not _alike(lora.family, opened[0].family):
+                raise MergeError(
+                    f"{lora.path} changes no layer that {opened[0].path} changes: nothing shows that they are for one "
+                    "model; give it (--base)"
+                )
+        same = joined(records)
+        return [files.enter_context(open_lora(use.path, family=same, adapter=use.adapter)) for use in loras]
+    return opened
+
+
+def _alike(one: OwnNames, other: OwnNames) -> bool:
+    """Whether LoRAs of no known family change a layer in common."""
+    return not {key.replace(".", "_") for key in one.layers}.isdisjoint(key.replace(".", "_") for key in other.layers)
 
 
 @dataclass(frozen=True)
@@ -161,7 +179,7 @@ def _combine(
             total=sum(4 * layer.elements for layer, _ in work.jobs),
             key=lambda span: work.jobs[span.index][0].key,
         )
-        report = LoraReport(str(how.output), family, style, [path.name for path in inputs])
+        report = LoraReport(str(how.output), family_of(family).id, style, [path.name for path in inputs])
         work.losses.fill(report)
         report.notes = work.notes()
         writer.finish(report, {**origin, "error": report.error}, kept)

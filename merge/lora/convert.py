@@ -10,6 +10,7 @@ import numpy as np
 
 from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import F32, DType
+from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.formulas import LowRank as Product
 from ...checkpoints.lora.roles import split
@@ -62,7 +63,7 @@ def convert_lora(
             )
         metadata = {k: v for k, v in opened.metadata.items() if k not in _STALE}
         size = write_tensors(output, tensors, {"format": "pt", **metadata}, Pass(1), overwrite=overwrite)
-        report = LoraReport(str(output), opened.family, style, [file_name(opened.path)], size=size)
+        report = LoraReport(str(output), family_of(opened.family).id, style, [file_name(opened.path)], size=size)
         report.modules = len(opened.layers)
         ranks = [part.formula.rank for _, part in opened.layers.values() if part.formula.rank is not None]
         report.ranks = (min(ranks, default=0), max(ranks, default=0))

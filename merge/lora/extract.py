@@ -17,6 +17,7 @@ import numpy as np
 from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import Family
+from ...checkpoints.lora.names import has_own_names
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ...checkpoints.wording import counted
@@ -286,11 +287,11 @@ _OUTSIDE: tuple[tuple[str, Callable[[TensorInfo], bool]], ...] = (
     ("norms and biases of the {core}", lambda info: not _is_text(info) and _is_vector(info)),
     (
         "layers of the {core} (convolutions and embeddings: --conv)",
-        lambda info: not _is_text(info) and not _is_vector(info) and info.family.lora is not None,
+        lambda info: not _is_text(info) and not _is_vector(info) and not has_own_names(info.family),
     ),
     (
         "other tensors of the {core}, no linear layers or convolutions",
-        lambda info: not _is_text(info) and not _is_vector(info) and info.family.lora is None,
+        lambda info: not _is_text(info) and not _is_vector(info) and has_own_names(info.family),
     ),
     ("norms and biases of text encoders", lambda info: _is_text(info) and _is_vector(info)),
     ("embeddings or layers of text encoders", lambda info: _is_text(info) and not _is_vector(info)),

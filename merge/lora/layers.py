@@ -13,7 +13,8 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.codec import decode
 from ...checkpoints.errors import nearest
 from ...checkpoints.families import Family, family_of
-from ...checkpoints.lora.names import FUSED, Target, factor_ends, spelled, targets
+from ...checkpoints.lora.names import FUSED, Target, factor_ends, has_own_names, spelled, targets
+from ...checkpoints.lora.own import OwnNames
 from ...checkpoints.tensors import Shape
 from ..errors import MergeError
 
@@ -30,11 +31,16 @@ def style_named(name: str | None, family: str | Family) -> Style:
         MergeError: there is no such style.
     """
     record = family_of(family)
-    if name is None:
-        return record.lora.denoiser if record.lora else "peft"
+    if name is None:  # a kin's are written as those of the family that it varies
+        facts = record.lora or (family_of(record.parent).lora if record.parent else None)
+        return facts.denoiser if facts else "peft"
     if name not in STYLES:
         raise MergeError(f"there is no style of LoRA names {name!r}{nearest(name, STYLES)}; use {', '.join(STYLES)}")
-    if name == "diffusers" and record.lora is None:
+    if name in ("diffusers", "single-file") and isinstance(record, OwnNames):
+        raise MergeError(
+            f"{name} has no names for the layers of {record.title}; use the LoRA's own: peft (dotted), or kohya"
+        )
+    if name == "diffusers" and has_own_names(record):
         raise MergeError(f"diffusers has no names for the layers of {record.title}; use peft, or kohya")
     return name
 
@@ -74,8 +80,9 @@ class Layer:
 
     @property
     def in_transformer(self) -> bool:
-        """Whether a plain LoRA changes the layer, as trainers make it: text encoders' layers and the UNET's transformers."""
-        return self.target.component != "unet" or ".attentions." in self.target.module
+        """Whether a plain LoRA changes the layer, as trainers make it: text encoders' layers and the UNET's transformers, all of
+        what only its own names tell of."""
+        return not self.target.core or has_own_names(self.family) or ".attentions." in self.target.module
 
     def name(self, style: Style) -> str:
         """What a file of this style calls the layer."""

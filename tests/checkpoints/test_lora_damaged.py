@@ -59,24 +59,40 @@ DAMAGED = {
     ),
     "OFT": ({f"{N}.oft_blocks": Z(2, 4, 4)}, "belongs to OFT, which is not supported"),
     "GLoRA": ({f"{N}.a1.weight": Z(2, 4)}, "belongs to GLoRA, which is not supported"),
-    "another architecture with a text encoder like ours": (
-        {
-            "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": Z(4, 4),
-            "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": Z(4, 4),
-            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": Z(3072, 4),
-            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": Z(4, 768),
-        },
-        "found one for another architecture, a Flux checkpoint.*: 1 layer, lora_unet_double_blocks_0_img_attn_qkv",
-    ),
     "another architecture": (
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": Z(4, 4)},
         "expected a LoRA for sd1, sd2, sdxl, found one for another architecture, a Flux checkpoint",
     ),
-    "layers that no model here has": (
-        {f"lora_unet_rooms_0_door.lora_{side}.weight": Z(4, 4) for side in ("up", "down")},
+    "a module of no known model without its factors": (
+        {"lora_unet_rooms_0_door.alpha": Z(())},
         r"expected a LoRA for sd1, sd2, sdxl, found layers that none of these has: 1 layer, lora_unet_rooms_0_door$",
     ),
 }
+# A model with a text encoder like ours, and one that nobody here has heard of.
+FOREIGN = {
+    "found one for another architecture, a Flux checkpoint": (
+        "double_blocks_0_img_attn_qkv",
+        "te1_text_model_encoder_layers_0_mlp_fc1",
+    ),
+    "found layers that none of these has": ("rooms_0_door", "te1_text_model_encoder_layers_0_mlp_fc1"),
+}
+
+
+@pytest.mark.parametrize("said", FOREIGN)
+def test_another_architecture_is_said_where_names_show_it(tmp_path, said):
+    unet, text = FOREIGN[said]
+    names = {f"lora_unet_{unet}": (4, 4), f"lora_{text}": (3072, 768)}
+    tensors = {f"{n}.lora_up.weight": Z(o, 4) for n, (o, _) in names.items()}
+    tensors |= {f"{n}.lora_down.weight": Z(4, i) for n, (_, i) in names.items()}
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=f"expected a LoRA for sd1, {said}.*: 1 layer, lora_unet_{unet}$"):
+        open_lora(path, family="sd1")
+    with open_lora(path) as lora:  # by its own names
+        assert set(lora.layers) == set(names) and lora.unknown == []
+        assert lora.architecture.family is None and ("Flux" in lora.architecture.name) == ("double" in unet)
+    with open_checkpoint(path, to_look=True) as seen:
+        assert seen.architecture.what == "lora" and seen.architecture.family is None
 
 
 @pytest.mark.parametrize("case", DAMAGED)

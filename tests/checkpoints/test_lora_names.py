@@ -143,6 +143,15 @@ def test_text_encoders_are_told_by_the_words_before_them(name):
     assert reader_for("sdxl").find(name.format("unet.")) is None
 
 
+@pytest.mark.parametrize("style", SPELLED)
+@pytest.mark.parametrize("family", ["ssd_1b", "sd1_bk_tiny"])
+def test_kin_have_the_names_of_their_family(family, style):
+    reader = reader_for(family)
+    for target in targets(family):
+        assert reader.find(spelled(target, family, style)).target == target
+        assert spelled(target, family, style) == spelled(target, RECORDS[family].parent, style)
+
+
 def test_a_file_of_two_adapters_is_refused_or_one_of_them_is_taken(tmp_path):
     tensors, path = {}, tmp_path / "two.safetensors"
     for value, adapter in enumerate(("default", "style", "other"), 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from key_sets import behind, clip_l, flux, t5, vae, write, z_image
 from safetensors.numpy import load_file, save_file
 
 from unetscope.analysis.trace import trace
-from unetscope.checkpoints import open_checkpoint
+from unetscope.checkpoints import UnetscopeError, open_checkpoint
 from unetscope.cli import main
 from unetscope.merge import METHODS, MergeError, Recipe, merge
 from unetscope.merge.errors import RecipeError
 from unetscope.merge.lint.linter import lint
+from unetscope.merge.lora import merge_loras
 from unetscope.merge.lora.bake import bake_recipe
 from unetscope.merge.lora.extract import extract_lora
 from unetscope.merge.lora.uses import LoraUse
@@ -464,12 +466,60 @@ def test_what_no_lora_can_be_made_of_is_refused(tuned, files, tmp_path):
         assert not out.exists()
 
 
-def test_without_a_base_such_a_lora_is_refused_in_a_sentence(tuned, tmp_path):
+def change_of(path: Path) -> dict[str, np.ndarray]:
+    """Module, its dots written as `_` and nothing before it -> the change that a file makes of it."""
+    tensors, out = load_file(path), {}
+    for name, down in tensors.items():
+        if name.endswith((".lora_A.weight", ".lora_down.weight")):
+            stem = name.rpartition(".lora_")[0]
+            up = tensors[name.replace("lora_A", "lora_B").replace("lora_down", "lora_up")]
+            scale = float(tensors[stem + ".alpha"]) / len(down) if stem + ".alpha" in tensors else 1.0
+            module = stem.removeprefix("diffusion_model.").removeprefix("lora_unet_").replace(".", "_")
+            out[module] = scale * up.astype(np.float64).reshape(len(up), -1) @ down.reshape(len(down), -1)
+    return out
+
+
+def test_without_a_base_such_loras_are_merged_and_resized_by_their_own_names(tuned, tmp_path):
     folder, _, _ = tuned
-    path = tmp_path / "l.safetensors"
-    extract_lora(folder / "tuned.safetensors", folder / "base.safetensors", path, rank=2)
-    for arguments in (["lora", "merge", path, path, "-o", tmp_path / "o.safetensors"],
-                      ["lora", "resize", path, "--rank", 1, "-o", tmp_path / "o.safetensors"]):  # fmt: skip
-        assert run(*arguments) != 0
-        assert not (tmp_path / "o.safetensors").exists()
-    assert run("inspect", path) == 0
+    paths = {style: tmp_path / f"{style}.safetensors" for style in ("peft", "kohya")}
+    for style, path in paths.items():
+        extract_lora(folder / "tuned.safetensors", folder / "base.safetensors", path, rank=2, style=style, dtype="fp32")
+    one = change_of(paths["peft"])
+    for first, style in (("peft", "kohya"), ("kohya", "kohya"), ("peft", "peft")):
+        out = tmp_path / "sum.safetensors"
+        uses = [LoraUse(paths[first], 0.5), LoraUse(paths["kohya" if style == "kohya" else "peft"], 2.0)]
+        report = merge_loras(uses, out, style=style, dtype="fp32", overwrite=True)
+        found = change_of(out)
+        assert report.modules == len(one) == len(found) and report.style == style and json.dumps(report.to_plain())
+        assert all(np.allclose(found[module], 2.5 * change, atol=1e-5) for module, change in one.items())
+    with pytest.raises(UnetscopeError, match="has _ for dots"):
+        merge_loras([LoraUse(paths["kohya"])], tmp_path / "o.safetensors", style="peft")
+    assert run("lora", "resize", paths["peft"], "--rank", 1, "-o", tmp_path / "small.safetensors") == 0
+    for module, change in change_of(tmp_path / "small.safetensors").items():
+        kept = np.linalg.svd(one[module], compute_uv=False)
+        assert np.linalg.norm(change - one[module]) == pytest.approx(kept[1], abs=2e-3)
+    assert run("lora", "convert", paths["peft"], "--to", "kohya", "-o", tmp_path / "k.safetensors") == 0
+    assert set(load_file(tmp_path / "k.safetensors")) == set(load_file(paths["kohya"]))
+    for refused in (["convert", paths["kohya"], "--to", "peft"], ["convert", paths["peft"], "--to", "diffusers"]):
+        assert run("lora", *refused, "-o", tmp_path / "o.safetensors") == 2
+    baked = {}
+    for name, path in (("sum", tmp_path / "sum.safetensors"), ("small", tmp_path / "small.safetensors")):
+        merge(bake_recipe(folder / "base.safetensors", [LoraUse(path)]), tmp_path / f"{name}_out.safetensors")
+        baked[name] = load_file(tmp_path / f"{name}_out.safetensors")
+    assert any((baked["sum"][key] != baked["small"][key]).any() for key in baked["sum"])
+    assert run("inspect", paths["kohya"]) == 0
+
+
+def test_loras_that_share_no_layer_need_the_model_that_both_are_for(tuned, tmp_path):
+    folder, _, _ = tuned
+    extract_lora(folder / "tuned.safetensors", folder / "base.safetensors", tmp_path / "l.safetensors", rank=2)
+    tensors = load_file(tmp_path / "l.safetensors")
+    module = next(iter(tensors)).rpartition(".lora_")[0]
+    parts = [{k: t for k, t in tensors.items() if k.startswith(module + ".") == own} for own in (True, False)]
+    for number, part in enumerate(parts):
+        save_file(part, tmp_path / f"{number}.safetensors")
+    uses = [LoraUse(tmp_path / f"{number}.safetensors") for number in (0, 1)]
+    with pytest.raises(MergeError, match="nothing shows that they are for one model"):
+        merge_loras(uses, tmp_path / "o.safetensors")
+    merge_loras(uses, tmp_path / "o.safetensors", base=folder / "base.safetensors")
+    assert change_of(tmp_path / "o.safetensors").keys() == change_of(tmp_path / "l.safetensors").keys()
