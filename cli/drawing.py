@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..diagrams import TreeNode
     from ..merge import Recipe
 
+# Names of recipes, ours and sd-mecha's.
+_RECIPES = (".yaml", ".yml", ".mecha")
 _SUBJECT = typer.Argument(help="sd1, sd2, sdxl, sdxl_refiner..., a checkpoint, or a recipe.", show_default=False)
 _OUTPUT = typer.Option("-o", "--output", help="The file to write: .svg, .png, .pdf or .dot.")
 _VALUES = typer.Option(
@@ -46,7 +48,7 @@ def diagram(
     from ..diagrams import draw, read_values
 
     check_target(output, overwrite=overwrite)
-    if Path(subject).suffix.lower() in (".yaml", ".yml"):
+    if Path(subject).suffix.lower() in _RECIPES:
         drawing = _recipe_drawing(Path(subject), title, theme)
     else:
         drawing = draw(
@@ -108,16 +110,24 @@ def _recipe_drawing(path: Path, title: str | None, theme: str):
     from ..diagrams import draw_tree
     from ..merge import Recipe
 
-    recipe = Recipe.load(path)
-    family = family_of(recipe)
+    if path.suffix.lower() == ".mecha":
+        from ..merge.exchange import import_recipe
+
+        imported = import_recipe(path)
+        recipe = imported.recipe.relative_to(path.parent)
+        family = family_of(recipe, imported.family)
+    else:
+        recipe = Recipe.load(path)
+        family = family_of(recipe)
     root = recipe_tree(recipe, family)
     return draw_tree(
         root, title or recipe.title or path.stem, f"the {family.core_title}'s parameters, {family.title}", theme
     )
 
 
-def family_of(recipe: Recipe) -> Family:
-    """The architecture that a recipe is for: its first model's if that can be read, else one that its weights fit."""
+def family_of(recipe: Recipe, said: Family | None = None) -> Family:
+    """The architecture that a recipe is for: its first model's if that can be read, else the one that its file names, else one
+    that its weights fit."""
     from ..checkpoints import FAMILIES, UnetscopeError, open_checkpoint
     from ..merge.collapse import fitting_families
 
@@ -125,8 +135,8 @@ def family_of(recipe: Recipe) -> Family:
         found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]], to_look=True).told_family
     except UnetscopeError:
         found = None
-    if found:
-        return found
+    if found or said:
+        return found or said
     return next(iter([*fitting_families(recipe), *FAMILIES.values()]))
 
 

@@ -94,7 +94,8 @@ def export(
     from ..merge.exchange import to_mecha
 
     read = Recipe.load(recipe)
-    text = to_mecha(read, family or _family_of(read))
+    # sd-mecha takes relative paths from folders that it is told, so they stand as they are written.
+    text = to_mecha(Recipe.as_written(recipe), family or _family_of(read))
     if output is None:
         say(text)
         return

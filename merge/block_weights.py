@@ -168,6 +168,11 @@ class BlockWeights:
             table["VAE"] = LabelWeight(vae.value if "VAE" in named else 0.0, vae.parts)
         return ResolvedWeights(family, table, vae.value, beside)
 
+    def names_all(self, family: str | Family) -> bool:
+        """Whether its lines name each slot of one of the convention's vectors for a family, one by one, and nothing else."""
+        named = {x.selector.words[0] for x in self.lines if x.selector.whole and len(x.selector.words) == 1}
+        return any(named == set(slots) for slots in self.convention.vectors(family).slots)
+
     def _starts(self, family: Family) -> tuple[dict[str, float], set[str], dict[str, list[tuple[Selector, float]]]]:
         """Weights before any line, the labels that have a weight of their own there and so follow nobody, and parts of labels
         that have weights of their own."""

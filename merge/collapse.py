@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..checkpoints.errors import LabelError
 from ..checkpoints.families import BESIDE_LABELS, FAMILIES, Family, Place, family_of, layout
+from .block_weights import BlockWeights
 from .errors import RecipeError
 from .forms import Applied, Form, Lacking, Model
 from .methods import Method
@@ -209,24 +210,33 @@ def _is_plain(value) -> bool:
 
 
 def fitting_families(recipe: Recipe) -> list[Family]:
-    """The families that all block weights of a recipe fit, those that most tools know first: what it may be for where no file
-    tells."""
-    known = sorted(
-        FAMILIES.values(), key=lambda family: (bool(family.parent), family.mecha is None, -len(family.conventions))
-    )
+    """The families that all block weights of a recipe fit, those that they name block for block first, then those that most tools
+    know: what it may be for where no file tells."""
+
+    def last(family: Family) -> tuple:
+        return (
+            not any(weights.names_all(family) for weights in _block_weights(recipe)), bool(family.parent),
+            family.mecha is None, -len(family.conventions),
+        )  # fmt: skip
+
+    known = sorted(FAMILIES.values(), key=last)
     return [family for family in known if _fits(recipe, family)]
 
 
 def _fits(recipe: Recipe, family: Family) -> bool:
     try:
-        for step in recipe.steps.values():
-            for value in step.weights(recipe.convention).values():
-                for weights in value if isinstance(value, list) else [value]:
-                    if not _is_plain(weights):
-                        weights.resolve(family)
+        for weights in _block_weights(recipe):
+            weights.resolve(family)
     except LabelError:
         return False
     return True
+
+
+def _block_weights(recipe: Recipe) -> list[BlockWeights]:
+    """All block weights of a recipe's steps."""
+    given = [value for step in recipe.steps.values() for value in step.weights(recipe.convention).values()]
+    each = [weights for value in given for weights in (value if isinstance(value, list) else [value])]
+    return [weights for weights in each if not _is_plain(weights)]
 
 
 def leaf_shares(recipe: Recipe, family: str | Family) -> dict[str, float | None]:

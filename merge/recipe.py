@@ -166,9 +166,13 @@ class Recipe(_Strict):
             RecipeError: the file cannot be read, is no YAML, or is no valid recipe.
             MethodError: a file of methods is not there, or cannot be taken.
         """
+        return cls.as_written(path).relative_to(Path(path).parent)
+
+    @classmethod
+    def as_written(cls, path: Path) -> Recipe:
+        """`load` with the paths as they stand in the file."""
         path = Path(path)
-        recipe = cls.parse(with_methods_loaded(read_yaml(path), path.parent), str(path))
-        return recipe.relative_to(path.parent)
+        return cls.parse(with_methods_loaded(read_yaml(path), path.parent), str(path))
 
     def relative_to(self, folder: Path) -> Recipe:
         """The same recipe with every relative path taken from `folder`."""

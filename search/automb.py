@@ -71,6 +71,8 @@ def read_automb(path: Path, *, old: bool = False) -> Log:
     notes = [f"column {column!r} has no meaning here" for column in table.unknown]
     if bad := table.count - len(table.rows):
         notes.append(f"{bad} of {table.count} rows could not be read")
+    if table.shared:
+        notes.append(f"{table.shared} rows have the time of their whole run, which was divided among them")
     if old:
         out, time = labels.index("OUT"), labels.index("TIME_EMBED")
         labels[out], labels[time] = labels[time], labels[out]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ... import __version__
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.families import Family
+from ...checkpoints.families import Family, family_of
 from ...checkpoints.formats import without_suffix
 from ..errors import RecipeError
 from ..methods import METHODS
@@ -54,6 +54,7 @@ class Imported:
         hashes: model name -> hash, as recorded.
         missing: names of the models that are recorded by hash or bare name and were not found as files.
         shares: model name -> its share in the result's UNET; None where no single number says it. Empty when unknown.
+        family: the architecture that the file says the models are of; None where it does not.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Imported:
     hashes: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     shares: dict[str, float | None] = field(default_factory=dict)
+    family: Family | None = None
 
     def to_yaml(self, recipe: Recipe | None = None) -> str:
         """The recipe (or another version of it, with paths that count from elsewhere) under comments that tell the rest."""
@@ -220,7 +222,8 @@ class Draft:
             notes.append(how)
         missing = tuple(name for name in self.missing if name in used)
         hashes = {name: digest for name, digest in self.hashes.items() if name in used}
-        return Imported(recipe, self.origin, tuple(notes), hashes, missing, shares)
+        family = None if self.request.family is None else family_of(self.request.family)
+        return Imported(recipe, self.origin, tuple(notes), hashes, missing, shares, family)
 
     def _new_name(self, wanted: str) -> str:
         name, n = wanted, 2

@@ -7,9 +7,11 @@ mask waits for the difference that it multiplies; and block weights are nodes th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.families import FAMILIES, Family
 from ..block_weights import BlockWeights
 from ..methods import METHODS
 from .draft import Draft, Imported, Request, one_line
@@ -27,9 +29,21 @@ def from_mecha(text: str, name: str, request: Request) -> Imported:
     """
     where = one_line(name)
     version, lines = parse_mecha(text, where)
+    if request.family is None:
+        request = replace(request, family=_family_of(lines))
     dialect = f"version {version}" if version else "of before versions"
     graph = Graph(Draft(f"{name} (sd-mecha recipe, {dialect})", request), bool(version))
     return graph.imported(lines)
+
+
+def _family_of(lines: list[Line]) -> Family | None:
+    """The architecture that models and block weights are said to be of: `sdxl-sgm`, or `sdxl` in older dialects."""
+    for line in lines:
+        words = [x for x in (*line.arguments[1:], *line.named.values()) if isinstance(x, str)]
+        for family in FAMILIES.values() if line.command in ("model", "literal", "lora") else ():
+            if family.mecha and any(word.partition("-")[0] == family.id for word in words):
+                return family
+    return None
 
 
 class Graph:

@@ -14,7 +14,7 @@ from ...checkpoints.families import component_names
 from ..methods import METHODS, Method
 from ..methods.elsewhere import Mecha
 from .draft import one_line
-from .mecha_nodes import Component, Delta, Mask, Refused, Waiting, Weights
+from .mecha_nodes import Component, Delta, Mask, Refused, Waiting, Weights, Without
 from .mecha_sparse import SPARSE
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def _fallback(graph: Graph, given: dict, method: Method) -> Any:
     a, default = given.get("a"), given.get("default")
     if isinstance(a, Component) and isinstance(default, Weights):
         return Weights(default.name, {**default.components, a.component: a.name})
+    if isinstance(a, Without) and isinstance(default, Weights):
+        return Weights(a.name, {a.component: graph.weights(default)})
     first = a.name if isinstance(a, Weights) else ""
     while first in graph.draft.steps:
         first = graph.draft.steps[first]["inputs"][0]
@@ -96,6 +98,18 @@ def _fallback(graph: Graph, given: dict, method: Method) -> Any:
         return a  # what the first model has is what a merge here falls back to anyway
     name = graph.step(method.name, [graph.source(a), graph.source(default)])
     return Weights(name) if isinstance(a, Weights) else Delta(name)
+
+
+def _rank(graph: Graph, given: dict, method: Method) -> Delta:
+    rank = graph.plain(given, "rank", 8)
+    if isinstance(rank, bool | str) or rank is None:
+        raise Refused("rank is no number")
+    return Delta(graph.step(method.name, [graph.delta(given.get("a")).name], rank=round(rank)))
+
+
+def _omitted(graph: Graph, given: dict, method: Method) -> Without:
+    part = _component(graph, given, method)
+    return Without(part.component, part.name)
 
 
 def _component(graph: Graph, given: dict, method: Method) -> Component:
@@ -111,11 +125,8 @@ def _of_model(graph: Graph, given: dict, method: Method) -> Weights:
 
 
 def _median(graph: Graph, given: dict, method: Method) -> Any:
-    limits = [f"{x}={one_line(given[x], 20)}" for x in ("eps", "maxiter", "ftol") if x in given]
-    if limits:
-        graph.draft.note(
-            f"the median's limits ({', '.join(limits)}) are left out; here it is worked out to the last digit"
-        )
+    if limits := [f"{x}={one_line(given[x], 20)}" for x in ("eps", "maxiter", "ftol") if x in given]:
+        graph.draft.note(f"the median's limits ({', '.join(limits)}) are left out")
     return _plain(graph, given, method, Mecha(takes="*models"))
 
 
@@ -144,6 +155,8 @@ _READ: dict[str, Build] = {
     "median": _median,
     "minus": _minus,
     "model": _of_model,
+    "omitted": _omitted,
+    "rank": _rank,
     "scale": _scale,
     "whole": _whole,
     **SPARSE,
@@ -164,6 +177,11 @@ def reader(name: str) -> tuple[str, Callable[[Graph, dict[str, Any]], Any]] | No
 
 
 def _reading(method: Method, said: Mecha) -> Callable[[Graph, dict[str, Any]], Any]:
-    if said.read == "plain":
-        return lambda graph, given: _plain(graph, given, method, said)
-    return lambda graph, given: _READ[said.read](graph, given, method)
+    def read(graph: Graph, given: dict[str, Any]) -> Any:
+        if said.note:
+            graph.draft.note(said.note)
+        if said.read == "plain":
+            return _plain(graph, given, method, said)
+        return _READ[said.read](graph, given, method)
+
+    return read

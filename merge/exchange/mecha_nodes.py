@@ -55,5 +55,13 @@ class Component:
     name: str
 
 
+@dataclass(frozen=True)
+class Without:
+    """A model without one component."""
+
+    component: str
+    name: str
+
+
 class Refused(Exception):
     """A node that has no equivalent, with the reason."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..methods import Method
+from ..methods.centres import MECHA_MEDIAN
 from .mecha_nodes import Delta, Refused, Waiting
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def _consensus(graph: Graph, given: dict) -> dict[str, str]:
         raise Refused("TIES with apply_stock has no equivalent")
     limits = {"eps": 1e-6, "maxiter": 100, "ftol": 1e-20}
     if odd := [f"{x}={given[x]}" for x, usual in limits.items() if median and given.get(x, usual) != usual]:
-        graph.draft.note(
-            f"the median's limits ({', '.join(odd)}) are left out; here it is worked out to the last digit"
-        )
+        graph.draft.note(f"the median's limits ({', '.join(odd)}) are left out")
+    if median:
+        graph.draft.note(MECHA_MEDIAN)
     by_size = _switch(graph, given, "vote_sgn") == graph.versioned
     if "vote_sgn" in given:
         graph.draft.note(

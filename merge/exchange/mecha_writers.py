@@ -126,4 +126,11 @@ def writer_of(method: Method) -> Write | None:
     said = next((said for said in method.mecha if said.write), None)
     if said is None:
         return None
-    return partial(_BY_RECORD[said.write], said) if said.write in _BY_RECORD else _WRITTEN[said.write]
+    write = partial(_BY_RECORD[said.write], said) if said.write in _BY_RECORD else _WRITTEN[said.write]
+
+    def written(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+        if said.note:
+            writer.remark(name, said.note)
+        return write(writer, name, step, inputs)
+
+    return written

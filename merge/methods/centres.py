@@ -8,6 +8,11 @@ from .elsewhere import Mecha, Mergekit
 from .method import Delta, Numbers
 from .numpy_later import np
 
+MECHA_MEDIAN = (
+    "sd-mecha's median stops after 100 steps (maxiter), or where its sum of distances stands still; here steps go on until the "
+    "shares do"
+)
+
 
 @statistics(
     passes=2,
@@ -44,7 +49,7 @@ def model_stock(*deltas: Delta, at: Spot):
     return [t / n] * n
 
 
-@statistics(passes=2, mecha=Mecha("geometric_median", "*models", read="median"))
+@statistics(passes=2, mecha=Mecha("geometric_median", "*models", read="median", note=MECHA_MEDIAN))
 def geometric_median(*models, at: Spot, weights: Numbers = 1.0):
     """The point whose sum of weighted distances to all models is smallest: a mean in which outliers count less.
 

@@ -143,11 +143,14 @@ def karcher_mean(*models, at: Spot, weights: Numbers = 1.0):
     return sphere.shares(mean)
 
 
-@statistics(passes=2, mecha=Mecha("perpendicular_component", "a b"))
+_NOTHING = "where the first difference is 0 sd-mecha takes nothing of the second, and all of it is taken here"
+
+
+@statistics(passes=2, mecha=Mecha("perpendicular_component", "a b", note=_NOTHING))
 def perpendicular(a, b, *, at: Spot):
     """b - (a b / |a|^2) a: the part of b at right angles to a.
 
-    Meant for differences. Where a is 0 it is b.
+    Meant for differences. Where a is 0 it is b (sd-mecha's is 0 there).
 
     Source: `perpendicular_component` of sd-mecha.
 
@@ -159,11 +162,11 @@ def perpendicular(a, b, *, at: Spot):
     return -_along(gram), 1.0
 
 
-@statistics(passes=2, result="first", base="c", mecha=Mecha(read="", write="right angles"))
+@statistics(passes=2, result="first", base="c", mecha=Mecha(read="", write="right angles", note=_NOTHING))
 def add_perpendicular(a, b, c, *, at: Spot, alpha: float = 1.0):
     """a + alpha (d_b - (d_a d_b / |d_a|^2) d_a), d_a = a - c, d_b = b - c: add what b learnt at right angles to what a learnt.
 
-    Where a is c it is add difference.
+    Where a is c it is add difference (sd-mecha leaves a as it is there).
 
     Source: `add_perpendicular` of sd-mecha.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..spot import Spot
 from .declaring import elementwise
-from .elsewhere import Mecha, Supermerger
+from .elsewhere import Mecha, Mergekit, Supermerger
 from .linear import first_alone
 from .numpy_later import np
 
@@ -174,3 +174,51 @@ def clamp(x, a, b):
     Use: after add difference and its relatives, to keep the result between the models that it was made from.
     """
     return np.clip(x, np.minimum(a, b), np.maximum(a, b))
+
+
+@elementwise(mecha=Mecha("geometric_sum", "a b alpha", {"alpha": ("alpha", 0.5)}))
+def geometric_sum(a, b, *, alpha: float = 0.5):
+    """|a|^(1 - alpha) |b|^alpha, times the cosine of pi times the powers of what is negative: the geometric mean of two models.
+
+    It is the real part of a^(1 - alpha) b^alpha with complex powers: where a and b have one sign it is that sign's mean, where
+    they have two it passes through 0 on the way. 0 to the power 0 is 1, to any other power 0.
+
+    Source: `geometric_sum` of sd-mecha.
+
+    Use: experiments: what is small in one of the two stays small.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.exp2(_logarithm(abs(a), 1 - alpha) + _logarithm(abs(b), alpha))
+    turn = np.pi * ((1 - alpha) * (a < 0) + alpha * (b < 0))
+    return (size * np.cos(turn)).astype(np.float32)
+
+
+@elementwise(base="c", mecha=Mecha("multiply_quotient", "a b c alpha", {"alpha": ("alpha", 1.0)}))
+def multiply_quotient(a, b, c, *, alpha: float = 1.0):
+    """a (b / c)^(alpha s), s = max(0, - log|a/c| log|b/c|) / max(log|a/c|^2, log|b/c|^2): multiply a by what multiplied c into b.
+
+    Only where a grew and b shrank from c, or the other way round; there s is how alike the two factors are. Of negative
+    quotients it is the real part. Where one of the three is 0 it is a.
+
+    Source: `multiply_quotient` of sd-mecha.
+
+    Use: experiments: add opposite, of factors in place of differences.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_a, of_b = (np.log(abs(x), dtype=np.float64) - np.log(abs(c), dtype=np.float64) for x in (a, b))
+        power = alpha * np.maximum(-of_a * of_b / np.maximum(abs(of_a), abs(of_b)) ** 2, 0)
+        factor = np.exp(power * of_b) * np.cos(np.pi * power * ((b < 0) != (c < 0)))
+    known = np.isfinite(power) & (a != 0) & (b != 0) & (c != 0)
+    return np.where(known, a * np.where(known, factor, 1), a).astype(np.float32)
+
+
+@elementwise(base="a", mergekit={"nearswap": Mergekit(weighted=False, numbers={"t": ("t", None)})})
+def nearswap(a, b, *, t: float = 0.001):
+    """a + min(t / |a - b|, 1) (b - a): b where the two are nearer than t, else a, moved by t towards b.
+
+    Source: `nearswap` of mergekit (alchemonaut's QuartetAnemoi, 2024).
+
+    Use: take over what b changed a little, and little of what it changed much.
+    """
+    share = np.clip(np.float32(t) / np.maximum(abs(a - b), np.float32(1e-6)), 0, 1)
+    return moved(a, share * (b - a))

@@ -79,6 +79,7 @@ class Mecha:
         also: older names for it.
         read, write: how a node becomes a step, and a step nodes: `plain`: as this record says; empty: not at all; else the name
             of a translation in `exchange`.
+        note: where the two differ.
     """
 
     name: str = ""
@@ -89,3 +90,4 @@ class Mecha:
     also: tuple[str, ...] = ()
     read: str = "plain"
     write: str = "plain"
+    note: str = ""

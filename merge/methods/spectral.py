@@ -13,6 +13,7 @@ difference for LoRAs, which have few directions.
 from __future__ import annotations
 
 from .declaring import whole
+from .elsewhere import Mecha
 from .method import Delta, Numbers
 from .numpy_later import np
 
@@ -86,6 +87,32 @@ def tsv(*deltas: Delta, weights: Numbers = 1.0, alpha: float = 1.0, keep: float 
     kept = min(max(int(sides * (keep or 1 / len(deltas))), 1), sides)
     lefts, values, rights = _joined([_decomposed(_matrix(d, w), kept) for d, w in zip(deltas, weights, strict=True)])
     return _shaped(alpha, (_polar(lefts)[1] * values) @ _polar(rights)[1], deltas)
+
+
+@whole(
+    working=40,
+    result="first",
+    mecha=Mecha(
+        "truncate_rank",
+        "a rank use_approximate_basis approximate_basis_iters approximate_basis_seed",
+        read="rank",
+        write="",
+        note="sd-mecha finds the strongest directions by chance unless use_approximate_basis is false; here they are exact",
+    ),
+)
+def truncate_rank(difference: Delta, *, rank: int = 8) -> Delta:
+    """U_r S_r V_r of a difference: its strongest `rank` directions, as a LoRA of that rank has.
+
+    Tensors with one axis stay as they are; rank 0 leaves nothing of the others.
+
+    Source: `truncate_rank` of sd-mecha; Eckart and Young 1936.
+
+    Use: what a difference comes to when it is extracted as a LoRA, in the middle of a recipe.
+    """
+    if difference.ndim < 2:
+        return difference
+    lefts, values, rights = _decomposed(_matrix(difference, 1.0), max(rank, 0))
+    return _shaped(1.0, (lefts * values) @ rights, [difference])
 
 
 def _matrix(delta, weight: float):

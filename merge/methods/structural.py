@@ -18,7 +18,12 @@ def fallback(a, b, *, has):
     return a if has(a) else b
 
 
-@structural(mecha=Mecha("pick_component", "a component", read="component", write="component"))
+@structural(
+    mecha=(
+        Mecha("pick_component", "a component", read="component", write="component"),
+        Mecha("omit_component", "a component", read="omitted", write=""),
+    )
+)
 def pick_component(a, b, *, place, component: Component):
     """a, but for the named component, which is b's.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import load
 
-from unetscope.merge import RecipeError, merge
+from unetscope.merge import Recipe, RecipeError, merge
 from unetscope.merge.exchange import Request, import_recipe
 from unetscope.merge.exchange.reading import import_text
 from unetscope.merge.methods import METHODS
@@ -123,6 +123,15 @@ GRAPHS = {
     "slerp": lambda a, b, c: sd_mecha.slerp(a, b, alpha=0.3),
     "perpendicular": lambda a, b, c: sd_mecha.add_perpendicular(a, b, c, alpha=0.7),
     "median": lambda a, b, c: sd_mecha.geometric_median(a, b, c),
+    "geometric sum": lambda a, b, c: sd_mecha.geometric_sum(a, b, alpha=0.3),
+    "multiply quotient": lambda a, b, c: sd_mecha.multiply_quotient(a, b, c, alpha=0.7),
+    "crossover": lambda a, b, c: sd_mecha.crossover(a, b, alpha=0.4, tilt=0.6),
+    "rank": lambda a, b, c: linear.add_difference(
+        a, sd_mecha.truncate_rank(linear.subtract(b, c), rank=3, use_approximate_basis=False), 0.8
+    ),
+    "without a component": lambda a, b, c: (
+        sd_mecha.omit_component(sd_mecha.weighted_sum(a, b, alpha=0.3), "clip_l") | c
+    ),
     "TIES by count": lambda a, b, c: linear.add_difference(c, ties.ties_sum(*_changes(a, b, c), k=1.0), 0.8),
     "TIES by size": lambda a, b, c: linear.add_difference(
         c, ties.ties_sum(*_changes(a, b, c), k=1.0, vote_sgn=True), 1.2
@@ -138,7 +147,7 @@ _SLOTS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i
 
 
 # Its median stops where its objective stands still in fp32, and its inner products are sums in fp32.
-LOOSE = {"perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE that drops nothing": 3e-4}
+LOOSE = {"perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE that drops nothing": 3e-4, "rank": 2e-5}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -324,3 +333,56 @@ def test_a_file_is_known_by_what_it_holds(tmp_path):
     path = tmp_path / "recipe.txt"
     path.write_bytes(b"\xef\xbb\xbf" + FIRST.replace("\n", "\r\n").encode())
     assert import_recipe(path).shares["one"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("words", ['model_config="sdxl-sgm" merge_space="weight"', '"sdxl" "base"'])
+def test_the_architecture_of_shares_is_the_one_that_the_recipe_names(words):
+    head = "version 0.1.0\n" if "=" in words else ""
+    graph = f'{head}model "a" {words}\nmodel "b" {words}\nmerge "weighted_sum" &0 &1 alpha=0.25'
+    assert imported(graph).family.id == "sdxl"
+    assert imported(graph.replace("sdxl", "sd1")).family.id == "sd1"
+
+
+def test_block_weights_that_name_every_slot_of_an_architecture_are_of_that_one():
+    from unetscope.merge.collapse import fitting_families
+
+    slots = ["BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)), "VAE"]
+    weights = {"convention": "sd-mecha", **dict.fromkeys(slots, 0.5)}
+    step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": weights}
+    recipe = Recipe.parse({"models": {"a": "a", "b": "b"}, "steps": {"out": step}})
+    assert fitting_families(recipe)[0].id == "sdxl"
+
+
+@pytest.mark.parametrize(
+    "node, said",
+    [('"perpendicular_component" &3 &4', "difference is 0"), ('"geometric_median" &3 &4', "stands still")],
+)
+def test_where_a_method_of_sd_mecha_differs_the_import_and_the_export_say_so(node, said):
+    found = imported(f'version 0.1.0\n{DELTAS}merge {node}\nmerge "add_difference" &0 &5 1.0')
+    assert any(said in note for note in found.notes)
+    from unetscope.merge.exchange import to_mecha
+
+    assert said in to_mecha(found.recipe, "sd1")
+
+
+def test_sd_mecha_takes_nothing_where_the_first_difference_is_0_and_we_take_all():
+    import torch
+
+    from unetscope.merge.methods import METHODS as methods
+
+    b = torch.tensor([1.0, -2.0, 3.0])
+    assert not linear.perpendicular_component.__wrapped__(torch.zeros(3), b).any()
+    assert "sd-mecha" in methods["perpendicular"].doc
+
+
+SHAPES = [(6, 8, 3, 3), (7, 9), (12,), (6, 8, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("alpha, tilt", [(0.5, 0), (0.3, 0.4), (0.3, 1.5), (0.7, 2), (0.6, 2.6), (0.4, 3.5), (0.4, 1)])
+def test_crossover_is_sd_mechas_at_every_tilt(shape, alpha, tilt):
+    import torch
+
+    a, b = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
+    theirs = sd_mecha.crossover.__wrapped__(torch.tensor(a), torch.tensor(b), alpha=alpha, tilt=tilt)
+    np.testing.assert_allclose(METHODS["crossover"](a, b, alpha=alpha, tilt=tilt), theirs.numpy(), atol=2e-6)

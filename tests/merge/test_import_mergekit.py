@@ -44,6 +44,8 @@ CONFIGURATIONS = {
     "breadcrumbs": BASED + "merge_method: breadcrumbs\nparameters: {weight: 0.5, density: 0.6, gamma: 0.05}",
     "breadcrumbs_ties": BASED + "merge_method: breadcrumbs_ties\nparameters: {weight: 0.5, density: 0.6}",
     "model_stock": BASED + "merge_method: model_stock",
+    "nearswap": "models: [{model: A}]\nbase_model: BASE\nmerge_method: nearswap\nparameters: {t: 0.02}",
+    "arcee_fusion": "models: [{model: A}]\nbase_model: BASE\nmerge_method: arcee_fusion",
     "sce": BASED + "merge_method: sce\nparameters: {select_topk: 0.3}",
     # Nothing is left to chance where everything is kept.
     "dare_ties": BASED + "merge_method: dare_ties\nparameters: {weight: 0.5, density: 1.0, normalize: true}",

@@ -100,6 +100,11 @@ def test_the_best_row_of_a_log_is_taken_in_the_order_of_its_columns(columns, ord
     assert any("row 2 of 4" in note and "0.9" in note for note in found.notes)
 
 
+def test_a_log_with_windows_line_breaks_written_twice_has_as_many_rows():
+    text = log(27, [0.2, 0.9]).replace("\n", "\r\r\n")
+    assert any("row 2 of 2" in note for note in import_text(text, "log.csv").notes)
+
+
 def test_a_log_without_models_leaves_names_to_fill_in():
     found = import_text(log(27, [1]), "log.csv")
     assert found.missing == ("model A", "model B")
@@ -321,6 +326,15 @@ def test_every_method_that_mergekit_shares_with_us_keeps_its_defaults_and_option
     assert set(known) - {"ranks", "seed", "trim"} <= {*step, *(() if "alpha" in step else ("alpha",)), "weights"}
 
 
+def test_a_negative_weight_where_signs_are_elected_is_noted():
+    text = BASED.replace("two}", "two, parameters: {weight: -0.4}}") + "merge_method: ties\nparameters: {weight: 0.7}"
+    assert any("negative" in note for note in import_text(text, "x.yaml").notes)
+    assert not any("negative" in note for note in import_text(text.replace("-0.4", "0.4"), "x.yaml").notes)
+    # Without a division the two agree.
+    added = import_text(text.replace("{weight: 0.7}", "{weight: 0.7, normalize: false}"), "x.yaml")
+    assert not any("negative" in note for note in added.notes)
+
+
 def test_filters_of_a_model_come_before_those_of_the_configuration():
     text = (
         "merge_method: task_arithmetic\nbase_model: z\nmodels: [{model: a, parameters: {weight: [{filter: attn1, value: 0.9}]}}]\n"
@@ -353,7 +367,7 @@ def test_loras_and_revisions_of_mergekit_models_are_carried_over_or_named():
             "density differs from model to model",
         ),
         (BASED + "merge_method: linear\nparameters: {weight: 1}", "base_model: linear takes it for a model"),
-        (BASED + "merge_method: arcee_fusion", "'arcee_fusion' has no equivalent"),
+        (BASED + "merge_method: ram", "'ram' has no equivalent"),
         ("merge_method: frankenmerge\nmodels: [a]", "'frankenmerge' has no equivalent"),
         ("merge_method: passthrough\nslices: [{sources: []}]", "slices"),
         ("merge_method: linear", "no list of models"),

@@ -50,6 +50,27 @@ def test_rows_without_a_score_are_left_out_and_counted_and_times_may_be_missing(
     assert log.notes == ["column 'mood' has no meaning here", "2 of 3 rows could not be read"]
 
 
+def test_the_time_of_a_run_that_stands_in_each_of_its_rows_is_counted_once(tmp_path):
+    # Hyperactive sums the times of a run and writes the sum into every row.
+    rows = [
+        [*[i / 10] * 27, i / 10, *times] for i, times in enumerate([(80, 90), (80, 90), (80, 90), (80, 90), (7, 8.5)])
+    ]
+    log = read_automb(write(tmp_path / "log.csv", rows))
+    seconds = [t.seconds for t in log.trials]
+    assert seconds[0] == {"evaluate": 20, "other": 2.5} and seconds[4] == {"evaluate": 7, "other": 1.5}
+    assert sum(s["evaluate"] + s["other"] for s in seconds) == 90 + 8.5
+    assert log.notes == ["4 rows have the time of their whole run, which was divided among them"]
+
+
+@pytest.mark.parametrize("end", ["\r\r\n", "\r\n", "\r", "\n\n"])
+def test_any_line_breaks_part_the_rows(tmp_path, end):
+    path = write(tmp_path / "log.csv", [[*range(27), 0.5, 3, 4], [*range(27), 0.7, 5, 6]])
+    path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+    assert is_automb(path)
+    log = read_automb(path)
+    assert [t.score for t in log.trials] == [0.5, 0.7] and not log.notes
+
+
 def test_what_is_no_log_gets_a_sentence(tmp_path):
     for text, said in [
         ("a,b\n1,2\n", "has 0 numbered columns"),
