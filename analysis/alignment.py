@@ -8,6 +8,7 @@ from math import prod
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.tensors import Shape
+from ..checkpoints.wording import readable
 from .errors import AnalysisError
 
 
@@ -123,12 +124,12 @@ def _others(names: Sequence[str], having: Sequence[str]) -> str:
 def distinct_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """A short name for each checkpoint: its file name without suffix, with more of the path where two agree."""
     paths = [checkpoint.path.absolute() for checkpoint in checkpoints]
-    names = [path.name if path.is_dir() else path.stem for path in paths]
+    names = [readable(path.name if path.is_dir() else path.stem) for path in paths]
     if len(set(names)) < len(names):
-        full = [path.name for path in paths]
+        full = [readable(path.name) for path in paths]
         names = [f if names.count(n) > 1 else n for n, f in zip(names, full, strict=True)]
     if len(set(names)) < len(names):
-        longer = [f"{path.parent.name}/{n}" for path, n in zip(paths, names, strict=True)]
+        longer = [f"{readable(path.parent.name)}/{n}" for path, n in zip(paths, names, strict=True)]
         names = [more if names.count(n) > 1 else n for n, more in zip(names, longer, strict=True)]
     seen: dict[str, int] = {}
     out = []

@@ -7,8 +7,8 @@ machine; on one machine they are always the same. `kernels_numpy` says the same 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..checkpoints.kernel_cache import kept
 from .kernels_numpy import BINS, SHIFT
 
 _TILE = 512
@@ -16,7 +16,7 @@ _TILE = 512
 _SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
+@kept(nogil=True, fastmath=_SUMS, error_model="numpy")
 def pair_sums(a, b, out):
     """Add to `out` what `PAIR_TERMS` names."""
     aa = bb = ab = dd = total = 0.0
@@ -48,7 +48,7 @@ def pair_sums(a, b, out):
     out[7] += flipped
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
+@kept(nogil=True, fastmath=_SUMS, error_model="numpy")
 def base_sums(a, b, c, out):
     """Add to `out` what `BASE_TERMS` names."""
     cc = pp = qq = pq = conflict = common = 0.0
@@ -71,7 +71,7 @@ def base_sums(a, b, c, out):
     out[5] += common
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
+@kept(nogil=True, fastmath=_SUMS, error_model="numpy")
 def value_sums(x, normal, fp16_limit, out):
     """Add to `out` what `VALUE_TERMS` names."""
     total = squares = sizes = 0.0
@@ -104,7 +104,7 @@ def value_sums(x, normal, fp16_limit, out):
     out[8] += vanishing - zeros
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def histogram(x, counts):
     """Count float32 values by sign, exponent and the first bits of the mantissa."""
     bits = x.view(np.uint32)
@@ -120,7 +120,7 @@ def histogram(x, counts):
         counts[j] += other[j]
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
+@kept(nogil=True, fastmath=_SUMS, error_model="numpy")
 def gram(values, size, out):
     """Add to `out` (N, N) the inner products of the first `size` columns of `values` (N, L)."""
     count = values.shape[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from .output import replace_file
 
 def scan_file(identity: str) -> Path:
     """Where the scan of a file is kept."""
-    return cache_folder() / "scans" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass"))  # file names may hold what UTF-8 has not
+    return cache_folder() / "scans" / f"{digest.hexdigest()[:32]}.json"
 
 
 def kept_scan(identity: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
+from .hashes import cache_folder
+from .kernel_cache import is_own, tell_unusable, usable
 from .output import replace_file
 
 _SOURCE = Path(__file__).with_name("kernel_loops.py")
@@ -106,24 +109,27 @@ def _compile(operation: str, source: np.dtype, out: np.dtype) -> bytes:
 
 
 def _folders() -> list[Path]:
-    """Where machine code is kept, the best place first."""
-    from .hashes import cache_folder
-
+    """Where machine code is kept, the best place first, if only this user may write there."""
     return [_SOURCE.with_name("__pycache__"), cache_folder()]
 
 
 def _load(name: str) -> bytes | None:
-    for folder in _folders():
-        with contextlib.suppress(OSError):
-            content = (folder / name).read_bytes()
+    for folder in filter(usable, _folders()):
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
+            if not is_own(os.fstat(file.fileno())):
+                continue
+            content = file.read()
             if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
                 return content[_DIGEST:]
     return None
 
 
 def _save(name: str, code: bytes) -> None:
-    for folder in _folders():
+    for folder in filter(usable, _folders()):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / name, hashlib.sha256(code).digest() + code, fsync=False)
+            # Whoever may write to what is replaced shall not write to what replaces it.
+            os.chmod(folder / name, 0o644)
             return
+    tell_unusable(folder for folder in _folders() if folder.is_dir())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..checkpoints.wording import readable
 from .arguments import expand
 
 if TYPE_CHECKING:
@@ -92,15 +93,10 @@ def recipe(method: Method, given: dict[str, Any], convention: str | None = None)
 
 def _sorted(method: Method, files: dict[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Models and LoRAs apart; LoRAs are looked for where a difference may stand."""
-    from ..merge import RecipeError
 
     models, loras = {}, {}
     for name, path in files.items():
         text = str(path)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise RecipeError(f"{text}: this name is not in UTF-8, as recipes are; rename the file") from None
         may_be = name in method.deltas or (method.on_deltas and name != method.inputs[0])
         (loras if may_be and _is_lora(path) else models)[name] = text
     return models, loras
@@ -160,8 +156,8 @@ def _named(paths: list[Path], taken: set[str]) -> dict[str, Path]:
     """A name for every file: its stem, with a number where that is taken (or `merge`, which is a word of recipes)."""
     names: dict[str, Path] = {}
     for path in paths:
-        name, n = path.stem, 2
+        name, n = readable(path.stem), 2
         while name in names or name in taken or name == "merge":
-            name, n = f"{path.stem}.{n}", n + 1
+            name, n = f"{readable(path.stem)}.{n}", n + 1
         names[name] = path
     return names

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import Family, family_of, is_text, known_labels
+from ..checkpoints.wording import readable
 from . import text as texts
 from .architectures import DrawingError, drawn_families, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph
@@ -98,7 +99,7 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
     """
     if isinstance(architecture, str):
         return Subject(_published(family_of(family_named(architecture))), None)
-    found, name = architecture.architecture, Path(architecture.path).name
+    found, name = architecture.architecture, readable(Path(architecture.path).name)
     family, what = found.family, found.name or "nothing known"
     if found.what not in ("checkpoint", "component"):
         instead = f", or {family} for its architecture" if family in drawn_families() else ""

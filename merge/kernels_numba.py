@@ -4,8 +4,8 @@ no sum is reordered, nothing is fused."""
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..checkpoints.kernel_cache import kept
 from .kernels_numpy import LANES, MIX_1, MIX_2, STEP, TILE, elected, random_bits, sizes
 
 __all__ = [
@@ -29,7 +29,7 @@ def inner_products(values: np.ndarray, out: np.ndarray) -> None:
     _inner_products(values, out)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def _inner_products(values, out):
     count, size = values.shape
     rows, lanes = np.zeros((count, TILE)), np.empty(LANES)
@@ -66,7 +66,7 @@ def count_first(values: np.ndarray, counts: np.ndarray) -> None:
     _count_first(np.ascontiguousarray(values).view(np.uint32), counts)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _count_first(bits, counts):
     for i in range(bits.size):
         counts[(bits[i] >> 16) & 0x7FFF] += np.uint32(1)
@@ -76,7 +76,7 @@ def count_last(values: np.ndarray, first: int, counts: np.ndarray) -> None:
     _count_last(np.ascontiguousarray(values).view(np.uint32), np.uint32(first), counts)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _count_last(bits, first, counts):
     for i in range(bits.size):
         if (bits[i] >> 16) & 0x7FFF == first:
@@ -87,7 +87,7 @@ def trim(values: np.ndarray, least: np.float32, out: np.ndarray) -> None:
     _trim(values, np.float32(least), out)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _trim(values, least, out):
     for i in range(values.size):
         out[i] = values[i] if abs(values[i]) >= least else np.float32(0.0)
@@ -99,7 +99,7 @@ def agreeing(
     _agreeing(rows, weights, factors, elect, mean, out)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def _agreeing(rows, weights, factors, elect, mean, out):
     zero, one = np.float32(0.0), np.float32(1.0)
     votes, total, present = np.empty(_PART, np.float32), np.empty(_PART, np.float32), np.empty(_PART, np.float32)
@@ -137,7 +137,7 @@ def _agreeing(rows, weights, factors, elect, mean, out):
                 part[k] = total[k]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kept(nogil=True, inline="always")
 def _mixed(x):
     x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
@@ -148,7 +148,7 @@ def keep_at_random(values: np.ndarray, stream: int, start: int, threshold: int, 
     _keep_at_random(values, np.uint64(stream), np.uint64(start), np.uint64(threshold), out)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _keep_at_random(values, stream, start, threshold, out):
     for i in range(values.size):
         bits = _mixed((start + np.uint64(i + 1)) * np.uint64(STEP) + stream) >> np.uint64(11)
@@ -161,7 +161,7 @@ def keep_by_chance(
     _keep_by_chance(values, chances, np.uint64(stream), np.uint64(start), divide, out)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def _keep_by_chance(values, chances, stream, start, divide, out):
     for i in range(values.size):
         bits = _mixed((start + np.uint64(i + 1)) * np.uint64(STEP) + stream) >> np.uint64(11)
@@ -173,7 +173,7 @@ def row_ranks(values: np.ndarray, row: int, out: np.ndarray) -> None:
     _row_ranks(values.view(np.uint32).reshape(-1, row), out.reshape(-1, row))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def _row_ranks(rows, out):
     """Each row sorted by its 31 bits of size, eleven at a time, the last first: of equals the first stays first."""
     n = rows.shape[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
+from ..checkpoints.wording import readable
 from .plan import Plan
 from .recipe import Recipe
 
@@ -40,14 +41,14 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
     recipe = anonymous(plan.recipe)
     hashes = [None if reproducible else _hash(c, hash_inputs) for c in plan.checkpoints]
     # A file that is to be the same under any name cannot be called by its name.
-    title = recipe.title or ("" if reproducible else _text(Path(output).stem))
+    title = recipe.title or ("" if reproducible else readable(Path(output).stem))
     out = {
         "format": "pt",
         "unetscope.recipe": recipe.to_yaml(),
         "unetscope.version": __version__,
         "unetscope.inputs": json.dumps(
             [
-                {"name": name, "file": _text(c.path.name), "size": c.size, "sha256": digest}
+                {"name": name, "file": readable(c.path.name), "size": c.size, "sha256": digest}
                 for name, c, digest in zip(plan.names, plan.checkpoints, hashes, strict=True)
             ]
         ),
@@ -58,7 +59,7 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
-        "modelspec.merged_from": ", ".join(_text(c.path.name) for c in plan.checkpoints),
+        "modelspec.merged_from": ", ".join(readable(c.path.name) for c in plan.checkpoints),
     }
     if not title:
         del out["modelspec.title"]
@@ -69,11 +70,6 @@ def describe(plan: Plan, output: Path, *, hash_inputs: bool = False, reproducibl
     if reproducible:
         out = {k: v for k, v in out.items() if k not in VARIABLE_FIELDS}
     return out
-
-
-def _text(name: str) -> str:
-    """A file's name as text: names in another encoding hold what UTF-8 cannot."""
-    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hash(checkpoint: Checkpoint, compute: bool) -> str | None:
@@ -132,7 +128,7 @@ def _sd_merge_models(plan: Plan, hashes: list[str | None]) -> dict:
         found |= _read_json(checkpoint.metadata.get("sd_merge_models"), dict) or {}
         history = _read_json(checkpoint.metadata.get("sd_merge_recipe"), dict)
         if digest or history:
-            name = _text(checkpoint.path.name)
+            name = readable(checkpoint.path.name)
             short = legacy_hash(checkpoint.path) if checkpoint.path.is_file() else None
             found[digest or name] = {"name": name, "legacy_hash": short, "sd_merge_recipe": history}
     return found

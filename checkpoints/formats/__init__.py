@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutputError
 from ..registry import Registry, RegistryError
-from ..wording import unreadable
+from ..wording import counted, readable, unreadable
 
 if TYPE_CHECKING:
     from ..tensors import StoredTensor
@@ -169,7 +170,7 @@ def read_folder_model(path: Path) -> tuple[Format, Contents]:
     """
     folders = [form for form in FORMATS.values() if form.folder]
     form = next((f for f in folders if any((path / mark).exists() for mark in f.markers)), folders[0])
-    return form, form.read(path, False)
+    return form, _as_text(path, form.read(path, False))
 
 
 def read_file(path: Path, to_look: bool = False) -> tuple[Format, Contents]:
@@ -192,7 +193,44 @@ def read_file(path: Path, to_look: bool = False) -> tuple[Format, Contents]:
         raise CheckpointError(
             f"{path}: is not a model: its first bytes are not those of any format that is read. Expected {known}"
         )
-    return form, form.read(path, to_look)
+    return form, _as_text(path, form.read(path, to_look))
+
+
+def _as_text(path: Path, contents: Contents) -> Contents:
+    """Contents whose names and metadata any file can hold: halves of characters, which pickles allow, written out as `\\ud800`.
+
+    Raises:
+        CheckpointError: two tensors have one name then.
+    """
+    lists = [contents.tensors, *contents.components.values()]
+    names = [tensor.name for tensors in lists for tensor in tensors]
+    if all(map(_is_text, ["\n".join(names), *contents.metadata, *contents.metadata.values()])):
+        return contents
+    strange = sum(not _is_text(name) for name in names)
+    note = (
+        f"the names of {counted(strange, 'tensor')} hold halves of characters, written out here as \\ud800 and the like"
+    )
+    tensors, *components = [[replace(t, name=readable(t.name)) for t in tensors] for tensors in lists]
+    for made in (tensors, *components):
+        if twice := [name for name, count in Counter(tensor.name for tensor in made).items() if count > 1]:
+            raise CheckpointError(
+                f"{path}: {twice[0]} is the name of two tensors when halves of characters are written out"
+            )
+    return replace(
+        contents,
+        tensors=tensors,
+        components=dict(zip(contents.components, components, strict=True)),
+        metadata={readable(key): readable(text) for key, text in contents.metadata.items()},
+        notes=(*contents.notes, *([note] if strange else [])),
+    )
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_folder(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...checkpoints.wording import readable
 from ..errors import MergeError
 from ..recipe import MERGED, Recipe
 from .uses import LoraUse
@@ -47,7 +48,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """A name for every file: its stem, with a number where stems are equal or are words of recipes."""
     names: list[str] = []
     for path in paths:
-        names.append(_free(path.stem, [*names, MERGED]))
+        names.append(_free(readable(path.stem), [*names, MERGED]))
     return names
 
 

@@ -17,6 +17,7 @@ from ...checkpoints.output import check_target
 from ...checkpoints.stream import Pass
 from ...checkpoints.targets import refuse_inputs, require_suffix
 from ...checkpoints.transfer import write_tensors
+from ...checkpoints.wording import readable
 from ..errors import MergeError
 from .layers import WITHOUT_ALPHA, Layer, Style
 from .low_rank import LowRank
@@ -37,8 +38,8 @@ _STALE = (
 
 
 def file_name(path: Path | str) -> str:
-    """A file's base name as text: names in another encoding hold what UTF-8 cannot."""
-    return Path(path).name.encode("utf-8", "replace").decode("utf-8")
+    """A file's base name as text."""
+    return readable(Path(path).name)
 
 
 def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -278,12 +278,11 @@ def test_names_with_markup_and_control_characters_are_shown_as_text(here, run):
     assert "\x1b" not in out + err and "[red]grid" in out
 
 
-def test_names_in_another_encoding_are_written_and_refused_as_models_in_a_sentence(here, run):
+def test_names_in_another_encoding_are_read_and_written(here, run):
     name = os.fsdecode(b"caf\xe9.safetensors")
     shutil.copy("a.safetensors", name)
     code, _, err = run("merge", "uniform", name, "b.safetensors", "-o", "out.safetensors")
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "not in UTF-8" in err
+    assert code == 0, err
     code, _, err = run("merge", "copy", "a.safetensors", "-o", os.fsdecode(b"\xe9.safetensors"))
     assert code == 0, err
 
