@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.wording import counted
 from .errors import SearchError
 from .interrupts import Interrupts
 from .optimiser import Asked, Optimiser
@@ -18,7 +19,16 @@ from .pruning import paired_estimate
 from .records import TrialRecord
 from .run_folder import RunFolder, best_of
 from .stopping import Ending, Watch, reached
-from .storage import Heartbeat, Workers, open_storage, require_optuna
+from .storage import (
+    DamagedJournalError,
+    Heartbeat,
+    Workers,
+    is_of_storage,
+    open_storage,
+    reason_of,
+    require_optuna,
+    without_password,
+)
 from .study import Study
 
 if TYPE_CHECKING:
@@ -79,11 +89,19 @@ def search(
     run = open_run(prepared, Path(path), resume=resume, joining=storage is not None)
     for note in prepared.notes:
         say(note)
-    worker = Worker(prepared, run, storage, say)
     try:
-        ending = worker.work()
-    finally:
-        worker.close()
+        worker = Worker(prepared, run, storage, say)
+        try:
+            ending = worker.work()
+        finally:
+            worker.close()
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        where = without_password(storage) if storage is not None else run.path / "journal.log"
+        raise SearchError(
+            f"{where}: the storage has failed ({reason_of(error)}); what was measured is kept in {run.path}, and --resume goes on"
+        ) from None
     return Outcome(
         run, ending, best_of(worker.records, prepared.objective.higher_is_better), not worker.workers.others()
     )
@@ -98,16 +116,9 @@ class Worker:
         self.workers = Workers(run)
         self.workers.enter()
         try:
-            self.optimiser = Optimiser(
-                open_storage(run, storage),
-                self.study.title or run.path.name,
-                prepared.template.parameters,
-                self.study.optimiser,
-                self.workers,
-                higher_is_better=self.objective.higher_is_better,
-                own=storage is None,
-            )
             self._scaled = not self.objective.needs_calibration
+            with self.workers.alone("journal"):
+                self.optimiser = self._remembering(storage)
             self.optimiser.queue(prepared.baselines, prepared.prior, starts=self._scaled)
         except BaseException:
             self.workers.leave()
@@ -122,6 +133,65 @@ class Worker:
     def close(self) -> None:
         self.objective.close()
         self.workers.leave()
+
+    # -- the optimiser's memory ---------------------------------------------------------------------------------------
+
+    def _remembering(self, storage: str | None) -> Optimiser:
+        """The optimiser, with all that the run folder holds: a journal that lacks some of it is made again."""
+        journal = self.run.path / "journal.log"
+        own, alone, kept = storage is None, not self.workers.others(), self.run.trials()
+        had = own and journal.is_file() and journal.stat().st_size > 0
+        try:
+            optimiser = self._optimiser(storage)
+            lost = None if optimiser.is_new else optimiser.lacks(kept)
+            # What another worker is about to tell is not lost.
+            if not (optimiser.is_new and kept) and (lost is None or (own and not alone)):
+                return optimiser
+            if lost is not None and not own:
+                raise SearchError(
+                    f"{self.run.path}: has trial {lost.number}, which the storage does not know as the same; choose another "
+                    "folder by -o, or the storage that this one was made with"
+                )
+            why = f"it does not know trial {(lost or kept[0]).number}"
+            kept = list({r.number: r for r in (*optimiser.known(), *kept)}.values())
+        except DamagedJournalError as error:
+            if not alone:
+                raise SearchError(
+                    f"{error}; stop the other workers, and --resume makes it again from trials/"
+                ) from None
+            why = reason_of(error)
+        told = f"{counted(len(kept), 'trial')} in {self.run.path / 'trials'}"
+        if had:
+            from .journal import set_aside
+
+            self.say(f"journal.log is made again from {told} ({why}); the old one is kept as {set_aside(journal).name}")
+            optimiser = self._optimiser(None)
+        else:
+            self.say(f"{'journal.log' if own else 'the storage'} is new, and gets {told}")
+        optimiser.restore(kept, self.prepared.prior, hold=not self._scaled)
+        return optimiser
+
+    def _optimiser(self, storage: str | None) -> Optimiser:
+        return Optimiser(
+            open_storage(self.run, storage),
+            self.study.title or self.run.path.name,
+            self.prepared.template.parameters,
+            self.study.optimiser,
+            self.workers,
+            higher_is_better=self.objective.higher_is_better,
+            own=storage is None,
+            written=self.run.trials,
+            value_of=self._value_of,
+        )
+
+    def _value_of(self, record: TrialRecord) -> float | None:
+        """A finished trial's score as the optimiser shall see it."""
+        if record.state == "pruned" and record.score is not None:
+            before = [r for r in self.run.trials() if r.finished <= record.finished]
+            best = best_of(before, self.objective.higher_is_better)
+            if best is not None and set(best.scores) & set(record.scores):
+                return paired_estimate(record.scores, best.scores, self.objective.weights, best.score)
+        return record.score
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -183,8 +253,9 @@ class Worker:
         value = measured.score
         if measured.pruned and value is not None:
             value = paired_estimate(measured.scores, incumbent.scores, self.objective.weights, incumbent.score)
+        # First to the folder: what was measured outlives a storage that does not answer.
+        self._write(record)
         self.optimiser.tell(asked, record, value, hold=not self._scaled)
-        self.run.append(record)
         if self._scaled:
             self._update_best()
         self._tidy(record)
@@ -214,12 +285,10 @@ class Worker:
             for record in measured:
                 scores = self.objective.rescored(record)
                 score = self.objective.mean(scores)
-                final = dataclasses.replace(
-                    record, scores=scores, score=score, worker=self.workers.name, finished=time.time()
-                )
-                self.optimiser.tell_held(final)
+                final = dataclasses.replace(record, scores=scores, score=score, finished=time.time())
                 if written.get(record.number) != score:
-                    self.run.append(final)
+                    self._write(final)
+                self.optimiser.tell_held(final)
             self.optimiser.queue_starts()
         self._scaled = True
         self._update_best()
@@ -228,19 +297,22 @@ class Worker:
 
     def _catch_up(self) -> None:
         """Take over what the storage knows and the folder does not."""
-        self.optimiser.sync(holding=not self._scaled)
-        written = {r.number for r in self.run.trials()}
-        for record in sorted(self.records, key=lambda r: r.number):
-            if record.number not in written:
-                self.run.append(record, self.workers.name)
+        self._read_others()
         if self._scaled:
             self._update_best()
 
     def _read_others(self) -> None:
-        for record in self.optimiser.sync(holding=not self._scaled):
-            # Workers of this folder write their own trials; those of other machines are written here too.
-            if record.worker == self.workers.name or not self.workers.knows(record.worker):
-                self.run.append(record, self.workers.name)
+        """Workers write their trials into their folder before they tell them; those of other folders are written here too."""
+        if fresh := self.optimiser.sync(holding=not self._scaled):
+            with self.workers.alone("trials"):
+                written = {r.number for r in self.run.trials()}
+                for record in sorted(fresh, key=lambda r: r.number):
+                    if record.number not in written:
+                        self.run.append(record)
+
+    def _write(self, record: TrialRecord) -> None:
+        with self.workers.alone("trials"):
+            self.run.append(record)
 
     def _incumbent(self) -> TrialRecord | None:
         return best_of(self.records, self.objective.higher_is_better)

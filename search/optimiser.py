@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +59,8 @@ class Optimiser:
         workers: who else works in the run folder.
         higher_is_better: the direction.
         own: whether the storage belongs to the run folder alone, so that everybody who uses it has a lock there.
+        written: the trials that the run folder holds.
+        value_of: the score of a trial as the optimiser shall see it.
     """
 
     def __init__(
@@ -72,10 +73,13 @@ class Optimiser:
         *,
         higher_is_better: bool,
         own: bool,
+        written: Callable[[], Sequence[TrialRecord]] = tuple,
+        value_of: Callable[[TrialRecord], float | None] = lambda record: record.score,
     ):
         import optuna
 
         _quiet()
+        self._written, self._value_of, self._priors = written, value_of, 0
         self.parameters, self.settings, self.workers, self.own = tuple(parameters), settings, workers, own
         self.records: dict[int, TrialRecord] = {}
         self._asking: int | None = None
@@ -93,14 +97,18 @@ class Optimiser:
                 raise SearchError(
                     f"the storage has a study called {name!r} in which other numbers are free; give this one another title"
                 ) from None
-        existing = len(self.study.get_trials(deepcopy=False))
-        host = 0 if own else zlib.crc32(platform.node().encode())
-        # Workers that begin at the same moment see each other, and have different ranks.
-        others = workers.others()
-        rank = sum(name < workers.name for name in others)
-        entropy = (settings.seed, existing, len(others), rank, host)
-        self.study.sampler = make_sampler(settings, self.parameters, entropy)
+        self._seed()
         self._distributions = {p.name: distribution(p) for p in self.parameters}
+
+    def _seed(self) -> None:
+        """Give the sampler random numbers that no other worker has, and none that was there before."""
+        existing = len(self.study.get_trials(deepcopy=False))
+        # Workers that share a folder see each other, and have different ranks; of those that do not, one makes the study.
+        host = 0 if self.own or self.is_new else zlib.crc32(self.workers.name.encode())
+        others = self.workers.others()
+        rank = sum(name < self.workers.name for name in others)
+        entropy = (self.settings.seed, existing, len(others), rank, host)
+        self.study.sampler = make_sampler(self.settings, self.parameters, entropy)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +126,7 @@ class Optimiser:
             if not self.workers.others():
                 self._ask_lost(baselines, scaled=starts)
             return
-        for point, score in prior:
+        for point, score in prior[self._priors :]:
             self._add(point, score)
         known = {t.user_attrs.get("baseline") for t in self.study.get_trials(deepcopy=False)}
         for baseline in baselines:
@@ -167,6 +175,73 @@ class Optimiser:
             params=dict(point), distributions=self._distributions, value=score, user_attrs={"prior": True}
         )
         self.study.add_trial(trial)
+
+    # -- what the run folder holds ------------------------------------------------------------------------------------
+
+    def lacks(self, records: Sequence[TrialRecord]) -> TrialRecord | None:
+        """A trial of the run folder that the storage does not know, or knows as another one; None where it knows them all."""
+        trials = self.study.get_trials(deepcopy=False)
+        for record in records:
+            known = trials[record.number] if record.number < len(trials) else None
+            if record.state == "failed":
+                continue
+            if known is None or not _is_of(known, record) or (known.state.name == "COMPLETE" and not _line(known)):
+                return record
+        return None
+
+    def known(self) -> list[TrialRecord]:
+        """The records in the storage that belong to their trials."""
+        found = [(t, from_line(t.user_attrs["record"])) for t in self.study.get_trials(deepcopy=False) if _line(t)]
+        return [record for trial, record in found if record is not None and _is_of(trial, record)]
+
+    def restore(
+        self, records: Sequence[TrialRecord], prior: Sequence[tuple[Mapping[str, Any], float]], *, hold: bool
+    ) -> None:
+        """Tell a new study what the run folder holds, under the same numbers.
+
+        Args:
+            records: of the folder.
+            prior: points and scores that were known already: they came before all trials.
+            hold: whether baselines wait for a scale (see `tell`).
+        """
+        import optuna
+
+        states = optuna.trial.TrialState
+        starts = [dict(point) for point in start_points(self.parameters, self.settings)]
+        by_number = {record.number: record for record in records}
+        for number in range(max(by_number, default=-1) + 1):
+            record = by_number.get(number)
+            if record is None and self._priors < len(prior):
+                self._add(*prior[self._priors])
+                self._priors += 1
+                continue
+            attributes: dict[str, Any] = {"lost": True}
+            point, state, value = {}, states.FAIL, None
+            if record is not None and self._fits(record.point):
+                point, attributes = dict(record.point), {"record": to_line(record), "worker": record.worker}
+                attributes |= {"baseline": record.baseline} if record.baseline else {}
+                attributes |= {"start": starts.index(point)} if point in starts else {}
+                value = None if record.state == "failed" else self._value_of(record)
+                if value is not None:
+                    state = states.RUNNING if hold and record.baseline else states.COMPLETE
+            trial = optuna.trial.create_trial(
+                state=state,
+                value=value if state == states.COMPLETE else None,
+                params=point,
+                distributions=self._distributions if point else {},
+                user_attrs=attributes,
+            )
+            self.study.add_trial(trial)
+        self._seed()
+
+    def _fits(self, point: Mapping[str, Any]) -> bool:
+        """Whether a point has a value for everything that is free."""
+        if set(point) != set(self._distributions):
+            return False
+        try:
+            return all(d._contains(d.to_internal_repr(point[name])) for name, d in self._distributions.items())
+        except (TypeError, ValueError):
+            return False
 
     # -- asking and telling -------------------------------------------------------------------------------------------
 
@@ -233,18 +308,33 @@ class Optimiser:
         states = optuna.trial.TrialState
         fresh = []
         for trial in self.study.get_trials(deepcopy=False):
-            line = trial.user_attrs.get("record")
+            line = _line(trial)
             if line is not None and trial.number not in self.records:
-                self.records[trial.number] = record = from_line(line)
+                record = from_line(line)
+                if record is None or record.number != trial.number:  # damaged
+                    continue
+                self.records[trial.number] = record
                 fresh.append(record)
             if trial.state == states.RUNNING and trial.number != self._asking:
                 if line is not None and not holding:
                     # Its worker died between writing the record and telling the score.
                     record = self.records[trial.number]
-                    self._finish(trial.number, record.score if record.state != "failed" else None)
+                    self._finish(trial.number, self._value_of(record) if record.state != "failed" else None)
                 elif line is None and self._is_stale(trial):
-                    fresh.append(self._give_up(trial))
+                    record = self._measured(trial, holding) or self._give_up(trial)
+                    fresh += [record] if record is not None else []
         return fresh
+
+    def _measured(self, trial: FrozenTrial, holding: bool) -> TrialRecord | None:
+        """The record of a dead worker's trial, where it is in the run folder: only the storage was not told."""
+        record = next((r for r in self._written() if r.number == trial.number and r.state != "failed"), None)
+        if record is None or not _is_of(trial, record):
+            return None
+        self.study._storage.set_trial_user_attr(trial._trial_id, "record", to_line(record))
+        self.records[trial.number] = record
+        if not holding:
+            self._finish(trial.number, self._value_of(record))
+        return record
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
@@ -260,8 +350,8 @@ class Optimiser:
             return True
         return is_silent(trial.user_attrs.get("alive"), begun)
 
-    def _give_up(self, trial: FrozenTrial) -> TrialRecord:
-        """Mark a dead worker's trial as failed, and put its point into the queue again."""
+    def _give_up(self, trial: FrozenTrial) -> TrialRecord | None:
+        """Mark a dead worker's trial as failed, and put its point into the queue again; None when somebody else was first."""
         attributes = trial.user_attrs
         params = trial.params if len(trial.params) == len(self.parameters) else trial.system_attrs.get("fixed_params")
         record = TrialRecord(
@@ -274,7 +364,9 @@ class Optimiser:
             finished=time.time(),
             note="its worker was stopped or killed; the point is tried again" if params else "its worker was killed",
         )
-        if self._finish(trial.number, None) and params:
+        if not self._finish(trial.number, None):
+            return None
+        if params:
             again = {name: attributes[name] for name in ("baseline", "start") if name in attributes}
             self.study.enqueue_trial(dict(params), user_attrs=again | {"again": trial.number})
         self.records[trial.number] = record
@@ -306,6 +398,28 @@ class Optimiser:
         """The numbers of the baselines and start points: nobody proposed these."""
         trials = self.study.get_trials(deepcopy=False)
         return {t.number for t in trials if "baseline" in t.user_attrs or "start" in t.user_attrs}
+
+
+def _line(trial: FrozenTrial) -> str | None:
+    """The line of a trial's record."""
+    return trial.user_attrs.get("record")
+
+
+def _is_of(trial: FrozenTrial, record: TrialRecord) -> bool:
+    """Whether a record is a trial's: its number and, as far as they are known, its values."""
+    if trial.number != record.number:
+        return False
+    if (line := _line(trial)) is not None:
+        told = from_line(line)
+        if told is None or told.number != record.number or dict(told.point) != dict(record.point):
+            return False
+        if trial.state.is_finished() and told.state != "failed" and set(trial.params) != set(record.point):
+            return False
+    return all(
+        abs(value - record.point[name]) < 1e-9 if isinstance(value, float) else value == record.point[name]
+        for name, value in trial.params.items()
+        if name in record.point
+    )
 
 
 def _fingerprint(parameters: Sequence[Parameter], direction: str) -> str:

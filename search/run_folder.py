@@ -3,7 +3,8 @@
 study.yaml             the study as it was given, its recipe inside
 setup.json             free parameters, architecture, reward and panel: what readers need and the study does not spell out
 journal.log            the optimiser's memory (a shared storage has it instead)
-trials/<worker>.jsonl  one `TrialRecord` a line; one file a worker, so that several may write
+trials/<worker>.jsonl  one `TrialRecord` a line, in the file of the worker that did it: what was measured; a journal that is lost
+                       is made again from it
 images/<trial>/<shot>.png
 best.yaml, best.json   the best recipe, for `unetscope merge run`, and its trial
 confirmed.json         the best ones on prompts and seeds that the search never saw
@@ -17,6 +18,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 # In the folder of a tree of searches: see `tree`.
 TREE = "tree.json"
+# What has no place in a file's name; workers of a shared storage are called as they like.
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class RunFolder:
@@ -147,9 +151,10 @@ class RunFolder:
         except OSError as error:
             raise SearchError(f"{self.path}: the run folder cannot be written ({error.strerror or error})") from None
 
-    def append(self, record: TrialRecord, worker: str | None = None) -> None:
-        """Add a trial to the file of the worker that did it, or of the one that heard of it."""
-        path = self._file("trials") / f"{worker or record.worker or 'imported'}.jsonl"
+    def append(self, record: TrialRecord) -> None:
+        """Add a trial to the file of the worker that did it; who writes holds the folder's lock `trials`."""
+        worker = _NO_NAME.sub("-", record.worker).lstrip(".")
+        path = self._file("trials") / f"{worker or 'imported'}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as file:
             # A worker that was killed may have left half a line.

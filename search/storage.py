@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import re
 import threading
 import time
@@ -26,11 +27,22 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 # What one worker of a folder does at a time.
-_TASKS = ("best", "calibrate", "confirm")
+_TASKS = ("best", "calibrate", "confirm", "journal", "trials")
 # A worker on another machine says so often that it is alive, and is given up after so long a silence.
 HEARTBEAT_SECONDS = 60.0
 SILENCE_SECONDS = 300.0
 _REPLY_SECONDS = 20.0
+
+
+# An address that names no driver; Heroku and others write the short form.
+_POSTGRES = re.compile("^postgres(ql)?://")
+_TRIES = 10
+# Who raises errors over a storage that does not answer.
+_DRIVERS = ("optuna", "sqlalchemy", "grpc", "psycopg", "psycopg2", "pymysql", "MySQLdb", "sqlite3")
+
+
+class DamagedJournalError(SearchError):
+    """The run folder's journal makes no sense; what was measured stands in trials/."""
 
 
 def require_optuna() -> None:
@@ -62,11 +74,12 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
 
     if url is None:
         return _journal(run.path / "journal.log", alone=not Workers(run).others())
+    shown = without_password(url)
     try:
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
             if not host or not port.isdigit():
-                raise SearchError(f"--storage {url}: write grpc://host:port")
+                raise SearchError(f"--storage {shown}: write grpc://host:port")
             with warnings.catch_warnings():
                 # That Optuna calls its proxy experimental is nothing that a user could act on.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -75,40 +88,71 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
             return proxy
         if "://" not in url:
             return _journal(Path(url), alone=False)
-        return optuna.storages.get_storage(url)
+        if _POSTGRES.match(url):
+            try:
+                import psycopg  # noqa: F401
+            except ImportError:
+                raise SearchError(f"--storage {shown}: needs psycopg: pip install 'unetscope[postgres]'") from None
+        return _data_base(_POSTGRES.sub("postgresql+psycopg://", url))
     except SearchError:
         raise
     # Data base drivers raise errors of many types.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SearchError(f"--storage {url}: cannot be opened ({reason})") from None
+        raise SearchError(f"--storage {shown}: cannot be opened ({reason_of(error)})") from None
+
+
+def _data_base(url: str) -> BaseStorage:
+    """A data base with Optuna's tables."""
+    import optuna
+    import sqlalchemy
+
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return optuna.storages.get_storage(url)
+        except sqlalchemy.exc.ArgumentError:
+            raise
+        # Workers that begin at the same moment make the same tables; who comes second is told that they are there.
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            if not left:
+                raise
+            time.sleep(random.uniform(0.1, 0.5))
+    raise AssertionError("the last try returns or raises")
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+
+
+def reason_of(error: Exception) -> str:
+    """What a driver says, in a line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Whether an error comes from the storage, or from what leads to it."""
+    return type(error).__module__.partition(".")[0] in _DRIVERS
 
 
 def _journal(path: Path, alone: bool) -> BaseStorage:
-    """A journal file; when nobody else uses it, the traces of a worker that was killed while it wrote are removed first."""
+    """A journal file; when nobody else uses it, the lock of a worker that was killed while it wrote is removed first.
+
+    Raises:
+        DamagedJournalError: its lines make no sense.
+    """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    from .journal import Journal
 
     if alone:
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
-        _drop_half_line(path)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        return JournalStorage(Journal(path))
     except OSError as error:
         raise SearchError(f"{path}: the journal cannot be opened ({error.strerror or error})") from None
-    except (ValueError, KeyError) as error:
-        raise SearchError(f"{path}: the journal is damaged ({error}); begin again in another run folder") from None
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut off the line that a worker did not finish."""
-    if not path.is_file() or not path.stat().st_size:
-        return
-    text = path.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
+    # Optuna takes it for granted that every operation has its fields.
+    except Exception as error:
+        raise DamagedJournalError(f"{path}: the journal is damaged ({reason_of(error)})") from None
 
 
 class Workers:
@@ -155,13 +199,9 @@ class Workers:
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """One worker of the folder at a time: `best`, `calibrate`, `confirm`."""
+        """One worker of the folder at a time: see `_TASKS`."""
         with self._lock(what):
             yield
-
-    def knows(self, name: str) -> bool:
-        """Whether a worker writes its trials into this folder."""
-        return (self.folder.parent / "trials" / f"{name}.jsonl").exists()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.lock"

@@ -80,6 +80,21 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def open_study(journal: Path, name: str):
+    """What Optuna's own reader finds in a journal."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    from unetscope.search.journal import Journal
+
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+    except (ValueError, TypeError, KeyError):  # it gives up at a line that is none
+        storage = JournalStorage(Journal(journal))
+    return optuna.load_study(study_name=name, storage=storage)
+
+
 def wait_for_trials(run: Path, count: int, process: subprocess.Popen) -> None:
     """Until a run has so many finished trials."""
     end = time.monotonic() + PATIENCE

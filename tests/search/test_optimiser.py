@@ -117,6 +117,15 @@ def test_workers_that_begin_at_the_same_moment_propose_different_points(tmp_path
     assert len(points) == 3
 
 
+def test_workers_with_folders_of_their_own_propose_different_points(tmp_path):
+    storage = optuna.storages.InMemoryStorage()
+    makers = [
+        optimiser(tmp_path / name, CUBE, storage, own=False, worker=name, name="random")
+        for name in ("h-1", "h-2", "h-3")
+    ]
+    assert len({tuple(one.ask().point.values()) for one in makers}) == 3
+
+
 def test_another_search_of_the_same_name_in_a_shared_storage_is_refused(tmp_path):
     storage = optuna.storages.InMemoryStorage()
     optimiser(tmp_path, CUBE, storage)

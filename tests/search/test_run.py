@@ -53,6 +53,12 @@ def study_of(score, tmp_path, monkeypatch, **more) -> Study:
     return Study.parse(data | more, "study.yaml", tmp_path)
 
 
+def numbers_written(run) -> list[int]:
+    """The numbers of all lines of all workers' files: a trial has one line."""
+    lines = [line for path in (run / "trials").glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(json.loads(line)["number"] for line in lines)
+
+
 def test_every_trial_is_written_down_and_the_best_one_is_known(tmp_path, monkeypatch):
     study = study_of(lambda w: -((w["x"] - 0.3) ** 2), tmp_path, monkeypatch, trials=8)
     outcome, said = run(study, tmp_path / "run")
@@ -216,6 +222,7 @@ def test_two_workers_share_a_search(tmp_path, storage):
     trials = RunFolder(tmp_path / "run").trials()
     assert len({t.worker for t in trials}) == 2
     assert 12 <= len(trials) <= 13 and {t.state for t in trials} == {"complete"}
+    assert numbers_written(tmp_path / "run") == [t.number for t in trials]
     assert len({tuple(t.point.values()) for t in trials}) == len(trials)
     assert (
         json.loads((tmp_path / "run" / "best.json").read_text())["number"] == RunFolder(tmp_path / "run").best().number
