@@ -42,6 +42,11 @@ def propose(key: str, value: str | list[str], basis: Any = None) -> None:
     st.session_state[f"{key}{_PROPOSED}"] = {"value": value, "basis": basis}
 
 
+def _short(label: str) -> str:
+    """`B` of `B: what changed`."""
+    return label.partition(":")[0]
+
+
 class Choices:
     """The choices of one page, in the order in which they are drawn.
 
@@ -135,7 +140,7 @@ class Choices:
 
     def _usable(self, label: str, chosen: Sequence[str], offered: Sequence[str], unfit: str) -> bool:
         lost = [name for name in chosen if name not in offered]
-        self.complaints += [f"{label}: {name} {self._why(name) or unfit}" for name in lost]
+        self.complaints += [f"{_short(label)}: {name} {self._why(name) or unfit}" for name in lost]
         return not lost
 
     def _propose(self, key: str, offered: Sequence[str], proposal: Any, basis: Any) -> None:
@@ -154,4 +159,4 @@ class Choices:
     def _note_proposed(self, label: str, key: str, chosen: Any) -> None:
         proposed = st.session_state.get(f"{key}{_PROPOSED}")
         if proposed is not None and chosen == proposed["value"]:
-            self.proposed.append(label.partition(":")[0])
+            self.proposed.append(_short(label))

@@ -26,11 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .folders import FolderError, current_folders
 from .lock import ProcessLock
-from .page import task_named
 from .records import read_json, state_folder, write_json
-from .tasks import LANES, Lane, Task
+from .tasks import LANES, Lane, Task, built_in_task
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
@@ -107,6 +105,21 @@ class Job:
         return min(self.done / self.total, 1.0) if self.total > 0 else 0.0
 
 
+def task_named(kind: str, module: str | None = None) -> Task | None:
+    """The task of a kind, whichever page has it; None when there is none.
+
+    Args:
+        module: where its function stands. A task of this package's own stands next to it, and is found without importing pages,
+            which workers do without.
+    """
+    found = built_in_task(kind, module)
+    if found is None:
+        from . import page
+
+        found = page.task_named(kind)
+    return found
+
+
 def jobs_folder() -> Path:
     return state_folder() / "jobs"
 
@@ -166,6 +179,8 @@ def newest(kind: str, identity: str) -> Job | None:
 
 def own_home() -> str:
     """The models folder of this app as jobs record it; empty where it has none."""
+    from .folders import FolderError, current_folders
+
     try:
         folders = current_folders()
     except FolderError:

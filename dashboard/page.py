@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.registry import Registry
-from .tasks import LANES, Task, built_in_task
+from .tasks import LANES, Task
 
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _ICON = re.compile(r":material/[a-z0-9_]+:")
@@ -139,11 +139,6 @@ def tasks_of(pages: list[Page]) -> dict[str, Task]:
     return {task.kind: task for page in pages for task in page.tasks}
 
 
-def task_named(kind: str, module: str | None = None) -> Task | None:
-    """The task of a kind, whichever page has it; None when there is none.
-
-    Args:
-        module: where its function stands. A task of this package's own stands next to it, and is found without importing pages,
-            which workers do without.
-    """
-    return built_in_task(kind, module) or tasks_of(list(PAGES.values())).get(kind)
+def task_named(kind: str) -> Task | None:
+    """The task of a kind, whichever page has it; None when there is none."""
+    return tasks_of(list(PAGES.values())).get(kind)

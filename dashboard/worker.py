@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,9 @@ from .tasks import Lane
 
 _PROGRESS_SECONDS = 0.25
 _CANCEL_SECONDS = 0.1
+_STOPPED = "its process was told to end, as when the machine is shut down; nothing was left behind: start it again"
+# Set when the process is told to end (SIGTERM): its job stops at the next piece, as one that is cancelled, and none follows.
+_stopped = threading.Event()
 # Another process may hold the lock for a moment, to see whether anybody does.
 _PATIENCE = 1.0
 
@@ -29,12 +33,12 @@ def work(lane: Lane) -> None:
     while lock.acquire(_PATIENCE):
         try:
             mark_dead([job for job in listed() if job.lane == lane])
-            while job := _next(lane):
+            while not _stopped.is_set() and (job := _next(lane)):
                 run(job)
         finally:
             lock.release()
         # A job may have come between the last look and the release, whose own worker found the lock taken.
-        if not _next(lane):
+        if _stopped.is_set() or not _next(lane):
             return
 
 
@@ -55,7 +59,9 @@ def run(job: Job) -> None:
         write_json(job.folder / "result.json", result)
         _end(job, "done")
     except UnetscopeError as error:
-        if cancel.is_set():
+        if _stopped.is_set():
+            _end(job, "failed", _STOPPED)
+        elif cancel.is_set():
             _end(job, "cancelled")
         else:
             _end(job, "failed", str(error))
@@ -74,7 +80,7 @@ def _end(job: Job, status: str, error: str = "") -> None:
 
 def _watch(sign: Path, cancel: threading.Event, ended: threading.Event) -> None:
     while not ended.wait(_CANCEL_SECONDS):
-        if sign.exists():
+        if sign.exists() or _stopped.is_set():
             cancel.set()
             return
 
@@ -106,6 +112,7 @@ class _Recorder:
 def main() -> None:
     """Entry point."""
     lane = sys.argv[1]
+    signal.signal(signal.SIGTERM, lambda number, frame: _stopped.set())
     if hasattr(os, "nice"):
         os.nice(5)  # the pages come first
     work(lane)

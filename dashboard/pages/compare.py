@@ -11,7 +11,6 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..choices import Choices, why_not
-from ..diagram import unet_diagram
 from ..library import Entry, Shelf
 from ..measure_view import offer
 from ..measuring import DIFFERENCE, identity_for, kept, kept_difference
@@ -68,7 +67,7 @@ PAGE = Page(
     order=30,
     tasks=(DIFFERENCE,),
     scenes=(Scene("compare", "?a=sd1-base.safetensors&b=sd1-photo.safetensors", click="Compare"),),
-    needs=("numpy", "unetscope.diagrams"),
+    needs=("numpy", "unetscope.dashboard.diagram", "unetscope.diagrams"),
 )
 
 
@@ -174,6 +173,8 @@ def _labels(subject: Subject, selected: tuple[str, ...]) -> list[str]:
 
 def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: str, block: str | None) -> None:
     """The diagram in the metric's colours; a click on it selects, and forgets the kind of layer chosen in the heatmap."""
+    from ..diagram import unet_diagram
+
     if subject.family is None:
         st.info("There is no diagram for this kind of file; the heatmap and the table say the same.")
         return

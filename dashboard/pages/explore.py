@@ -9,7 +9,6 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.wording import counted
-from ..diagram import unet_diagram
 from ..measure_view import offer
 from ..measuring import STATISTICS, identity_for, kept_statistics
 from ..page import Page, Scene
@@ -56,7 +55,10 @@ PAGE = Page(
     order=20,
     tasks=(STATISTICS,),
     scenes=(Scene("explore", "?of=sd1-photo.safetensors&selected=IN05"),),
-    needs=("unetscope.diagrams",),
+    needs=(
+        "unetscope.dashboard.diagram",
+        "unetscope.diagrams",
+    ),
 )
 
 
@@ -80,6 +82,8 @@ def _choose_block(subject: Subject, level: str, where) -> str | None:
 
 def _diagram(subject: Subject, level: str, drawing) -> tuple[str, ...]:
     """The diagram; what is selected in it is remembered, and in the page's address."""
+    from ..diagram import unet_diagram
+
     if "explore selected" not in st.session_state:
         named = [name for name in st.query_params.get("selected", "").split(",") if name]
         st.session_state["explore selected"] = tuple(name for name in named if rows_of(subject, [name]))

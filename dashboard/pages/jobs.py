@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ...checkpoints.partial_file import Leftover, remove_leftover
 from ...checkpoints.wording import counted, readable
 from .. import jobs
 from ..folders import FolderError, Folders, current_folders
 from ..job_view import ended_line, show_job
-from ..left_behind import left_behind
-from ..merge_draft import has_draft
 from ..page import Page, Scene
 from ..shell import link_to
 from ..wording import ago, plain, size
+
+if TYPE_CHECKING:
+    from ...checkpoints.partial_file import Leftover
 
 _SHOWN = 50
 _ICONS = {"done": ":material/check_circle:", "failed": ":material/error:", "cancelled": ":material/cancel:"}
@@ -57,11 +58,14 @@ PAGE = Page(
     show=show,
     order=80,
     scenes=(Scene("jobs"),),
+    needs=("unetscope.dashboard.left_behind", "unetscope.dashboard.merge_draft"),
 )
 
 
 def _left_behind() -> None:
     """What killed runs left on the disk, with a button to be rid of each."""
+    from ..left_behind import left_behind
+
     try:
         folders = current_folders()
     except FolderError:
@@ -70,9 +74,10 @@ def _left_behind() -> None:
     if not found:
         return
     st.subheader("Left behind")
+    total = plain(size(sum(one.size for one in found)))
     st.caption(
-        f"Runs that were killed left {counted(len(found), 'file')} of {size(sum(one.size for one in found))} in all. Nothing "
-        "uses them: a merge that is started again begins anew."
+        f"Runs that were killed left {counted(len(found), 'unfinished file')}, {total} in all. "
+        "A merge that is started again begins anew and needs none of this."
     )
     for one in found:
         _leftover(one, folders)
@@ -87,6 +92,8 @@ def _leftover(one: Leftover, folders: Folders) -> None:
     if root != folders.output:
         button.caption("not in the output folder")
     elif button.button("Remove", key=f"remove {name}", icon=":material/delete:", width="stretch"):
+        from ...checkpoints.partial_file import remove_leftover
+
         if remove_leftover(one):
             st.rerun()
         st.error(f"{plain(name)} cannot be removed: a run is at work on it, or the system does not let it go.")
@@ -94,6 +101,8 @@ def _leftover(one: Leftover, folders: Folders) -> None:
 
 def _again(job: jobs.Job) -> None:
     """Ways on from a job that came to nothing."""
+    from ..merge_draft import has_draft
+
     with st.container(horizontal=True):
         if st.button("Start again", key=f"again-{job.id}", icon=":material/replay:", help="The same job, anew."):
             jobs.start_again(job.id)

@@ -11,7 +11,6 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..choices import Choices
-from ..diagram import unet_diagram
 from ..page import Page, Scene
 from ..search_runs import RUNS_VARIABLE, Found, changed_at, find_runs, overview_of
 from ..shell import require_folders
@@ -67,7 +66,7 @@ PAGE = Page(
         Scene("search", "?run=tiny-models", prepare=_search_tiny_models),
         Scene("search_images", "?run=tiny-models", scroll_to=_HEADING, prepare=_search_tiny_models),
     ),
-    needs=("unetscope.diagrams", "unetscope.search.overview"),
+    needs=("unetscope.dashboard.diagram", "unetscope.diagrams", "unetscope.search.overview"),
 )
 
 
@@ -149,6 +148,7 @@ def _charts(overview: Overview) -> None:
 
 def _blocks(overview: Overview) -> None:
     """The best weights on the UNET and as bars, and what went with the score."""
+    from ..diagram import unet_diagram
     from ..search_charts import correlation_chart, weights_chart
 
     moved = overview.moved()

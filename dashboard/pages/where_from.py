@@ -9,7 +9,6 @@ import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
 from ..choices import Choices, why_not
-from ..diagram import unet_diagram
 from ..library import Entry, Shelf
 from ..measure_view import offer
 from ..measuring import TRACE, identity_for, kept
@@ -64,7 +63,10 @@ PAGE = Page(
     order=70,
     tasks=(TRACE,),
     scenes=(Scene("where_from", click="Trace"),),
-    needs=("unetscope.diagrams",),
+    needs=(
+        "unetscope.dashboard.diagram",
+        "unetscope.diagrams",
+    ),
 )
 
 
@@ -149,6 +151,8 @@ def colours_of(names: list[str]) -> dict[str, str]:
 
 def _diagram(merged: Entry, report: dict[str, Any]) -> tuple[str, ...]:
     """The diagram with the shares; answers what is selected in it."""
+    from ..diagram import unet_diagram
+
     subject = Subject.of_entry(merged)
     if subject.family is None:
         st.info("There is no diagram for this kind of file; the table says the same.")

@@ -251,6 +251,76 @@ def test_every_page_is_drawn_without_errors(page, app, name):
     page.locator("h1").first.wait_for()
 
 
+def press(page, pause: int) -> None:
+    """Click Merge as a hand does: what a typed value changes on the page comes between button down and button up."""
+    box = page.locator(".st-key-m-run button").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.wait_for_timeout(pause)
+    page.mouse.up()
+
+
+def test_what_is_typed_before_a_click_on_merge_counts_and_so_does_the_click(page, app):
+    address, models = app
+    go(page, address, "merge?a=sd1-base.safetensors")
+    choose(page, "Model B", "sd1-photo.safetensors")
+    page.get_by_role("textbox", name="Name of the result").fill("second")  # is there: a tick to replace it appears
+    page.keyboard.press("Enter")
+    settle(page)
+    page.get_by_role("textbox", name="Name of the result").fill("third")  # the tick goes
+    press(page, 400)
+    page.get_by_text(re.compile(r"Wrote .*third\.safetensors")).first.wait_for()
+    block(page, "IN05").locator("text.amount").click()
+    page.locator("input.typed").fill("0.75")
+    press(page, 400)
+    page.get_by_text("third.safetensors exists already: tick Replace it").wait_for()
+    assert page.get_by_text("Merge third.safetensors: done").count() == 0
+    page.get_by_role("textbox", name="Name of the result").fill("fourth")
+    press(page, 400)
+    page.get_by_text(re.compile(r"Wrote .*fourth\.safetensors")).first.wait_for()
+    page.get_by_text("by block").first.click()
+    settle(page)
+    page.get_by_role("textbox", name="Name of the result").fill("fifth")
+    page.get_by_role("spinbutton", name="alpha").first.fill("0.625")
+    press(page, 400)
+    page.get_by_text(re.compile(r"Wrote .*fifth\.safetensors")).first.wait_for()
+    steps = [alpha_of(models / f"{name}.safetensors") for name in ("fourth", "fifth")]
+    assert steps[0]["IN05"] == 0.75 and steps[1] == 0.625
+
+
+def alpha_of(path: Path) -> object:
+    with open_checkpoint(path) as checkpoint:
+        return yaml.safe_load(checkpoint.metadata["unetscope.recipe"])["steps"]["mix"]["alpha"]
+
+
+def test_a_reload_brings_back_what_was_set_and_a_second_tab_has_its_own(page, app):
+    address, _ = app
+    go(page, address, "merge?a=sd1-base.safetensors")
+    choose(page, "Model B", "sd1-photo.safetensors")
+    type_weight(page, "IN04", "0.35")
+    page.get_by_role("textbox", name="Name of the result").fill("draft")
+    page.keyboard.press("Enter")
+    settle(page)
+    page.reload()
+    settle(page)
+    block(page, "IN04").locator("text.amount").wait_for()
+    assert block(page, "IN04").locator("text.amount").text_content() == "0.35"
+    assert page.get_by_role("textbox", name="Name of the result").input_value() == "draft"
+    page.get_by_role("button", name="undo").click()
+    settle(page)
+    assert block(page, "IN04").locator("text.amount").text_content() == "0.5"
+    link = page.url
+    second = page.context.new_page()
+    go(second, address, "merge")
+    assert second.url != link and second.get_by_role("textbox", name="Name of the result").input_value() == ""
+    second.close()
+
+
+def test_the_servers_log_is_quiet(app):
+    said = (app[1].parent / "server.log").read_text(errors="replace")
+    assert not re.search("Traceback|default value|does not exist|Error|WARNING", said), said
+
+
 def test_the_merged_file_carries_its_recipe(app):
     with open_checkpoint(app[1] / "second.safetensors") as checkpoint:
         recipe = yaml.safe_load(checkpoint.metadata["unetscope.recipe"])

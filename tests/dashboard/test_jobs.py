@@ -17,6 +17,7 @@ from unetscope.checkpoints.stream import Cancelled
 from unetscope.dashboard import jobs, page, worker
 from unetscope.dashboard.launch import launch
 from unetscope.dashboard.own_methods import METHODS_VARIABLE
+from unetscope.dashboard.tasks import built_in_task
 from unetscope.merge import Recipe, merge
 
 # Seconds until something is taken for hung.
@@ -201,6 +202,43 @@ def test_a_job_whose_process_was_killed_is_marked_and_the_next_one_runs(task, mo
     task(lambda arguments, progress, cancel: {})
     worker.work("background")
     assert jobs.get(waits.id).status == "done"
+
+
+def test_a_worker_that_is_told_to_end_leaves_no_partial_file_and_the_rest_of_the_queue(models, no_workers):
+    recipe = {
+        "models": {"a": str(models / "base.safetensors"), "b": str(models / "tuned.safetensors")},
+        "steps": {"mix 0": {"method": "slerp", "inputs": ["a", "b"]}}
+        | {f"mix {n}": {"method": "slerp", "inputs": [f"mix {n - 1}", "b"]} for n in range(1, 60)},
+        "result": "mix 59",
+    }
+    wanted = [{"recipe": recipe, "output": str(models / f"{name}.safetensors")} for name in "xy"]
+    first, second = (jobs.submit("merge", "Merge", arguments) for arguments in wanted)
+    process = subprocess.Popen([sys.executable, "-m", "unetscope.dashboard.worker", "merge"])
+    deadline = time.monotonic() + PATIENCE
+    while not leftovers(models) and not jobs.get(first.id).ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+    if jobs.get(first.id).status != "done":  # it was through already
+        assert jobs.get(first.id).status == "failed" and "told to end" in jobs.get(first.id).error
+    assert jobs.get(second.id).status == "queued" and leftovers(models) == []
+
+
+def test_a_worker_starts_without_streamlit_and_finds_its_tasks(models, no_workers):
+    recipe = {"models": {"a": str(models / "base.safetensors")}, "steps": {"x": {"method": "copy", "inputs": ["a"]}}}
+    job = jobs.submit("merge", "Merge", {"recipe": recipe, "output": str(models / "x.safetensors")})
+    code = "import sys\nfrom unetscope.dashboard import worker\nworker.work('merge')\nprint('streamlit' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (said, jobs.get(job.id).status) == ("False\n", "done")
+    for module in (
+        "os",
+        "unetscope.dashboard.pages.merge",
+        "unetscope.dashboard..merging",
+        "unetscope.dashboard.nothing",
+        None,
+        3,
+    ):
+        assert built_in_task("merge", module) is None
 
 
 def test_the_same_work_is_not_queued_twice(no_workers):
