@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .yaml_text import plain_from_yaml
-
 # A tree of more nodes is cut off, and so are longer lines of descent: nobody reads them, and a record may be hostile.
 MAX_NODES = 2000
 MAX_DEPTH = 40
@@ -130,6 +128,8 @@ def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | No
     text = metadata.get("unetscope.recipe", "")
     if not text or len(text) > _MAX_YAML:
         return None
+    from .yaml_text import plain_from_yaml
+
     try:
         recipe = plain_from_yaml(text, most_repeated=None)  # of whatever size, a part of it is shown
     except ValueError:

@@ -18,7 +18,6 @@ from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
 from .tensors import StoredTensor
 from .wording import counted
-from .yaml_text import plain_from_yaml
 
 _SIDECAR_LIMIT = 1 << 20
 
@@ -178,6 +177,8 @@ def _marks(folder: Checkpoint) -> dict[str, TensorInfo]:
 
 def _sidecar_prediction(path: Path) -> str | None:
     """`parameterization` of a training configuration beside the checkpoint; None where the file says nothing."""
+    from .yaml_text import plain_from_yaml  # few files have one, and the library takes 10 ms
+
     try:
         if path.stat().st_size > _SIDECAR_LIMIT:
             return None
