@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from .checkpoint import Checkpoint, TensorInfo
 from .diffusers_output import FolderPlan
 from .dtypes import I64, DType, dtype_named
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, OutputError, nearest
 from .families import Family
 from .families.parts.schedule import CONTINUOUS, is_marker
+from .fingerprint import short_name
 from .formats import FORMATS, is_model_name
+from .inspection import missing_weights
+from .needless import needless
 from .opening import open_checkpoint
 from .output import check_target
 from .output_folder import OutputFolder
@@ -26,6 +30,7 @@ from .stream import Pass, Progress
 from .targets import refuse_holders, refuse_inputs, require_suffix
 from .tensors import StoredTensor
 from .transfer import Converter, Outgoing, copied, counting, write_tensors
+from .wording import counted
 
 To = Literal["single-file", "diffusers"]
 
@@ -47,6 +52,7 @@ class ConvertReport:
         size: bytes of the files with weights.
         dtypes: `F32 -> F16` -> how many tensors; `F16` for those that kept theirs.
         dropped: reason -> keys that were left out.
+        kept: of a pruned file, keys of no known component, which stay.
         filled: keys that came from the donor.
         notes: what else to know, in sentences.
         seconds: how long it took.
@@ -60,6 +66,7 @@ class ConvertReport:
     size: int = 0
     dtypes: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -75,6 +82,7 @@ def convert(
     *,
     dtype: str | None = None,
     prune: bool = False,
+    drop: Sequence[str] = (),
     fix_position_ids: bool = False,
     to: To = "single-file",
     donor: Path | str | None = None,
@@ -93,7 +101,9 @@ def convert(
         source: a .safetensors file, a .ckpt or a diffusers folder.
         target: a .safetensors file, or the folder to make.
         dtype: `fp16`, `bf16`, `fp32`, `fp8_e4m3`...; None keeps every tensor's own.
-        prune: leave out the EMA copy, where it is a copy, and keys of no known component. Markers stay.
+        prune: leave out what is known to be needless: the EMA copy, where it is a copy, what training left (optimiser states,
+            counters), and second copies of components. Markers stay, and so does what is not known, which the report lists.
+        drop: tensors to leave out by name: a whole one, what it begins with (`embedder.`), or a glob.
         fix_position_ids: write the text encoders' `position_ids` as the integers 0..76, whatever they were.
         to: `single-file` (keys in single-file naming) or `diffusers`.
         donor: a checkpoint of the same architecture. Keys of the layout that the source lacks, of the components that it
@@ -115,7 +125,7 @@ def convert(
         target = Path(target)
         _check_target(target, checkpoint, helper, to, overwrite)
         conversion = _Conversion(checkpoint, target, to, dtype_named(dtype) if dtype else None, fix_position_ids)
-        tensors = conversion.chosen(prune, helper)
+        tensors = conversion.chosen(prune, drop, helper)
         how = _How(threads, progress, cancel, overwrite)
         if to == "diffusers":
             conversion.write_folder(FORMATS[to].write(checkpoint, tensors), how)
@@ -159,30 +169,63 @@ class _Conversion:
         self.report = ConvertReport(checkpoint.path, target, to, checkpoint.architecture.name, notes=notes)
         self._dtypes: Counter[str] = Counter()
 
-    def chosen(self, prune: bool, donor: Checkpoint | None) -> dict[str, StoredTensor]:
+    def chosen(self, prune: bool, drop: Sequence[str], donor: Checkpoint | None) -> dict[str, StoredTensor]:
         """The tensors to write, by key."""
         architecture = self._checkpoint.architecture
         tensors = {key: info.stored for key, info in self._checkpoint.tensors.items()}
         if donor is not None:
             tensors |= self._from_donor(donor)
-        if not prune:
-            return tensors
+        if prune:
+            self._prune(tensors)
+        if drop:
+            self._drop(tensors, drop)
+        if architecture.what in ("checkpoint", "component"):
+            self._count_missing(tensors)
+        return tensors
+
+    def _prune(self, tensors: dict[str, StoredTensor]) -> None:
+        """Leave out what is known to be needless, and list what is not known."""
+        architecture, family = self._checkpoint.architecture, self._checkpoint.family
         if architecture.what not in ("checkpoint", "component"):
             raise CheckpointError(
                 f"{self._checkpoint.path}: is {architecture.name}; pruning would leave nothing of it. Convert it without pruning"
             )
-        if architecture.ema_only:
+        for reason, keys in needless(self._checkpoint).items():
+            gone = [key for key in keys if key in tensors]
+            if gone:
+                self.report.dropped[reason] = gone
+            for key in gone:
+                del tensors[key]
+        if unknown := [key for key in tensors if family.block_of(key).component == "other"]:
+            self.report.kept = unknown
             self.report.notes.append(
-                f"the {self._checkpoint.family.core_title} is there as EMA weights only: they are kept"
+                f"{counted(len(unknown), 'tensor')} of no known component: kept ({_some(unknown)}); --drop NAME leaves out what "
+                "you know to be needless"
             )
-        left_out = (("ema", "EMA copy"), ("other", "no known component"))
-        for component, reason in left_out[architecture.ema_only :]:
-            keys = [key for key in tensors if self._checkpoint.family.block_of(key).component == component]
-            if keys:
-                self.report.dropped[reason] = keys
-                for key in keys:
-                    del tensors[key]
-        return tensors
+
+    def _drop(self, tensors: dict[str, StoredTensor], patterns: Sequence[str]) -> None:
+        """Leave out tensors by name: a whole one, what it begins with, or a glob, of a key or of the file's own name."""
+        for pattern in patterns:
+            keys = [
+                key for key, stored in tensors.items() if _is_named(pattern, key) or _is_named(pattern, stored.name)
+            ]
+            if not keys:
+                raise CheckpointError(
+                    f"{self._checkpoint.path}: has no tensor that is called or begins with {pattern!r}{nearest(pattern, tensors)}"
+                )
+            self.report.dropped.setdefault("by name", []).extend(keys)
+            for key in keys:
+                del tensors[key]
+        if not tensors:
+            raise CheckpointError(f"{self._checkpoint.path}: nothing would be left of it")
+
+    def _count_missing(self, tensors: dict[str, StoredTensor]) -> None:
+        """Say what is not there of the layout: a conversion mends nothing."""
+        for component, keys in missing_weights(self._checkpoint, tensors).items():
+            if needed := [key for key in keys if short_name(key, self._checkpoint.family) is not None]:
+                self.report.notes.append(
+                    f"{component} lacks {counted(len(needed), 'tensor')} of its layout ({_some(needed)})"
+                )
 
     def _from_donor(self, donor: Checkpoint) -> dict[str, StoredTensor]:
         mine, family = self._checkpoint, donor.told_family
@@ -304,6 +347,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
             # The folder says so in its scheduler, which a single file does not have.
             found["modelspec.prediction_type"] = "v"
     return {"format": "pt"} | {key: text for key, text in found.items() if key not in _STALE}
+
+
+def _is_named(pattern: str, name: str) -> bool:
+    return fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else name.startswith(pattern)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def _change(before: DType, after: DType) -> str:

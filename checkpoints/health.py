@@ -14,11 +14,11 @@ from .dtypes import DType
 from .families import BUFFERS
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
+from .needless import EMA, needless
 from .position_ids import is_position_ids
 
 Level = Literal["broken", "suspect", "note"]
 _SHOWN = 4
-# Components whose values make pictures; what is wrong elsewhere does no harm.
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +161,20 @@ def _ballast(checkpoint: Checkpoint) -> list[Finding]:
     """What makes the file larger and nothing better."""
     if checkpoint.architecture.what not in ("checkpoint", "component"):
         return []
-    out = []
-    for component, what in (("ema", "an EMA copy of the UNET"), ("other", "keys of no known component")):
-        tensors = [t for t in checkpoint.tensors.values() if t.component == component]
-        size = sum(t.nbytes for t in tensors)
-        if component == "ema" and checkpoint.architecture.ema_only:
-            continue
+    out, known = [], needless(checkpoint, by_name=True)
+    for reason, keys in known.items():
+        size = sum(checkpoint[key].nbytes for key in keys)
         # SD1 and SD2 files keep two counters of their EMA weights, of a few bytes.
-        if (component == "other" and tensors) or size > 1000:
-            out.append(Finding("note", f"{what}: {_tensors(len(tensors))}, {size / 1e6:,.1f} MB; --prune drops it"))
+        if reason != EMA or size > 1000:
+            what = f"an {EMA} of the {checkpoint.family.core_title}" if reason == EMA else reason
+            out.append(Finding("note", f"{what}: {_tensors(len(keys))}, {size / 1e6:,.1f} MB; --prune drops it"))
+    gone = {key for keys in known.values() for key in keys}
+    unknown = [t for t in checkpoint.tensors.values() if t.component == "other" and t.key not in gone]
+    if unknown:
+        size = sum(t.nbytes for t in unknown) / 1e6
+        out.append(
+            Finding("note", f"keys of no known component: {_tensors(len(unknown))}, {size:,.1f} MB; --prune keeps them")
+        )
     return out
 
 

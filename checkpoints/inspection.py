@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint, TensorInfo
 from .encodings.sorting import Stored
 from .families import components_in_order, families_with, in_order
 from .history import HistoryNode, merge_history
+from .needless import TRAINING, needless
 from .opening import open_checkpoint
 from .tensors import StoredTensor
 
@@ -83,6 +84,7 @@ class Inspection:
         missing: component -> keys of the family's layout that the file lacks. Buffers are never missing.
         absent: components that a whole checkpoint of the family has and this one lacks.
         junk: keys that belong to no known component, in a checkpoint or component (in a LoRA all keys are such).
+        training: of these what training left (optimiser states, counters), which nothing else needs.
         ema: a second UNET, averaged over training, or None.
         adapter: a LoRA's kinds, ranks, labels and training; None for anything else.
         stored: how the tensors are stored: a line for each encoding.
@@ -107,6 +109,7 @@ class Inspection:
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     junk: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
     ema: Amount | None = None
     adapter: Adapter | None = None
     stored: tuple[Stored, ...] = ()
@@ -146,6 +149,7 @@ class Inspection:
             "missing": {component: list(keys) for component, keys in self.missing.items()},
             "absent": list(self.absent),
             "junk": list(self.junk),
+            "training": list(self.training),
             "ema": asdict(self.ema) if self.ema else None,
             "adapter": self.adapter.to_plain() if self.adapter else None,
             "stored": [part.to_plain() for part in self.stored],
@@ -190,6 +194,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         missing=missing_weights(checkpoint) if of_a_model else {},
         absent=absent_components(checkpoint),
         junk=tuple(t.key for t in tensors if t.component == "other") if of_a_model else (),
+        training=tuple(needless(checkpoint, by_name=True).get(TRAINING, ())) if of_a_model else (),
         ema=components.get("ema"),
         adapter=_adapter(checkpoint),
         stored=checkpoint.stored,
@@ -202,15 +207,15 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     )
 
 
-def missing_weights(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Component -> keys that its layout has and the checkpoint lacks, of the components that are there."""
+def missing_weights(checkpoint: Checkpoint, keys: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Component -> keys that its layout has and the checkpoint (or `keys` of it) lacks, of the components that are there."""
     found = {}
     for component in checkpoint.architecture.parts:
         # A part of no certain family is the same in all that have it.
         told = checkpoint.architecture.family is not None
         family = checkpoint.family if told else next(iter(families_with(component)), None)
-        if family and (keys := missing_keys(family, checkpoint.tensors, component)):
-            found[component] = keys
+        if family and (missing := missing_keys(family, checkpoint.tensors if keys is None else keys, component)):
+            found[component] = missing
     return found
 
 

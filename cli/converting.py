@@ -22,7 +22,12 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The file or folder to write.", show_default=False)],
     dtype: _DTYPE = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Leave out the EMA copy and unknown keys.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Leave out the EMA copy, what training left, second copies.")
+    ] = False,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Leave out tensors by name, its beginning, or a glob.")
+    ] = None,
     fix_position_ids: Annotated[
         bool, typer.Option("--fix-position-ids", help="Write them as the integers 0..76.")
     ] = False,
@@ -43,6 +48,7 @@ def convert(
             target,
             dtype=dtype,
             prune=prune,
+            drop=drop or (),
             fix_position_ids=fix_position_ids,
             to=to,
             donor=donor,

@@ -138,10 +138,12 @@ def _findings(found: Inspection) -> list[str]:
     said += [f"{component}: {len(keys):,} keys are missing: {_some(keys)}" for component, keys in found.missing.items()]
     if found.absent:
         said.append(f"has no {', '.join(found.absent)}")
-    if found.junk:
+    if found.training:
         said.append(
-            f"{len(found.junk):,} keys belong to no known component: {_some(found.junk)} (`convert --prune` drops them)"
+            f"{len(found.training):,} keys were left by training: {_some(found.training)} (`convert --prune` drops them)"
         )
+    if unknown := tuple(key for key in found.junk if key not in found.training):
+        said.append(f"{len(unknown):,} keys belong to no known component, and may be needed: {_some(unknown)}")
     if found.adapter and found.adapter.problem:
         said.append(found.adapter.problem)
     if found.adapter and found.adapter.unknown:

@@ -154,6 +154,8 @@ def show_report(report) -> None:
     show_table(f"What each label is made of ({report.family}, {report.tensors:,} tensors)", columns, rows)
     for text in report.warnings:
         warn(text)
+    if report.equal_to:
+        say(f"equal to {report.equal_to}")
 
 
 def _many(shares: dict[str, float]) -> str:

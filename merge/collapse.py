@@ -144,8 +144,9 @@ class Collapse:
     def _applied(self, method: Method, inputs: list[Form], values: dict, sources: list[str]) -> Form:
         if method.kind == "linear":
             return Form.combined(method.shares(len(inputs), values), inputs)
-        if not any(form.terms for form in inputs):
-            return Form((), ())
+        nothing = not any(any(form.coefficients) for form in inputs)
+        if nothing and (method.on_deltas or not any(form.terms for form in inputs)):
+            return Form((), ())  # no difference, no change
         named = tuple(sources) if method.kind == "statistics" or "at" in method.supplied else ()
         return Form.of(Applied(method, tuple(sorted(values.items())), tuple(inputs), named))
 

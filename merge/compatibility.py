@@ -171,6 +171,16 @@ def has_denoiser(checkpoint: Checkpoint) -> bool:
     return checkpoint.family.core in checkpoint.components
 
 
+def tensor_in(checkpoint: Checkpoint, family: Family, key: str) -> TensorInfo | None:
+    """A checkpoint's tensor of a family's key, wherever its own family keeps it; None where it has none."""
+    tensors = checkpoint.tensors
+    if key in tensors:
+        return tensors[key]
+    prefixes = family.prefixes_of(family.block_of(key).component)
+    rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
+    return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
+
+
 def common_shape(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
     """The shape of the result, and whether the first input is wider than others (see `TensorPlan.widened`).
 

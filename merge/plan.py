@@ -80,6 +80,17 @@ class Plan:
         return max((1 + sum(s.method.passes - 1 for s in unsolved(t.form)) for t in self.tensors), default=1)
 
     @property
+    def equal_to(self) -> str:
+        """The model that the result is a copy of, by name, and the dtypes where they change; empty where it is made of more."""
+        weights = [t for t in self.tensors if t.dtype.is_float and not t.buffer and not t.positions]
+        sources = {t.form.single for t in weights}
+        if len(sources) != 1 or None in sources:
+            return ""
+        (source,) = sources
+        changed = dict.fromkeys(t.dtype.name for t in weights if t.dtype != t.inputs[source.index].dtype)
+        return self.names[source.index] + (f", stored as {', '.join(changed)}" if changed else "")
+
+    @property
     def architecture(self) -> str:
         """What the metadata's `modelspec.architecture` says: where no record tells, what the first model's says."""
         if self.family.modelspec:

@@ -14,7 +14,7 @@ from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
 from .collapse import Collapse
-from .compatibility import check_architectures, check_predictions, common_shape, denoiser
+from .compatibility import check_architectures, check_predictions, common_shape, denoiser, tensor_in
 from .ema import with_ema
 from .errors import MergeError
 from .forms import Form, Lacking, Model
@@ -134,10 +134,7 @@ class Planner:
         self.family = check_architectures([self.checkpoints[i] for i in main], [self.names[i] for i in main])
         for i in unets:
             if self.checkpoints[i].architecture.ema_only:
-                raise MergeError(
-                    f"{self.names[i]} ({self.checkpoints[i].path}): has its UNET as EMA weights only, which are not merged; apply "
-                    "exchange_ema to it first, which makes them its UNET"
-                )
+                self._take_average(i)
         found = check_predictions(
             [self.checkpoints[i] for i in unets], [self.names[i] for i in unets], self.recipe.output.mix_predictions
         )
@@ -266,12 +263,7 @@ class Planner:
 
     def _lookup(self, model: int, key: str) -> TensorInfo | None:
         """A model's tensor of that key, wherever its own architecture keeps it."""
-        tensors = self.checkpoints[model].tensors
-        if key in tensors:
-            return tensors[key]
-        prefixes = self.family.prefixes_of(self.family.block_of(key).component)
-        rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
-        return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
+        return tensor_in(self.checkpoints[model], self.family, key)
 
     def _tensor(self, key: str, form: Form, models: list[int], dtype: DType | None) -> TensorPlan:
         """The plan of one tensor; all models of its form have it."""
@@ -326,6 +318,8 @@ class Planner:
         sources = [self.recipe.result, *(s for s in self.recipe.components.values() if s in self.recipe.steps)]
         for name in dict.fromkeys(leaf for source in sources for leaf in self.recipe.leaves(source)):
             i = self.index[name]
+            if i in reached and name in self.recipe.loras:
+                self._check_lora(name, [tensor.key for tensor in weights if i in tensor.form.models()])
             if reached & {i, self.averaged.get(i)} or not self._is_meant(i, weights):
                 continue
             checkpoint = self.checkpoints[i]
@@ -335,7 +329,16 @@ class Planner:
             )
             if checkpoint.components & {"vae"}:
                 raise MergeError(f"{why}; take its VAE by name (components.vae, --vae), or leave it out")
+            if name in self.recipe.loras:
+                raise MergeError(
+                    f"{name} ({checkpoint.path}) is {checkpoint.architecture.name}: it changes no tensor that the "
+                    "recipe gives it a weight in; leave it out, or take a LoRA for these layers"
+                )
             raise MergeError(f"{why}; leave it out, or take a file that fits the others")
+
+    def _check_lora(self, name: str, keys: list[str]) -> None:
+        """Refuse a LoRA whose changes are all 0; those that are have been counted when it was opened."""
+        self.checkpoints[self.index[name]].lora.refuse_without_effect(name, keys)
 
     def _is_meant(self, index: int, tensors: list[TensorPlan]) -> bool:
         """Whether the recipe gives a model a weight in any tensor of the result, had it that."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.families import in_order
 from ..checkpoints.stream import Pass
 from .forms import Model
@@ -44,6 +47,7 @@ class Report:
         bytes_read, bytes_written, passes, memory, threads: what it takes; memory is the size of all buffers.
         labels: what each label is made of.
         warnings: what a person should know, in sentences.
+        equal_to: the model that the result is a copy of, and the dtypes where they change; empty where it is made of more.
         seconds: how long it took; None for a dry run.
         sha256: of the output, where it was asked for.
         resumed: how many tensors an earlier run of this merge had finished.
@@ -60,6 +64,7 @@ class Report:
     threads: int
     labels: list[LabelShares]
     warnings: list[str]
+    equal_to: str = ""
     seconds: float | None = None
     sha256: str | None = None
     resumed: int = 0
@@ -86,7 +91,35 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
         threads=Pass(threads).threads,
         labels=label_shares(plan),
         warnings=list(plan.warnings),
+        equal_to=plan.equal_to,
     )
+
+
+def equal_model(plan: Plan, output: Path) -> str:
+    """The model whose weights a written result turned out to have, by name; empty where it has none's.
+
+    Numbers alone tell it of copies (`Plan.equal_to`); this reads the result and the models until a tensor differs, the smallest
+    first, so that it costs next to nothing where they do. Of a result in another dtype the model's rounded numbers count.
+    """
+    weights = [t for t in plan.tensors if t.dtype.is_float and not t.buffer and not t.positions]
+    with open_checkpoint(output) as made:
+        for i in dict.fromkeys(i for tensor in weights for i in tensor.inputs):
+            if plan.checkpoints[i].architecture.what == "lora" or not all(i in t.inputs for t in weights):
+                continue
+            worked_out = [t for t in weights if t.form.single is None or t.form.single.index != i]
+            if all(_has_values_of(made, plan.checkpoints[i], i, t) for t in sorted(worked_out, key=lambda t: t.nbytes)):
+                return plan.names[i]
+    return ""
+
+
+def _has_values_of(made: Checkpoint, model: Checkpoint, index: int, tensor: TensorPlan) -> bool:
+    source = tensor.inputs[index]
+    if source.shape != tensor.shape or tensor.key not in made or source.key not in model:
+        return False
+    if source.dtype == tensor.dtype:
+        return np.array_equal(made.raw(tensor.key), model.raw(source.key))
+    narrow = {"F16": np.float16, "F32": np.float32}.get(tensor.dtype.name)
+    return narrow is not None and np.array_equal(made.numpy(tensor.key), model.numpy(source.key).astype(narrow))
 
 
 def label_shares(plan: Plan) -> list[LabelShares]:

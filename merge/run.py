@@ -12,7 +12,7 @@ from .engine import check_output, write
 from .metadata import describe
 from .plan import planned
 from .recipe import Recipe
-from .report import Report, make_report
+from .report import Report, equal_model, make_report
 
 
 def merge(
@@ -62,6 +62,7 @@ def merge(
             progress=progress,
             cancel=cancel,
         )
+        report.equal_to = report.equal_to or equal_model(plan, output)
     report.seconds = written.seconds
     report.warnings += written.repairs
     report.resumed = written.resumed

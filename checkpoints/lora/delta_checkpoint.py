@@ -117,11 +117,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None, *, adapter
         family = base.told_family
         shapes = {key: info.shape for key, info in base.tensors.items()}
     lora = _opened(path, base, family, shapes, adapter)
-    try:
-        tensors, notes = {}, lora.check_effect()
-    except CheckpointError:
-        lora.close()
-        raise
+    tensors, notes = {}, lora.without_effect()
     for key, module in lora.modules.items():
         if module.needs_weight and (base is None or key not in base):
             lora.close()

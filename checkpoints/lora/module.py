@@ -69,6 +69,21 @@ class LoraModule:
         return 1.0 if scale is None else scale.factor
 
     @property
+    def scaled_to_nothing(self) -> bool:
+        """Whether all of it is multiplied by 0, as programs read an alpha of 0 (LyCORIS reads it as alpha = rank)."""
+        return all(part.formula.is_zero for part in self.parts)
+
+    def changes_something(self) -> bool:
+        """Whether any number of the change is not 0. Reads the factors, and computes rows until one is found."""
+        if self.needs_weight:
+            return True
+        if self.scaled_to_nothing:
+            return False
+        step = block_rows(prod(self.shape[1:]))
+        starts = range(0, self.shape[0], step)
+        return any(self.rows(start, min(start + step, self.shape[0]), None).any() for start in starts)
+
+    @property
     def needs_weight(self) -> bool:
         """Whether the change follows from the weight that is changed: (IA)^3, DoRA."""
         return any(p.formula.needs_weight for p in self.parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -76,23 +76,20 @@ class Lora:
         return dict(Counter(part.formula.kind for _, part in self.layers.values()).most_common())
 
     def check_effect(self) -> list[str]:
-        """What to say of layers that change nothing, whatever their factors are: their alpha is 0.
+        """`without_effect`, of a LoRA that is applied as a whole.
 
         Raises:
-            CheckpointError: that is so of all of them.
+            CheckpointError: it changes nothing.
         """
+        self.refuse_without_effect(str(self.path))
+        return self.without_effect()
+
+    def without_effect(self) -> list[str]:
+        """What to say of changes that are nothing, whatever their factors are: their alpha is 0."""
         formulas = [part.formula for module in self.modules.values() for part in module.parts]
         silent = sum(formula.is_zero for formula in formulas)
-        if silent and silent == len(formulas):
-            raise CheckpointError(
-                f"{self.path}: changes nothing: the alpha of all its layers is 0, by which their change is multiplied (LyCORIS "
-                "takes 0 for the rank); leave it out, or train or download it again"
-            )
-        return (
-            [f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"]
-            if silent
-            else []
-        )
+        told = f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"
+        return [told] if silent else []
 
     @property
     def needs_base(self) -> bool:
@@ -105,6 +102,29 @@ class Lora:
         family = family_of(self.family)
         parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
         return Architecture(told(family), "lora", parts=parts, name=f"LoRA for {family.title}")
+
+    def idle(self, keys: Collection[str] | None = None) -> list[str]:
+        """Of these keys (all that it changes) those whose change is multiplied by 0."""
+        return [key for key in (self.modules if keys is None else keys) if self.modules[key].scaled_to_nothing]
+
+    def refuse_without_effect(self, name: str, keys: Collection[str] | None = None) -> None:
+        """Refuse a LoRA that changes nothing of these keys (of all that it changes), called `name` by its user.
+
+        Raises:
+            CheckpointError: saying why: its alpha is 0, or all its changes are.
+        """
+        keys = self.modules if keys is None else keys
+        told = "" if name == str(self.path) else f" ({self.path})"
+        if len(self.idle(keys)) == len(keys):
+            raise CheckpointError(
+                f"{name}{told}: its alpha is 0 in all of {counted(len(keys), 'layer')}, so that it changes nothing (LyCORIS reads "
+                "0 as alpha = rank, other programs as no effect); give it the alpha that it was trained with, or leave it out"
+            )
+        if not any(self.modules[key].changes_something() for key in keys):
+            raise CheckpointError(
+                f"{name}{told}: its change is 0 in all of {counted(len(keys), 'layer')}: it was not trained, or lost its numbers; "
+                "leave it out"
+            )
 
     def load(self, part: Part) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""

@@ -151,7 +151,8 @@ def _ema(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     wanted = {leaf for n, s in recipe.steps.items() if "ema" in s.kind.supplied for leaf in recipe.leaves(n)}
     for name, checkpoint in models.items():
         size = sum(t.nbytes for t in checkpoint.tensors.values() if t.component == "ema")
-        if size > 1000 and name not in wanted:  # a few bytes are its counters
+        # A few bytes are its counters.
+        if size > 1000 and name not in wanted and not checkpoint.architecture.ema_only:
             yield Finding(
                 "note",
                 "ema",

@@ -24,7 +24,7 @@ from ..recipe import Recipe
 from .finding import SEVERITIES, Finding, Severity
 from .headers import header_findings
 from .sampling import take_sample
-from .shares import ComponentShares, component_shares
+from .shares import ComponentShares, component_shares, is_whole
 from .steps import recipe_findings, share_findings, weight_findings
 from .values import value_findings
 
@@ -129,15 +129,15 @@ def lint(
             _scan(recipe, models, report, threads, progress, cancel)
         report.findings += header_findings(recipe, models)
         try:
-            report.shares = component_shares(recipe, family)
+            meant = report.shares = component_shares(recipe, family)
+            if not all(is_whole(model, family) for model in models.values()):
+                report.shares = component_shares(recipe, family, models)
         except UnetscopeError as error:
             if not report.count("error"):
                 report.findings.append(_refused(error))
         else:
             steps_told = any(f.check == "range" for f in report.findings)
-            report.findings += [
-                f for f in share_findings(recipe, report.shares) if not (steps_told and f.check == "range")
-            ]
+            report.findings += [f for f in share_findings(recipe, meant) if not (steps_told and f.check == "range")]
             _look_at_values(recipe, models, family, report, progress, cancel)
         if not report.missing and not any(f.severity == "error" for f in report.findings):
             _plan(recipe, report)

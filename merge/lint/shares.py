@@ -1,15 +1,17 @@
-"""Which share every model has in every component of the result; needs no files."""
+"""Which share every model has in every component of the result; needs no files, and where they are open counts what they have."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
+from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.families import Family, family_of, is_buffer, is_text, layout
 from ..collapse import Collapse
+from ..compatibility import tensor_in
 from ..forms import Applied, Form, Model
 from ..recipe import MERGED, Recipe
 
@@ -64,30 +66,64 @@ def _counts(term: Model | Applied, loras: set[int]) -> float:
     return float(abs(weight_total(term.inputs[0], loras)) > 0.5)
 
 
-def forms(recipe: Recipe, family: str | Family, component: str) -> Iterator[tuple[str, int, Form]]:
+def forms(
+    recipe: Recipe, family: str | Family, component: str, models: Mapping[str, Checkpoint] | None = None
+) -> Iterator[tuple[str, int, Form]]:
     """Key, elements and form of every weight of a component, by the architecture's layout.
 
+    Args:
+        models: those that are open, by name; the others are taken to be whole.
+
     Raises:
         UnetscopeError: a block weight does not fit the architecture.
     """
-    names = names_of(recipe)
-    collapse = Collapse(recipe, family, {name: i for i, name in enumerate(names)})
+    names, family, models = names_of(recipe), family_of(family), models or {}
+    collapse = Collapse(
+        recipe,
+        family,
+        {name: i for i, name in enumerate(names)},
+        lambda i, key: _has(models.get(names[i]), family, key),
+    )
     source, asked = source_of(recipe, component)
     for key, spec in layout(family).items():
-        if family_of(family).block_of(key).component == component and not is_buffer(key):
-            yield key, prod(spec.shape), collapse.form(source, key, merge_vae=asked)
+        if family.block_of(key).component == component and not is_buffer(key):
+            form = collapse.form(source, key, merge_vae=asked)
+            if isinstance(form, Form):
+                yield key, prod(spec.shape), form
 
 
-def component_shares(recipe: Recipe, family: str | Family) -> list[ComponentShares]:
+def _has(model: Checkpoint | None, family: Family, key: str) -> bool:
+    """Whether a model has a tensor; one that is not open has all, and a denoiser's average stands for it."""
+    if model is None or model.architecture.what not in ("checkpoint", "component"):
+        return True
+    average = model.architecture.ema_only and family.block_of(key).core
+    return average or tensor_in(model, family, key) is not None
+
+
+def is_whole(model: Checkpoint, family: Family) -> bool:
+    """Whether a model has every weight of a family's layout."""
+    components = family.component_ids
+    keys = (key for key in layout(family) if family.block_of(key).component in components and not is_buffer(key))
+    return all(_has(model, family, key) for key in keys)
+
+
+def component_shares(
+    recipe: Recipe, family: str | Family, models: Mapping[str, Checkpoint] | None = None
+) -> list[ComponentShares]:
     """The shares of all models in every component, as an architecture's layout has it.
+
+    Args:
+        models: those that are open, by name: they have no share in what they lack.
 
     Raises:
         UnetscopeError: a block weight does not fit the architecture.
     """
-    return [_shares(recipe, family, component) for component in family_of(family).component_ids]
+    return [_shares(recipe, family, component, models) for component in family_of(family).component_ids]
 
 
-def _shares(recipe: Recipe, family: str | Family, component: str) -> ComponentShares:
+def _shares(
+    recipe: Recipe, family: str | Family, component: str, models: Mapping[str, Checkpoint] | None
+) -> ComponentShares:
     names = names_of(recipe)
     loras = {i for i, name in enumerate(names) if name in recipe.loras}
     sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -95,7 +131,7 @@ def _shares(recipe: Recipe, family: str | Family, component: str) -> ComponentSh
     extremes: dict[int, tuple[float, float]] = {}
     indirect: set[int] = set()
     totals = []
-    for key, size, form in forms(recipe, family, component):
+    for key, size, form in forms(recipe, family, component, models):
         label = family_of(family).block_of(key).label
         sizes[label] += size
         totals.append(weight_total(form, loras))

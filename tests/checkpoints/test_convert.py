@@ -121,6 +121,43 @@ def test_pruning_drops_ema_and_junk_and_keeps_markers(make_checkpoint, tmp_path)
     same(load(tmp_path / "out.safetensors"), {k: t for k, t in tensors.items() if k not in gone})
 
 
+def test_pruning_drops_second_copies_and_what_differs_stays(make_checkpoint, tmp_path):
+    same, other = "first_stage_model.decoder.conv_in.weight", "first_stage_model.decoder.conv_out.weight"
+
+    def twice(tensors):
+        tensors["vae." + same.partition(".")[2]] = tensors[same].clone()
+        tensors["vae." + other.partition(".")[2]] = tensors[other] + 1
+
+    path, _ = make_checkpoint("a", change=twice)
+    report = convert(path, tmp_path / "out.safetensors", prune=True)
+    assert report.dropped["there twice"] == ["vae.decoder.conv_in.weight"]
+    assert report.kept == ["vae.decoder.conv_out.weight"] and any("kept" in note for note in report.notes)
+
+
+def test_tensors_are_left_out_by_name_and_only_where_there_are_such(make_checkpoint, tmp_path):
+    more = {
+        "embedder.a": torch.ones(2),
+        "embedder.b": torch.ones(2),
+        "x.1.bias": torch.ones(2),
+        "x.1.weight": torch.ones(2),
+    }
+    path, tensors = make_checkpoint("a", change=lambda t: t.update(more))
+    report = convert(path, tmp_path / "out.safetensors", drop=["embedder.", "x.*.bias"])
+    assert report.dropped["by name"] == ["embedder.a", "embedder.b", "x.1.bias"]
+    assert set(tensors) - set(load(tmp_path / "out.safetensors")) == {"embedder.a", "embedder.b", "x.1.bias"}
+    with pytest.raises(CheckpointError, match="embeder"):
+        convert(path, tmp_path / "other.safetensors", drop=["embeder."])
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_conversion_counts_what_the_layout_has_and_the_file_lacks(make_checkpoint, tmp_path):
+    def half(tensors):
+        return {k: t for k, t in tensors.items() if not k.startswith("first_stage_model.encoder.")}
+
+    report = convert(make_checkpoint("a", change=half)[0], tmp_path / "out.safetensors")
+    assert any("vae lacks 106 tensors" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("ids", [torch.arange(77).half() * 0.99, torch.zeros(77).int()])
 def test_position_ids_are_mended_when_asked_and_only_then(ids, make_checkpoint, tmp_path):
     path, _ = make_checkpoint("a", change=lambda t: t.update({POSITIONS: ids.reshape(1, 77)}))

@@ -303,14 +303,16 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("family", EXTRAS)
-def test_pruning_keeps_what_the_model_needs_and_drops_the_rest(family, tmp_path):
-    more = {EXTRAS[family]: torch.zeros(4, 4), "junk.weight": torch.zeros(4, 4)}
+def test_pruning_keeps_what_the_model_needs_and_what_is_not_known(family, tmp_path):
+    more = {EXTRAS[family]: torch.zeros(4, 4), "junk.weight": torch.zeros(4, 4), "optimizer.step": torch.zeros(1)}
     path = file_of(family, tmp_path / "a.safetensors", change=lambda tensors: tensors | more)
-    assert inspect(path).junk == ("junk.weight",)
+    assert set(inspect(path).junk) == {"junk.weight", "optimizer.step"} and inspect(path).training == (
+        "optimizer.step",
+    )
     report = convert(path, tmp_path / "out.safetensors", prune=True)
-    assert report.dropped["no known component"] == ["junk.weight"]
+    assert report.kept == ["junk.weight"]
     assert set(load(path)) - set(load(tmp_path / "out.safetensors")) <= {
-        "junk.weight",
+        "optimizer.step",
         "model_ema.decay",
         "model_ema.num_updates",
     }
@@ -357,16 +359,20 @@ def test_exchange_ema_makes_them_the_unet(tmp_path):
     assert not any(k.startswith("model_ema.diffusion") for k in found)
 
 
-def test_without_exchange_ema_they_are_refused_as_a_model_and_serve_as_a_text_encoders_file(tmp_path):
+def test_without_exchange_ema_they_are_the_unet_too_and_serve_as_a_text_encoders_file(tmp_path):
     odd = file_of("sd1", tmp_path / "odd.safetensors", 2, only_average)
     whole = file_of("sd1", tmp_path / "whole.safetensors", 3)
     recipe = {
         "models": {"a": str(odd), "b": str(whole)},
-        "steps": {"m": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.5}},
+        "steps": {"m": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.25}},
+        "output": {"dtype": "fp32"},
     }
-    with pytest.raises(MergeError, match="EMA weights only"):
-        merge(Recipe.parse(recipe), tmp_path / "out.safetensors")
-    assert not (tmp_path / "out.safetensors").exists()
+    report = merge(Recipe.parse(recipe), tmp_path / "out.safetensors")
+    assert any("EMA weights only" in warning for warning in report.warnings)
+    found, one, two = load(tmp_path / "out.safetensors"), tensors_of("sd1", 2), tensors_of("sd1", 3)
+    name = f"{UNET}out.2.weight"
+    assert torch.allclose(found[name].double(), 0.75 * one[name].double() + 0.25 * two[name].double(), atol=1e-6)
+    assert inspect(tmp_path / "out.safetensors").architecture.name == "SD1 checkpoint"
     taken = {"models": {"b": str(whole), "a": str(odd)}, "components": {"clip_l": "a"}, "result": "b"}
     merge(Recipe.parse(taken), tmp_path / "taken.safetensors")
     text = next(k for k in load(whole) if k.endswith("q_proj.weight"))

@@ -59,9 +59,7 @@ def test_a_lora_whose_alphas_are_0_changes_nothing_and_is_refused(run, loras):
         ("convert", "none.safetensors", "--to", "peft"),
     ):
         code, _, err = run("lora", *command, "-o", "out.safetensors")
-        assert code == 2 and "changes nothing: the alpha of all its layers is 0" in err and err.count("\n") == 1, (
-            command
-        )
+        assert code == 2 and "none" in err and "alpha is 0" in err and err.count("\n") == 1, command
         assert not (loras / "out.safetensors").exists() and not leftovers(loras)
     code, _, err = run("lora", "convert", "none.safetensors", "--to", "single-file", "-o", "out.safetensors")
     assert code == 0, err  # names alone: alphas stay what they are

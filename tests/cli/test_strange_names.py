@@ -162,7 +162,10 @@ def test_tensor_names_that_are_no_text(made, tmp_path, run):
 
 
 def test_names_that_become_one_are_refused(tmp_path, run):
-    both = tensors(0) | {"net.blocks.0.w\ud800": torch.ones(2), "net.blocks.0.w\N{REPLACEMENT CHARACTER}uD800": torch.ones(2)}
+    both = tensors(0) | {
+        "net.blocks.0.w\ud800": torch.ones(2),
+        "net.blocks.0.w\N{REPLACEMENT CHARACTER}uD800": torch.ones(2),
+    }
     torch.save(both, tmp_path / "a.ckpt")
     code, _, err = run("inspect", tmp_path / "a.ckpt")
     assert code == 2 and "name of two tensors" in err

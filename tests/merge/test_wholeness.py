@@ -8,9 +8,12 @@ from places import place
 from safetensors.torch import save_file
 from tiny import load, raw
 
+from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.inspection import inspect
 from unetscope.checkpoints.scan import scan
 from unetscope.merge import MergeError, Recipe, dry_run, merge
+from unetscope.merge.lint import lint
+from unetscope.merge.lora import LoraUse, bake_recipe, merge_loras
 
 UNET, CLIP, VAE = "model.diffusion_model.", "cond_stage_model.transformer.", "first_stage_model."
 WEIGHT = UNET + "middle_block.0.in_layers.2.weight"
@@ -259,3 +262,128 @@ def test_a_vae_alone_as_a_second_model_is_refused(made, tmp_path):
     key = VAE + "decoder.conv_in.weight"
     mean = (tensors["a"][key].float() + tensors["b"][key].float()) / 2
     assert torch.allclose(load(tmp_path / "o.safetensors")[key], mean, atol=1e-6)
+
+
+def lora_of(tensors, path, alpha, up=0.5):
+    """A LoRA of two attention matrices, its factors of rank 2."""
+    changes = {}
+    for part in ("q", "k"):
+        name = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_{part}"
+        outputs, inputs = tensors[UNET + f"input_blocks.1.1.transformer_blocks.0.attn1.to_{part}.weight"].shape
+        changes[f"{name}.lora_down.weight"] = torch.full((2, inputs), 0.25)
+        changes[f"{name}.lora_up.weight"] = torch.full((outputs, 2), up)
+        changes[f"{name}.alpha"] = torch.tensor(float(alpha[part]))
+    save_file(changes, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("alpha", "up", "said"), [({"q": 0, "k": 0}, 0.5, "alpha is 0"), ({"q": 2, "k": 2}, 0.0, "change is 0")]
+)
+def test_a_lora_that_changes_nothing_is_refused_and_one_of_strength_0_is_not(
+    alpha, up, said, make_checkpoint, tmp_path
+):
+    path, tensors = make_checkpoint("base")
+    lora = lora_of(tensors, tmp_path / "lora.safetensors", alpha, up)
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(UnetscopeError, match=said):
+        merge(bake_recipe(path, [LoraUse(lora)]), out)
+    with pytest.raises(UnetscopeError, match=said):
+        merge_loras([LoraUse(lora)], out)
+    assert not out.exists()
+    assert merge(bake_recipe(path, [LoraUse(lora, 0.0)]), out).equal_to == "base"
+    assert raw(load(out)[WEIGHT]) == raw(tensors[WEIGHT])
+
+
+def test_layers_whose_alpha_is_0_are_counted(make_checkpoint, tmp_path):
+    path, tensors = make_checkpoint("base")
+    lora = lora_of(tensors, tmp_path / "lora.safetensors", {"q": 0, "k": 2})
+    report = merge(bake_recipe(path, [LoraUse(lora)]), tmp_path / "out.safetensors")
+    assert any("alpha is 0 in 1 layer of 2" in w for w in report.warnings) and report.equal_to == ""
+
+
+def test_a_lora_that_hits_nothing_is_refused(make_checkpoint, tmp_path):
+    path, tensors = make_checkpoint("base")
+    save_file({k: t for k, t in tensors.items() if not k.startswith(UNET)}, tmp_path / "parts.safetensors")
+    lora = lora_of(tensors, tmp_path / "lora.safetensors", {"q": 2, "k": 2})
+    with pytest.raises(MergeError, match="changes no tensor"):
+        merge(bake_recipe(tmp_path / "parts.safetensors", [LoraUse(lora)]), tmp_path / "out.safetensors")
+    use = LoraUse(lora, blocks=[0.0] * 16 + [1.0])  # weights only where it has no layers
+    with pytest.raises(MergeError, match="changes no tensor"):
+        merge(bake_recipe(path, [use]), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+# -- results that are a model ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "equal"),
+    [
+        (("copy", "a", {}), "a"),
+        (("weighted_sum", "a b", {"alpha": 0}), "a"),
+        (("weighted_sum", "a a", {"alpha": 0.5}), "a"),
+        (("weighted_sum", "a b", {"alpha": {"VAE": 1, "default": 1}}), "b"),
+        (("add_difference", "a b b", {}), "a"),
+        (("task_arithmetic", "a b c", {"weights": [0, 0]}), "a"),
+        (("ties", "a a a", {"weights": [1, 0.5]}), "a"),
+        (("weighted_sum", "a b", {"alpha": {"OUT": 0.1}}), ""),
+    ],
+)
+def test_the_report_says_which_model_a_result_is_equal_to(step, equal, made, tmp_path):
+    recipe = of(chosen(made, "a b c"), step, output={"dtype": "keep"})
+    assert dry_run(recipe, tmp_path / "out.safetensors").equal_to == equal
+    assert merge(recipe, tmp_path / "out.safetensors").equal_to == equal
+    found = load(tmp_path / "out.safetensors")
+    if equal:
+        assert all(raw(found[key]) == raw(made[1][equal][key]) for key in (WEIGHT, TEXT))
+
+
+@pytest.mark.parametrize(
+    ("step", "equal"),
+    [
+        (("ties", "a b", {"weights": [0]}), "a"),
+        (("slerp", "a twin", {"alpha": 0.3}), "a"),
+        (("weighted_sum", "a twin", {"alpha": 0.25}), "a"),
+        (("slerp", "a b", {"alpha": 0.3}), ""),
+    ],
+)
+def test_what_only_the_values_tell_is_said_of_a_written_result(step, equal, made, tmp_path):
+    paths, tensors = made
+    save_file(tensors["a"], tmp_path / "twin.safetensors")
+    models = {"a": paths["a"], "b": paths["b"], "twin": tmp_path / "twin.safetensors"}
+    for dtype in ("keep", "fp32"):
+        report = merge(of(models, step, output={"dtype": dtype}), tmp_path / f"{dtype}.safetensors")
+        assert report.equal_to == equal
+    assert (raw(load(tmp_path / "keep.safetensors")[WEIGHT]) == raw(tensors["a"][WEIGHT])) is bool(equal)
+
+
+def test_another_dtype_and_another_vae_are_said(made, tmp_path):
+    models = chosen(made, "a b")
+    assert dry_run(of(models, ("copy", "a", {})), tmp_path / "o.safetensors").equal_to == "a, stored as F32"
+    swapped = of(models, ("copy", "a", {}), components={"vae": "b"}, output={"dtype": "keep"})
+    assert dry_run(swapped, tmp_path / "o.safetensors").equal_to == ""
+
+
+# -- lint ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", ["a only_b", "only_a b", "a only_b c"])
+def test_lint_the_dry_run_and_the_merge_agree_on_shares(names, made, tmp_path):
+    models = chosen(made, names)
+    recipe = of(models, ("uniform", " ".join(models), {}))
+    told = {part.component: part.shares for part in lint(recipe).shares}
+    for run in (dry_run, merge):
+        rows = {row.label: row.shares for row in run(recipe, tmp_path / "out.safetensors").labels}
+        for component, label in (("unet", "M00"), ("clip_l", "CLIP_L"), ("vae", "VAE")):
+            assert told[component] == pytest.approx(rows[label])
+
+
+def test_lint_reports_what_the_merge_refuses_as_an_error_alone(made, tmp_path):
+    paths, tensors = made
+    save_file(
+        {k.removeprefix(VAE): t for k, t in tensors["b"].items() if k.startswith(VAE)}, tmp_path / "vae.safetensors"
+    )
+    found = lint(of({"a": paths["a"], "b": tmp_path / "vae.safetensors"}, ("weighted_sum", "a b", {"alpha": 0.5})))
+    assert [f.severity for f in found.findings if f.models == ("b",) or f.severity == "error"] == ["error"]
+    assert all("b" not in part.shares for part in found.shares)
