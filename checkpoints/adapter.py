@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture import told
 from .errors import CheckpointError
-from .families import Family, family_of, in_order
+from .families import FAMILIES, Family, family_of, in_order
 
 if TYPE_CHECKING:
     from .lora.opening import Lora
@@ -53,6 +53,7 @@ class Adapter:
         tags: the tags that it was trained on and how often, the most frequent first.
         unknown: names that no layer of the family has.
         problem: why it cannot be used, in a sentence; empty when it can.
+        families: those that it fits alike, the likeliest first: a text encoder alone may be several families'.
     """
 
     modules: dict[str, int]
@@ -67,6 +68,7 @@ class Adapter:
     tags: dict[str, int] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     problem: str = ""
+    families: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries, ready for JSON."""
@@ -85,7 +87,8 @@ def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
     tags = _top_tags(metadata.get("ss_tag_frequency", ""))
     try:
         with open_lora(path) as lora:
-            return _described(lora, said, tags)
+            families = _fitting(path, lora)
+            return replace(_described(lora, said, tags), family=families[0], families=families)
     except CheckpointError as error:
         return Adapter({}, {}, said, tags=tags, problem=str(error))
 
@@ -127,3 +130,32 @@ def _top_tags(text: str) -> dict[str, int]:
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
     return dict(counts.most_common(_TOP_TAGS))
+
+
+def _fitting(path: Path, lora: Lora) -> tuple[str, ...]:
+    """The families that a LoRA fits alike, by names and widths: several only where it changes no denoiser, and no metadata tell."""
+    from .lora.opening import open_lora
+    from .lora.trainer import said_family
+
+    own = family_of(lora.family)
+    if said_family(lora.metadata) or any(own.block_of(key).core for key in lora.modules):
+        return (own.id,)
+    found = []
+    for record in (r for r in FAMILIES.values() if r.lora is not None and not r.parent):
+        try:
+            with open_lora(path, family=record) as other:
+                if len(other.modules) == len(lora.modules) and all(
+                    _in_layout(record, m) for m in other.modules.values()
+                ):
+                    found.append(record)
+        except CheckpointError:  # its tensors do not fit together in this one
+            continue
+    # The family first whose trainers write such names before others'.
+    usual = [r for r in found if any(n.startswith(c.trained_as[:1]) for c in r.components for n in lora.tensors)]
+    return tuple(dict.fromkeys(r.id for r in (*usual, *found))) or (own.id,)
+
+
+def _in_layout(record: Family, module: LoraModule) -> bool:
+    """Whether a change has the shape of its tensor in published models of a family, or in narrow ones."""
+    layouts = (record.layout("real"), record.layout("narrow"))
+    return any(module.key in layout and tuple(layout[module.key].shape) == tuple(module.shape) for layout in layouts)

@@ -261,6 +261,12 @@ def _adapter_name(kind: str, names: Iterable[str], shapes: Mapping[str, Shape]) 
     return f"{article} {kind} for {_title(family)}" if family else f"{article} {kind}"
 
 
+def adapter_or_embedding(shapes: Mapping[str, Shape]) -> str:
+    """What a file is that steers a model or holds embeddings, by its own names; empty for anything else, LoRAs among them."""
+    kind = adapter_kind(name_forms(shapes))
+    return (_adapter_name(kind, shapes, shapes) if kind else _embedding_name(shapes)) or ""
+
+
 def _embedding_name(shapes: Mapping[str, Shape]) -> str | None:
     """`a textual inversion embedding, 4 vectors of 768 (SD1)`; None for a file that holds none.
 

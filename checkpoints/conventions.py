@@ -163,7 +163,15 @@ class Convention:
     def _misfit(self, family: Family, length: int) -> str:
         fits = self.lengths(family)
         if not fits:
-            return f"Convention {self.name!r} has no weight vector for {family.title}; take {_usual(family)!r}."
+            usual = _usual(family)
+            instead = f"take {usual!r}" if usual else "no other has one: give weights by block (BLOCK: 0.5)"
+            return f"Convention {self.name!r} has no weight vector for {family.title}; {instead}."
+        if self.name not in family.conventions:  # every tool's is one number for each block
+            slots = self.vectors(family).slots[0]
+            return (
+                f"A weight vector of {length} values does not fit {family.title}, which has {_either(fits)}: "
+                f"one for each block from {slots[0]} to {slots[-1]}."
+            )
         message = (
             f"A weight vector of {length} values does not fit {family.title} in convention {self.name!r}, "
             f"which has {_either(fits)} values"
@@ -192,13 +200,10 @@ def lengths_of(convention: Convention) -> list[int]:
     return list(dict.fromkeys(length for family in tools for length in convention.lengths(family)))
 
 
-def _usual(family: Family) -> str:
-    """A convention that has vectors for a family, or the default one."""
-    return (
-        DEFAULT_CONVENTION
-        if DEFAULT_CONVENTION in family.conventions
-        else next(iter(family.conventions), DEFAULT_CONVENTION)
-    )
+def _usual(family: Family) -> str | None:
+    """A convention that has vectors for a family, the default one if it has; None where none has."""
+    having = [name for name in (DEFAULT_CONVENTION, *CONVENTIONS) if CONVENTIONS[name].lengths(family)]
+    return next(iter(having), None)
 
 
 def _middle(values: dict[str, float]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import CheckpointError
 from .formats import is_model_folder, is_scanned_name
-from .wording import unreadable
+from .wording import dead_link, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
         CheckpointError: there is no such file or folder.
     """
     if not root.exists():
-        raise CheckpointError(f"{root}: no such folder; check the name")
+        raise CheckpointError(f"{root}: {dead_link(root) or 'no such folder'}; check the name")
     if root.is_file():
         yield from _file(root, problems)
         return

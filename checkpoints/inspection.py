@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from .adapter import Adapter, look_at_adapter
 from .architecture import Architecture, missing_keys
 from .checkpoint import Checkpoint, TensorInfo
 from .encodings.sorting import Stored
-from .families import components_in_order, families_with, in_order
+from .families import components_in_order, families_with, family_of, in_order
 from .history import HistoryNode, merge_history
 from .needless import TRAINING, needless
 from .opening import open_checkpoint
@@ -177,6 +177,11 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     labels = _grouped(tensors, lambda t: t.label)
     dtypes = _grouped(tensors, lambda t: t.stored.kept_as)
     of_a_model = architecture.what in ("checkpoint", "component")
+    adapter = _adapter(checkpoint)
+    if adapter and len(adapter.families) > 1:
+        titles = " or ".join(family_of(family).title for family in adapter.families)
+        kind = architecture.name.partition(" for ")[0]
+        architecture = replace(architecture, family=None, name=f"{kind} for {titles}")
     return Inspection(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -196,7 +201,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         junk=tuple(t.key for t in tensors if t.component == "other") if of_a_model else (),
         training=tuple(needless(checkpoint, by_name=True).get(TRAINING, ())) if of_a_model else (),
         ema=components.get("ema"),
-        adapter=_adapter(checkpoint),
+        adapter=adapter,
         stored=checkpoint.stored,
         truncation=_truncation(checkpoint),
         notes=tuple(checkpoint.notes),

@@ -53,6 +53,15 @@ def existing(path: Path) -> Path:
 def unreadable(error: Exception) -> str:
     """Why a file cannot be read, for people: what the system says, or that it is a link to what is not there."""
     name = getattr(error, "filename", None)
-    if isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and os.path.islink(name):
-        return f"it is a link to {os.readlink(name)}, which is not there"
+    if isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and (link := dead_link(name)):
+        return link
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
     return getattr(error, "strerror", None) or str(error)
+
+
+def dead_link(path: str | os.PathLike) -> str:
+    """Of a link that leads to nothing: where it leads; of anything else an empty string."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    return ""

@@ -41,6 +41,7 @@ def convert(
 ) -> None:
     """Write a checkpoint in another format, dtype or layout, pruned or repaired."""
     from ..checkpoints.convert import convert as converted
+    from ..checkpoints.wording import counted
 
     with progress("converting") as moved:
         report = converted(
@@ -60,7 +61,7 @@ def convert(
         show_json(report.to_plain())
         return
     kinds = ", ".join(f"{count:,} {change}" for change, count in report.dtypes.items())
-    say(f"{report.architecture}: {report.tensors:,} tensors ({kinds})")
+    say(f"{report.architecture}: {counted(report.tensors, 'tensor')} ({kinds})")
     for reason, keys in report.dropped.items():
         say(f"left out, {reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if report.filled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -93,9 +94,17 @@ def layers(
 def _opened(subject: str):
     """An architecture's name as it is, anything else as a checkpoint."""
     from ..checkpoints import open_checkpoint
-    from ..diagrams.architectures import drawn_families
+    from ..diagrams.architectures import DrawingError, drawn_families, family_named
 
-    return subject if subject in drawn_families() else open_checkpoint(Path(subject), to_look=True)
+    if subject in drawn_families():
+        return subject
+    path = Path(subject)
+    if not path.suffix and path.name == subject and not os.path.lexists(path):
+        try:
+            return family_named(subject)
+        except DrawingError as error:
+            raise DrawingError(f"{subject}: no such file, and {error}") from None
+    return open_checkpoint(path, to_look=True)
 
 
 def _badges(subject: str, weights: str, convention: str) -> dict[str, float]:

@@ -37,6 +37,9 @@ def _told() -> Iterator[None]:
     except UnetscopeError as error:
         complain(str(error))
         raise typer.Exit(2) from None
+    except typer.BadParameter as error:
+        error.message = error.message.removeprefix("Value error, ")  # of the library that checks it
+        raise
     except KeyboardInterrupt:
         complain("stopped; nothing was left behind")
         raise typer.Exit(STOPPED) from None

@@ -96,7 +96,8 @@ def _show_adapter(found: Inspection) -> None:
         "alphas": {f"{alpha:g}": count for alpha, count in adapter.alphas.items()},
         "per block label": adapter.labels,
     }
-    rows = [["names", adapter.style], ["family", adapter.family or "not known"]] if adapter.style else []
+    family = " or ".join(adapter.families) or adapter.family or "not known"
+    rows = [["names", adapter.style], ["family", family]] if adapter.style else []
     rows += [[what, ", ".join(f"{k} ({n:,})" for k, n in counts.items())] for what, counts in counted.items() if counts]
     if adapter.needs_base:
         rows.append(["needs its base", "yes: its changes follow from the weights"])
@@ -146,6 +147,11 @@ def _findings(found: Inspection) -> list[str]:
         said.append(f"{len(unknown):,} keys belong to no known component, and may be needed: {_some(unknown)}")
     if found.adapter and found.adapter.problem:
         said.append(found.adapter.problem)
+    if found.adapter and len(found.adapter.families) > 1:
+        fits = " and ".join(found.adapter.families)
+        said.append(
+            f"changes a text encoder alone, which {fits} have alike: it can be baked into each; the likeliest is first"
+        )
     if found.adapter and found.adapter.unknown:
         said.append(f"{len(found.adapter.unknown):,} tensors fit no layer of the model: {_some(found.adapter.unknown)}")
     if found.architecture.ema_only:

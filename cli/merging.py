@@ -33,6 +33,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "vae": (Annotated[str | None, typer.Option(help="Bake this file's VAE in, or `merge` it; else the first model's.")], None),
     "text_encoders": (Annotated[str | None, typer.Option(help="Take the text encoders from this file.")], None),
     "unet": (Annotated[str | None, typer.Option(help="Take the UNET from this file.")], None),
+    "part": (Annotated[list[str] | None, typer.Option(help="Any part from a file: model=FILE, clip_g=FILE.")], None),
     "position_ids": (Annotated[Literal["keep", "restore"] | None, typer.Option(help="Write position ids as 0..76.")], None),
     "nan": (Annotated[Literal["error", "zero", "copy"] | None, typer.Option(help="NaN or infinity in an input.")], None),
     "overflow": (Annotated[Literal["error", "clamp"] | None, typer.Option(help="Results too large for the dtype.")], None),
@@ -152,15 +153,31 @@ def _with_options(recipe: Recipe, options: Options) -> Recipe:
     for switch in ("mix_predictions", "allow_missing"):
         if getattr(options, switch):
             changed[switch] = True
+    from ..merge import MergeError
+
     data = recipe.to_plain()
     data["output"] = {**data.get("output", {}), **changed}
-    components = {c: _source(options.values[c], recipe) for c in ("vae", "text_encoders", "unet") if options.values[c]}
+    named = [(c, options.values[c]) for c in ("vae", "text_encoders", "unet") if options.values[c]]
+    named += [_component(text) for text in options.part or ()]
+    components = {c: _source(text, recipe) for c, text in named}
+    if len(components) < len(named):
+        raise MergeError("a component is taken from one place: name each once (--vae, --unet, --text-encoders, --part)")
     data["components"] = {**data.get("components", {}), **components}
     if options.convention:
         data["convention"] = options.convention
     if options.title:
         data["title"] = options.title
     return type(recipe).parse(data)
+
+
+def _component(text: str) -> tuple[str, str]:
+    """The name and the source in `clip_g=FILE`."""
+    from ..merge import MergeError
+
+    name, _, source = text.partition("=")
+    if not name.strip() or not source.strip():
+        raise MergeError(f"--part {text}: write NAME=FILE, such as model=other.safetensors")
+    return name.strip(), source.strip()
 
 
 def _source(text: str, recipe: Recipe) -> str:
@@ -219,7 +236,8 @@ def _method_command(method: Method) -> Any:
     own = [*short_forms.inputs(method), option("output", Output), *short_forms.parameters(method)]
 
     def merged(options: Options, output: Path, **given) -> None:
-        carry_out(short_forms.recipe(method, given, options.convention), output, options)
+        with short_forms.in_options():
+            carry_out(short_forms.recipe(method, given, options.convention), output, options)
 
     merged.__name__, merged.__doc__ = method.name, method.doc
     return command(method.command, _with_common(merged, own), summary=method.summary)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +22,9 @@ _BLOCKS_HELP = (
     "Alpha block by block: a vector (0,0.1,...), a preset (GRAD_V), @file, or lines ('IN04-IN08: 0.7; OUT*: 0.3'). "
     "What it leaves open has --alpha: a preset's text encoders, labels that no line names."
 )
+
+
+_OWN_STEP = re.compile(r"^(command line: )?(steps\.merge\d*: )?")
 
 
 def option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -89,6 +95,18 @@ def recipe(method: Method, given: dict[str, Any], convention: str | None = None)
     name = next(n for n in ("merge", *(f"merge{i}" for i in range(2, len(files) + 3))) if n not in files)
     data = {"models": models, "loras": loras, "steps": {name: step}, "result": name, "convention": convention}
     return Recipe.parse({k: v for k, v in data.items() if v}, "command line")
+
+
+@contextmanager
+def in_options() -> Iterator[None]:
+    """Errors without the name of the step that a command stands for, which nobody has written."""
+    from ..checkpoints.errors import UnetscopeError
+
+    try:
+        yield
+    except UnetscopeError as error:
+        error.args = (_OWN_STEP.sub("", str(error)),)
+        raise
 
 
 def _sorted(method: Method, files: dict[str, Path]) -> tuple[dict[str, str], dict[str, str]]:

@@ -104,10 +104,13 @@ def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subje
     if found.what not in ("checkpoint", "component"):
         instead = f", or {family} for its architecture" if family in drawn_families() else ""
         raise DrawingError(
-            f"{texts.plain(name)} ({what}): a diagram shows a model; draw the one that it is for{instead}"
+            f"{texts.plain(name)} ({what}): has no blocks of its own; name the model that it is for{instead}"
         )
     if family is None:
-        raise DrawingError(f"{texts.plain(name)}: is {what}; name the architecture: {', '.join(drawn_families())}")
+        roots = ", ".join(f for f in drawn_families() if not family_of(f).parent)
+        raise DrawingError(
+            f"{texts.plain(name)}: is {what}, which several architectures have; name the one to draw: {roots}"
+        )
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
     record = architecture.family
     if needs_unet and not any(key.startswith(record.prefix) for key in tensors):

@@ -204,7 +204,7 @@ class BlockWeights:
     def _refuse_length(self, length: int, family: Family) -> None:
         """Say of a vector that fits no family at all what vectors there are; what fits another one the convention says."""
         own, known = self.convention.lengths(family), lengths_of(self.convention)
-        if not own or length in (*own, *known):
+        if not own or length in (*own, *known) or self.convention.name not in family.conventions:
             return
         others = [c.name for c in CONVENTIONS.values() if length in lengths_of(c)]
         hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""

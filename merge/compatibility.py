@@ -36,7 +36,8 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     for checkpoint, name in zip(checkpoints, names, strict=True):
         found = checkpoint.architecture
         if found.what not in ("checkpoint", "component"):
-            advice = "add it to a model with task_arithmetic or add" if found.what == "lora" else "leave it out"
+            lora = found.what == "lora"
+            advice = "bake it into one (`lora bake`, or `loras:` in a recipe)" if lora else "leave it out"
             raise MergeError(
                 f"{name} ({checkpoint.path}): expected a checkpoint, found {found.name}; it cannot be merged as a model: {advice}"
             )
@@ -98,7 +99,7 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
             silent.append(name)
             continue
         kinds.setdefault(kind, []).append(name)
-        noises.setdefault(checkpoints[i].noise or "the usual steps", []).append(name)
+        noises.setdefault(checkpoints[i].noise or "discrete steps", []).append(name)
     if len(kinds) > 1 and not mix:
         raise MergeError(
             f"the models predict differently ({_by_kind(kinds)}): their merge would predict neither; leave one kind out, or set "
@@ -113,7 +114,7 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
     if len(kinds) > 1:
         notes.append(PredictionNote("prediction", f"the models predict differently ({_by_kind(kinds)})"))
     if len(noises) > 1:
-        of = f"; it is marked as {named[marked_by]} is" if marked_by is not None else ""
+        of = f"; the result is marked as {named[marked_by]} is" if marked_by is not None else ""
         text = (
             f"the models were trained on different noise schedules ({_by_kind(noises)}): their merge fits neither{of}"
         )

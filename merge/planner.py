@@ -81,7 +81,10 @@ class Planner:
             self.index[base] = len(self.checkpoints)
             self.checkpoints.append(self._opened(Path(self.recipe.models[base])))
             self.names.append(_distinct(base, self.names))
-        counted_from = None if base is None else self.checkpoints[self.index[base]]
+        if base is None:
+            return lora_checkpoint(Path(lora.path), adapter=lora.adapter)
+        counted_from = self.checkpoints[self.index[base]]
+        check_architectures([counted_from], [base])  # a LoRA counts from a model
         return lora_checkpoint(Path(lora.path), counted_from, adapter=lora.adapter)
 
     def _averaged(self, index: int) -> int:

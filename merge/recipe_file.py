@@ -21,11 +21,25 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise RecipeError(f"{path}: has more than {_MOST_BYTES:,} bytes: this is no recipe")
+            raise _no_recipe(path, f"has more than {_MOST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise _no_recipe(path, unreadable(error)) from None
         raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
     return parse_yaml(text, str(path))
+
+
+def _no_recipe(path: Path, why: str) -> RecipeError:
+    """What is said of a file that is too large or no text: most are models."""
+    from ..checkpoints.formats import is_model_name
+
+    if is_model_name(path.name):
+        return RecipeError(
+            f"{path}: is a model, where a YAML file is expected; what a model says of its own merge is made a recipe by "
+            "`unetscope import`"
+        )
+    return RecipeError(f"{path}: is no recipe: {why}")
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import LabelError
+from ..checkpoints.wording import unreadable
 from ..checkpoints.yaml_text import plain_from_yaml
 
 # A file of weights is small; anything larger is a mistake (a checkpoint, say).
@@ -141,7 +142,7 @@ def _from_file(path: Path) -> Any:
             raise LabelError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights.")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise LabelError(f"{what} cannot be read: {error}.") from None
+        raise LabelError(f"{what} cannot be read: {unreadable(error)}.") from None
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         return _yaml(text, what)

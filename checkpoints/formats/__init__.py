@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutputError
 from ..registry import Registry, RegistryError
-from ..wording import counted, readable, unreadable
+from ..wording import counted, dead_link, readable, unreadable
 
 if TYPE_CHECKING:
     from ..tensors import StoredTensor
@@ -241,9 +241,9 @@ def is_folder(path: Path) -> bool:
     """
     try:
         kind = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if os.path.islink(path):
-            raise CheckpointError(f"{path}: {unreadable(error)}; put the model there, or name another file") from None
+    except (FileNotFoundError, NotADirectoryError):
+        if link := dead_link(path):
+            raise CheckpointError(f"{path}: {link}; put the model there, or name another file") from None
         raise CheckpointError(f"{path}: no such file or folder; check the name") from None
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a null character
         raise CheckpointError(f"{path}: cannot be read ({unreadable(error)})") from None

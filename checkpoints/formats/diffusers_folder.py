@@ -14,7 +14,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_word
 from ..tensors import StoredTensor
-from . import Contents, Format, read_file
+from ..wording import counted
+from . import Contents, Format, is_model_name, read_file
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 # Weight files are called `<stem>[.variant].safetensors` or `.bin`; shards add `-00001-of-00002` to the stem.
@@ -126,10 +127,19 @@ def _component_alone(path: Path) -> str:
             f"a {what} without weights" if known else f"a {what}" if what else "no model_index.json, no config.json"
         )
         raise CheckpointError(
-            f"{path}: is no diffusers folder of Stable Diffusion ({reason}); give a .safetensors or .ckpt file, or a "
-            "folder with unet, vae or text_encoder in it"
+            f"{path}: is no diffusers folder of Stable Diffusion ({reason}); {_models_in(path)}give a .safetensors or .ckpt file, "
+            "or a folder with unet, vae or text_encoder in it"
         )
     return known
+
+
+def _models_in(path: Path) -> str:
+    """`it holds 12 model files, such as a.safetensors: `; empty where it holds none."""
+    try:
+        models = sorted(file.name for file in path.iterdir() if is_model_name(file.name))
+    except OSError:
+        return ""
+    return f"it holds {counted(len(models), 'model file')}, such as {models[0]}: " if models else ""
 
 
 def _read_index(out: DiffusersFolder) -> None:

@@ -169,8 +169,12 @@ def open_lora(
         CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, its tensors do not fit
             together or do not fit `shapes`, or it holds several adapters and none is meant.
     """
+    from ..architecture import adapter_or_embedding
+
     path = Path(path)
     form, stored, metadata = read_tensors(path)
+    if what := adapter_or_embedding({t.name: t.shape for t in stored}):
+        raise CheckpointError(f"{path}: expected a LoRA, found {what}")
     tensors = {t.name: TensorInfo(t.name, t) for t in stored}
     size = path.stat().st_size
     source = Checkpoint(path, form, tensors, metadata, Architecture(None, "lora"), size=size)

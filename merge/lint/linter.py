@@ -17,6 +17,7 @@ from ...checkpoints.kept_scans import keep_scan, kept_scan
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.scan import scan
 from ...checkpoints.stream import Cancelled, Progress
+from ...checkpoints.wording import dead_link
 from ..collapse import fitting_families
 from ..errors import RecipeError
 from ..plan import planned
@@ -81,7 +82,7 @@ def lint_file(path: Path | str, **options: Any) -> LintReport:
         RecipeError: there is no such file.
     """
     if not Path(path).is_file():
-        raise RecipeError(f"{path}: no such recipe; check the name")
+        raise RecipeError(f"{path}: {dead_link(path) or 'no such recipe'}; check the name")
     try:
         recipe = Recipe.load(Path(path))
     except UnetscopeError as error:

@@ -55,7 +55,7 @@ _ANY_SUPPLIED = ("at", "key", "place", "has", "ema")
 # Fields of a step, and options that every merge command has: a parameter cannot be called so.
 RESERVED = frozenset({
     "method", "inputs", "models", "blocks", "output", "dtype", "convention", "vae", "text_encoders", "unet", "position_ids", "nan",
-    "overflow", "mix_predictions", "allow_missing", "title", "threads", "dry_run",
+    "overflow", "mix_predictions", "allow_missing", "part", "title", "threads", "dry_run",
     "json", "save_recipe", "overwrite", "hash", "reproducible",
     "resumable", "fsync", "methods", "options", "help",
 })  # fmt: skip

@@ -1,12 +1,14 @@
 """Vectors are read as the tables of the tools say; the tables are written out here a second time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from places import TEXT_ENCODERS, UNET_LABELS
 
 from unetscope.checkpoints.conventions import CONVENTIONS, convention_named, lbw_index
 from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.families import family_of
 
 A = "stays A"
 # Which number each label without a slot of its own reads, for the usual vectors (26 and 20 values, BASE first).
@@ -194,3 +196,12 @@ def test_lora_block_weight_indices_follow_the_published_orders():
             assert lbw_index(label, family, kind) == (order.index(label) if label in order else None)
         assert all(lbw_index(text, family, kind) == 0 for text in TEXT_ENCODERS[family])
     assert lbw_index("IN04", "sdxl_refiner") is None
+
+
+def test_a_family_without_vectors_is_pointed_at_no_convention_that_has_none():
+    without = replace(family_of("sd1"), conventions={})
+    with pytest.raises(LabelError) as caught:
+        convention_named("comfyui").read([0.5] * 26, without)
+    assert not any(name in str(caught.value).partition("has no")[2] for name in CONVENTIONS)
+    with pytest.raises(LabelError, match="take 'supermerger'"):
+        convention_named("comfyui").read([0.5] * 25, "sdxl_refiner")
