@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ..architecture import told
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
@@ -156,12 +157,12 @@ def _opened(
     try:
         return open_lora(path, family=family, shapes=shapes, adapter=adapter)
     except CheckpointError:
-        if family is None or family.lora is None:
+        if family is None:
             raise
         with open_lora(path, adapter=adapter) as own:  # what is wrong with the file itself is said here
             if not isinstance(own.family, OwnNames) and own.family != family.id:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
-                    f"{family.title}, or a base that this one is for"
+                    f"{family.title if told(family) else 'that model'}, or a base that this one is for"
                 ) from None
         raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -183,7 +183,9 @@ class Reader:
                 said = (held.id, held.folder, _flat(held.prefix).strip("_"), *held.trained_as)
                 words |= {word.removeprefix("lora_").strip("_"): held.folder for word in said}
         words.pop("", None)
-        self._words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
+        self._words = words
+        longest_first = sorted(map(re.escape, words), key=len, reverse=True)
+        self._before = re.compile(f"({'|'.join(longest_first)})_")
 
     def find(self, name: str) -> Named | None:
         """The module of a name without the tensor's ending; None where the family has no such module, or several."""
@@ -192,13 +194,13 @@ class Reader:
             fitting = [n for n in self._modules.get(rest, ()) if component in (None, n.target.component)]
             if fitting:
                 return _only(fitting, name)
-            word = next((word for word in self._words if rest.startswith(f"{word}_")), None)
-            if word is None:
+            before = self._before.match(rest)
+            if before is None:
                 return None
-            meant = self._words[word]
+            meant = self._words[before[1]]
             if None not in (meant, component) and meant != component:
                 return None
-            component, rest = meant or component, rest[len(word) + 1 :]
+            component, rest = meant or component, rest[before.end() :]
 
 
 def _only(fitting: list[Named], name: str) -> Named | None:
@@ -208,7 +210,7 @@ def _only(fitting: list[Named], name: str) -> Named | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-@cache
+@lru_cache(maxsize=32)  # records that files' own names make are many
 def reader_for(family: str | Family) -> Reader:
     """The reader of a family's names."""
     return Reader(family)
@@ -271,13 +273,13 @@ def usual_channels(key: str, shape: Shape, family: str | Family) -> Shape | None
     record = family_of(family)
     if not record.variants or key != record.first_key or len(shape) < 2:
         return None
-    usual = layout(record)[key].shape[1]
+    usual = record.layout()[key].shape[1]
     return (shape[0], usual, *shape[2:]) if usual < shape[1] else None
 
 
 def module_shape(target: Target, family: str | Family, widths: Widths = "real") -> Shape:
     """The shape of a module's weight as diffusers has it: (outputs, inputs, ...), a third of a fused tensor."""
-    shape = layout(family, widths=widths)[target.weight].shape
+    shape = family_of(family).layout(widths)[target.weight].shape
     if target.third is not None:
         return (shape[0] // FUSED, *shape[1:])
     return shape[::-1] if target.transposed else shape

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from math import prod
 
 from ..errors import CheckpointError
@@ -50,6 +51,10 @@ class OwnNames(Family):
 
     def layout(self, widths: Widths = "real", in_channels: int | None = None) -> Mapping[str, Spec]:
         """The weights that the LoRA changes, and their biases."""
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> dict[str, Spec]:
         weights = {key: Spec(layer.shape) for key, layer in self.layers.items()}
         biases = {_bias(key): Spec(layer.shape[:1]) for key, layer in self.layers.items() if layer.bias}
         return weights | biases

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-from ..architecture import recognise
+from ..architecture import recognise, told
 from ..errors import CheckpointError
 from ..families import Family, family_of
 from ..foreign import foreign_model, name_forms
@@ -56,6 +56,7 @@ def recognise_names(
             )
     families = (family,) if family is not None else lora_families()
     if is_numbered(list(shapes)):
+        _others(path, (), adapter)
         return _numbered(path, shapes, families)
     return _spelled(path, shapes, metadata, families, adapter, alone=family is None)
 
@@ -81,17 +82,18 @@ def _spelled(
     alone: bool = False,
 ) -> Recognised:
     """The tensors by module; `alone`: no model is given, so that names of no known family may be the LoRA's own."""
-    parted = {name: None if _is_plain_weight(name, shapes) else split(name) for name in shapes}
+    parted = {name: _parted(name, shapes) for name in shapes}
     adapters = tuple(dict.fromkeys(found.adapter for found in parted.values() if found and found.adapter))
     others = _others(path, adapters, adapter)
     parted = {name: found for name, found in parted.items() if found is None or found.adapter not in others}
-    family = max(families, key=lambda f: _likelihood(f, parted, shapes, metadata))
-    reader = reader_for(family)
+    by_name = dict.fromkeys(found.module for found in parted.values() if found)
+    known = {family: {name: reader_for(family).find(name) for name in by_name} for family in families}
+    family = max(families, key=lambda f: _likelihood(f, known[f], parted, shapes, metadata))
     modules: dict[Target, Members] = {}
     unknown: list[str] = []
     styles: Counter[Style] = Counter()
     for name, found in parted.items():
-        named = reader.find(found.module) if found else None
+        named = known[family][found.module] if found else None
         if named is None:
             unknown.append(name)
             continue
@@ -147,7 +149,7 @@ def _refuse_strangers(
         strangers: names of modules that are none of the family's.
     """
     records = [family_of(family) for family in families]
-    ids = ", ".join(record.id for record in records)
+    ids = ", ".join(told(record) or record.title for record in records)
     if not modules:
         found = recognise(shapes, list(shapes))
         if found.what in ("checkpoint", "component"):
@@ -172,24 +174,28 @@ def _of_no_family(strangers: Sequence[str], modules: Mapping[Target, Members]) -
     return any(not modules or not _TEXT.match(name) for name in strangers) and not any(t.core for t in modules)
 
 
-def _is_plain_weight(name: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether a name that ends like LyCORIS' (IA)^3 is that of a model's own weight: nothing says on which side it multiplies."""
-    if not name.endswith(".weight") or f"{name.removesuffix('.weight')}.on_input" in shapes:
-        return False
-    return split(name).role == "ia3"
+def _parted(name: str, shapes: Mapping[str, Shape]) -> Parted | None:
+    """A name in its parts; None for an unknown ending, and for that of a model's own weight.
+
+    LyCORIS' (IA)^3 ends like one, but says beside it on which side it multiplies.
+    """
+    found = split(name)
+    plain = found is not None and found.role == "ia3" and f"{found.module}.on_input" not in shapes
+    return None if plain else found
 
 
 def _likelihood(
     family: str | Family,
+    modules: Mapping[str, Named | None],
     parted: Mapping[str, Parted | None],
     shapes: Mapping[str, Shape],
     metadata: Mapping[str, str],
 ) -> tuple[int, int, int]:
     """How well a family fits: names that it has, inputs as wide as its own, what the metadata says."""
-    reader, known, fitting = reader_for(family), 0, 0
+    known = fitting = 0
     columns: dict[Target, int] = {}
     for name, found in parted.items():
-        named = reader.find(found.module) if found else None
+        named = modules[found.module] if found else None
         if named is None:
             continue
         known += 1

@@ -17,6 +17,8 @@ from .recognised import Recognised
 
 _ADAPTER_METADATA = "lora_adapter_metadata"
 _CONFIG_LIMIT = 1 << 20
+# What pipelines of diffusers call a denoiser, whatever we do.
+_DENOISERS = ("unet", "transformer")
 
 
 def said_family(metadata: Mapping[str, str]) -> str | None:
@@ -42,7 +44,7 @@ def peft_scales(path: Path, metadata: Mapping[str, str], names: Recognised) -> d
     configs = _configs(path, metadata)
     out = {}
     for target in names.modules:
-        config = configs.get(target.component, configs.get(""))
+        config = _config_of(target, configs)
         if config is not None and "r" in config:
             out[target] = _told(path, config, target.module)
     return out
@@ -54,7 +56,7 @@ def peft_inputs(path: Path, metadata: Mapping[str, str], names: Recognised) -> d
         return {}
     configs, out = _configs(path, metadata), {}
     for target in names.modules:
-        config = configs.get(target.component, configs.get("")) or {}
+        config = _config_of(target, configs) or {}
         if isinstance(config.get("feedforward_modules"), list):
             out[target] = bool(
                 _of_pattern(dict.fromkeys(map(str, config["feedforward_modules"]), True), target.module, False)
@@ -81,13 +83,22 @@ def _of_pattern(patterns: object, module: str, usual: Any) -> Any:
     return next((value for name, value in patterns.items() if module == name or module.endswith(f".{name}")), usual)
 
 
+def _config_of(target: Target, configs: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The config of a module's component, as pipelines call it; where nothing else is known of the model, by the module's name."""
+    named = next((config for name, config in configs.items() if name and target.module.startswith(f"{name}.")), None)
+    if named is not None:
+        return named
+    words = (target.component, *_DENOISERS, "") if target.core else (target.component, "")
+    return next((configs[word] for word in words if word in configs), None)
+
+
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Component -> adapter config; of a config beside the file the component is empty."""
     out: dict[str, dict[str, Any]] = {}
     beside = path.with_name("adapter_config.json")
     if text := metadata.get(_ADAPTER_METADATA):
         for name, value in _parsed(path, text).items():
-            found = re.match(r"(unet|text_encoder_2|text_encoder)\.(.+)", str(name))
+            found = re.match(r"(\w+)\.(.+)", str(name))
             component, field = found.groups() if found else ("", str(name))
             out.setdefault(component, {})[field] = value
     elif path.name.startswith("adapter_model.") and beside.is_file() and beside.stat().st_size < _CONFIG_LIMIT:

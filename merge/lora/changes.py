@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Change:
         return self.module.delta(weight, slice(self.part.third * rows, (self.part.third + 1) * rows))
 
 
-@cache
+@lru_cache(maxsize=32)  # records that files' own names make are many
 def _by_place(family: str | Family) -> dict[tuple[str, int | None], tuple[Target, bool]]:
     """Canonical key and third -> the module, and whether the key is that of its bias."""
     found: dict[tuple[str, int | None], tuple[Target, bool]] = {}

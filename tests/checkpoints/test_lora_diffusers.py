@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config
@@ -163,3 +165,48 @@ def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, fa
     with open_lora(path) as lora:
         assert lora.style == "peft" and lora.family == family
     assert assert_moved(family, pipe, tensors, changes_of(path, tensors), 2e-5) > 100
+
+
+def as_before_0_22(name: str) -> str:
+    """A name of a LoRA of the attention as diffusers wrote it when attention had processors."""
+    name = re.sub(r"(attn[12])\.(to_[qkv]|to_out)(\.0)?\.lora\.", r"\1.processor.\2_lora.", name)
+    text = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+    return re.sub(r"self_attn\.(\w+)\.lora_linear_layer\.", lambda found: f"self_attn.{text[found[1]]}_lora.", name)
+
+
+def test_the_processors_of_old_files_are_read_as_diffusers_reads_them(tmp_path):
+    path = write_demo_lora(tmp_path / "a.safetensors", "sd1", style="diffusers", dtype="fp32")
+    attention = (".attn1.", ".attn2.", ".self_attn.")
+    plain = {name: tensor for name, tensor in load_file(path).items() if any(part in name for part in attention)}
+    named = {as_before_0_22(name): tensor for name, tensor in plain.items()}
+    assert not named.keys() & plain.keys()
+    save_file(plain, tmp_path / "plain.safetensors")
+    save_file(named, tmp_path / "old.safetensors")
+    tensors = tensors_of("sd1", 1, "fp32")
+    changes = changes_of(tmp_path / "old.safetensors", tensors)
+    for key, change in changes_of(tmp_path / "plain.safetensors", tensors).items():
+        np.testing.assert_array_equal(changes[key], change)
+    pipe = fused(tmp_path / "old.safetensors", "sd1", tensors)
+    assert assert_moved("sd1", pipe, tensors, changes) == len(changes) == len(plain) // 2
+
+
+@pytest.mark.parametrize("options", [{"algo": "lora"}, {"algo": "loha"}, {"algo": "lokr"}], ids=str)
+def test_lycoris_wraps_any_model_under_its_own_prefix(tmp_path, options):
+    lycoris = pytest.importorskip("lycoris")
+    torch.manual_seed(4)
+    tensors = tensors_of("sd1", 1, "fp32")
+    pipe = pipeline("sd1", tensors)
+    sizes = {"linear_dim": 2, "linear_alpha": 2.0, "conv_dim": 2, "conv_alpha": 2.0, "factor": 2}
+    network = lycoris.create_lycoris(pipe.unet, 1.0, **sizes, **options)
+    network.apply_to()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "a.safetensors")
+    names = list(load_file(tmp_path / "a.safetensors"))
+    assert all(name.startswith("lycoris_") for name in names)
+    with open_lora(tmp_path / "a.safetensors") as lora:
+        assert lora.family == "sd1" and len(lora.layers) == len({name.partition(".")[0] for name in names})
+    network.restore()
+    network.merge_to(1.0)
+    assert assert_moved("sd1", pipe, tensors, changes_of(tmp_path / "a.safetensors", tensors), 2e-5) > 100

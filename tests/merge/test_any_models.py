@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from unetscope.analysis.trace import trace
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
+from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.cli import main
 from unetscope.merge import METHODS, MergeError, Recipe, merge
 from unetscope.merge.errors import RecipeError
@@ -510,6 +511,34 @@ def test_without_a_base_such_loras_are_merged_and_resized_by_their_own_names(tun
     assert run("inspect", paths["kohya"]) == 0
 
 
+def test_what_diffusers_says_of_a_transformer_scales_it_and_strengths_are_by_part(tuned, tmp_path):
+    """alpha / rank stands in the metadata alone; with the model and without it."""
+    folder, base, _ = tuned
+    extract_lora(
+        folder / "tuned.safetensors", folder / "base.safetensors", tmp_path / "l.safetensors", rank=2, dtype="fp32"
+    )
+    tensors = {
+        name.replace("diffusion_model.", "transformer."): t for name, t in load_file(tmp_path / "l.safetensors").items()
+    }
+    said = {
+        "lora_adapter_metadata": json.dumps(
+            {"transformer.r": 2, "transformer.lora_alpha": 6, "transformer.rank_pattern": {}}
+        )
+    }
+    save_file(tensors, tmp_path / "scaled.safetensors", said)
+    one = change_of(tmp_path / "l.safetensors")
+    merge_loras([LoraUse(tmp_path / "scaled.safetensors")], tmp_path / "merged.safetensors", dtype="fp32")
+    merged = change_of(tmp_path / "merged.safetensors")
+    merged = {name.removeprefix("transformer_"): change for name, change in merged.items()}
+    assert all(np.allclose(merged[module], 3 * change, atol=1e-5) for module, change in one.items())
+    recipe = bake_recipe(folder / "base.safetensors", [LoraUse(tmp_path / "scaled.safetensors", 0.5, 0.0)])
+    merge(Recipe.parse({**recipe.to_plain(), "output": {"dtype": "fp32"}}), tmp_path / "out.safetensors")
+    made = load_file(tmp_path / "out.safetensors")
+    for module in MATRICES:
+        change = one[module.replace(".", "_")].reshape(base[f"{module}.weight"].shape)
+        assert np.allclose(made[f"{module}.weight"], base[f"{module}.weight"] + 1.5 * change, atol=1e-5)
+
+
 def test_loras_that_share_no_layer_need_the_model_that_both_are_for(tuned, tmp_path):
     folder, _, _ = tuned
     extract_lora(folder / "tuned.safetensors", folder / "base.safetensors", tmp_path / "l.safetensors", rank=2)
@@ -523,3 +552,20 @@ def test_loras_that_share_no_layer_need_the_model_that_both_are_for(tuned, tmp_p
         merge_loras(uses, tmp_path / "o.safetensors")
     merge_loras(uses, tmp_path / "o.safetensors", base=folder / "base.safetensors")
     assert change_of(tmp_path / "o.safetensors").keys() == change_of(tmp_path / "l.safetensors").keys()
+
+
+def test_a_lora_for_a_known_family_is_told_from_one_for_such_a_model(tuned, tmp_path):
+    folder, _, _ = tuned
+    known = write_demo_lora(tmp_path / "sd1.safetensors", "sd1")
+    ones = {f"lora_unet_rooms_0_door.lora_{side}.weight": np.ones((2, 2), np.float32) for side in ("up", "down")}
+    save_file(ones, tmp_path / "own.safetensors")
+    refused = {
+        known: "is a LoRA for SD1, but .*base.safetensors is ",
+        tmp_path / "own.safetensors": "found layers that none of these has",
+    }
+    for path, said in refused.items():
+        with pytest.raises(UnetscopeError, match=said):
+            merge(bake_recipe(folder / "base.safetensors", [LoraUse(path)]), tmp_path / "out.safetensors")
+        assert not (tmp_path / "out.safetensors").exists()
+    with pytest.raises(MergeError, match="LoRAs for different architectures cannot be merged"):
+        merge_loras([LoraUse(known), LoraUse(tmp_path / "own.safetensors")], tmp_path / "out.safetensors")
