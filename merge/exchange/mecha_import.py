@@ -40,9 +40,10 @@ def _family_of(lines: list[Line]) -> Family | None:
     """The architecture that models and block weights are said to be of: `sdxl-sgm`, or `sdxl` in older dialects."""
     for line in lines:
         words = [x for x in (*line.arguments[1:], *line.named.values()) if isinstance(x, str)]
-        for family in FAMILIES.values() if line.command in ("model", "literal", "lora") else ():
-            if family.mecha and any(word.partition("-")[0] == family.id for word in words):
-                return family
+        parts = {part for word in words for part in word.split("-")}
+        named = [family for family in FAMILIES.values() if family.mecha and family.id in parts]
+        if named and line.command in ("model", "literal", "lora"):
+            return named[0]
     return None
 
 

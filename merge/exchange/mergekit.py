@@ -199,8 +199,9 @@ class _Configuration:
             values["combine"] = "mean" if asked else "sum"
             if asked and any(x < 0 for w in values["weights"] for x in (w.values() if isinstance(w, dict) else [w])):
                 self.draft.note(
-                    f"a weight is negative: mergekit's {self.method} divides by the signed sum of the weights that agree, which "
-                    "turns changes round or makes them as large as you like; here the sum is of their sizes, and the elected sign stays"
+                    f"a weight is negative: mergekit's {self.method} divides by the signed sum of the weights that agree, "
+                    "which turns changes round or makes them as large as you like; here the sum is of their sizes, and the "
+                    "elected sign stays"
                 )
         elif asked and not all(isinstance(w, float) for w in values["weights"]):
             self.draft.refuse("normalize: weights that differ from key to key are taken as they are here")

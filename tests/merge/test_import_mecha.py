@@ -146,8 +146,11 @@ GRAPHS = {
 _SLOTS = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
 
-# Its median stops where its objective stands still in fp32, and its inner products are sums in fp32.
-LOOSE = {"perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE that drops nothing": 3e-4, "rank": 2e-5}
+# Its median stops where its objective stands still in fp32, and its inner products and logarithms are in fp32.
+LOOSE = {
+    "perpendicular": 1e-5, "median": 3e-4, "TIES and median": 3e-4, "DARE that drops nothing": 3e-4, "rank": 2e-5,
+    "multiply quotient": 5e-5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
