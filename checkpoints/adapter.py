@@ -14,6 +14,7 @@ from .errors import CheckpointError
 from .families import FAMILIES, Family, family_of, in_order
 
 if TYPE_CHECKING:
+    from .lora.module import LoraModule
     from .lora.opening import Lora
 
 # What trainers say in the metadata, by the word that stands for it in a report.
@@ -88,7 +89,7 @@ def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
     try:
         with open_lora(path) as lora:
             families = _fitting(path, lora)
-            return replace(_described(lora, said, tags), family=families[0], families=families)
+            return replace(_described(lora, said, tags), family=next(iter(families), None), families=families)
     except CheckpointError as error:
         return Adapter({}, {}, said, tags=tags, problem=str(error))
 
@@ -138,6 +139,8 @@ def _fitting(path: Path, lora: Lora) -> tuple[str, ...]:
     from .lora.trainer import said_family
 
     own = family_of(lora.family)
+    if told(own) is None:
+        return ()
     if said_family(lora.metadata) or any(own.block_of(key).core for key in lora.modules):
         return (own.id,)
     found = []

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 # What this process has told of.
-_TOLD: set[Path] = set()
+_TOLD: set[str] = set()
 # Seconds to wait before trying again to put a file in place that another program holds: a virus scanner lets go soon.
 _WAITS = (0.1, 0.2, 0.5, 1.0)
 _HELD = (
@@ -210,8 +210,9 @@ def tell_leftovers(target: Path) -> None:
     except OSError:
         return
     for left in found:
-        if not left.alive and left.target.name != Path(target).name and left.path not in _TOLD:
-            _TOLD.add(left.path)
+        known = os.path.abspath(left.path)
+        if not left.alive and left.target.name != Path(target).name and known not in _TOLD:
+            _TOLD.add(known)
             tell(_left_by_killed_run(left))
 
 

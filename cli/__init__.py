@@ -15,16 +15,16 @@ from collections.abc import Sequence
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; always ends in SystemExit.
 
-    A user's mistake is one sentence on stderr and exit code 2; a stop by Ctrl-C is exit code 130.
+    A user's mistake is one sentence on stderr and exit code 2; a stop by Ctrl-C is exit code 130, by SIGTERM 143.
     """
     try:
-        from .endings import accept_any_text, drop_output, notices_shown
+        from .endings import accept_any_text, drop_output, notices_shown, stopped_by_signals
 
         accept_any_text()
         _start_quickly(sys.argv[1:] if arguments is None else arguments)
         from .commands import app
 
-        with notices_shown():
+        with notices_shown(), stopped_by_signals():
             app(args=arguments, prog_name="unetscope")
     except KeyboardInterrupt:  # while modules were imported
         print("unetscope: stopped", file=sys.stderr)

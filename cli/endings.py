@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +16,19 @@ import typer
 from .late import LateGroup
 
 STOPPED = 130
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asks the program to end (SIGTERM of a shutdown or a job queue, SIGHUP of a terminal that closes): as Ctrl-C does."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.code = 128 + number
+
+
+def stop_code(error: KeyboardInterrupt) -> int:
+    """The exit code of a command that was stopped: 128 and the signal's number."""
+    return error.code if isinstance(error, Terminated) else STOPPED
 
 
 class Commands(LateGroup):
@@ -40,9 +55,9 @@ def _told() -> Iterator[None]:
     except typer.BadParameter as error:
         error.message = error.message.removeprefix("Value error, ")  # of the library that checks it
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         complain("stopped; nothing was left behind")
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(stop_code(stop)) from None
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): not our mistake, nor anything to report.
         drop_output()
@@ -62,6 +77,30 @@ def complain(text: str) -> None:
     from .screen import printable
 
     print(f"unetscope: {printable(text).replace(chr(10), ' ')}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Have what a command began undone when it is told to end, as by Ctrl-C; a second signal is not waited for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        for other in changed:
+            signal.signal(other, signal.SIG_IGN)  # the first is being answered
+        raise Terminated(number)
+
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What whoever started us has ignored (nohup) stays so.
+    changed = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

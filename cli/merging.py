@@ -17,7 +17,7 @@ import typer
 from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
-from .endings import STOPPED, complain
+from .endings import complain, stop_code
 from .late import LateGroup, Maker, command
 from .screen import progress, say, show_json, show_report, show_table, size
 from .short_forms import option
@@ -135,7 +135,7 @@ def _kept_when_stopped(output: Path, resumable: bool) -> Iterator[None]:
     """Say what Ctrl-C leaves of a merge that can be gone on with; of others nothing is left, which needs no word here."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from ..checkpoints.partial_file import JOURNAL
 
         if not resumable or not Path(f"{output}{JOURNAL}").exists():
@@ -143,7 +143,7 @@ def _kept_when_stopped(output: Path, resumable: bool) -> Iterator[None]:
         complain(
             f"stopped; what is finished is kept beside {output}, and the same command with --resumable goes on from there"
         )
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(stop_code(stop)) from None
 
 
 def _with_options(recipe: Recipe, options: Options) -> Recipe:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from .arguments import Json, Methods
-from .endings import STOPPED, complain
+from .endings import complain, stop_code
 from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def run(
     more = {"resume": resume, "storage": storage, "trials": trials, "say": _tell}
     try:
         outcome = search_tree(read, folder, **more) if read.tree is not None else search(read, folder, **more)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         complain(f"stopped at once; --resume goes on and tries the last point again ({folder})")
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(stop_code(stop)) from None
     _show(outcome)
     if read.confirm is not None and _is_finished(outcome):
         _show_confirmation(_confirmed(folder, _tell))
@@ -109,9 +109,9 @@ def _confirmed(run: Path, tell: Callable[[str], None]) -> Confirmation:
     nodes = nodes_of(run)
     try:
         return confirmed(nodes[-1].path if nodes else run, say=tell)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         complain(f"stopped; what was measured is kept, and `unetscope search confirm {run}` goes on")
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(stop_code(stop)) from None
 
 
 def _tell(text: str) -> None:

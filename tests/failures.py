@@ -169,30 +169,31 @@ def killed(place: Place, runs: int) -> Counter[str]:
 
 
 def interrupted(place: Place, runs: int) -> Counter[str]:
-    """Ctrl-C while it writes: exit code 130, one sentence, nothing left."""
+    """Ctrl-C or SIGTERM while it writes: exit code 130 or 143, one sentence, nothing left."""
     counts: Counter[str] = Counter()
-    for _ in range(runs):
+    for n in range(runs):
+        stop = signal.SIGTERM if n % 2 else signal.SIGINT
         place.clear()
         run = place.start()
         run.wait_for_writing()
         time.sleep(random.random() * place.seconds / 3)
-        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(stop)
         code, said = run.finish()
         if leftovers(place.folder):
-            raise Broken(f"Ctrl-C left {leftovers(place.folder)}")
+            raise Broken(f"{stop.name} left {leftovers(place.folder)}")
         late = _after_the_end(code, place)
-        if not late and (code not in (0, 130) or (code == 130 and "Traceback" in said)):
-            raise Broken(f"Ctrl-C ended with {code}: {said}")
+        if not late and (code not in (0, 128 + stop) or "Traceback" in said):
+            raise Broken(f"{stop.name} ended with {code}: {said}")
         counts[f"exit {code}, output {place.check()}"] += 1
-    if not any(name.startswith("exit 130") for name in counts):
-        raise Broken("no run was stopped by Ctrl-C")
+    if not any(name.startswith(("exit 130", "exit 143")) for name in counts):
+        raise Broken("no run was stopped by a signal")
     place.clear()
     return counts
 
 
 def _after_the_end(code: int, place: Place) -> bool:
     """Whether Ctrl-C came when all was done and Python, on its way out, had let go of the signal."""
-    return code == -signal.SIGINT and place.check() == "complete"
+    return code in (-signal.SIGINT, -signal.SIGTERM) and place.check() == "complete"
 
 
 def resumed(place: Place, runs: int) -> Counter[str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import typer
+
+from unetscope.cli import main
 
 COMMAND = [sys.executable, "-c", "from unetscope.cli import main; main()"]
 
@@ -65,3 +69,34 @@ def test_names_that_the_outputs_encoding_lacks_are_printed_as_numbers(here):
     assert output("inspect", "日本.safetensors").startswith("\\u65e5\\u672c.safetensors: SD1 checkpoint")
     found = output("inspect", "日本.safetensors", "--json")
     assert found.isascii() and Path(json.loads(found)["path"]).name == "日本.safetensors"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_signal_ends_a_merge_as_ctrl_c_does(number, resumable, make_checkpoint, tmp_path, monkeypatch, capsys):
+    from unetscope.checkpoints.checkpoint import Checkpoint
+
+    (a, _), (b, _) = make_checkpoint("a", seed=1), make_checkpoint("b", seed=2)
+    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 15)
+    number, before, read, seen = getattr(signal, number), os.listdir(tmp_path), Checkpoint.read_raw, []
+
+    def reading(*arguments):
+        seen.append(1)
+        if len(seen) == 200:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)  # the main thread hears of it while this one is at work
+        read(*arguments)
+
+    monkeypatch.setattr(Checkpoint, "read_raw", reading)
+    target = tmp_path / "o.safetensors"
+    with pytest.raises(SystemExit) as end:
+        main(["merge", "uniform", str(a), str(b), "-o", str(target), *(["--resumable"] if resumable else [])])
+    assert end.value.code == 128 + number
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    left = sorted(set(os.listdir(tmp_path)) - set(before) - {"cache"})
+    assert left == (
+        [f"{target.name}{end}" for end in (".unetscope-journal", ".unetscope-resumable")] if resumable else []
+    )
+    assert signal.getsignal(number) is signal.SIG_DFL

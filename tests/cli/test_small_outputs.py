@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 
 import pytest
 
 from unetscope.checkpoints.output import replace_file, write_output
-from unetscope.checkpoints.partial_file import PARTIAL
+from unetscope.checkpoints.partial_file import PARTIAL, create_partial
 from unetscope.cli import main
 
 COMMANDS = {
@@ -119,3 +120,29 @@ def test_names_that_are_no_utf8_can_be_read_back(tmp_path):
     replace_file(tmp_path / "x.yaml", yaml.safe_dump({"file": name}, allow_unicode=True))
     assert json.loads((tmp_path / "x.json").read_text()) == {"file": name}
     assert yaml.safe_load((tmp_path / "x.yaml").read_text()) == {"file": name}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stats", "a.safetensors", "--csv", "new.csv"],
+        ["merge", "uniform", "a.safetensors", "b.safetensors", "-o", "new.safetensors"],
+        ["convert", "a.safetensors", "new.safetensors"],
+        ["diagram", "sd1", "-o", "new.svg"],
+    ],
+)
+def test_what_killed_runs_left_is_told_in_a_line_and_stays(words, folder, capsys):
+    dead = folder / f"old model.safetensors{PARTIAL}1-abcdef"
+    dead.write_bytes(bytes(2_130_000))
+    with create_partial(folder / "living.safetensors") as living:
+        assert run(*words) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if PARTIAL in line]
+        assert dead.name in line and "2.13 MB" in line and f"rm {shlex.quote(dead.name)}" in line
+        assert dead.exists() and os.path.exists(living.name)
+
+
+def test_what_a_killed_run_left_of_the_file_that_is_written_goes_and_is_told(folder, capsys):
+    dead = folder / f"new.safetensors{PARTIAL}1-abcdef"
+    dead.write_bytes(bytes(100))
+    assert run("merge", "uniform", "a.safetensors", "b.safetensors", "-o", "new.safetensors") == 0
+    assert dead.name in capsys.readouterr().err and not dead.exists()
