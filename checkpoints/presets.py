@@ -130,7 +130,7 @@ def preset_base(name: str) -> float:
 
 def preset_families() -> list[Family]:
     """The families whose blocks presets are made for, those with all of them first."""
-    fitting = [family for family in FAMILIES.values() if _fits(family) and not family.parent]
+    fitting = [family for family in FAMILIES.values() if has_presets(family) and not family.parent]
     return sorted(fitting, key=lambda family: -len(_slots(family)))
 
 
@@ -139,7 +139,8 @@ def _slots(family: Family) -> Slots:
     return vectors[0] if vectors else ()
 
 
-def _fits(family: Family) -> bool:
+def has_presets(family: Family) -> bool:
+    """Whether presets are made for a family's blocks: those of a UNET."""
     return bool(_slots(family)) and set(_slots(family)) <= set(MBW_26)
 
 
@@ -154,7 +155,7 @@ def preset(name: str, family: str | Family) -> tuple[float, ...]:
     """
     by_slot = _by_slot(name)
     record = family_of(family)
-    if not _fits(record):
+    if not has_presets(record):
         raise LabelError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks.")
     return tuple(by_slot[slot] for slot in _slots(record))
 

@@ -107,7 +107,7 @@ def weights_chart(spread: Mapping[str, Spread], limits: tuple[float, float]) -> 
     words = base.mark_text(align="left", dx=4, fontSize=10, color=_INK).encode(
         x=alt.value("width"), text=alt.Text("best:Q", format=".2f")
     )
-    return (bars + lines + marks + words).properties(height=max(160, 20 * len(rows)))
+    return (bars + lines + marks + words).properties(height=90 + 20 * len(rows))
 
 
 def correlation_chart(overview: Overview) -> alt.LayerChart | None:
@@ -127,7 +127,7 @@ def correlation_chart(overview: Overview) -> alt.LayerChart | None:
     bars = base.mark_bar(color=_LINE, height={"band": 0.6}).encode(x=alt.X("value:Q", scale=scale, title=title))
     words = base.mark_text(align="right", dx=-4, fontSize=10, color=_INK).encode(text="printed:N", x=alt.value("width"))
     return alt.layer(band.encode(x=alt.X("low:Q", scale=scale), x2="high:Q"), bars, words).properties(
-        height=max(160, 20 * len(ordered))
+        height=90 + 20 * len(ordered)
     )
 
 

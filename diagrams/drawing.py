@@ -91,14 +91,16 @@ class Subject:
         return self.graph.name or f"{self.graph.record.name} {self.graph.record.core_title}"
 
 
-def subject_of(architecture: str | Checkpoint, needs_unet: bool = True) -> Subject:
-    """An architecture's name, or an opened checkpoint, as something to draw.
+def subject_of(architecture: str | Family | Checkpoint, needs_unet: bool = True) -> Subject:
+    """An architecture's name, a record with a layout, or an opened checkpoint, as something to draw.
 
     Raises:
         DrawingError: an unknown architecture, or a checkpoint without a UNET that is known.
     """
     if isinstance(architecture, str):
         return Subject(_published(family_of(family_named(architecture))), None)
+    if isinstance(architecture, Family):
+        return Subject(chain_graph(architecture), None)
     found, name = architecture.architecture, readable(Path(architecture.path).name)
     family, what = found.family, found.name or "nothing known"
     if found.what not in ("checkpoint", "component"):
@@ -131,7 +133,7 @@ def _published(record: Family) -> Graph:
 
 
 def draw(
-    architecture: str | Checkpoint,
+    architecture: str | Family | Checkpoint,
     level: Level = "block",
     *,
     block: str | None = None,
@@ -147,7 +149,8 @@ def draw(
     """Draw a UNET, one block of it, a text encoder or the VAE.
 
     Args:
-        architecture: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`, or an opened checkpoint, whose own shapes are drawn.
+        architecture: `sd1`, `sd2`, `sdxl`, `sdxl_refiner`, the record of a model of no known family (`any_family`), or an opened
+            checkpoint, whose own shapes are drawn.
         level: `block`: a box per label; `module`: its ResNets, transformers...; `layer`: every parameter tensor.
         block: at the layer level one label (`IN05`) instead of all; at any level `VAE`, `CLIP_L`... for that part.
         values: number by label, module path or tensor key, to colour by; None or NaN is shown as missing.

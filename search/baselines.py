@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.presets import is_preset
+from ..checkpoints.families import family_of
+from ..checkpoints.presets import has_presets, is_preset
 from ..merge.block_weights import BlockWeights
 from ..merge.recipe import Recipe
 from ..merge.step import Step
@@ -75,7 +76,9 @@ class _Maker:
         if self.recipe is None:
             return [0.5] if all(p.nearest(0.5) is not None for p in self.numbers) else []
         parents = [f"all {chr(ord('A') + i)}" for i in range(len(self.parents))]
-        return [*(parents if len(parents) <= _MOST_PARENTS else []), "0.5", "uniform", "GRAD_V", "GRAD_A"]
+        family = self.template.family
+        presets = ["GRAD_V", "GRAD_A"] if family is not None and has_presets(family_of(family)) else []
+        return [*(parents if len(parents) <= _MOST_PARENTS else []), "0.5", "uniform", *presets]
 
     def read(self, entry: Any, where: str) -> tuple[str, dict[str, float | str] | None]:
         """The name and the point of an entry of the study's list; None where it does not fit."""

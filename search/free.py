@@ -142,7 +142,12 @@ def read_template(data: Any, where: str = "recipe", folder: Path = Path()) -> Te
     whole = {key: read if key == "steps" else rest[key] for key in data}
     template = Template(whole, tuple(found), roles, family, where, Path(folder))
     template.check()
-    return _with_labels(template)
+    try:
+        return _with_labels(template)
+    except SearchError:
+        raise
+    except UnetscopeError as error:  # a preset for other blocks
+        raise SearchError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,6 +54,7 @@ class Overview:
         name: for people.
         path: run folder or log.
         family: of the models, or None when nobody says.
+        layout: key -> shape of a model of no known family; empty for others.
         reward: `name`, `higher_is_better`, `is_preference`, `measures`, `caution`.
         parameters: what is free.
         trials: by number.
@@ -71,6 +72,7 @@ class Overview:
     shots: Mapping[str, Mapping[str, Any]]
     confirmed: Mapping[str, Any] | None
     notes: tuple[str, ...]
+    layout: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def higher_is_better(self) -> bool:
@@ -216,6 +218,7 @@ def read_overview(path: Path) -> Overview:
         shots={name: shot.to_plain() for name, shot in setup.shots.items()},
         confirmed=confirmed.to_plain() if confirmed is not None else None,
         notes=tuple(left_out),
+        layout=setup.layout,
     )
 
 

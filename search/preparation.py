@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints.families import family_of
+from ..checkpoints.families import FAMILIES, family_of
 from ..checkpoints.wording import counted
 from ..merge.plan import planned
 from .baselines import Baseline, baselines
@@ -108,10 +108,14 @@ def open_run(prepared: Prepared, path: Path, *, resume: bool, joining: bool) -> 
 
 def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
     objective, template = prepared.objective, prepared.template
+    family = family_of(template.family) if template.family else None
+    own = family is not None and family.id not in FAMILIES
     return {
         "version": __version__,
         "title": prepared.study.title,
-        "family": family_of(template.family).id if template.family else None,
+        "family": family.id if family is not None else None,
+        # A model of no known family is drawn by its own names, also where its file is not.
+        **({"layout": {key: list(spec.shape) for key, spec in family.layout().items()}} if own else {}),
         "parameters": [p.to_plain() for p in template.parameters],
         "reward": {
             "name": objective.name,

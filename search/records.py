@@ -83,6 +83,7 @@ class Setup(Kept):
     version: Text = ""
     title: Text = ""
     family: Text | None = None
+    layout: dict[Text, list[Whole]] = Field(default_factory=dict)
     parameters: list[Parameter] = Field(default_factory=list)
     reward: KeptReward = Field(default_factory=KeptReward)
     shots: dict[Text, KeptShot] = Field(default_factory=dict)

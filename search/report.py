@@ -171,7 +171,9 @@ def _draw_diagrams(overview: Overview, folder: Path, top: int, material: Materia
                 material.notes.append(f"No diagram of {of}: {error}")
                 continue
             material.notes.append(f"No PNG of the diagram: {error}")
-        words = f"The UNET with the weights of {of} in the best trial; bars: how far the best trials are apart"
+        words = (
+            f"The model's blocks with the weights of {of} in the best trial; bars: how far the best trials are apart"
+        )
         material.diagrams[of] = (f"plots/{name}.svg", words)
 
 

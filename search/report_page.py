@@ -126,7 +126,7 @@ def _plot(title: str, material: Material, names: Iterable[str], words: str) -> s
 def _diagrams(material: Material) -> str:
     parts = []
     for of, (path, words) in material.diagrams.items():
-        parts.append(f"<h2>The best weights on the UNET: {escape(of)}</h2>")
+        parts.append(f"<h2>The best weights by block: {escape(of)}</h2>")
         parts.append(f'<figure class=scroll><img src="{escape(path)}" alt="{escape(words)}"></figure>')
     return "\n".join(parts)
 

@@ -147,7 +147,7 @@ def _charts(overview: Overview) -> None:
 
 
 def _blocks(overview: Overview) -> None:
-    """The best weights on the UNET and as bars, and what went with the score."""
+    """The best weights on the diagram and as bars, and what went with the score."""
     from ..diagram import unet_diagram
     from ..search_charts import correlation_chart, weights_chart
 

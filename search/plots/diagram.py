@@ -1,4 +1,4 @@
-"""The UNET in the colours of the weights that a search found. Needs no matplotlib."""
+"""The model in the colours of the weights that a search found. Needs no matplotlib."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ def best_diagram(overview: Overview, of: str, top: int, theme: str = "auto") -> 
     Raises:
         DrawingError: no box of the architecture has one of these weights.
     """
+    from ...checkpoints.families.any import any_family
     from ...diagrams import draw
     from ...diagrams.architectures import drawn_families
 
     spread, (low, high) = overview.spread(of, top), overview.limits(of)
-    if not spread or overview.family not in drawn_families():
+    if overview.family in drawn_families():
+        drawn = overview.family
+    else:
+        drawn = any_family({key: tuple(shape) for key, shape in overview.layout.items()}) if overview.layout else None
+    if not spread or drawn is None:
         return None
     few = min(top, len(overview.complete))
     return draw(
-        overview.family,
+        drawn,
         values={label: one.best for label, one in spread.items()},
         badges={label: (one.high - one.low) / ((high - low) or 1.0) for label, one in spread.items()},
         title=f"{overview.name}: {of} of the best trial",

@@ -7,12 +7,18 @@ from itertools import pairwise
 
 import pytest
 from fake_runs import add_trial, parameters, write_run
+from tiny import load
+from unknown_models import LABELS, write_unknown
 
 from unetscope.dashboard.folders import Folders
 from unetscope.dashboard.screenshots import write_log
 from unetscope.dashboard.search_charts import apart, correlation_chart, cost_chart, course_chart, weights_chart
 from unetscope.dashboard.search_runs import find_runs, overview_of
+from unetscope.merge import Recipe, merge
+from unetscope.search.loop import search
+from unetscope.search.plots.diagram import best_diagram
 from unetscope.search.run_folder import RunFolder
+from unetscope.search.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,29 @@ def test_a_run_is_shown_with_its_best_trial_against_the_baselines(run, open_page
     assert table["trial"].iloc[0] == best.number
     assert table["IN04"].iloc[0] == round(best.point["mix.alpha.IN04"], 3)
     assert "trial 5 failed" in said(at).replace("\\", "")
+
+
+def test_a_search_on_models_of_no_known_family_has_its_diagram(models, tmp_path, monkeypatch, open_page):
+    pytest.importorskip("optuna")
+    for seed, name in enumerate("ab"):
+        write_unknown(tmp_path / f"{name}.safetensors", seed)
+    monkeypatch.setattr("unetscope.search.objective.load_function", lambda *_: lambda w: -sum(w.values()))
+    step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"free": [0, 1], "per": "block"}}
+    recipe = {"models": {n: f"{n}.safetensors" for n in "ab"}, "steps": {"mix": step}}
+    study = {"recipe": recipe, "objective": "m:f", "trials": 5, "optimiser": "random"}
+    outcome = search(Study.parse(study, "s.yaml", tmp_path), models / "unknown", say=lambda text: None)
+    # Parents and means; no preset, which would be one for the blocks of a UNET.
+    assert [t.baseline for t in outcome.run.trials()] == ["all A", "all B", "0.5", "", ""]
+    merged = merge(Recipe.load(outcome.run.best_recipe()), tmp_path / "out.safetensors").output
+    assert load(merged).keys() == load(tmp_path / "a.safetensors").keys()
+    # Run folders are looked at where the models are not.
+    for name in "ab":
+        (tmp_path / f"{name}.safetensors").unlink()
+    drawing = best_diagram(overview_of(outcome.run.path), "mix.alpha", 10)
+    assert not drawing.unused and all(f">{label}<" in drawing.svg for label in LABELS)
+    at = open_page("search")
+    assert not at.exception and "There is no diagram" not in said(at)
+    assert "START" in at.dataframe[0].value
 
 
 def test_what_a_running_search_adds_is_shown_by_the_next_look(run, open_page, monkeypatch):

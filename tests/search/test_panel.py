@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_search import ColourGenerator, RedReward
+from fake_search import ColourGenerator, RedReward, open_study
 from safetensors.torch import load_file
 from scipy.stats import wilcoxon
 
@@ -240,6 +240,34 @@ def test_scores_on_the_scale_of_the_baselines_are_told_only_when_there_is_one(pa
     panel.reward = Scaled()
     again = run(picture_study(trials=12), tmp_path, resume=True)
     assert len(again.run.trials()) == 12 and again.run.trials()[:10] == trials
+
+
+def told(folder) -> list[tuple[int, float | None]]:
+    """What the optimiser was told: numbers and scores."""
+    return [(t.number, t.value) for t in open_study(folder / "run" / "journal.log", "colours").trials]
+
+
+@pytest.mark.parametrize("trials", [2, 6])  # before there is a scale, and after
+def test_scores_have_the_same_scale_when_the_journal_is_lost(panel, picture_study, tmp_path, trials):
+    panel.generator, panel.reward = ColourGenerator(), Scaled()
+    before = run(picture_study(trials=trials), tmp_path).run.trials()
+    (tmp_path / "run" / "journal.log").unlink()
+    panel.reward = Scaled()
+    after = run(picture_study(trials=8), tmp_path, resume=True).run.trials()
+    assert len(after) == 8 and [t.point for t in after[:trials]] == [t.point for t in before]
+    assert np.mean([t.score for t in after if t.baseline]) == pytest.approx(0, abs=1e-9)
+    assert told(tmp_path) == [(t.number, t.score) for t in after]
+
+
+def test_pruned_trials_are_told_as_before_when_the_journal_is_lost(panel, picture_study, tmp_path):
+    panel.generator, panel.reward = ColourGenerator(), RedReward(noise=0.001)
+    study = picture_study(prompts=8, trials=12, batch=4, pruning=True, images="none")
+    trials = run(study, tmp_path).run.trials()
+    before = told(tmp_path)
+    assert any(t.state == "pruned" and value != t.score for t, (_, value) in zip(trials, before, strict=True))
+    (tmp_path / "run" / "journal.log").unlink()
+    run(study, tmp_path, resume=True)
+    assert dict(told(tmp_path)) == pytest.approx(dict(before))
 
 
 def test_a_scale_needs_a_baseline(panel, picture_study, tmp_path):
