@@ -3,14 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
-
-# Halves of surrogate pairs: what Python makes of the bytes of a file's name that are not UTF-8, and how `readable` writes them.
-_STRAY, _WRITTEN = (
-    re.compile("[\ud800-\udfff]"),
-    re.compile("\N{REPLACEMENT CHARACTER}([89A-F][0-9A-F]|uD[89A-F][0-9A-F]{2})"),
-)
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -27,27 +19,12 @@ def file_size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def readable(name: str | os.PathLike[str]) -> str:
-    """A file's name or path as text that every encoding takes; what is UTF-8 stays as it is.
+def readable(name: str) -> str:
+    """A name as text that any file and terminal takes: what Unicode has no character for is written out, as `\\udce9`.
 
-    A byte that is not becomes the replacement character and its two hex digits (`mod\N{REPLACEMENT CHARACTER}E8le`), so that
-    different files have different names.
+    Python reads a file name that is not UTF-8 so that each of its bytes becomes half of a character.
     """
-
-    def written(found: re.Match[str]) -> str:
-        number = ord(found[0])
-        digits = f"{number - 0xDC00:02X}" if 0xDC80 <= number <= 0xDCFF else f"u{number:04X}"
-        return f"\N{REPLACEMENT CHARACTER}{digits}"
-
-    return _STRAY.sub(written, os.fspath(name))
-
-
-def existing(path: Path) -> Path:
-    """The file or folder of a path that may have been written by `readable`; the path itself where there is none."""
-    if "\N{REPLACEMENT CHARACTER}" not in str(path) or os.path.lexists(path):
-        return path
-    text = _WRITTEN.sub(lambda m: chr(int(m[1][1:], 16) if m[1][0] == "u" else 0xDC00 + int(m[1], 16)), str(path))
-    return Path(text) if os.path.lexists(text) else path
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def unreadable(error: Exception) -> str:

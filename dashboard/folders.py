@@ -6,18 +6,21 @@ Files are named by their path below the models folder, with `/` between folders:
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.formats import written_suffixes
-from ..checkpoints.wording import existing, readable
+from ..checkpoints.wording import readable
 from .records import read_json, state_folder, write_json
 
 MODELS_VARIABLE, OUTPUT_VARIABLE = "UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"
 # Signs that Windows keeps for itself; a file that is to travel does without them.
 _NOT_IN_NAMES = set('<>:"|?*')
+# What `readable` writes for a byte of a file's name that is not UTF-8.
+_WRITTEN_OUT = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
 class FolderError(UnetscopeError):
@@ -105,6 +108,14 @@ def folder_at(path: Path | str, what: str) -> Path:
     if not there:
         raise FolderError(f"{path}: is no folder, so it cannot be the {what} folder; make it or name another one")
     return found
+
+
+def existing(path: Path) -> Path:
+    """The file or folder of a path that may have been written by `readable`; the path itself where there is none."""
+    if os.path.lexists(path):
+        return path
+    found = Path(_WRITTEN_OUT.sub(lambda written: chr(int(written[1], 16)), str(path)))
+    return found if os.path.lexists(found) else path
 
 
 def _below(root: Path, name: str) -> Path:

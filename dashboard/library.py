@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,9 @@ class Entry:
         return self.sound and self.what in ("checkpoint", "component")
 
 
+_FROM_HEADERS = {one.name for one in fields(Entry)} - {"name", "path", "identity", "size", "changed"}
+
+
 @dataclass(frozen=True)
 class Shelf:
     """The library at a moment.
@@ -131,7 +134,7 @@ def read_library(models: Path, seconds: float | None = None) -> Shelf:
         deadline, new, entries, unread = 0.0, 0, [], 0
         for one in found:
             kept = index.get(one.identity)
-            if kept is None:
+            if not isinstance(kept, dict) or not kept.keys() <= _FROM_HEADERS:  # not read yet, or a damaged cache
                 if seconds is not None and new and time.monotonic() > deadline:
                     unread += 1
                     continue

@@ -6,7 +6,6 @@ What is kept is named after the files' identities, so it is found again after a 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ _FORM = 1
 def identity_for(kind: str, identities: Sequence[str | None]) -> str:
     """What a measurement of these files, in this order, is kept under; None stands for a file that was not given."""
     text = "\n".join([kind, str(_FORM), *(identity or "-" for identity in identities)])
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _file(kind: str, identity: str) -> Path:

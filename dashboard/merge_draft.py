@@ -54,8 +54,9 @@ def open_draft(folders: Folders) -> None:
     """Have the controls hold what the address names; to be called before they are drawn."""
     state, asked = st.session_state, st.query_params.get(PARAMETER, "")
     own = state.get("draft")
-    if own is None or (asked and asked != own["id"]):
-        kept = _read(asked)
+    kept = None if own is not None and asked in followed_drafts() else _read(asked)
+    # An address that is of no draft, or of one that this tab went on from with a copy, takes nothing away.
+    if own is None or kept:
         if own is not None:
             _forget_controls()
         state["draft"] = {"id": asked if _ID.fullmatch(asked) else _new_id()}
@@ -153,7 +154,7 @@ def _restore(kept: dict[str, Any], folders: Folders) -> None:
         own |= {"copies": [*own["copies"], own["id"]], "id": _new_id()}
         said.append(
             f"This draft was made for the models folder {readable(str(kept.get('models')))}; here it is a copy, with the files of "
-            f"these names in {readable(folders.models)}."
+            f"these names in {readable(str(folders.models))}."
         )
     own["said"] = said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
@@ -249,7 +249,7 @@ def finder(names: tuple[str, ...], models: Path | None = None) -> Callable[[str]
     def find(path: str) -> str | None:
         if same := _same_file(path, names, models):
             return same
-        alike = by_base.get(path.replace("\\", "/").rstrip("/").rpartition("/")[2], [])
+        alike = by_base.get(PurePosixPath(readable(path)).name) or by_base.get(PureWindowsPath(path).name, [])
         return alike[0] if len(alike) == 1 else None
 
     return find
@@ -257,10 +257,10 @@ def finder(names: tuple[str, ...], models: Path | None = None) -> Callable[[str]
 
 def _same_file(path: str, names: tuple[str, ...], models: Path | None) -> str | None:
     """The library's name of this very path: below the models folder, or a whole path into it."""
-    posix = path if path in names else path.replace("\\", "/").removeprefix("./")
+    forms = [readable(path).removeprefix("./"), path.replace("\\", "/").removeprefix("./")]
     if models is not None and Path(path).is_relative_to(models):
-        posix = readable(Path(path).relative_to(models).as_posix())
-    return posix if posix in names else None
+        forms.append(readable(Path(path).relative_to(models).as_posix()))
+    return next((form for form in forms if form in names), None)
 
 
 def _with_files(recipe: Recipe, change: Callable[[str], str]) -> Recipe:

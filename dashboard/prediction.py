@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from .tasks import Task
 
 def gram_identity(identities: Sequence[str]) -> str:
     """What the inner products of these files, in this order, are kept under."""
-    return hashlib.sha256(os.fsencode("\n".join(identities))).hexdigest()[:32]
+    return hashlib.sha256("\n".join(identities).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def kept_gram(identity: str) -> dict[str, Any] | None:

@@ -20,9 +20,11 @@ def run_scan(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
     """
     from ..checkpoints.scan import scan
 
-    waiting = [path for path in map(Path, arguments["files"]) if path.exists()]
+    files = [Path(file) for file in arguments["files"]]
+    waiting = [path for path in files if path.exists()]
     weights = {path: max(path.stat().st_size, 1) for path in waiting}
-    total, before, scanned, failed = sum(weights.values()), 0, 0, {}
+    total, before, scanned = sum(weights.values()), 0, 0
+    failed = {path.name: "is gone from the models folder" for path in files if path not in weights}
     for path in waiting:
         if cancel.is_set():
             raise Cancelled("cancelled")

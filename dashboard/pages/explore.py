@@ -14,7 +14,7 @@ from ..measuring import STATISTICS, identity_for, kept_statistics
 from ..page import Page, Scene
 from ..subject import Subject, draw_subject, label_of, picture, rows_as, rows_of, svg_of
 from ..subject_view import HEIGHT, LEVELS, choose_subject, say, shelf_or_none
-from ..wording import amount, plain
+from ..wording import amount, plain, printable
 
 # More names than this do not go into the address.
 _IN_ADDRESS = 40
@@ -151,7 +151,7 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
 
 
 def _row(row: dict[str, Any], prefix: str) -> dict[str, Any]:
-    short = row["key"].removeprefix(prefix)
+    short = printable(row["key"].removeprefix(prefix))
     out = {"key": short, "shape": row["shape"], "parameters": row["params"], "kind": row["kind"], "label": row["label"]}
     return out | ({"dtype": row["dtype"]} if row["dtype"] else {})
 

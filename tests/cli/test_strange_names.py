@@ -157,14 +157,14 @@ def test_tensor_names_that_are_no_text(made, tmp_path, run):
             assert code == 0, err
             merged = load_file(tmp_path / "out.safetensors")
             before = strange["net.blocks.1.x.weight\ud800"]
-            assert torch.allclose(merged["net.blocks.1.x.weight\N{REPLACEMENT CHARACTER}uD800"], before + 0.5)
+            assert torch.allclose(merged["net.blocks.1.x.weight\\ud800"], before + 0.5)
     assert {"stats {a} --by tensor --json", "convert {a} {t}.safetensors", "index {d} --compute"} <= worked
 
 
 def test_names_that_become_one_are_refused(tmp_path, run):
     both = tensors(0) | {
         "net.blocks.0.w\ud800": torch.ones(2),
-        "net.blocks.0.w\N{REPLACEMENT CHARACTER}uD800": torch.ones(2),
+        "net.blocks.0.w\\ud800": torch.ones(2),
     }
     torch.save(both, tmp_path / "a.ckpt")
     code, _, err = run("inspect", tmp_path / "a.ckpt")

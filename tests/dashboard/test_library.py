@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -132,8 +133,13 @@ def test_a_damaged_cache_is_as_good_as_none(models, tmp_path):
     keep_scan(identity, {"fingerprints": {}, "health": []})
     library.scan_file(identity).write_text("{")
     assert scan_of(identity) is None
-    (tmp_path / "cache" / "library.json").write_text('{"form": 0}')
+    file = tmp_path / "cache" / "library.json"
+    file.write_text('{"form": 0}')
     assert len(read_library(models).entries) == 4
+    kept = json.loads(file.read_text())
+    for damage in ([], 3, {"no such": 1}):
+        file.write_text(json.dumps(kept | {"files": dict.fromkeys(kept["files"], damage)}))
+        assert [entry.error for entry in read_library(models).entries] == [""] * 4
 
 
 def test_a_file_of_codes_is_listed_and_is_no_choice_for_merges(models):

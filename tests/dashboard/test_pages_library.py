@@ -146,3 +146,12 @@ def test_damaged_files_say_what_to_do(models, no_workers, open_page):
     assert "download it again" in texts(at)
     assert "cannot be read" in set(table(at)["health"])
     assert read_library(models).named("junk.safetensors").error
+
+
+def test_a_file_that_is_gone_when_its_scan_begins_is_said(models, no_workers, open_page):
+    at = open_page("library")
+    next(b for b in at.button if b.label == "Scan 4 files").click().run()
+    (models / "tuned.safetensors").unlink()
+    worker.work("background")
+    at.run()
+    assert "tuned.safetensors could not be scanned: is gone" in texts(at).replace("\\", "")
