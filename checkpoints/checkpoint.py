@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -130,9 +131,17 @@ class Checkpoint:
         """The record of its family, None where nothing tells it: a VAE alone is several families' alike."""
         return self.family if self.architecture.family is not None else None
 
+    @cached_property
+    def keys_by_component(self) -> dict[str, list[str]]:
+        """Component -> its keys, in the order of the file."""
+        found: dict[str, list[str]] = {}
+        for key, info in self.tensors.items():
+            found.setdefault(info.component, []).append(key)
+        return found
+
     @property
     def components(self) -> set[str]:
-        return {t.component for t in self.tensors.values()}
+        return set(self.keys_by_component)
 
     # -- values -----------------------------------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ class Planner:
 
     def _merged_components(self) -> list[str]:
         """The components that are merged: those of the family, and others that a model holds."""
-        held = {t.component for c in self.checkpoints for t in c.tensors.values()} - set(STORED_BESIDE)
+        held = {component for c in self.checkpoints for component in c.components} - set(STORED_BESIDE)
         return components_in_order(
             held | set(self.family.component_ids) | set(self.recipe.components) - {"text_encoders"}
         )
@@ -201,9 +201,8 @@ class Planner:
             return
         keys: dict[str, None] = {}
         for i in models:
-            for key, info in self.checkpoints[i].tensors.items():
-                if info.component == component:
-                    keys[self._renamed(key, component)] = None
+            for key in self.checkpoints[i].keys_by_component.get(component, ()):
+                keys[self._renamed(key, component)] = None
         if not keys and (
             component in self.recipe.components or (asked and component.upper() in self.family.text_encoders)
         ):

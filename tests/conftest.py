@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 # Tests run in as many processes as there are cores; torch's own threads on top would wait for one another. Before it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Bytecode is kept even where nobody else keeps any: each process that a test starts would compile the whole package anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import pytest
 import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 from tiny import tensors_of
+
+# Bytecode is kept even where nobody else keeps any: each process that a test starts would compile the whole package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is no failure. The examples are the same each time, so that a change is not red by chance: new ones are looked
 # for with UNETSCOPE_FUZZ.
@@ -29,9 +32,16 @@ settings.load_profile("unetscope")
 LONGEST = (
     "test_notebooks.py",
     "test_browser.py",
-    "test_diagram_browser.py",
+    "test_diffusers_live.py",
     "test_lora_diffusers.py",
+    "test_export_mecha.py",
+    "test_pages_merge.py",
+    "test_engine.py",
+    "test_measuring_files.py",
+    "test_import_mecha.py",
     "test_failures.py",
+    "test_diagram_browser.py",
+    "test_same_bytes.py",
 )
 
 
@@ -58,8 +68,6 @@ def _the_disk_need_not_keep_up():
 @pytest.fixture(scope="session")
 def one_look_for_components():
     """Each page that a test opens has Streamlit look through all installed packages, which takes longer than the page itself."""
-    from functools import cache
-
     from streamlit.components.v2 import manifest_scanner
 
     with pytest.MonkeyPatch.context() as patch:
@@ -73,15 +81,31 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("UNETSCOPE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session")
+def plain_checkpoint(tmp_path_factory) -> Callable[..., Path]:
+    """`plain_checkpoint('sd1', 1)`: a checkpoint of `tensors_of`, written once; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @cache
+    def write(family: str, seed: int, options: tuple) -> Path:
+        path = folder / f"{len(os.listdir(folder))}.safetensors"
+        save_file(tensors_of(family, seed, **dict(options)), path, metadata={"format": "pt"})
+        return path
+
+    return lambda family, seed, **options: write(family, seed, tuple(sorted(options.items())))
+
+
 @pytest.fixture
-def make_checkpoint(tmp_path) -> Callable[..., tuple[Path, dict[str, torch.Tensor]]]:
+def make_checkpoint(tmp_path, plain_checkpoint) -> Callable[..., tuple[Path, dict[str, torch.Tensor]]]:
     """Writes a checkpoint with safetensors' own writer: `make_checkpoint('a', 'sd1', seed=1)` -> path, tensors."""
 
     def make(name: str, family: str = "sd1", seed: int = 0, *, metadata=None, change=None, **options):
-        tensors = tensors_of(family, seed, **options)
+        tensors, path = tensors_of(family, seed, **options), tmp_path / f"{name}.safetensors"
+        if not change and not metadata:
+            shutil.copyfile(plain_checkpoint(family, seed, **options), path)
+            return path, tensors
         if change:
             tensors = change(tensors) or tensors
-        path = tmp_path / f"{name}.safetensors"
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=metadata or {"format": "pt"})
         return path, tensors
 

@@ -195,7 +195,7 @@ WRITES_ITSELF = {
     "checkpoints/partial_file.py": "makes files under construction",
     "checkpoints/resumable.py": "the journal grows line by line",
     "search/run_folder.py": "trials grow line by line",
-    "search/storage.py": "cuts half a line off a journal",
+    "search/journal.py": "puts a damaged journal aside",
     "search/rewards/manual.py": "answers grow line by line",
     "search/generators/tokenizer.py": "in a temporary folder",
     "diagrams/export.py": "a page for typst, in a temporary folder",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,16 +46,34 @@ def in_diffusers(family: str, tensors: dict[str, torch.Tensor]) -> dict[str, dic
     return out
 
 
-def pipeline(family: str, tensors: dict[str, torch.Tensor]):
-    """A narrow pipeline with these weights, without VAE and tokenizers."""
+@cache
+def first(family: str) -> dict[str, torch.Tensor]:
+    """The weights that every LoRA is added to; not to be changed."""
+    return tensors_of(family, 1, "fp32")
+
+
+@cache
+def first_in_diffusers(family: str) -> dict[str, dict[str, torch.Tensor]]:
+    return in_diffusers(family, first(family))
+
+
+@cache
+def first_models(family: str) -> dict[str, torch.nn.Module]:
+    """Narrow models with these weights; copies of them go into pipelines."""
     parts = {"unet": diffusers.UNet2DConditionModel(**unet_config(family, "narrow"))}
     for name, config in text_configs(family, "narrow").items():
         projected = name == "text_encoder_2"
         kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
         parts[name] = kind(transformers.CLIPTextConfig(**config))
-    for name, own in in_diffusers(family, tensors).items():
+    for name, own in first_in_diffusers(family).items():
         state = parts[name].state_dict()
         parts[name].load_state_dict({key: own.get(key.removeprefix("text_model."), t) for key, t in state.items()})
+    return parts
+
+
+def pipeline(family: str):
+    """A narrow pipeline with the first weights, without VAE and tokenizers."""
+    parts = {name: deepcopy(model) for name, model in first_models(family).items()}
     scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
     parts |= {"vae": None, "tokenizer": None, "scheduler": scheduler}
     if family == "sdxl":
@@ -67,13 +87,14 @@ def modules(pipe) -> dict[str, torch.nn.Module]:
     return {name: part for name in COMPONENTS if (part := getattr(pipe, name, None)) is not None}
 
 
-def assert_moved(family: str, pipe, tensors, changes: dict[str, np.ndarray], tolerance: float = 1e-5) -> int:
-    """The pipeline's weights are the tensors plus the changes, whose keys are canonical; how many of them moved."""
+def assert_moved(family: str, pipe, changes: dict[str, np.ndarray], tolerance: float = 1e-5) -> int:
+    """The pipeline's weights are the first ones plus the changes, whose keys are canonical; how many of them moved."""
+    tensors = first(family)
     assert changes.keys() <= tensors.keys()
     wanted = in_diffusers(
         family, {k: t + torch.from_numpy(changes[k]) if k in changes else t for k, t in tensors.items()}
     )
-    before, moved = in_diffusers(family, tensors), 0
+    before, moved = first_in_diffusers(family), 0
     for component, module in modules(pipe).items():
         for name, found in module.state_dict().items():
             key = name.removeprefix("text_model.").replace(".base_layer", "")
@@ -90,9 +111,9 @@ COUNTS = {"sd1": 192 + 72, "sd2": 192 + 23 * 6, "sdxl": 722 + 72 + 192}
 READ = [(f, s) for f in COUNTS for s in ("kohya", "diffusers", "peft")] + [("sdxl", "single-file")]
 
 
-def fused(path, family: str, tensors):
+def fused(path, family: str):
     """A pipeline into which diffusers has loaded and fused a LoRA."""
-    pipe = pipeline(family, tensors)
+    pipe = pipeline(family)
     pipe.load_lora_weights(str(path))
     pipe.fuse_lora(components=list(modules(pipe)))
     pipe.unload_lora_weights()
@@ -109,24 +130,22 @@ def changes_of(path, tensors) -> dict[str, np.ndarray]:
 def test_a_lora_that_diffusers_loads_changes_the_weights_that_it_changes_here(tmp_path, family, style):
     alpha = 2.5 if style in ("kohya", "single-file") else None
     path = write_demo_lora(tmp_path / "a.safetensors", family, style=style, dtype="fp32", alpha=alpha)
-    tensors = tensors_of(family, 1, "fp32")
-    assert assert_moved(family, fused(path, family, tensors), tensors, changes_of(path, tensors)) == COUNTS[family]
+    assert assert_moved(family, fused(path, family), changes_of(path, first(family))) == COUNTS[family]
 
 
 @pytest.mark.parametrize(("family", "style"), [(family, style) for family, style in READ if family != "sd2"])
 def test_diffusers_reads_what_is_converted_for_it(tmp_path, family, style):
     source = write_demo_lora(tmp_path / "a.safetensors", family, dtype="fp32", alpha=2.5)
     convert_lora(source, tmp_path / "b.safetensors", to=style)
-    tensors = tensors_of(family, 1, "fp32")
-    pipe = fused(tmp_path / "b.safetensors", family, tensors)
-    assert assert_moved(family, pipe, tensors, changes_of(source, tensors)) == COUNTS[family]
+    pipe = fused(tmp_path / "b.safetensors", family)
+    assert assert_moved(family, pipe, changes_of(source, first(family))) == COUNTS[family]
 
 
 # Of files whose alphas differ by layer diffusers 0.42 takes one alpha for all; these styles have none.
 @pytest.mark.parametrize("style", ["diffusers", "peft"])
 @pytest.mark.parametrize("family", COUNTS)
 def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
-    before, after = tensors_of(family, 1, "fp32"), tensors_of(family, 2, "fp32")
+    before, after = first(family), tensors_of(family, 2, "fp32")
     for name, tensors in (("base", before), ("tuned", after)):
         save_file(tensors, tmp_path / f"{name}.safetensors")
     out = tmp_path / "lora.safetensors"
@@ -135,15 +154,14 @@ def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
     )
     with open_lora(out) as lora:
         moved = {key: (after[key] - before[key]).numpy() for key in lora.modules}
-    assert assert_moved(family, fused(out, family, before), before, moved) == COUNTS[family]
+    assert assert_moved(family, fused(out, family), moved) == COUNTS[family]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("options", ["plain", "use_rslora", "use_dora", "patterns"])
 def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, family, options):
     more = {"plain": {}, "patterns": {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_k": 7, "k_proj": 5}}}
-    tensors = tensors_of(family, 1, "fp32")
-    pipe = pipeline(family, tensors)
+    pipe = pipeline(family)
     saved = {}
     for component, model in modules(pipe).items():
         targets = (
@@ -164,7 +182,7 @@ def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, fa
     path = tmp_path / "pytorch_lora_weights.safetensors"
     with open_lora(path) as lora:
         assert lora.style == "peft" and lora.family == family
-    assert assert_moved(family, pipe, tensors, changes_of(path, tensors), 2e-5) > 100
+    assert assert_moved(family, pipe, changes_of(path, first(family)), 2e-5) > 100
 
 
 def as_before_0_22(name: str) -> str:
@@ -182,20 +200,19 @@ def test_the_processors_of_old_files_are_read_as_diffusers_reads_them(tmp_path):
     assert not named.keys() & plain.keys()
     save_file(plain, tmp_path / "plain.safetensors")
     save_file(named, tmp_path / "old.safetensors")
-    tensors = tensors_of("sd1", 1, "fp32")
+    tensors = first("sd1")
     changes = changes_of(tmp_path / "old.safetensors", tensors)
     for key, change in changes_of(tmp_path / "plain.safetensors", tensors).items():
         np.testing.assert_array_equal(changes[key], change)
-    pipe = fused(tmp_path / "old.safetensors", "sd1", tensors)
-    assert assert_moved("sd1", pipe, tensors, changes) == len(changes) == len(plain) // 2
+    pipe = fused(tmp_path / "old.safetensors", "sd1")
+    assert assert_moved("sd1", pipe, changes) == len(changes) == len(plain) // 2
 
 
 @pytest.mark.parametrize("options", [{"algo": "lora"}, {"algo": "loha"}, {"algo": "lokr"}], ids=str)
 def test_lycoris_wraps_any_model_under_its_own_prefix(tmp_path, options):
     lycoris = pytest.importorskip("lycoris")
     torch.manual_seed(4)
-    tensors = tensors_of("sd1", 1, "fp32")
-    pipe = pipeline("sd1", tensors)
+    pipe = pipeline("sd1")
     sizes = {"linear_dim": 2, "linear_alpha": 2.0, "conv_dim": 2, "conv_alpha": 2.0, "factor": 2}
     network = lycoris.create_lycoris(pipe.unet, 1.0, **sizes, **options)
     network.apply_to()
@@ -209,4 +226,4 @@ def test_lycoris_wraps_any_model_under_its_own_prefix(tmp_path, options):
         assert lora.family == "sd1" and len(lora.layers) == len({name.partition(".")[0] for name in names})
     network.restore()
     network.merge_to(1.0)
-    assert assert_moved("sd1", pipe, tensors, changes_of(tmp_path / "a.safetensors", tensors), 2e-5) > 100
+    assert assert_moved("sd1", pipe, changes_of(tmp_path / "a.safetensors", first("sd1")), 2e-5) > 100
