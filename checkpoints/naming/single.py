@@ -15,6 +15,7 @@ from ..families.parts.part import Renamed
 from ..families.signs import Signs
 from ..foreign import lora_kind, name_forms
 from ..tensors import StoredTensor
+from ..wording import counted
 from . import denoiser
 from .translation import Translation
 
@@ -23,6 +24,8 @@ Named = dict[str, StoredTensor]
 _CONTROLNET = ("zero_convs.", "input_hint_block.", "control_model.", "controlnet_", "middle_block_out.")
 # What some tools put around a text encoder's names, beside which single names stand without it.
 _TEXT_WRAPPER = "transformer."
+# What PEFT calls a layer inside of the one that it puts in its place.
+_PEFT_LAYER = ".base_layer."
 _TEXT_SINGLES = ("logit_scale", "text_projection", "text_projection.weight")
 
 
@@ -74,6 +77,7 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
     named = {t.name: t for t in tensors}
     if lora_kind(name_forms(named)) is not None:
         return Translation(tensors=named)
+    notes, named = _unwrapped(named)
     known = _known_prefixes()
     whole = any(name.startswith(known) for name in named)
     wrapper = "" if whole else _wrapper(named, known)
@@ -82,7 +86,7 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
     own = {name.removeprefix(wrapper): tensor for name, tensor in named.items()}
     if len(own) < len(named):  # two names that differ in the wrapper alone
         own, wrapper = named, ""
-    out = Translation()
+    out = Translation(notes=notes)
     if wrapper:
         out.notes.append(f"every name begins with `{wrapper}`, which was taken off")
     found, family = components_of(own)
@@ -94,6 +98,25 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
         out.family = family.id
     _translate(own, found, out, lone=not whole and not wrapper)
     return out
+
+
+def _unwrapped(named: Named) -> tuple[list[str], Named]:
+    """The names without the word that PEFT puts into those of layers with an adapter, and a note on it.
+
+    Names stay where the adapters are still there: what the layers do is in both, and the adapters' scale is not in the file.
+    """
+    wrapped = [name for name in named if _PEFT_LAYER in name]
+    if not wrapped:
+        return [], named
+    if any(".lora_" in name for name in named):
+        layers = counted(len(wrapped), "tensor")
+        return [
+            f"{layers} of layers with an adapter of PEFT, which is not merged: merge it where it was trained"
+        ], named
+    plain = {name.replace(_PEFT_LAYER, "."): tensor for name, tensor in named.items()}
+    if len(plain) < len(named):
+        return [], named
+    return [f"{counted(len(wrapped), 'name')} of PEFT's layers were read without `{_PEFT_LAYER[1:]}`"], plain
 
 
 def _known_prefixes() -> tuple[str, ...]:

@@ -135,12 +135,26 @@ def renamed(old, new, within=""):
     return lambda tensors: {k.replace(old, new) if within in k else k: t for k, t in tensors.items()}
 
 
+def with_peft(tensors):
+    """The same with an adapter of PEFT in one layer of attention, as a UNET has it that was saved before it was merged."""
+    out = {}
+    for key, tensor in tensors.items():
+        if ".attn1.to_q." in key and "output_blocks.5." in key:
+            name = key.removesuffix("weight")
+            out[f"{name}base_layer.weight"] = tensor
+            out[f"{name}lora_A.default.weight"] = torch.ones(2, tensor.shape[1])
+            out[f"{name}lora_B.default.weight"] = torch.ones(tensor.shape[0], 2)
+        else:
+            out[key] = tensor
+    return out
+
+
 HOLES = {
     "a block": without(UNET + "input_blocks.4."),
     "a layer of the text encoder": without(CLIP + "text_model.encoder.layers.5."),
     "half of the VAE": without(VAE + "encoder."),
     "attention under other names": renamed(".to_q.", ".q_proj.", "output_blocks.5."),
-    "an adapter that is not merged": renamed(".to_q.weight", ".to_q.base_layer.weight"),
+    "an adapter that is not merged": with_peft,
 }
 
 
@@ -151,6 +165,16 @@ def test_a_model_with_a_hole_is_refused_by_a_merge_and_by_a_swap(hole, make_chec
     refused(of({"a": pa, "b": pb}, ("weighted_sum", "a b", {}), **vae), tmp_path, "allow-missing")
     part = "vae" if "VAE" in hole else "text_encoders" if "text" in hole else "unet"
     refused(of({"a": pa}, ("copy", "a", {}), components={part: str(pb)}), tmp_path, "allow-missing")
+
+
+def test_layers_that_peft_wrapped_and_that_have_no_adapter_are_read(make_checkpoint, tmp_path):
+    (pa, a), (_, b) = make_checkpoint("a"), make_checkpoint("b", seed=2)
+    wrapped = {k.replace(".to_q.weight", ".to_q.base_layer.weight"): t for k, t in b.items()}
+    save_file(wrapped, tmp_path / "wrapped.safetensors")
+    merge(of({"a": pa, "b": tmp_path / "wrapped.safetensors"}, ("uniform", "a b", {})), tmp_path / "out.safetensors")
+    found, key = load(tmp_path / "out.safetensors"), UNET + "input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
+    assert torch.allclose(found[key], (a[key].float() + b[key].float()) / 2, atol=1e-6)
+    assert not any("base_layer" in name for name in found)
 
 
 def test_what_may_be_missing_by_the_recipes_leave_is_counted(make_checkpoint, tmp_path):
