@@ -203,6 +203,9 @@ class Planner:
         for i in models:
             for key in self.checkpoints[i].keys_by_component.get(component, ()):
                 keys[self._renamed(key, component)] = None
+        if not keys and self.recipe.components.get(component) == MERGED:
+            self.warnings.append(f"no model has a {component}: there is none to merge")
+            return
         if not keys and (
             component in self.recipe.components or (asked and component.upper() in self.family.text_encoders)
         ):

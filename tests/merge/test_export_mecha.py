@@ -172,3 +172,16 @@ def test_what_sd_mecha_cannot_say_is_refused_with_the_step():
             ["a", "b"], {"out": {"method": "uniform", "inputs": ["a", "b"]}}, components={"text_encoders": "b"}
         )
         to_mecha(recipe)
+
+
+def test_the_command_keeps_relative_paths_as_they_are_written(tmp_path):
+    from unetscope.cli.importing import export
+
+    (tmp_path / "sub").mkdir()
+    recipe, target = tmp_path / "sub" / "r.yaml", tmp_path / "r.mecha"
+    recipe.write_text(
+        "models: {a: a.safetensors, b: in/b.safetensors}\nsteps: {o: {method: uniform, inputs: [a, b]}}\n"
+    )
+    export(recipe, output=target)
+    text = target.read_text()
+    assert 'model "a.safetensors"' in text and 'model "in/b.safetensors"' in text and str(tmp_path) not in text

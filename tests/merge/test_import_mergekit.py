@@ -129,3 +129,15 @@ def theirs(configuration: MergeConfiguration, models: dict, key: str) -> torch.T
         shared[parameter.name] = {n: each[n][parameter.name] for n in names if parameter.name in each[n]}
     tensors = [models[str(n.model.path)][key].float() for n in names]
     return merge_tensors(tensors, method, parameters=shared, ids=names, base_index=names.index(base) if base else None)
+
+
+def test_models_without_a_vae_are_merged_without_one(files, tmp_path):
+    for name in "ab":
+        unet = {key: tensor for key, tensor in load(files[name]).items() if key.startswith(UNET)}
+        save_file(unet, tmp_path / f"{name}.safetensors", {"format": "pt"})
+    text = f"merge_method: linear\nmodels: [{{model: {tmp_path}/a.safetensors}}, {{model: {tmp_path}/b.safetensors}}]\n"
+    report = merge(
+        import_text(text + "parameters: {weight: 1}", "x.yaml").recipe, tmp_path / "out.safetensors", fsync=False
+    )
+    assert any("no model has a vae" in warning for warning in report.warnings)
+    assert all(key.startswith(UNET) for key in load(tmp_path / "out.safetensors"))
