@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SAMPLE = {"merge": 10, "resumed": 10, "convert": 8, "extract": 8, "tables": 4, "index": 4, "search": 3}
+SAMPLE = {"merge": 6, "resumed": 6, "convert": 4, "extract": 4, "tables": 4, "index": 3, "search": 3}
 
 
 @pytest.fixture(scope="module")
