@@ -177,7 +177,7 @@ def test_several_blocks_move_together_by_keyboard_and_undo_takes_it_back(page, a
         "0.5",
     ]
     page.get_by_role("button", name="undo").click()
-    settle(page)
+    block(page, "IN01").locator("text.amount", has_text="0.5").wait_for()
     assert block(page, "IN01").locator("text.amount").text_content() == "0.5"
 
 
@@ -307,8 +307,7 @@ def test_a_reload_brings_back_what_was_set_and_a_second_tab_has_its_own(page, ap
     assert block(page, "IN04").locator("text.amount").text_content() == "0.35"
     assert page.get_by_role("textbox", name="Name of the result").input_value() == "draft"
     page.get_by_role("button", name="undo").click()
-    settle(page)
-    assert block(page, "IN04").locator("text.amount").text_content() == "0.5"
+    block(page, "IN04").locator("text.amount", has_text="0.5").wait_for()
     link = page.url
     second = page.context.new_page()
     go(second, address, "merge")
