@@ -349,8 +349,9 @@ class Planner:
         """Whether the recipe gives a model a weight in any tensor of the result, had it that."""
         own = {index, self.averaged.get(index)}
         for tensor in tensors:
-            source = self.source(tensor.place.component)[0]
-            if own & set(self.collapse.form(source, tensor.key, whole=True).models()):
+            source, asked = self.source(tensor.place.component)
+            merge_vae = asked or all(self.checkpoints[i].components == {"vae"} for i in self.models_of(source))
+            if own & set(self.collapse.form(source, tensor.key, merge_vae, whole=True).models()):
                 return True
         return False
 
