@@ -46,6 +46,7 @@ class Architecture:
         parts: the components that are there (`unet`, `clip_l`, `vae`...).
         name: one line for people, e.g. `SDXL checkpoint, inpainting`.
         ema_only: whether the denoiser is not there but for its moving average, of which its family is told.
+        told: whether the names show what it is.
     """
 
     family: str | None
@@ -54,6 +55,7 @@ class Architecture:
     parts: tuple[str, ...] = ()
     name: str = ""
     ema_only: bool = False
+    told: bool = True
 
     def for_family(self, family: str | Family) -> Architecture:
         """The same adapter, for another family, or for a model of none as its record calls it."""
@@ -94,7 +96,9 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         return Architecture(None, "other", parts=parts, name=f"a UNET of none of the layouts {titles}")
     if found and not beside_parts(shapes, [key for key in shapes if NO_FAMILY.block_of(key).component in found]):
         return _without_denoiser(shapes, parts)
-    return Architecture(None, "other", parts=parts, name=_embedding_name(shapes) or small_file(forms))
+    if embedding := _embedding_name(shapes):
+        return Architecture(None, "other", parts=parts, name=embedding)
+    return Architecture(None, "other", parts=parts, name=small_file(forms), told=False)
 
 
 def unknown_model(shapes: Mapping[str, Shape], family: Family) -> str:

@@ -122,7 +122,7 @@ def _read_by(
         return architecture, family, named
     codes = any(not s.dtype.is_float and len(s.shape) > 1 and name.endswith("weight") for name, s in named.items())
     floats = {name: stored.shape for name, stored in named.items() if stored.dtype.is_float}
-    made = None if codes else any_family(floats)
+    made = None if codes else any_family(floats, fragments=not architecture.told)
     if made is None:
         return architecture, family, named
     (prefix,) = made.prefixes

@@ -31,9 +31,10 @@ _BESIDE = re.compile(
     r"text_encoders\.([^.]+)\.|(text_encoder(?:_\d)?)\.|(cond_stage_model)\.|(conditioner)\.|(?:vae|first_stage_model)\."
 )
 _NUMBERED = re.compile(r"((?:[^.\d][^.]*\.)*?[^.\d][^.]*)\.(\d+)\.(.+)")
-# A block holds more than the weight and bias of one layer, and there are several of its kind.
-_LEAST_TENSORS = 3
-_LEAST_BLOCKS = 2
+# A block holds more than the weight and bias of one layer, and there are several of its kind; but in a fragment of a model.
+# Least tensors in the largest block, and least blocks.
+Least = tuple[int, int]
+_WHOLE, _FRAGMENT = (3, 2), (1, 1)
 # First words of modules behind the blocks.
 _END = re.compile(r"(^|_)(final|out|output|head|last|unembed\w*|rgb)(_|$)|^(norm|modF)$")
 _LAST = re.compile(r"final|(^|\.)norm\.|ln_f|projection|logit_scale|lm_head")
@@ -66,23 +67,31 @@ KINDS = (
 )
 
 
-def any_family(shapes: Mapping[str, Shape]) -> Family | None:
+def any_family(shapes: Mapping[str, Shape], fragments: bool = False) -> Family | None:
     """The record of a file of no known family, from the names and shapes of its floating-point tensors.
 
     None where they are no model: a difference, an embedding or an optimiser, or names without numbered blocks.
+
+    Args:
+        fragments: take also a few tensors of a model, whose blocks may hold one tensor each.
     """
     if any(_NO_MODEL.search(name) for name in shapes):
         return None
-    prefix = prefix_of(shapes)
+    return _record(shapes, _WHOLE) or (_record(shapes, _FRAGMENT) if fragments else None)
+
+
+def _record(shapes: Mapping[str, Shape], least: Least) -> Family | None:
+    """The record of names whose blocks hold so many tensors and are so many; None where there are none."""
+    prefix = _prefix(shapes, least)
     keys = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
     if len(keys) < len(shapes):
         prefix, keys = "", dict(shapes)
     beside = _components(keys)
     own = [key for key in keys if not key.startswith(tuple(c.prefix for c in beside))]
-    lists = _block_lists(own)
+    lists = _block_lists(own, least)
     if not lists and beside:  # a text encoder or VAE behind such a name is the model of its file
         beside, own = (), list(keys)
-        lists = _block_lists(own)
+        lists = _block_lists(own, least)
     if not lists:
         return None
     starts, blocks, ends = _rows(own, lists)
@@ -108,22 +117,22 @@ def any_family(shapes: Mapping[str, Shape]) -> Family | None:
     )
 
 
-def prefix_of(names: Collection[str]) -> str:
+def _prefix(names: Collection[str], least: Least) -> str:
     """What stands before a model's names and is no part of them; empty where most names have no usual prefix."""
     for prefix in _MODEL_PREFIXES:  # beside which there may be more text encoder than model
         inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        if _block_lists(inner):
-            return prefix + _around(inner)
-    return _around(names)
+        if _block_lists(inner, least):
+            return prefix + _around(inner, least)
+    return _around(names, least)
 
 
-def _around(names: Collection[str]) -> str:
+def _around(names: Collection[str], least: Least) -> str:
     """A usual prefix that most names have, or a word that all have; and what stands behind that in the same way."""
     for prefix in (*PREFIXES, _first_word(names)):
         inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         # `transformer.` may be a module like others: it is a prefix where all blocks are behind it.
-        if prefix and 2 * len(inner) > len(names) and _block_lists(inner):
-            return prefix + _around(inner)
+        if prefix and 2 * len(inner) > len(names) and _block_lists(inner, least):
+            return prefix + _around(inner, least)
     return ""
 
 
@@ -139,7 +148,7 @@ def beside_parts(shapes: Mapping[str, Shape], parts: Collection[str]) -> bool:
     There is one where a model's prefix stands before blocks, or where the rest holds more elements; an EMA copy is no model.
     """
     rest = [name for name in shapes if name not in parts and not name.startswith(EMA_PREFIX)]
-    if any(_block_lists([n.removeprefix(p) for n in rest if n.startswith(p)]) for p in _MODEL_PREFIXES):
+    if any(_block_lists([n.removeprefix(p) for n in rest if n.startswith(p)], _WHOLE) for p in _MODEL_PREFIXES):
         return True
     return sum(prod(shapes[name]) for name in rest) > sum(prod(shapes[name]) for name in parts)
 
@@ -208,8 +217,9 @@ def _labels(stem: str, first: int, last: int) -> list[str]:
     return [stem] if first < 0 else [f"{stem}{n:02d}" for n in range(first, last + 1)]
 
 
-def _block_lists(names: Collection[str]) -> dict[str, set[int]]:
+def _block_lists(names: Collection[str], least: Least) -> dict[str, set[int]]:
     """What stands before the number of blocks -> the numbers."""
+    tensors, blocks = least
     inside: dict[str, dict[int, int]] = {}
     for name in names:
         if found := _NUMBERED.fullmatch(name):
@@ -218,7 +228,7 @@ def _block_lists(names: Collection[str]) -> dict[str, set[int]]:
     return {
         path: set(counts)
         for path, counts in inside.items()
-        if len(counts) >= _LEAST_BLOCKS and max(counts.values()) >= _LEAST_TENSORS
+        if len(counts) >= blocks and max(counts.values()) >= tensors
     }
 
 
