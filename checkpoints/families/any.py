@@ -96,6 +96,10 @@ def _record(shapes: Mapping[str, Shape], least: Least) -> Family | None:
         return None
     starts, blocks, ends = _rows(own, lists)
     table = (*starts, *blocks, *ends)
+    if least == _FRAGMENT:  # too little to tell what is a prefix: the keys are the file's names
+        table = tuple((*row[:3], tuple(_found(start, prefix, shapes) for start in row[3])) for row in table)
+        own, keys = [name for name in shapes if name.removeprefix(prefix) in set(own)], dict(shapes)
+        prefix = ""
     labels = tuple(label for stem, first, last, _ in table for label in _labels(stem, first, last))
     return Family(
         id="any",
@@ -115,6 +119,12 @@ def _record(shapes: Mapping[str, Shape], least: Least) -> Family | None:
         drawing="chain",
         keeps_names=True,
     )
+
+
+def _found(start: str, prefix: str, names: Collection[str]) -> str:
+    """A beginning of names behind a prefix, as the names have it that have the prefix."""
+    whole = (prefix + start).replace("{n}", "")
+    return prefix + start if any(name.startswith(whole) for name in names) else start
 
 
 def _prefix(names: Collection[str], least: Least) -> str:

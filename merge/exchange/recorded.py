@@ -33,13 +33,7 @@ from .supermerger import (
 _WEBUI_MODELS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER_MODELS = ("model_a", "model_b", "model_c")
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
-# Modes of Chattiori-Model-Merger -> our methods, and how it writes numbers: `0.4` or `0.4,[[0.1, ...],[elemental lines]]`.
-_CHATTIORI = {
-    "weighted_sum": "weighted_sum", "add_difference": "add_difference", "no_interpolation": "copy", "triple_sum": "triple_sum",
-    "multiply_difference": "multiply_difference", "similarity_add_difference": "similarity_add_difference",
-    "sum_twice": "sum_twice", "smooth_add_difference": "smooth_add", "tensor_sum": "tensor_sum",
-    "train_difference": "train_difference",
-}  # fmt: skip
+# How Chattiori-Model-Merger writes numbers: `0.4` or `0.4,[[0.1, ...],[elemental lines]]`.
 _CHATTIORI_NUMBERS = re.compile(r"(-?\d[\d.eE+-]*)(?:,\[\[([^\[\]]*)\],\[(.*)\]\])?\s*$", re.DOTALL)
 _CHATTIORI_DTYPES = {"fp16": "fp16", "fp32": "keep"}
 # The hash of a model whose hash was not known, as JSON and Python write it.
@@ -451,9 +445,9 @@ def _of_sdnext(mode: Any) -> Method | None:
 
 
 def _of_chattiori(mode: Any) -> Method | None:
-    """The method of a mode of Chattiori-Model-Merger, most of which are called as ours are."""
+    """The method of a mode of Chattiori-Model-Merger."""
     words = "_".join(mode.casefold().split()) if isinstance(mode, str) else ""
-    return METHODS.get(_CHATTIORI.get(words, words)) if words in _CHATTIORI else None
+    return next((m for m in METHODS.values() if words and m.chattiori == words), None)
 
 
 def _is_chattiori(recipe: dict) -> bool:

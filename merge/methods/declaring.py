@@ -73,6 +73,7 @@ class Facts(TypedDict, total=False):
     webui: str
     supermerger: Supermerger | tuple[Supermerger, ...]
     sdnext: bool
+    chattiori: str
     mergekit: dict[str, Mergekit]
     mecha: Mecha | tuple[Mecha, ...]
 

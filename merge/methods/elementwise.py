@@ -25,6 +25,7 @@ def moved(a, change):
     base="c",
     becomes=first_alone,
     supermerger=Supermerger("Add difference", "trainDifference"),
+    chattiori="train_difference",
     mecha=(
         Mecha("train_difference_mask", "a b c alpha", read="mask", write="masked"),
         Mecha("train_difference", "a b c alpha", read="whole", write=""),
@@ -65,7 +66,7 @@ def add_opposite(a, b, c, *, alpha: float = 1.0):
     return moved(a, 2 * alpha * (apart / (both + (both == 0))) * (b - c))
 
 
-@elementwise(base="c", sdnext=True)
+@elementwise(base="c", sdnext=True, chattiori="multiply_difference")
 def multiply_difference(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     """c + sign((1 - beta) a + beta b - c) |a - c|^(1 - alpha) |b - c|^alpha: the geometric mean of two changes.
 
@@ -87,7 +88,7 @@ def _logarithm(size, power: float):
     return np.where(size == 0, -np.inf if power else 0.0, power * np.log2(size, dtype=np.float64))
 
 
-@elementwise(base="c", sdnext=True)
+@elementwise(base="c", sdnext=True, chattiori="similarity_add_difference")
 def similarity_add_difference(a, b, c, *, alpha: float = 1.0, beta: float = 1.0):
     """(1 - s) (a + alpha (b - c)) + s ((1 - alpha / 2) a + alpha / 2 b), s = beta (a b / max(|a|, |b|)^2 + 1) / 2.
 
@@ -115,6 +116,7 @@ _DOWN = "tensor sum rounds to the nearest row here; supermerger rounds down"
         Supermerger("Weight sum", "tensor", note=_DOWN),
         Supermerger("Weight sum", "tensor2", {"along": "columns"}, note=_DOWN),
     ),
+    chattiori="tensor_sum",
     mecha=Mecha(
         "tensor_sum",
         "a b width offset",

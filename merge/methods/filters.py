@@ -15,6 +15,7 @@ from .numpy_later import np
     base="c",
     becomes=first_alone,
     supermerger=Supermerger("Add difference", "smoothAdd"),
+    chattiori="smooth_add_difference",
 )
 def smooth_add(a, b, c, *, alpha: float = 1.0):
     """a + alpha G(M(b - c)), M the median of 3 neighbours along every axis, G a Gaussian filter of width 1 along every axis.

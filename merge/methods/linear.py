@@ -62,6 +62,7 @@ def uniform(*models):
     becomes=_between,
     webui="Weighted sum",
     supermerger=Supermerger("Weight sum"),
+    chattiori="weighted_sum",
     sdnext=True,
     mecha=Mecha("weighted_sum", "a b alpha", {"alpha": ("alpha", 0.5)}),
 )
@@ -101,6 +102,7 @@ def weighted_average(*models, weights: Numbers, normalise: bool = True):
     becomes=first_alone,
     webui="Add difference",
     supermerger=Supermerger("Add difference"),
+    chattiori="add_difference",
     sdnext=True,
     mecha=Mecha("add_difference", "a b alpha", read="added", write="added"),
 )
@@ -116,7 +118,13 @@ def add_difference(a, b, c, *, alpha: float = 1.0):
     return 1.0, alpha, -alpha
 
 
-@linear(becomes=_twice, supermerger=Supermerger("sum Twice"), sdnext=True, mecha=Mecha(read="", write="twice"))
+@linear(
+    becomes=_twice,
+    supermerger=Supermerger("sum Twice"),
+    sdnext=True,
+    chattiori="sum_twice",
+    mecha=Mecha(read="", write="twice"),
+)
 def sum_twice(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     """(1 - beta) ((1 - alpha) a + alpha b) + beta c: two weighted sums, one after the other, rounded once.
 
@@ -127,7 +135,13 @@ def sum_twice(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     return (1 - beta) * (1 - alpha), (1 - beta) * alpha, beta
 
 
-@linear(becomes=_of_three, supermerger=Supermerger("Triple sum"), sdnext=True, mecha=Mecha(read="", write="shares"))
+@linear(
+    becomes=_of_three,
+    supermerger=Supermerger("Triple sum"),
+    sdnext=True,
+    chattiori="triple_sum",
+    mecha=Mecha(read="", write="shares"),
+)
 def triple_sum(a, b, c, *, alpha: float = 0.33, beta: float = 0.33):
     """(1 - alpha - beta) a + alpha b + beta c.
 
@@ -140,6 +154,7 @@ def triple_sum(a, b, c, *, alpha: float = 0.33, beta: float = 0.33):
 
 @linear(
     webui="No interpolation",
+    chattiori="no_interpolation",
     mergekit={"passthrough": Mergekit("ignored", weighted=False, scaled=True)},
     mecha=Mecha(read="", write="same"),
 )

@@ -110,6 +110,7 @@ class Method:
         webui: its name in the merger of the web UI (A1111).
         supermerger: the modes of supermerger that it is.
         sdnext: SD.Next has it, under our name.
+        chattiori: its mode in Chattiori-Model-Merger, in small letters and with _.
         mergekit: those of mergekit's methods that it is, by their names.
         mecha: those of sd-mecha's methods that it is; the first that can be is written.
     """
@@ -131,6 +132,7 @@ class Method:
     webui: str = ""
     supermerger: tuple[Supermerger, ...] = ()
     sdnext: bool = False
+    chattiori: str = ""
     mergekit: Mapping[str, Mergekit] = field(default_factory=dict)
     mecha: tuple[Mecha, ...] = ()
 

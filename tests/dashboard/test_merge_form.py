@@ -42,7 +42,7 @@ def back(form: MergeForm) -> MergeForm:
         MergeForm("add", (FILES[0], LORA), {"alpha": 0.8}, loras=frozenset({LORA})),
         MergeForm("pick_component", FILES[:2], {"component": "clip_l"}),
         MergeForm("iso_c", FILES[:3], {"weights": [1.0, 1.0], "alpha": 1.0, "z": 0.8}),
-        MergeForm("tensor_sum", FILES[:2], {"alpha": 0.5, "beta": 0.25}),
+        MergeForm("tensor_sum", FILES[:2], {"alpha": 0.5, "beta": 0.25, "along": "rows"}),
     ],
 )
 def test_controls_survive_the_way_through_a_recipe(form):

@@ -264,8 +264,11 @@ def test_every_method_merges_it(models, tmp_path, method):
     step: dict = {"method": method.name, "inputs": inputs}
     step |= {p.name: "words" if p.kind == "choice" else 0.5 for p in method.parameters.values() if p.default is None}
     steps = {"mix": step}
-    if method.deltas:
-        steps = {"d": {"method": "subtract", "inputs": ["b", "c"]}, "mix": step | {"inputs": ["a", "d"]}}
+    difference = {"method": "subtract", "inputs": ["b", "c"]}
+    if method.deltas and method.result == "delta":
+        steps = {"d": difference, "less": step | {"inputs": ["d"]}, "mix": {"method": "add", "inputs": ["a", "less"]}}
+    elif method.deltas:
+        steps = {"d": difference, "mix": step | {"inputs": ["a", "d"]}}
     elif method.result == "delta":
         steps = {"d": step, "mix": {"method": "add", "inputs": ["a", "d"]}}
     made = merged(models, tmp_path / "m.safetensors", {}, models=names, steps=steps, result="mix")
