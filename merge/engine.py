@@ -38,12 +38,13 @@ _ARITHMETIC = 2
 
 @dataclass
 class Written:
-    """What a run wrote: the file, its size, how long it took, what was repaired on the way, in sentences, and how many tensors
-    an earlier run had finished."""
+    """What a run wrote: the file, its size, how long it took, the first byte of every tensor by key, what was repaired on the way,
+    in sentences, and how many tensors an earlier run had finished."""
 
     path: Path
     size: int
     seconds: float
+    offsets: Mapping[str, int]
     repairs: list[str] = field(default_factory=list)
     resumed: int = 0
 
@@ -112,7 +113,7 @@ def write(
             raise
         form.check(out.partial, entries)
         out.commit()
-    return Written(Path(output), size, time.perf_counter() - began, faults.repairs(), len(finished))
+    return Written(Path(output), size, time.perf_counter() - began, offsets, faults.repairs(), len(finished))
 
 
 def _work(plan: Plan, inputs: dict[Path, str]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints import Checkpoint
 from ..checkpoints.families import in_order
+from ..checkpoints.files import FileReader
 from ..checkpoints.stream import Pass
 from .forms import Model
 from .plan import Plan
@@ -95,31 +97,40 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     )
 
 
-def equal_model(plan: Plan, output: Path) -> str:
+def equal_model(plan: Plan, output: Path, offsets: Mapping[str, int]) -> str:
     """The model whose weights a written result turned out to have, by name; empty where it has none's.
 
     Numbers alone tell it of copies (`Plan.equal_to`); this reads the result and the models until a tensor differs, the smallest
     first, so that it costs next to nothing where they do. Of a result in another dtype the model's rounded numbers count.
+
+    Args:
+        offsets: tensor -> its first byte in the output.
     """
     weights = [t for t in plan.tensors if t.dtype.is_float and not t.buffer and not t.positions]
-    with open_checkpoint(output) as made:
+    weights.sort(key=lambda tensor: tensor.nbytes)
+    with FileReader(output) as made:
         for i in dict.fromkeys(i for tensor in weights for i in tensor.inputs):
             if plan.checkpoints[i].architecture.what == "lora" or not all(i in t.inputs for t in weights):
                 continue
-            worked_out = [t for t in weights if t.form.single is None or t.form.single.index != i]
-            if all(_has_values_of(made, plan.checkpoints[i], i, t) for t in sorted(worked_out, key=lambda t: t.nbytes)):
+            worked_out = (t for t in weights if t.form.single is None or t.form.single.index != i)
+            if all(_has_values_of(made, offsets, plan.checkpoints[i], i, t) for t in worked_out):
                 return plan.names[i]
     return ""
 
 
-def _has_values_of(made: Checkpoint, model: Checkpoint, index: int, tensor: TensorPlan) -> bool:
+def _has_values_of(
+    made: FileReader, offsets: Mapping[str, int], model: Checkpoint, index: int, tensor: TensorPlan
+) -> bool:
     source = tensor.inputs[index]
-    if source.shape != tensor.shape or tensor.key not in made or source.key not in model:
+    if source.shape != tensor.shape or source.key not in model:
         return False
+    raw = np.frombuffer(made.read(offsets[tensor.key], tensor.nbytes), np.uint8)
     if source.dtype == tensor.dtype:
-        return np.array_equal(made.raw(tensor.key), model.raw(source.key))
+        return np.array_equal(raw, model.raw(source.key).reshape(-1).view(np.uint8))
     narrow = {"F16": np.float16, "F32": np.float32}.get(tensor.dtype.name)
-    return narrow is not None and np.array_equal(made.numpy(tensor.key), model.numpy(source.key).astype(narrow))
+    if narrow is None:
+        return False
+    return np.array_equal(raw.view(narrow), model.numpy(source.key).astype(narrow).reshape(-1))
 
 
 def label_shares(plan: Plan) -> list[LabelShares]:

@@ -62,7 +62,7 @@ def merge(
             progress=progress,
             cancel=cancel,
         )
-        report.equal_to = report.equal_to or equal_model(plan, output)
+        report.equal_to = report.equal_to or equal_model(plan, output, written.offsets)
     report.seconds = written.seconds
     report.warnings += written.repairs
     report.resumed = written.resumed
