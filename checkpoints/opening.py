@@ -167,7 +167,7 @@ def _marks(folder: Checkpoint) -> dict[str, TensorInfo]:
     Where a file without a mark may predict either, its family's files are told by other signs, and get no such key.
     """
     usual = folder.family.predicts
-    if usual is None or folder.family.core not in folder.components:
+    if usual is None or folder.family.core not in folder.architecture.parts:
         return {}
     said = None if folder.prediction == usual else folder.prediction
     said_by = folder.path / folder.prediction_from

@@ -45,6 +45,7 @@ class Collapse:
     ):
         self._recipe, self._family, self._index, self._has, self._ema = recipe, family_of(family), index, has, ema
         self._weights: dict[str, dict] = {}
+        self._orders: dict[str, Sequence[str]] = {}
 
     @property
     def family(self) -> Family:
@@ -70,9 +71,15 @@ class Collapse:
             # A LoRA changes some tensors, and adds 0 to all others.
             return Form((), ()) if name in self._recipe.loras else Lacking(frozenset((index,)))
 
-        for name in self._recipe.order(source) if source in self._recipe.steps else ():
+        for name in self._order(source):
             forms[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
         return of(source)
+
+    def _order(self, source: str) -> Sequence[str]:
+        """The steps that a source comes to, each after its inputs; asked for every key, worked out once."""
+        if source not in self._orders:
+            self._orders[source] = self._recipe.order(source) if source in self._recipe.steps else ()
+        return self._orders[source]
 
     def _step(self, name: str, key: str, inputs: list[Form | Lacking], merge_vae: bool) -> Form | Lacking:
         step, resolved = self._recipe.steps[name], self._resolved(name)

@@ -148,7 +148,7 @@ def _by_kind(kinds: Mapping[str, Sequence[str]]) -> str:
 
 
 def _markers(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
-    return {key: info for key, info in checkpoint.tensors.items() if info.component == "marker"}
+    return {key: checkpoint[key] for key in checkpoint.keys_by_component.get("marker", ())}
 
 
 def _levels(

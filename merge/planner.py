@@ -200,9 +200,9 @@ class Planner:
         if foreign and asked:  # `text_encoders` of another architecture: those that this one has
             return
         keys: dict[str, None] = {}
+        renamed = self._renaming(component)
         for i in models:
-            for key in self.checkpoints[i].keys_by_component.get(component, ()):
-                keys[self._renamed(key, component)] = None
+            keys |= dict.fromkeys(map(renamed, self.checkpoints[i].keys_by_component.get(component, ())))
         if not keys and self.recipe.components.get(component) == MERGED:
             self.warnings.append(f"no model has a {component}: there is none to merge")
             return
@@ -259,12 +259,16 @@ class Planner:
     def _is_model(self, index: int) -> bool:
         return self.checkpoints[index].architecture.what != "lora"
 
-    def _renamed(self, key: str, component: str) -> str:
-        """A text encoder's key under the prefix that this architecture has for it: SD1's CLIP_L serves in SDXL."""
+    def _renaming(self, component: str) -> Callable[[str], str]:
+        """A text encoder's key to the one that this architecture has for it: SD1's CLIP_L serves in SDXL."""
         held = self.family.component(component)
         prefixes = self.family.prefixes_of(component) if held else ()
-        prefix = next((p for p in prefixes if key.startswith(p)), None)
-        return key if prefix is None else held.prefix + key.removeprefix(prefix)
+
+        def renamed(key: str) -> str:
+            prefix = next((p for p in prefixes if key.startswith(p)), None)
+            return key if prefix is None else held.prefix + key.removeprefix(prefix)
+
+        return renamed
 
     def _lookup(self, model: int, key: str) -> TensorInfo | None:
         """A model's tensor of that key, wherever its own architecture keeps it."""
@@ -301,16 +305,15 @@ class Planner:
         that says of what noise they predict, and what may be trained; EMA copies and what training left are not in the result."""
         source, models = self.source(self.family.core)[0], self._denoisers()
         for i in dict.fromkeys((models[0], *(() if self.marked_by is None else (self.marked_by,)))):
-            for key, info in self.checkpoints[i].tensors.items():
-                kept = info.component in BUFFERS and info.component not in TRAINED
-                if kept if i == models[0] else info.component == "marker":
+            for component in (c for c in BUFFERS if c not in TRAINED) if i == models[0] else ("marker",):
+                for key in self.checkpoints[i].keys_by_component.get(component, ()):
                     yield self._tensor(key, Form.of(Model(i)), [i], None)
         for component in TRAINED:
-            held = (info for i in models for info in self.checkpoints[i].tensors.values())
-            for key in dict.fromkeys(info.key for info in held if info.component == component):
+            held = (key for i in models for key in self.checkpoints[i].keys_by_component.get(component, ()))
+            for key in dict.fromkeys(held):
                 if not is_training_state(key) and (form := self._form(source, component, key, models)) is not None:
                     yield self._tensor(key, form, models, None)
-        counts = [sum(t.component == "ema" for t in c.tensors.values()) for c in self.checkpoints]
+        counts = [len(c.keys_by_component.get("ema", ())) for c in self.checkpoints]
         # Two of them are only a counter and a rate, which pruned files keep.
         with_ema = [name for name, count in zip(self.names, counts, strict=True) if count > 2]
         if with_ema:

@@ -404,7 +404,11 @@ class Family:
 
     def component(self, name: str) -> Component | None:
         """The text encoder or VAE of that name (`clip_l`), where it has one."""
-        return next((c for c in self.components if c.id == name), None)
+        return self._by_id.get(name)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Component]:
+        return {c.id: c for c in self.components}
 
     @cached_property
     def first_key(self) -> str:
