@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .arguments import Overwrite, Threads, expand
-from .screen import bar, note, progress, say, show_frame, show_json, show_table, size
+from .screen import bar, note, progress, say, show_frame, show_json, show_table, size, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,37 @@ def opened(files: ExitStack, path: Path) -> Checkpoint:
     from ..checkpoints import open_checkpoint
 
     return files.enter_context(open_checkpoint(path))
+
+
+def several(files: ExitStack, words: list[str]) -> list[Checkpoint]:
+    """Open checkpoints that `files` closes: those that are named, and those that patterns and lists (`@list.txt`) come to.
+
+    Of patterns and lists, what cannot be used is told and left out; what is named has to be there.
+
+    Raises:
+        CheckpointError: a named file cannot be opened, or none of a pattern's or list's can.
+    """
+    from ..checkpoints import CheckpointError
+
+    out: list[Checkpoint] = []
+    for word in words:
+        usable = 0
+        for path in expand([word]):
+            named = path == Path(word)
+            try:
+                checkpoint = opened(files, path)
+                if not named and checkpoint.architecture.what not in ("checkpoint", "component"):
+                    raise CheckpointError(f"{path}: is {checkpoint.architecture.name}")
+            except CheckpointError as error:
+                if named:
+                    raise
+                warn(f"left out: {error}")
+            else:
+                out.append(checkpoint)
+                usable += 1
+        if not usable:
+            raise CheckpointError(f"{word}: none of its files can be used")
+    return out
 
 
 def check_results(overwrite: bool, *results: tuple[Path | None, tuple[str, ...]]) -> None:
@@ -213,7 +244,7 @@ def compare(
 
     check_results(overwrite, (csv, TABLES))
     with ExitStack() as stack, progress("comparing") as moved:
-        models = [opened(stack, path) for path in expand(files)]
+        models = several(stack, files)
         origin = opened(stack, reference) if reference else None
         found = compared(models, reference=origin, component=component, threads=threads, progress=moved)
     pairs = found.pairs(by)

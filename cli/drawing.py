@@ -137,7 +137,7 @@ def _recipe_drawing(path: Path, title: str | None, theme: str):
 def family_of(recipe: Recipe, said: Family | None = None) -> Family:
     """The architecture that a recipe is for: its first model's if that can be read, else the one that its file names, else one
     that its weights fit."""
-    from ..checkpoints import FAMILIES, UnetscopeError, open_checkpoint
+    from ..checkpoints import UnetscopeError, open_checkpoint
     from ..merge.collapse import fitting_families
 
     try:
@@ -146,7 +146,7 @@ def family_of(recipe: Recipe, said: Family | None = None) -> Family:
         found = None
     if found or said:
         return found or said
-    return next(iter([*fitting_families(recipe), *FAMILIES.values()]))
+    return fitting_families(recipe)[0]
 
 
 def recipe_tree(recipe: Recipe, family: str | Family) -> TreeNode:

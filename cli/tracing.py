@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .analysing import PICTURES, RECIPES, TABLES, check_results, opened, write_csv
-from .arguments import Methods, Overwrite, Threads, expand
+from .analysing import PICTURES, RECIPES, TABLES, check_results, opened, several, write_csv
+from .arguments import Methods, Overwrite, Threads
 from .screen import note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def trace(
     check_results(overwrite, (save_recipe, RECIPES), (plot, PICTURES), (csv, TABLES))
     with ExitStack() as files, progress("tracing") as moved:
         whole = opened(files, merged)
-        candidates = [opened(files, path) for path in expand(among)]
+        candidates = several(files, among)
         origin = opened(files, base) if base else None
         found = traced(whole, candidates, base=origin, threads=threads, progress=moved)
     if json:

@@ -219,7 +219,11 @@ def _is_plain(value) -> bool:
 
 def fitting_families(recipe: Recipe) -> list[Family]:
     """The families that all block weights of a recipe fit, those that they name block for block first, then those that most tools
-    know: what it may be for where no file tells."""
+    know: what it may be for where no file tells.
+
+    Raises:
+        RecipeError: they fit none.
+    """
 
     def last(family: Family) -> tuple:
         return (
@@ -227,17 +231,25 @@ def fitting_families(recipe: Recipe) -> list[Family]:
             family.mecha is None, -len(family.conventions),
         )  # fmt: skip
 
-    known = sorted(FAMILIES.values(), key=last)
-    return [family for family in known if _fits(recipe, family)]
+    misfits = {family: _misfit(recipe, family) for family in sorted(FAMILIES.values(), key=last)}
+    fitting = [family for family, misfit in misfits.items() if misfit is None]
+    if not fitting:
+        nearest = next(iter(misfits.values()))
+        raise RecipeError(
+            f"no model tells the architecture, and the block weights fit none that is known ({nearest}); mend them, or give a "
+            "model that can be read"
+        )
+    return fitting
 
 
-def _fits(recipe: Recipe, family: Family) -> bool:
+def _misfit(recipe: Recipe, family: Family) -> LabelError | None:
+    """Why the block weights of a recipe do not fit a family; None where all do."""
     try:
         for weights in _block_weights(recipe):
             weights.resolve(family)
-    except LabelError:
-        return False
-    return True
+    except LabelError as error:
+        return error
+    return None
 
 
 def _block_weights(recipe: Recipe) -> list[BlockWeights]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.families import FAMILIES, Family, family_of
+from ...checkpoints.families import Family, family_of
 from ..collapse import Collapse, fitting_families
 from ..forms import Model
 from ..recipe import Recipe
@@ -19,7 +19,10 @@ def shares_of(recipe: Recipe, family: str | Family | None = None) -> tuple[dict[
     Block weights depend on the architecture: without `family` the first that they fit is taken, and the sentence says so.
     None for a model that a method reads which is not linear.
     """
-    tried = [family_of(family)] if family else fitting_families(recipe) or list(FAMILIES.values())
+    try:
+        tried = [family_of(family)] if family else fitting_families(recipe)
+    except UnetscopeError as error:
+        return {}, f"effective shares are not known: {error}"
     for each in tried:
         try:
             return _shares(recipe, each)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.families import FAMILIES, Family
+from ...checkpoints.families import Family
 from ...checkpoints.hashes import identity
 from ...checkpoints.kept_scans import keep_scan, kept_scan
 from ...checkpoints.opening import open_checkpoint
@@ -122,9 +122,13 @@ def lint(
     report = LintReport(where, deep=deep)
     with ExitStack() as files:
         models = _open(recipe, report, files)
-        family = _family(recipe, models)
-        report.family = family.id
         report.findings += recipe_findings(recipe)
+        try:
+            family = _family(recipe, models)
+        except UnetscopeError as error:  # nothing tells what it is for: the rest cannot be looked at
+            report.findings = _sorted([*report.findings, _refused(error)])
+            return report
+        report.family = family.id
         report.findings += weight_findings(recipe, family)
         if deep:
             _scan(recipe, models, report, threads, progress, cancel)
@@ -147,9 +151,13 @@ def lint(
 
 
 def _family(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Family:
-    """The record of the first model that tells its family; where none does, the first one that the recipe's block weights fit."""
+    """The record of the first model that tells its family; where none does, the first one that the recipe's block weights fit.
+
+    Raises:
+        RecipeError: they fit none.
+    """
     told = (checkpoint.told_family for checkpoint in models.values())
-    return next(filter(None, told), None) or next(iter([*fitting_families(recipe), *FAMILIES.values()]))
+    return next(filter(None, told), None) or fitting_families(recipe)[0]
 
 
 def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Checkpoint]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 
 import pytest
 import yaml
 from places import place
 from tiny import load
 
+from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.merge import Recipe, merge
 
 KEY = "model.diffusion_model.output_blocks.4.0.in_layers.2.weight"
@@ -67,6 +69,23 @@ def test_compare_agrees_with_diff_and_draws_its_plots(here, run):
             assert pairs[row["label"], "a", "c"] == pytest.approx(row["distance"], rel=1e-4)
     code, out, _ = run("compare", "a.safetensors", "b.safetensors", "c.safetensors", "--plot", "plots")
     assert code == 0 and {p.name for p in (here / "plots").iterdir()} == {"model_clusters.png", "model_map.png"}
+
+
+def test_what_a_pattern_fits_and_cannot_be_used_is_told_and_left_out(here, run, tmp_path):
+    for name in "ab":
+        shutil.copy(here / f"{name}.safetensors", tmp_path / f"{name}.safetensors")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "none.safetensors").touch()
+    write_demo_lora(tmp_path / "lora.safetensors", "sd1")
+    for command in (("compare", f"{tmp_path}/*"), ("trace", "a.safetensors", "--among", f"{tmp_path}/*.safetensors")):
+        code, out, err = run(*command, "--json")
+        assert code == 0, err
+        assert [name for name in ("page", "none", "lora") if f"{name}.safetensors" in err] == ["page", "none", "lora"]
+    code, out, _ = run("compare", f"{tmp_path}/*", "--json")
+    assert json.loads(out)["models"] == ["a", "b"]
+    # What is named has to be there; so has something of a pattern.
+    for other in ("page.safetensors", "p*.safetensors"):
+        assert run("compare", "a.safetensors", f"{tmp_path}/{other}")[0] == 2
 
 
 def test_trace_recovers_a_recipe_that_makes_the_merge_again(here, run):

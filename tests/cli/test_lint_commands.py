@@ -70,3 +70,17 @@ def test_a_file_that_is_no_recipe(run, tmp_path):
     (tmp_path / "bad.yaml").write_text("models: 3\n")
     code, out, _ = run("lint", tmp_path / "bad.yaml")
     assert code == 1 and "error" in out
+
+
+def test_weights_that_fit_no_architecture_are_taken_for_none_where_no_model_tells(tmp_path, run):
+    """No family is assumed: lint says so, a diagram is refused, shares are not worked out."""
+    path = tmp_path / "r.yaml"
+    step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": [0.5] * 7}
+    models = {"a": "gone.safetensors", "b": "gone-too.safetensors"}
+    path.write_text(yaml.safe_dump({"models": models, "steps": {"m": step}}))
+    code, out, _ = run("lint", path, "--json")
+    report = json.loads(out)
+    assert code == 1 and report["family"] == "" and report["shares"] == []
+    assert [f["severity"] for f in report["findings"]].count("error") >= 1
+    code, _, err = run("diagram", path, "-o", tmp_path / "r.svg")
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "r.svg").exists()
