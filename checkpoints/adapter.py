@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architecture import told
+from .architecture import known_id
 from .errors import CheckpointError
 from .families import FAMILIES, Family, family_of, in_order
 
@@ -88,13 +88,12 @@ def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
     tags = _top_tags(metadata.get("ss_tag_frequency", ""))
     try:
         with open_lora(path) as lora:
-            families = _fitting(path, lora)
-            return replace(_described(lora, said, tags), family=next(iter(families), None), families=families)
+            return _described(lora, _fitting(path, lora), said, tags)
     except CheckpointError as error:
         return Adapter({}, {}, said, tags=tags, problem=str(error))
 
 
-def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapter:
+def _described(lora: Lora, families: tuple[str, ...], said: dict[str, str], tags: dict[str, int]) -> Adapter:
     layers = [(module, part.formula) for module, part in lora.layers.values()]
     family = family_of(lora.family)
     labels = Counter(family.block_of(module.key).label for module, _ in layers)
@@ -104,13 +103,14 @@ def _described(lora: Lora, said: dict[str, str], tags: dict[str, int]) -> Adapte
         ranks=dict(sorted(Counter(f.rank for _, f in layers if f.rank is not None).items())),
         said=said,
         style=lora.style,
-        family=told(family),
+        family=next(iter(families), None),
         kinds=lora.kinds,
         alphas=dict(sorted(Counter(alpha for alpha in alphas if alpha is not None).items())),
         labels={label: labels[label] for label in in_order(labels)},
         needs_base=lora.needs_base,
         tags=tags,
         unknown=tuple(lora.unknown),
+        families=families,
     )
 
 
@@ -139,7 +139,7 @@ def _fitting(path: Path, lora: Lora) -> tuple[str, ...]:
     from .lora.trainer import said_family
 
     own = family_of(lora.family)
-    if told(own) is None:
+    if known_id(own) is None:
         return ()
     if said_family(lora.metadata) or any(own.block_of(key).core for key in lora.modules):
         return (own.id,)

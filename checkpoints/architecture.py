@@ -60,7 +60,7 @@ class Architecture:
     def for_family(self, family: str | Family) -> Architecture:
         """The same adapter, for another family, or for a model of none as its record calls it."""
         record = family_of(family)
-        return replace(self, family=told(record), name=f"{self.name.partition(' for ')[0]} for {record.title}")
+        return replace(self, family=known_id(record), name=f"{self.name.partition(' for ')[0]} for {record.title}")
 
 
 def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> Architecture:
@@ -292,7 +292,7 @@ def _embedding_name(shapes: Mapping[str, Shape]) -> str | None:
     return f"{what}, {amount}" + (f" ({title})" if title else "")
 
 
-def told(family: Family) -> str | None:
+def known_id(family: Family) -> str | None:
     """The id of a known family; None for a record that a file's own names made."""
     return family.id if family.id in FAMILIES else None
 

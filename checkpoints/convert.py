@@ -30,7 +30,7 @@ from .stream import Pass, Progress
 from .targets import refuse_holders, refuse_inputs, require_suffix
 from .tensors import StoredTensor
 from .transfer import Converter, Outgoing, copied, counting, write_tensors
-from .wording import counted
+from .wording import counted, some
 
 To = Literal["single-file", "diffusers"]
 
@@ -175,10 +175,12 @@ class _Conversion:
         tensors = {key: info.stored for key, info in self._checkpoint.tensors.items()}
         if donor is not None:
             tensors |= self._from_donor(donor)
-        if prune:
-            self._prune(tensors)
         if drop:
             self._drop(tensors, drop)
+        if prune:  # behind what is left out by name, which is then not said to be kept
+            self._prune(tensors)
+        if (drop or prune) and not tensors:
+            raise CheckpointError(f"{self._checkpoint.path}: nothing would be left of it")
         if architecture.what in ("checkpoint", "component"):
             self._count_missing(tensors)
         return tensors
@@ -199,12 +201,13 @@ class _Conversion:
         if unknown := [key for key in tensors if family.block_of(key).component == "other"]:
             self.report.kept = unknown
             self.report.notes.append(
-                f"{counted(len(unknown), 'tensor')} of no known component: kept ({_some(unknown)}); --drop NAME leaves out what "
+                f"{counted(len(unknown), 'tensor')} of no known component: kept ({some(unknown)}); --drop NAME leaves out what "
                 "you know to be needless"
             )
 
     def _drop(self, tensors: dict[str, StoredTensor], patterns: Sequence[str]) -> None:
         """Leave out tensors by name: a whole one, what it begins with, or a glob, of a key or of the file's own name."""
+        left_out: dict[str, None] = {}
         for pattern in patterns:
             keys = [
                 key for key, stored in tensors.items() if _is_named(pattern, key) or _is_named(pattern, stored.name)
@@ -213,18 +216,17 @@ class _Conversion:
                 raise CheckpointError(
                     f"{self._checkpoint.path}: has no tensor that is called or begins with {pattern!r}{nearest(pattern, tensors)}"
                 )
-            self.report.dropped.setdefault("by name", []).extend(keys)
-            for key in keys:
-                del tensors[key]
-        if not tensors:
-            raise CheckpointError(f"{self._checkpoint.path}: nothing would be left of it")
+            left_out |= dict.fromkeys(keys)
+        self.report.dropped["by name"] = list(left_out)
+        for key in left_out:
+            del tensors[key]
 
     def _count_missing(self, tensors: dict[str, StoredTensor]) -> None:
         """Say what is not there of the layout: a conversion mends nothing."""
         for component, keys in missing_weights(self._checkpoint, tensors).items():
             if needed := [key for key in keys if short_name(key, self._checkpoint.family) is not None]:
                 self.report.notes.append(
-                    f"{component} lacks {counted(len(needed), 'tensor')} of its layout ({_some(needed)})"
+                    f"{component} lacks {counted(len(needed), 'tensor')} of its layout ({some(needed)})"
                 )
 
     def _from_donor(self, donor: Checkpoint) -> dict[str, StoredTensor]:
@@ -343,18 +345,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     found = checkpoint.metadata
     if checkpoint.format == "diffusers":
         found = {key.removeprefix("unet."): text for key, text in found.items() if key.startswith("unet.")}
-        if checkpoint.prediction == "v":
+        if checkpoint.prediction in ("v", "flow"):
             # The folder says so in its scheduler, which a single file does not have.
-            found["modelspec.prediction_type"] = "v"
+            found["modelspec.prediction_type"] = checkpoint.prediction
     return {"format": "pt"} | {key: text for key, text in found.items() if key not in _STALE}
 
 
 def _is_named(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else name.startswith(pattern)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def _change(before: DType, after: DType) -> str:

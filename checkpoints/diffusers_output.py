@@ -23,6 +23,7 @@ from .families.parts.schedule import CONTINUOUS, ZERO_SNR, is_marker
 from .naming import DiffusersTranslation, to_diffusers
 from .output import replace_file
 from .tensors import Shape, StoredTensor
+from .wording import some
 
 _FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -125,7 +126,7 @@ def _check(checkpoint: Checkpoint, family: Family, translation: DiffusersTransla
         if missing:
             raise CheckpointError(
                 f"{checkpoint.path}: {component} lacks {len(missing):,} of the tensors that diffusers needs "
-                f"({', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}); give a donor file that has them"
+                f"({some(missing, _SHOWN)}); give a donor file that has them"
             )
     wrong = ""
     for widths in ("real", "narrow"):

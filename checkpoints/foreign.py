@@ -73,6 +73,8 @@ _TOKEN = re.compile(r"^string_to_token(\.|$)")
 # A token has a name of one word; a bare tensor, which is called so when it is read, is an aesthetic embedding.
 _ONE_WORD, _ALONE = re.compile(r"[^.]+"), "tensor"
 _MOST_EMBEDDINGS = 8
+# Tokens that a text encoder reads at once, without its marks of begin and end: more vectors than that are a layer's weights.
+_CONTEXT = 75
 
 
 def name_forms(names: Collection[str]) -> Counter[str]:
@@ -118,7 +120,8 @@ def embeddings(shapes: Mapping[str, Shape], widths: Collection[int]) -> tuple[st
 
     Args:
         shapes: the file's own names -> shapes.
-        widths: of the text encoders that are known. Names that tell nothing count where the width is one of these.
+        widths: of the text encoders that are known. Names that tell nothing count where the width is one of these, and the
+            vectors are no more than a prompt has room for.
     """
     vectors = {name: shape for name, shape in shapes.items() if not _TOKEN.match(name)}
     if not vectors or any(len(shape) not in (1, 2) for shape in vectors.values()):
@@ -126,7 +129,7 @@ def embeddings(shapes: Mapping[str, Shape], widths: Collection[int]) -> tuple[st
     if not all(_EMBEDDING.match(name) for name in vectors) and not (
         len(vectors) <= _MOST_EMBEDDINGS
         and all(_ONE_WORD.fullmatch(name) for name in vectors)
-        and all(shape[-1] in widths for shape in vectors.values())
+        and all(shape[-1] in widths and (len(shape) == 1 or shape[0] <= _CONTEXT) for shape in vectors.values())
     ):
         return None
     found: dict[int, int] = {}

@@ -16,6 +16,7 @@ from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .needless import EMA, needless
 from .position_ids import is_position_ids
+from .wording import counted
 
 Level = Literal["broken", "suspect", "note"]
 _SHOWN = 4
@@ -179,7 +180,7 @@ def _ballast(checkpoint: Checkpoint) -> list[Finding]:
 
 
 def _tensors(count: int) -> str:
-    return f"{count:,} tensor{'s' if count != 1 else ''}"
+    return counted(count, "tensor")
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ class Inspection:
         missing: component -> keys of the family's layout that the file lacks. Buffers are never missing.
         absent: components that a whole checkpoint of the family has and this one lacks.
         junk: keys that belong to no known component, in a checkpoint or component (in a LoRA all keys are such).
-        training: of these what training left (optimiser states, counters), which nothing else needs.
+        training: keys of what training left (optimiser states, counters), which nothing else needs; most are junk too.
         ema: a second UNET, averaged over training, or None.
         adapter: a LoRA's kinds, ranks, labels and training; None for anything else.
         stored: how the tensors are stored: a line for each encoding.

@@ -17,7 +17,7 @@ from .formats import Contents, is_folder, read_file, read_model
 from .naming import canonical_names, to_single_file
 from .naming.translation import Translation
 from .tensors import StoredTensor
-from .wording import counted
+from .wording import counted, some
 
 _SIDECAR_LIMIT = 1 << 20
 
@@ -82,10 +82,10 @@ def _as_numbers(contents: Contents) -> tuple[Translation, dict[str, str], tuple[
         stored += found.stored
     translation = to_single_file(components)
     if translation.lacking:
-        shown = ", ".join(translation.lacking[:3]) + (", ..." if len(translation.lacking) > 3 else "")
-        translation.notes.append(
-            f"the diffusers layout lacks {counted(len(translation.lacking), 'tensor')} of the single-file layout ({shown})"
+        lacking = (
+            f"{counted(len(translation.lacking), 'tensor')} of the single-file layout ({some(translation.lacking)})"
         )
+        translation.notes.append(f"the diffusers layout lacks {lacking}")
     return translation, metadata, together(stored)
 
 
@@ -95,8 +95,7 @@ def _checkpoint(path, form, translation: Translation, metadata, raw_names, size)
         (translation.dropped, "carry nothing and are left out"),
     ):
         if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            translation.notes.append(f"{len(names)} tensors {what} ({shown})")
+            translation.notes.append(f"{len(names)} tensors {what} ({some(names)})")
     architecture = recognise({key: stored.shape for key, stored in translation.tensors.items()}, raw_names)
     architecture, family, named = _read_by(architecture, translation.tensors)
     tensors = {key: TensorInfo(key, stored, family) for key, stored in named.items()}

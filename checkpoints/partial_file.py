@@ -87,7 +87,7 @@ def leftovers(folder: Path | str) -> list[Leftover]:
 
 def remove_leftover(found: Leftover) -> bool:
     """Remove a file or folder under construction, with its journal, unless a living run has it; returns whether it is gone."""
-    if found.path.is_symlink() or _is_held(_lock_of(found), found.path):
+    if found.path.is_symlink() or _is_held(found.path, found.target, found.resumable):
         return False
     if found.resumable:
         remove_resumable(found.target)
@@ -102,12 +102,6 @@ def remove_leftover(found: Leftover) -> bool:
     return not os.path.lexists(found.path)
 
 
-def _lock_of(found: Leftover) -> Path:
-    if found.resumable:
-        return found.paths[1]
-    return found.path / FOLDER_LOCK if found.path.is_dir() else found.path
-
-
 def _leftover(path: Path, target: str, resumable: bool) -> Leftover:
     files = [path]
     if path.is_dir():
@@ -115,13 +109,13 @@ def _leftover(path: Path, target: str, resumable: bool) -> Leftover:
     stats = [os.lstat(file) for file in (path, *files)]
     age = max(0.0, time.time() - max(found.st_mtime for found in stats))
     target = path.with_name(target)
-    held = Path(f"{target}{JOURNAL}") if resumable else path / FOLDER_LOCK if path.is_dir() else path
     size = sum(found.st_size for found in stats[1:])
-    return Leftover(path, target, size, age, _is_held(held, path), resumable)
+    return Leftover(path, target, size, age, _is_held(path, target, resumable), resumable)
 
 
-def _is_held(held: Path, path: Path) -> bool:
-    """Whether a living run has the lock of a file or folder under construction."""
+def _is_held(path: Path, target: Path, resumable: bool) -> bool:
+    """Whether a living run has the lock of a file or folder under construction: its journal, a file in it, or itself."""
+    held = Path(f"{target}{JOURNAL}") if resumable else path / FOLDER_LOCK if path.is_dir() else path
     with contextlib.suppress(OSError), open(held, "rb") as file:
         if fcntl is None:
             return taken(file) or _is_running(path.name)

@@ -1,13 +1,19 @@
-"""How counts and sizes are said (two tensors, 2.13 GB), names of files that are not UTF-8, and why a file cannot be read."""
+"""How counts, sizes and lists are said, names of files that are not UTF-8, and why a file cannot be read."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 tensor`, `2,048 tensors`; `many` where it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names: `a, b, c, ...`."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def file_size(count: float) -> str:

@@ -31,8 +31,8 @@ _BESIDE = re.compile(
     r"text_encoders\.([^.]+)\.|(text_encoder(?:_\d)?)\.|(cond_stage_model)\.|(conditioner)\.|(?:vae|first_stage_model)\."
 )
 _NUMBERED = re.compile(r"((?:[^.\d][^.]*\.)*?[^.\d][^.]*)\.(\d+)\.(.+)")
-# A block holds more than the weight and bias of one layer, and there are several of its kind; but in a fragment of a model.
-# Least tensors in the largest block, and least blocks.
+# The least tensors in the largest block, and the least blocks. In a model a block holds more than the weight and bias of one layer,
+# and there are several of its kind; of a fragment of one nothing is asked.
 Least = tuple[int, int]
 _WHOLE, _FRAGMENT = (3, 2), (1, 1)
 # First words of modules behind the blocks.
@@ -98,7 +98,8 @@ def _record(shapes: Mapping[str, Shape], least: Least) -> Family | None:
     table = (*starts, *blocks, *ends)
     if least == _FRAGMENT:  # too little to tell what is a prefix: the keys are the file's names
         table = tuple((*row[:3], tuple(_found(start, prefix, shapes) for start in row[3])) for row in table)
-        own, keys = [name for name in shapes if name.removeprefix(prefix) in set(own)], dict(shapes)
+        kept = set(own)
+        own, keys = [name for name in shapes if name.removeprefix(prefix) in kept], dict(shapes)
         prefix = ""
     labels = tuple(label for stem, first, last, _ in table for label in _labels(stem, first, last))
     return Family(

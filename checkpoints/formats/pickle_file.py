@@ -17,6 +17,7 @@ from reprlib import repr
 from ..dtypes import DType
 from ..errors import CheckpointError
 from ..tensors import Shape, StoredTensor
+from ..wording import some
 from . import Contents, Format, is_model_name
 from .pickle_state import State, find_tensors
 from .unpickler import Inert, StorageRef, TensorRef, describe
@@ -88,9 +89,8 @@ def _left_out(state: State) -> tuple[str, ...]:
     """What is said of tensors that no part of the state dict are."""
     if not state.left_out:
         return ()
-    shown = ", ".join(f"{name[:40]} ({count:,})" for name, count in list(state.left_out.items())[:_SHOWN])
-    more = ", ..." if len(state.left_out) > _SHOWN else ""
-    return (f"{sum(state.left_out.values()):,} tensors next to the state dict are left out: {shown}{more}",)
+    shown = some([f"{name[:40]} ({count:,})" for name, count in state.left_out.items()], _SHOWN)
+    return (f"{sum(state.left_out.values()):,} tensors next to the state dict are left out: {shown}",)
 
 
 def _what_else(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import CheckpointError
+from ..wording import some
 from .unpickler import Inert, TensorRef
 
 MAX_METADATA_CHARACTERS = 4096
@@ -133,6 +134,6 @@ def _told(content: object) -> str:
         return content.what
     if isinstance(content, dict) and content:
         names = [str(key)[:_MAX_SHOWN] + (f": {v.what}" if isinstance(v, Inert) else "") for key, v in content.items()]
-        return f"a dict of {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "")
+        return f"a dict of {some(names, _SHOWN)}"
     words = ((dict, "an empty dict"), ((list, tuple), "a list"), (str, "a text"), ((int, float), "a number"))
     return next((word for kind, word in words if isinstance(content, kind)), "nothing that holds any")

@@ -15,7 +15,7 @@ from reprlib import repr
 from ..dtypes import DTYPES, PACKED, DType
 from ..errors import CheckpointError, OutputError
 from ..tensors import Shape, StoredTensor
-from ..wording import counted
+from ..wording import counted, some
 from . import Contents, Format
 
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.
@@ -213,7 +213,7 @@ def _as_strings(said: object) -> tuple[dict[str, str], list[str]]:
     if not other:
         return said, []
     metadata = {k: v if isinstance(v, str) else _text(v) for k, v in said.items()}
-    shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in other[:_SHOWN]) + (", ..." if len(other) > _SHOWN else "")
+    shown = some([name[:_SHOWN_CHARACTERS] for name in other], _SHOWN)
     return metadata, [
         f"{counted(len(other), 'value')} in its metadata {'is' if len(other) == 1 else 'are'} no text ({shown})"
     ]

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..architecture import told
+from ..architecture import known_id
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
 from ..families import Family, family_of
 from ..tensors import Shape, StoredTensor
+from ..wording import some
 from .opening import Lora, open_lora
 from .own import OwnNames
 from .values import Rows
@@ -131,8 +132,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None, *, adapter
             pieces += base[key].stored.pieces
         tensors[key] = TensorInfo(key, StoredTensor(key, F32, module.shape, tuple(pieces)), family_of(lora.family))
     if lora.unknown:
-        shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
-        notes.append(f"{len(lora.unknown)} tensors have no known place and are left out ({shown})")
+        notes.append(f"{len(lora.unknown)} tensors have no known place and are left out ({some(lora.unknown)})")
     return LoraCheckpoint(
         lora.path,
         lora.format,
@@ -163,6 +163,6 @@ def _opened(
             if not isinstance(own.family, OwnNames) and own.family != family.id:
                 raise CheckpointError(
                     f"{own.path}: is a {own.architecture.name}, but {base.path} is {base.architecture.name}; use a LoRA for "
-                    f"{family.title if told(family) else 'that model'}, or a base that this one is for"
+                    f"{family.title if known_id(family) else 'that model'}, or a base that this one is for"
                 ) from None
         raise

@@ -1,12 +1,11 @@
 """The numbered names of the first LoRA trainer (cloneofsimo/lora): `unet:N:up`, `text_encoder:N:down`.
 
 N counts the layers that the trainer replaced, in the order in which PyTorch walks the modules of diffusers' model: in the
-UNET the linear layers inside attention (16 x 8 in SD1 and SD2), later those of GEGLU modules too, in the text encoder those inside
-CLIP's attention. PyTorch walks in
-the order in which a class makes its parts: the UNET's down blocks, up blocks, then the middle block; in a block the
-transformers before the residual blocks; q, k, v, out in the UNET and k, v, q, out in CLIP. A `.pt` of that trainer is a
-bare list, up and down in turn, of the UNET or of the text encoder. The extended training also replaces the linear
-and convolution layers of the residual blocks.
+UNET the linear layers inside attention (16 x 8 in SD1 and SD2), later those of GEGLU modules too, in the text encoder those
+inside CLIP's attention. PyTorch walks in the order in which a class makes its parts: the UNET's down blocks, up blocks, then the
+middle block; in a block the transformers before the residual blocks; q, k, v, out in the UNET and k, v, q, out in CLIP. A `.pt`
+of that trainer is a bare list, up and down in turn, of the UNET or of the text encoder. The extended training also replaces the
+linear and convolution layers of the residual blocks.
 """
 
 from __future__ import annotations

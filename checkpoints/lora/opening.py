@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..architecture import Architecture, told
+from ..architecture import Architecture, adapter_or_embedding, known_id
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..families import Family, components_in_order, family_of
@@ -88,8 +88,9 @@ class Lora:
         """What to say of changes that are nothing, whatever their factors are: their alpha is 0."""
         formulas = [part.formula for module in self.modules.values() for part in module.parts]
         silent = sum(formula.is_zero for formula in formulas)
-        told = f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"
-        return [told] if silent else []
+        if not silent:
+            return []
+        return [f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"]
 
     @property
     def needs_base(self) -> bool:
@@ -101,7 +102,7 @@ class Lora:
         """What it is, in the terms of checkpoints."""
         family = family_of(self.family)
         parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
-        return Architecture(told(family), "lora", parts=parts, name=f"LoRA for {family.title}")
+        return Architecture(known_id(family), "lora", parts=parts, name=f"LoRA for {family.title}")
 
     def idle(self, keys: Collection[str] | None = None) -> list[str]:
         """Of these keys (all that it changes) those whose change is multiplied by 0."""
@@ -114,15 +115,15 @@ class Lora:
             CheckpointError: saying why: its alpha is 0, or all its changes are.
         """
         keys = self.modules if keys is None else keys
-        told = "" if name == str(self.path) else f" ({self.path})"
+        named = name if name == str(self.path) else f"{name} ({self.path})"
         if len(self.idle(keys)) == len(keys):
             raise CheckpointError(
-                f"{name}{told}: its alpha is 0 in all of {counted(len(keys), 'layer')}, so that it changes nothing (LyCORIS reads "
+                f"{named}: its alpha is 0 in all of {counted(len(keys), 'layer')}, so that it changes nothing (LyCORIS reads "
                 "0 as alpha = rank, other programs as no effect); give it the alpha that it was trained with, or leave it out"
             )
         if not any(self.modules[key].changes_something() for key in keys):
             raise CheckpointError(
-                f"{name}{told}: its change is 0 in all of {counted(len(keys), 'layer')}: it was not trained, or lost its numbers; "
+                f"{named}: its change is 0 in all of {counted(len(keys), 'layer')}: it was not trained, or lost its numbers; "
                 "leave it out"
             )
 
@@ -169,8 +170,6 @@ def open_lora(
         CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, its tensors do not fit
             together or do not fit `shapes`, or it holds several adapters and none is meant.
     """
-    from ..architecture import adapter_or_embedding
-
     path = Path(path)
     form, stored, metadata = read_tensors(path)
     if what := adapter_or_embedding({t.name: t.shape for t in stored}):
@@ -190,12 +189,12 @@ def _modules(
     path: Path, source: Checkpoint, names: Recognised, metadata: dict[str, str], shapes: Mapping[str, Shape]
 ) -> dict[str, tuple[Shape, list[Part]]]:
     """Canonical key -> its shape, and the parts of its change."""
-    told, on_input = peft_scales(path, metadata, names), peft_inputs(path, metadata, names)
+    scales, on_input = peft_scales(path, metadata, names), peft_inputs(path, metadata, names)
     out: dict[str, tuple[Shape, list[Part]]] = {}
     for target, members in names.modules.items():
         expected = _expected(target, names.family, shapes)
         tensors = {role: source.tensors[name] for role, name in members.tensors.items()}
-        group = Group(path, members.spelling, source, tensors, expected, told.get(target), on_input.get(target))
+        group = Group(path, members.spelling, source, tensors, expected, scales.get(target), on_input.get(target))
         weight, bias = weight_formula(group), bias_formula(group)
         if weight is not None:
             part = Part(members.spelling, weight, target.third, target.transposed)

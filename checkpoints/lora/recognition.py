@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-from ..architecture import recognise, told
+from ..architecture import known_id, recognise
 from ..errors import CheckpointError
 from ..families import Family, family_of
 from ..foreign import foreign_model, name_forms
@@ -149,7 +149,7 @@ def _refuse_strangers(
         strangers: names of modules that are none of the family's.
     """
     records = [family_of(family) for family in families]
-    ids = ", ".join(told(record) or record.title for record in records)
+    ids = ", ".join(known_id(record) or record.title for record in records)
     if not modules:
         found = recognise(shapes, list(shapes))
         if found.what in ("checkpoint", "component"):

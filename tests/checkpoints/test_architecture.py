@@ -202,6 +202,11 @@ def test_other_files_are_named_as_what_they_look_like(names, word):
     assert word in found.name
 
 
+def test_a_layer_as_wide_as_a_text_encoder_is_no_embedding():
+    assert "among its 2 tensors" in recognise({"weight": (768, 768), "bias": (768,)}).name
+    assert "2 vectors of 768 (SD1)" in recognise({"my-style": (2, 768)}).name
+
+
 @pytest.mark.parametrize("names", [names for names, word in OTHERS if word not in ("Video", "x4 upscaler")])
 def test_junk_of_other_models_in_a_checkpoint_does_not_change_what_it_is(names):
     found = recognise(shapes("sdxl") | dict.fromkeys(names, (8, 8)))

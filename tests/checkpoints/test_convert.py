@@ -150,6 +150,19 @@ def test_tensors_are_left_out_by_name_and_only_where_there_are_such(make_checkpo
     assert not (tmp_path / "other.safetensors").exists()
 
 
+def test_names_to_leave_out_may_overlap_each_other_and_what_pruning_drops(make_checkpoint, tmp_path):
+    more = {"embedder.a": torch.ones(2), "embedder.b": torch.ones(2), "x": torch.ones(2)}
+    path, tensors = make_checkpoint("a", change=lambda t: t.update(more))
+    ema = [key for key in tensors if key.startswith("model_ema.")]
+    names = ["embedder.", "embedder.b", "model_ema."]
+    report = convert(path, tmp_path / "out.safetensors", prune=True, drop=names)
+    assert set(report.dropped["by name"]) == {"embedder.a", "embedder.b", *ema} and ema
+    assert report.kept == ["x"] and list(report.dropped) == ["by name"]
+    assert set(tensors) - set(load(tmp_path / "out.safetensors")) == {"embedder.a", "embedder.b", *ema}
+    with pytest.raises(CheckpointError, match="nothing"):
+        convert(path, tmp_path / "none.safetensors", drop=["*"])
+
+
 def test_a_conversion_counts_what_the_layout_has_and_the_file_lacks(make_checkpoint, tmp_path):
     def half(tensors):
         return {k: t for k, t in tensors.items() if not k.startswith("first_stage_model.encoder.")}
@@ -335,6 +348,16 @@ def test_the_scheduler_says_how_the_model_predicts_and_a_single_file_keeps_it(ma
     assert open_checkpoint(tmp_path / "folder").prediction == "v"
     convert(tmp_path / "folder", tmp_path / "back.safetensors")
     assert open_checkpoint(tmp_path / "back.safetensors").prediction == "v"
+
+
+def test_a_single_file_of_a_folder_says_that_it_predicts_flow(make_checkpoint, tmp_path):
+    path, _ = make_checkpoint("a", "sdxl")
+    convert(path, tmp_path / "folder", to="diffusers")
+    scheduler = tmp_path / "folder/scheduler/scheduler_config.json"
+    scheduler.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
+    convert(tmp_path / "folder", tmp_path / "flow.safetensors")
+    with open_checkpoint(tmp_path / "flow.safetensors") as found:
+        assert found.prediction == "flow"
 
 
 def test_an_unmarked_sd2_is_written_with_a_warning(make_checkpoint, tmp_path):

@@ -24,6 +24,8 @@ SOUND = [
     "5",
     "{a: [1, 2.5, yes, null, text, 2026-01-02], b: {c: d}}",
     "base: &base {x: 1, y: 2}\nother: {<<: *base, y: 3}\nlist: [*base, *base]",
+    "{<<: &mid {<<: {x: 1, y: 1}, x: 2}, other: *mid, 1: a}",
+    "a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {<<: [*a, *b], z: 3}\nd: {<<: [*b, *a]}",
     "a: |\n  lines\n  of text\n",
     bomb(3),
 ]
@@ -60,6 +62,11 @@ def test_what_multiplies_holds_itself_or_is_no_yaml_is_refused_in_a_line(text):
     with pytest.raises(ValueError) as error:
         plain_from_yaml(text)
     assert 0 < len(str(error.value)) <= 300 and "\n" not in str(error.value)
+
+
+def test_what_is_merged_into_what_is_merged_does_not_multiply():
+    lines = ["a0: &a0 {x: 1, y: 2}", *(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30))]
+    assert plain_from_yaml("\n".join(lines), most_repeated=None)["a29"] == {"x": 1, "y": 2}
 
 
 def test_every_reader_of_yaml_is_bounded(tmp_path, make_checkpoint):
