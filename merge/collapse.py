@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 from ..checkpoints.errors import LabelError
 from ..checkpoints.families import BESIDE_LABELS, FAMILIES, Family, Place, family_of, layout
@@ -16,6 +17,7 @@ from .errors import RecipeError
 from .forms import Applied, Form, Lacking, Model
 from .methods import Method
 from .recipe import Recipe
+from .resolved_weights import ResolvedWeights
 
 # Shares that add up to the same, as far as double precision can say.
 _EVEN = 1e-9
@@ -75,6 +77,14 @@ class Collapse:
             forms[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
         return of(source)
 
+    def block_weights(self, source: str) -> list[ResolvedWeights]:
+        """The block weights of the steps that a source comes to.
+
+        Raises:
+            LabelError: some do not fit the architecture.
+        """
+        return [weights for name in self._order(source) for weights in self._block_weights(name)]
+
     def _order(self, source: str) -> Sequence[str]:
         """The steps that a source comes to, each after its inputs; asked for every key, worked out once."""
         if source not in self._orders:
@@ -85,8 +95,8 @@ class Collapse:
         step, resolved = self._recipe.steps[name], self._resolved(name)
         method, place = step.kind, self._family.block_of(key)
         vae = place.component == "vae"
-        weights = [w for v in resolved.values() for w in (v if isinstance(v, list) else [v]) if not _is_plain(w)]
-        if vae and not merge_vae and method.kind != "structural" and all(w.vae is None for w in weights):
+        passed_on = vae and not merge_vae and method.kind != "structural"
+        if passed_on and all(weights.vae is None for weights in self._block_weights(name)):
             return next((form for form in inputs if isinstance(form, Form)), inputs[0])
 
         def number(weights) -> float:
@@ -140,6 +150,9 @@ class Collapse:
         unmet = Lacking(models, name)
         if method.on_deltas:
             return unmet if 0 not in there else inputs[0] if there == [0] else None
+        sources = self._recipe.steps[name].inputs
+        if not delta and all(self._recipe.space_of(sources[i]) == "delta" for i in there):
+            return unmet  # a change of a model that is not there
         if method.kind == "linear":
             return _rest_of_sum(method.shares(len(inputs), values), inputs, there) or unmet
         if delta or method.deltas:
@@ -186,6 +199,11 @@ class Collapse:
             given = self._recipe.steps[name].weights(self._recipe.convention)
             self._weights[name] = {p: self._for_family(v, f"steps.{name}") for p, v in given.items()}
         return self._weights[name]
+
+    def _block_weights(self, name: str) -> list[ResolvedWeights]:
+        """Those of a step's parameters that may differ from tensor to tensor."""
+        given = self._resolved(name).values()
+        return [w for value in given for w in (value if isinstance(value, list) else [value]) if not _is_plain(w)]
 
     def _for_family(self, value, where: str):
         """A parameter's value for this family; a switch or number of the method is the same for all."""
@@ -265,23 +283,37 @@ def leaf_shares(recipe: Recipe, family: str | Family) -> dict[str, float | None]
     Needs no files. A LoRA's is its strength, as if it changed every tensor. None for a model that a method reads which is not
     linear: it has no single share.
     """
+    return leaf_shares_by_block(recipe, family)[0]
+
+
+def leaf_shares_by_block(recipe: Recipe, family: str | Family) -> tuple[dict[str, float | None], bool]:
+    """`leaf_shares`, and whether they are means of shares that differ from block to block, and so rest on the family."""
     models = recipe.leaves(recipe.result)
     family = family_of(family)
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})
+    groups = _groups(collapse, recipe.result)
     sums: dict[int, float] = defaultdict(float)
     indirect: set[int] = set()
-    total = 0
-    for key, spec in layout(family).items():
-        if not family.block_of(key).core:
-            continue
-        size = 1
-        for n in spec.shape:
-            size *= n
-        total += size
+    for key, size in groups:
         form = collapse.form(recipe.result, key)
         for term, coefficient in zip(form.terms, form.coefficients, strict=True):
             if isinstance(term, Model):
                 sums[term.index] += coefficient * size
             else:
-                indirect.update(i for inner in term.inputs for i in inner.models())
-    return {name: None if i in indirect else sums[i] / total for i, name in enumerate(models)}
+                indirect.update(term.models)
+    total = sum(size for _, size in groups)
+    return {name: None if i in indirect else sums[i] / total for i, name in enumerate(models)}, len(groups) > 1
+
+
+def _groups(collapse: Collapse, source: str) -> list[tuple[str, int]]:
+    """One UNET key for each set of tensors that all steps treat alike, and how many parameters the set has.
+
+    Deep recipes take a while for every key; numbers are the same for all of them, block weights differ by block.
+    """
+    varied, family = [weights for weights in collapse.block_weights(source) if not weights.is_uniform], collapse.family
+    found: dict[tuple, list] = {}
+    for key, spec in layout(family).items():
+        if family.block_of(key).core:
+            group = found.setdefault(tuple(weights.weight(key) for weights in varied), [key, 0])
+            group[1] += prod(spec.shape)
+    return [(key, size) for key, size in found.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,6 +180,18 @@ def tensor_in(checkpoint: Checkpoint, family: Family, key: str) -> TensorInfo | 
     prefixes = family.prefixes_of(family.block_of(key).component)
     rest = next((key.removeprefix(p) for p in prefixes if key.startswith(p)), None)
     return next((tensors[p + rest] for p in prefixes if rest is not None and p + rest in tensors), None)
+
+
+def renaming(family: Family, component: str) -> Callable[[str], str]:
+    """A component's key, as another family has it, to the one that this family has for it: SD1's CLIP_L serves in SDXL."""
+    held = family.component(component)
+    prefixes = family.prefixes_of(component) if held else ()
+
+    def renamed(key: str) -> str:
+        prefix = next((p for p in prefixes if key.startswith(p)), None)
+        return key if prefix is None else held.prefix + key.removeprefix(prefix)
+
+    return renamed
 
 
 def common_shape(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:

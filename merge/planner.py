@@ -14,7 +14,7 @@ from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
 from .collapse import Collapse
-from .compatibility import check_architectures, check_predictions, common_shape, denoiser, tensor_in
+from .compatibility import check_architectures, check_predictions, common_shape, denoiser, renaming, tensor_in
 from .ema import with_ema
 from .errors import MergeError
 from .forms import Form, Lacking, Model
@@ -200,7 +200,7 @@ class Planner:
         if foreign and asked:  # `text_encoders` of another architecture: those that this one has
             return
         keys: dict[str, None] = {}
-        renamed = self._renaming(component)
+        renamed = renaming(self.family, component)
         for i in models:
             keys |= dict.fromkeys(map(renamed, self.checkpoints[i].keys_by_component.get(component, ())))
         if not keys and self.recipe.components.get(component) == MERGED:
@@ -258,17 +258,6 @@ class Planner:
 
     def _is_model(self, index: int) -> bool:
         return self.checkpoints[index].architecture.what != "lora"
-
-    def _renaming(self, component: str) -> Callable[[str], str]:
-        """A text encoder's key to the one that this architecture has for it: SD1's CLIP_L serves in SDXL."""
-        held = self.family.component(component)
-        prefixes = self.family.prefixes_of(component) if held else ()
-
-        def renamed(key: str) -> str:
-            prefix = next((p for p in prefixes if key.startswith(p)), None)
-            return key if prefix is None else held.prefix + key.removeprefix(prefix)
-
-        return renamed
 
     def _lookup(self, model: int, key: str) -> TensorInfo | None:
         """A model's tensor of that key, wherever its own architecture keeps it."""

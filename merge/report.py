@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints import Checkpoint
+from ..checkpoints.codec import encode
 from ..checkpoints.families import in_order
 from ..checkpoints.files import FileReader
 from ..checkpoints.stream import Pass
@@ -127,10 +128,9 @@ def _has_values_of(
     raw = np.frombuffer(made.read(offsets[tensor.key], tensor.nbytes), np.uint8)
     if source.dtype == tensor.dtype:
         return np.array_equal(raw, model.raw(source.key).reshape(-1).view(np.uint8))
-    narrow = {"F16": np.float16, "F32": np.float32}.get(tensor.dtype.name)
-    if narrow is None:
-        return False
-    return np.array_equal(raw.view(narrow), model.numpy(source.key).astype(narrow).reshape(-1))
+    rounded = np.empty_like(raw)
+    encode(model.numpy(source.key).reshape(-1), tensor.dtype, rounded)
+    return np.array_equal(raw, rounded)
 
 
 def label_shares(plan: Plan) -> list[LabelShares]:

@@ -43,8 +43,7 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
         )
     if text.startswith("@"):
         raise LabelError(f"{text!r} names a file of block weights, which the command line reads but a recipe does not.")
-    numbers = [_as_number(x) for x in text.strip("[]").replace(",", " ").replace(";", " ").split()]
-    if numbers and None not in numbers:
+    if numbers := _numbers(text.replace(";", " ")):
         return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
     if ":" not in text:
         return text
@@ -81,12 +80,12 @@ def _lines(text: str) -> list[str]:
 def _start(line: str) -> dict[str, Any] | None:
     """What lines change: a number, a vector, also as LoRA block weight lists it (`INS:1,1,1,1,0,...`), or a preset's name."""
     name, colon, last = line.rpartition(":")
-    numbers = [_as_number(x) for x in last.strip().strip("[]").split(",")]
-    if None not in numbers and len(numbers) > 2 and ":" not in name:
-        return {"vector": numbers}
+    numbers = _numbers(last)
     if colon:
-        return None
-    return {"preset": line} if numbers[0] is None else {"default": numbers[0]}
+        return {"vector": numbers} if len(numbers) > 2 and ":" not in name else None
+    if not numbers:
+        return {"preset": line}
+    return {"vector": numbers} if len(numbers) > 1 else {"default": numbers[0]}
 
 
 def _elements(line: str) -> list[tuple[str, float]]:
@@ -104,8 +103,8 @@ def _elements(line: str) -> list[tuple[str, float]]:
 def _element(piece: str) -> tuple[str, float] | None:
     parts = [part.strip().strip("\"'") for part in piece.split(":")]
     ratio = _as_number(parts[-1]) if len(parts) == 3 else None
-    if ratio is None or parts[0].startswith("/") or parts[0].split()[-1:] == ["key"]:
-        return None
+    if ratio is None or _begins_regex(parts[0]) or parts[0].split()[-1:] == ["key"]:
+        return None  # the colon belongs to a pattern
     blocks, elements = parts[0].split(), parts[1].split()
     negated = elements[:1] == ["NOT"]
     inside = "|".join(re.escape(element).replace("_", "[._]") for element in elements[negated:])
@@ -124,7 +123,7 @@ def split_line(line: str) -> tuple[str, Any]:
     line = line.strip()
     if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
         line = line[1:-1].strip()
-    start = line.rfind("/") if re.search(r"(?:^|[\s\"'])/", line) else 0
+    start = line.rfind("/") if _begins_regex(line) else 0
     at = line.find(":", start)
     while at >= 0 and re.split(r"[\s,\"']", line[:at])[-1].lower() == "key":
         at = line.find(":", at + 1)
@@ -159,6 +158,17 @@ def _yaml(text: str, what: str) -> Any:
         return plain_from_yaml(text)
     except ValueError as error:
         raise LabelError(f"{what} is no YAML: {error}.") from None
+
+
+def _begins_regex(text: str) -> bool:
+    """Whether a word of a line begins with a slash: from there on it is a regular expression."""
+    return bool(re.search(r"(?:^|[\s\"'])/", text))
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers parted by commas or spaces, in brackets or without; empty for anything else."""
+    found = [_as_number(x) for x in text.strip().strip("[]").replace(",", " ").split()]
+    return [] if None in found else found
 
 
 def _as_number(text: str) -> float | None:

@@ -15,6 +15,7 @@ from ..checkpoints.architecture import missing_keys
 from ..checkpoints.families import is_buffer
 from ..checkpoints.fingerprint import short_name
 from ..checkpoints.wording import counted
+from .compatibility import renaming
 from .errors import MergeError
 from .forms import Form, Lacking
 from .tensor_plan import TRAINED, TensorPlan
@@ -111,8 +112,7 @@ class Wholeness:
     def _holes(self) -> Iterable[str]:
         for (model, component), forms in self._lacking.items():
             name, keys = self._names[model], list(forms)
-            has_none = not any(t.component == component for t in self._checkpoints[model].tensors.values())
-            if has_none:
+            if component not in self._checkpoints[model].keys_by_component:
                 yield f"{name} has no {component} and takes no part in it"
                 continue
             others = list(dict.fromkeys(self._names[i] for form in forms.values() for i in form.models()))
@@ -130,9 +130,8 @@ class Wholeness:
                 f"one of them out, or {_ALLOW} to take them from the model that has them"
             )
         needed = [key for key in keys if self._is_needed(key, component)]
-        have = {
-            _block(self._family, key) for key in self._own_keys(model, component) if key in self._published[component]
-        }
+        own = map(renaming(self._family, component), self._checkpoints[model].keys_by_component.get(component, ()))
+        have = {_block(self._family, key) for key in own if key in self._published[component]}
         blocks = list(dict.fromkeys(b for key in needed if (b := _block(self._family, key)) not in have))
         lost = f"all of {_listed(blocks)}" if blocks else ""
         strange = [key for key in self._left[model] if self._family.block_of(key).component == component]
@@ -150,15 +149,6 @@ class Wholeness:
     def _is_needed(self, key: str, component: str) -> bool:
         """Whether programs use a tensor: not the last layer of SD2's text encoder, which diffusers' folders leave out."""
         return component not in self._published or short_name(key) is not None
-
-    def _own_keys(self, model: int, component: str) -> Iterable[str]:
-        """A model's keys of a component, as this family calls them."""
-        held = self._family.component(component)
-        prefixes = self._family.prefixes_of(component)
-        for key, info in self._checkpoints[model].tensors.items():
-            if info.component == component:
-                prefix = next((p for p in prefixes if key.startswith(p)), None)
-                yield key if held is None or prefix is None else held.prefix + key.removeprefix(prefix)
 
     def _unknown(self) -> Iterable[str]:
         if self._merged:

@@ -36,7 +36,6 @@ _SAMPLING = {
     ),
     "CLIPSetLastLayer": "clip",
 }  # fmt: skip
-_HANDS_ON = {"Reroute": ""}
 # The parts of a denoiser that its block nodes name, as selectors; a name is the beginning of a key.
 _PARTS = {"time_embed.": "TIME_EMBED", "out.": "OUT", "input": "IN*", "middle": "M00", "out": "OUT*"}
 _NUMBERED = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.?")
@@ -107,7 +106,8 @@ class _Graph:
                 draft.refuse(f"node {save} saves a {part} that cannot be read; that of the first model was taken")
         if len(parts) < 3:
             draft.note(
-                f"{self._kind(save)} wrote {' and '.join(parts)} alone; what else the models hold is that of the first here"
+                f"{self._kind(save)} wrote {' and '.join(parts)} alone; text encoders that the models hold are merged in the same "
+                f"steps here{'' if 'vae' in parts else ', and a VAE is that of the first'}"
             )
         draft.note(
             "ComfyUI saves the dtype that it loaded the models in, and rounds each patched tensor to it once; fp16 is written here"
@@ -154,7 +154,7 @@ class _Graph:
 
     def _order(self, last: str) -> list[str]:
         """A node and all that it needs, first things first."""
-        order: list[str] = []
+        order: dict[str, None] = {}
         stack, open_ = [(last, iter(self._links(last)))], {last}
         while stack:
             node, links = stack[-1]
@@ -162,7 +162,7 @@ class _Graph:
             if child is None:
                 stack.pop()
                 open_.discard(node)
-                order.append(node)
+                order[node] = None
             elif child in open_:
                 raise self._draft.error(f"node {child} stands among its own inputs")
             elif child not in order and child not in self._done:
@@ -170,7 +170,7 @@ class _Graph:
                     raise self._draft.error(f"its nodes go on for more than {DEEPEST} in a row")
                 stack.append((child, iter(self._links(child))))
                 open_.add(child)
-        return order
+        return list(order)
 
     def _links(self, node: str) -> list[str]:
         if node not in self._nodes:
@@ -182,13 +182,14 @@ class _Graph:
         kind, draft = self._kind(node), self._draft
         if build := _BUILT.get(kind):
             return build(self, node)
-        if kind.startswith("ModelMerge"):  # one for each architecture: numbers by the beginning of keys
+        if kind.startswith("ModelMerge") and any("." in x or x in _PARTS for x in self._inputs(node)):
+            # One for each architecture: numbers by the beginning of keys. Others of that name are not known.
             return self._blocks(node)
         if kind in _SAMPLING:
             draft.note(f"{kind} changes how a model is sampled, not its weights, and is left out")
             return (self._input(node, _SAMPLING[kind]),)
         links = [field for field, value in self._inputs(node).items() if _is_link(value)]
-        if kind in _HANDS_ON:
+        if kind == "Reroute":
             return (self._input(node, links[0]),) if links else (None,)
         values = [v for v in self._inputs(node).values() if isinstance(v, int | float) and not isinstance(v, bool)]
         if not links and len(values) == 1:  # a number as a node
@@ -316,8 +317,6 @@ class _Graph:
         """ratio x + (1 - ratio) y, each key by the longest name that it begins with; by the first where it begins with none."""
         a, b = self._whole(node, "model1"), self._whole(node, "model2")
         given = {field: self._number(node, field) for field in self._inputs(node) if field not in ("model1", "model2")}
-        if not given:
-            raise self._draft.error(f"node {node}, {self._kind(node)}, has no numbers")
         usual = _rest(next(iter(given.values())))
         lines = {_selector(field): _rest(value) for field, value in sorted(given.items(), key=lambda x: len(x[0]))}
         middle = {x for x in lines if x.startswith(f"{_MIDDLE} ")}

@@ -316,21 +316,19 @@ class _History:
         vector = vectors.get(parameter)
         weights: Any = release.number(base)
         if vector:
-            typed = len(vector) in (26, 61, 110) or (
-                isinstance(recipe.get(f"weights_{parameter}"), str) and len(vector) == 20
-            )
+            # The numbers used are a list, without BASE; a text begins with it.
+            used = recipe.get(f"weights_{parameter}")
+            as_used = isinstance(used, list) and numbers(used) is not None
+            typed = len(vector) in (26, 61, 110) or (len(vector) == 20 and not as_used)
             if len(vector) in (60, 61):
                 self._draft.refuse(
                     f"{shown}: its {len(vector)} block weights are Flux's, for which no convention is known here"
                 )
             else:
                 weights = block_weights(vector, None if typed else base, release)
-        elif vectors and recipe.get("mbw") and not (parameter == "beta" and recipe.get("weights_beta") is None):
+        elif recipe.get("mbw") and (parameter == "alpha" or (vectors and recipe.get("weights_beta") is not None)):
             said = _text(recipe.get(f"weights_{parameter}"))
             self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
-        elif recipe.get("mbw") and parameter == "alpha":
-            said = _text(recipe.get("weights_alpha"))
-            self._draft.refuse(f"{shown}: the block weights of alpha are no numbers ({said})")
         if parameter == "beta" and vector and release.extended:
             self._draft.note(f"{shown}: supermerger took beta's 110 numbers for alpha; here they are beta's")
         lines = elemental_lines(recipe.get("elemental_merge")) if parameter == "alpha" else []

@@ -368,3 +368,21 @@ def test_the_three_middle_numbers_of_comfyui_weigh_the_three_parts_of_the_middle
 def test_a_line_on_keys_is_read_in_quotes_and_without(text):
     assert weights(text).weight(f"{UNET}middle_block.1.norm.weight") == 0.3
     assert weights(text).weight(f"{UNET}middle_block.0.norm.weight") == 0
+
+
+def test_a_colon_of_a_regular_expression_behind_blocks_is_no_element():
+    found = weights("IN04 /(?:attn1|norm1)/: 0.5; OUT05:attn:0.25")
+    assert (found.weight(IN04 + ATTN1_Q), found.weight(IN04 + ATTN2_K)) == (0.5, 0.0)
+    assert found.weight(UNET + "output_blocks.5." + ATTN2_K) == 0.25
+
+
+@pytest.mark.parametrize("apart", [", ", ",", " "])
+def test_a_vector_before_lines_is_read_as_one_alone(apart):
+    vector = [round(0.03 * i, 2) for i in range(1, 27)]
+    assert by_label(apart.join(map(str, vector)) + "; IN04: 0.5") == by_label(vector) | {"IN04": 0.5}
+
+
+@pytest.mark.parametrize("start", ["0.5,0.7", "0.5,abc", "[0.1, 0.2]"])
+def test_numbers_before_lines_that_are_no_vector_are_refused(start):
+    with pytest.raises(LabelError):
+        weights(f"{start}; IN04: 1")

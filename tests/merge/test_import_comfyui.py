@@ -72,6 +72,10 @@ GRAPHS = {
         {"m": node("ModelMergeBlocks", model1=["a", 0], model2=["b", 0], input=0.9, middle=0.5, out=0.1), "s": save(["m", 0])},
         lambda a, b, c: {"unet": 0.9 * a["unet"] + 0.1 * b["unet"], "text": a["text"], "vae": a["vae"]},
     ),
+    "the model alone, of whole ones": (
+        {"m": SIMPLE, "s": node("ModelSave", model=["m", 0], filename_prefix="out")},
+        lambda a, b, c: {part: a[part] if part == "vae" else 0.7 * a[part] + 0.3 * b[part] for part in KEYS},
+    ),
 }  # fmt: skip
 
 
@@ -181,6 +185,10 @@ def test_of_several_files_that_of_the_name_is_taken():
         (
             {**loaders(), "m": node("MyMerge", model=["a", 0], other=["b", 0]), "s": save(["m", 0])},
             "MyMerge, is not known.*--partial",
+        ),
+        (
+            {**loaders(), "m": node("ModelMergeDARE", model1=["a", 0], model2=["b", 0], drop_rate=0.7), "s": save(["m", 0])},
+            "ModelMergeDARE, is not known.*--partial",
         ),
         (
             {**loaders(), "m": {**SIMPLE, "inputs": {**SIMPLE["inputs"], "ratio": "x"}}, "s": save(["m", 0])},

@@ -150,6 +150,13 @@ def test_newer_releases_merge_the_embeddings_of_sdxl_with_in00():
     assert weights(imported(typed), "sdxl") == expected("sdxl", recipe)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_text_as_typed_serves_where_the_numbers_used_are_not_there(family):
+    recipe = record(family)
+    found = imported(recipe | {"weights_alpha": None})
+    assert weights(found, family) == weights(imported(recipe), family) == expected(family, recipe)
+
+
 def place_110(key):
     """The name of a tensor in the list of 110."""
     for part, name in (

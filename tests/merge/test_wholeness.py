@@ -109,6 +109,17 @@ def test_where_no_rule_says_what_is_left_it_is_refused_unless_allowed(names, met
     )
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"w": ("weighted_sum", "m a", {})}], ids=["as the result", "in a sum with a model that has it"]
+)
+def test_a_difference_without_the_model_that_it_is_added_to_is_no_result(more, made, tmp_path):
+    models = {"a": made[0]["a"], "b": made[0]["only_b"], "c": made[0]["c"]}
+    steps = {"d": ("subtract", "a c", {}), "m": ("add", "b d", {}), **more}
+    refused(of(models, steps), tmp_path, "steps.m: b lacks 19[67] tensors of clip_l.*allow-missing")
+    merge(of(models, steps, output={"allow_missing": True}), tmp_path / "out.safetensors")
+    assert (load(tmp_path / "out.safetensors")[TEXT] == made[1]["a"][TEXT].float()).all()
+
+
 def test_a_component_is_not_picked_from_a_model_that_has_none(made, tmp_path):
     models, step = chosen(made, "a only_b"), ("pick_component", "a b", {"component": "clip_l"})
     refused(of(models, step), tmp_path, "b lacks 19[67] tensors of clip_l")
@@ -376,7 +387,7 @@ def test_what_only_the_values_tell_is_said_of_a_written_result(step, equal, made
     paths, tensors = made
     save_file(tensors["a"], tmp_path / "twin.safetensors")
     models = {"a": paths["a"], "b": paths["b"], "twin": tmp_path / "twin.safetensors"}
-    for dtype in ("keep", "fp32"):
+    for dtype in ("keep", "fp32", "bf16"):
         report = merge(of(models, step, output={"dtype": dtype}), tmp_path / f"{dtype}.safetensors")
         assert report.equal_to == equal
     assert (raw(load(tmp_path / "keep.safetensors")[WEIGHT]) == raw(tensors["a"][WEIGHT])) is bool(equal)
