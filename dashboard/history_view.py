@@ -20,7 +20,7 @@ def show_history(history: HistoryNode | None, key: str) -> None:
     """The tree, or that none is recorded."""
     if history is None:
         st.info(
-            "Its metadata do not say what it was merged from. The page Collection can work it out from the weights."
+            "Its metadata do not say what it was merged from. The page Where from can work it out from the weights."
         )
         return
     if count_nodes(history) <= _DRAWN_NODES:

@@ -1,5 +1,5 @@
 """The models folder as a list of checkpoints. Only headers are read, and each once: what they say is kept by path, size and
-time of change. What a scan of the values found is kept the same way.
+time of change. What a scan of the values found is kept the same way (`checkpoints.kept_scans`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
 from ..checkpoints.formats import is_model_folder, is_scanned_name
-from ..checkpoints.kept_scans import scan_file
+from ..checkpoints.hashes import cache_folder
 from ..checkpoints.wording import readable
-from .records import cache_folder, read_json, write_json
+from .records import read_json, write_json
 
 # Part of what is kept; a change of its form counts as never read.
 _FORM = 2
@@ -161,17 +161,6 @@ def content_of(path: Path) -> str | None:
 
 
 # -- scans ------------------------------------------------------------------------------------------------------------
-
-
-def scan_of(identity: str) -> dict[str, Any] | None:
-    """What the last scan found (`Scan.to_plain`), None when there was none since the file changed."""
-    kept = read_json(scan_file(identity))
-    return kept if isinstance(kept, dict) and "fingerprints" in kept else None
-
-
-def keep_scan(identity: str, scan: dict[str, Any]) -> None:
-    """Remember a scan."""
-    write_json(scan_file(identity), scan)
 
 
 def health_words(scan: dict[str, Any] | None) -> str:

@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.hashes import cache_folder
 from ..checkpoints.stream import Progress
 from .library import identity_of
-from .records import cache_folder, read_json, write_json
+from .records import read_json, write_json
 from .tasks import Task
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import streamlit as st
 
@@ -14,7 +14,13 @@ from .merge_form import MergeForm, components_for
 from .merge_parameters import KEEP, held, keep_parameters
 
 FIRST_METHOD = "weighted_sum"
-_DTYPES = ("fp16", "bf16", "fp32", "fp8_e4m3", "keep")
+# Fields of `recipe.Output` that are one of several words -> what stands above them.
+_OUTPUT_CHOICES = {
+    "dtype": "Stored as",
+    "position_ids": "Position ids",
+    "nan": "NaN or infinity in a model",
+    "overflow": "Results too large for the dtype",
+}
 _AS_RESULT, _MERGED = "as the method has it", "merged like the rest"
 
 
@@ -123,32 +129,25 @@ def _holds(entry: Entry, component: str) -> bool:
 
 def choose_output() -> dict[str, Any]:
     """Fields of `recipe.Output` that differ from the defaults."""
-    usual = {"position_ids": "keep", "nan": "error", "overflow": "error"}
+    from ..merge.recipe import Output
+
+    found: dict[str, Any] = {}
     with st.popover("Output", icon=":material/tune:", help="Dtype, and what to do with values that do not fit."):
-        about = "Dtype of the merged weights."
-        found = {"dtype": st.selectbox("Stored as", _DTYPES, key="m.output.dtype", help=about, **KEEP)}
-        choices = {
-            "position_ids": ("keep", "restore"),
-            "nan": ("error", "zero", "copy"),
-            "overflow": ("error", "clamp"),
-        }
-        labels = {
-            "position_ids": "Position ids",
-            "nan": "NaN or infinity in a model",
-            "overflow": "Results too large for the dtype",
-        }
-        for name, options in choices.items():
-            found[name] = st.selectbox(labels[name], options, key=f"m.output.{name}", **KEEP)
-        mixed = st.checkbox("Allow epsilon and v models together", key="m.output.mix_predictions", **KEEP)
-        lacking = st.checkbox(
+        for name, title in _OUTPUT_CHOICES.items():
+            options = get_args(Output.model_fields[name].annotation)
+            about = "Dtype of the merged weights." if name == "dtype" else None
+            found[name] = st.selectbox(title, options, help=about, key=f"m.output.{name}", **KEEP)
+        found["mix_predictions"] = st.checkbox(
+            "Allow epsilon and v models together", key="m.output.mix_predictions", **KEEP
+        )
+        found["allow_missing"] = st.checkbox(
             "Allow models that lack tensors",
-            key="m.output.allow_missing",
             help="Merges a model with holes without what it lacks, and writes a result with holes.",
+            key="m.output.allow_missing",
             **KEEP,
         )
-    changed = {name: value for name, value in found.items() if value != usual.get(name, "fp16")}
-    allowed = {"mix_predictions": mixed, "allow_missing": lacking}
-    return changed | {name: True for name, value in allowed.items() if value}
+    usual = Output().model_dump()
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def begin_with(name: str, shelf: Shelf) -> None:
@@ -166,6 +165,8 @@ def begin_with(name: str, shelf: Shelf) -> None:
 
 def apply(form: MergeForm) -> None:
     """Set every control as a form says. To be called before they are drawn."""
+    from ..merge.recipe import Output
+
     state, method = st.session_state, METHODS[form.method]
     state["m.method"] = form.method
     first = form.models[: len(method.inputs)]
@@ -177,7 +178,5 @@ def apply(form: MergeForm) -> None:
     for component in components_for():
         source = form.components.get(component)
         state[f"m.component.{component}"] = _MERGED if source == "merge" else source or _AS_RESULT
-    usual = {"dtype": "fp16", "position_ids": "keep", "nan": "error", "overflow": "error"}
-    usual |= {"mix_predictions": False, "allow_missing": False}
-    for name, value in (usual | dict(form.output)).items():
+    for name, value in (Output().model_dump() | dict(form.output)).items():
         state[f"m.output.{name}"] = value

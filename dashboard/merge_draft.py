@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,10 +98,10 @@ def continue_panel(folders: Folders) -> None:
     own["begun"] = "text" in own and json.dumps(_controls(), sort_keys=True) != own["text"]
     last = None if own["begun"] else _last(folders)
     if last is not None:
-        file, kept = last
+        file, changed, kept = last
         st.button(
             f"Continue: {plain(kept.get('title') or 'the last draft')}", key="m.run.continue", icon=":material/history:",
-            help=f"The draft that was last changed in these folders, {ago(file.stat().st_mtime)}.",
+            help=f"The draft that was last changed in these folders, {ago(changed)}.",
             on_click=_continue, args=(file.stem, folders),
         )  # fmt: skip
 
@@ -229,25 +228,26 @@ def _read(own: str) -> dict[str, Any] | None:
     return kept if sound else None
 
 
-def _newest() -> list[Path]:
-    """The files of all drafts, the one that was changed last first."""
+def _newest() -> list[tuple[float, Path]]:
+    """When each draft was changed, in seconds since 1970, and its file; the one that was changed last first."""
     found = []
     with contextlib.suppress(OSError):
         for file in _folder().glob("*.json"):
             with contextlib.suppress(OSError):
                 found.append((file.stat().st_mtime, file))
-    return [file for _, file in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
 
 
-def _last(folders: Folders) -> tuple[Path, dict[str, Any]] | None:
-    for file in _newest()[:20]:
+def _last(folders: Folders) -> tuple[Path, float, dict[str, Any]] | None:
+    """The draft of these folders that was changed last: its file, when, and what it holds."""
+    for changed, file in _newest():
         kept = _read(file.stem)
-        if kept and kept.get("models") == str(folders.models) and time.time() - file.stat().st_mtime >= 0:
-            return file, kept
+        if kept and kept.get("models") == str(folders.models):
+            return file, changed, kept
     return None
 
 
 def _prune() -> None:
-    for file in _newest()[_KEPT:]:
+    for _, file in _newest()[_KEPT:]:
         with contextlib.suppress(OSError):
             file.unlink()

@@ -11,9 +11,10 @@ from typing import Any
 
 import streamlit as st
 
+from ..checkpoints.families import Family
 from ..merge.methods import Method, Parameter
 from .library import Entry
-from .weights_editing import Weights
+from .weights_editing import Undo, Weights, even
 from .wording import plain
 
 KEEP = {"persist_state": "session"}
@@ -47,8 +48,6 @@ def keep_parameters(method: Method, models: Sequence[str], values: Mapping[str, 
     Args:
         models: the names of those that have a number each.
     """
-    from .merge_weights import keep_weights
-
     state = st.session_state
     for name, value in values.items():
         parameter = method.parameters[name]
@@ -111,6 +110,37 @@ def _help(p: Parameter) -> str:
     return f"{kind}{'' if p.default is None else f'; usually {p.default:g}'}. *About this method* says what it does."
 
 
-def starting_weights(parameter: Parameter, labels: Sequence[str]) -> Weights:
-    """Block weights before anybody has set them: the usual value everywhere."""
-    return dict.fromkeys(labels, usual_number(parameter))
+# -- block weights ----------------------------------------------------------------------------------------------------
+
+
+def weights_key(parameter: str) -> str:
+    """Where session state holds a parameter's block weights, as an `Undo`."""
+    return f"m.weights.{parameter}"
+
+
+def undo_of(parameter: str) -> Undo:
+    """A parameter's block weights, with the way back."""
+    return st.session_state.get(weights_key(parameter), Undo())
+
+
+def keep_weights(parameter: str, weights: Weights) -> None:
+    """Set a parameter's block weights, as a change that can be undone."""
+    st.session_state[weights_key(parameter)] = undo_of(parameter).changed(dict(weights))
+
+
+def weights_of(parameter: Parameter, family: Family) -> Weights:
+    """A parameter's block weights for an architecture; what another architecture had and this one has is taken over.
+
+    As long as nobody has touched them they are the method's usual value, which another method's is not.
+    """
+    undo, state = undo_of(parameter.name), st.session_state
+    usual = usual_number(parameter)
+    now, start = undo.now or {}, even(family, usual)
+    began = f"m.began.{parameter.name}"
+    untouched = not undo.past and not undo.future and set(now.values()) <= {state.get(began)}
+    wanted = start if untouched else {label: now.get(label, usual) for label in start}
+    if tuple(now.items()) != tuple(wanted.items()):
+        state[weights_key(parameter.name)] = Undo(now=wanted)
+    if untouched:
+        state[began] = usual
+    return wanted

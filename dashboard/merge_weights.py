@@ -1,7 +1,7 @@
 """The right side of the Merge page: block weights in the diagram, and the tools around it.
 
-The weights of a parameter live in session state with the way back (`Undo`); the diagram, the tools and the table all change
-them there, so they never disagree.
+The weights of a parameter live in session state with the way back (`merge_parameters.undo_of`); the diagram, the tools and the
+table all change them there, so they never disagree.
 """
 
 from __future__ import annotations
@@ -17,35 +17,13 @@ from ..checkpoints.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
 from .diagram import Gram, last_act, unet_diagram
-from .merge_parameters import KEEP, MIDDLE, held, starting_weights
+from .merge_parameters import KEEP, MIDDLE, held, keep_weights, undo_of, weights_key, weights_of
 from .subject import Subject, draw_subject, svg_of
 from .weights_editing import Undo, Weights
 from .wording import plain
 
 _HEIGHT = 620
 _DIGITS = 4  # finer than anybody drags
-
-
-def keep_weights(parameter: str, weights: Weights) -> None:
-    """Set a parameter's weights, as a change that can be undone."""
-    st.session_state[_key(parameter)] = _undo(parameter).changed(dict(weights))
-
-
-def weights_of(parameter: Parameter, family: Family) -> Weights:
-    """A parameter's weights for an architecture; what another architecture had and this one has is taken over.
-
-    As long as nobody has touched them they are the method's usual value, which another method's is not.
-    """
-    undo, state = _undo(parameter.name), st.session_state
-    now, usual = undo.now or {}, starting_weights(parameter, editing.weighted_labels(family))
-    began = f"m.began.{parameter.name}"
-    untouched = not undo.past and not undo.future and set(now.values()) <= {state.get(began)}
-    wanted = usual if untouched else {label: now.get(label, usual[label]) for label in usual}
-    if tuple(now.items()) != tuple(wanted.items()):
-        state[_key(parameter.name)] = Undo(now=wanted)
-    if untouched:
-        state[began] = next(iter(usual.values()))
-    return wanted
 
 
 def edit_weights(parameter: Parameter, subject: Subject, gram: Gram | None) -> Weights:
@@ -80,14 +58,6 @@ def _taken_over(parameter: str, weights: Weights, key: str) -> Weights:
     if moved != weights:
         keep_weights(parameter, moved)
     return moved
-
-
-def _key(parameter: str) -> str:
-    return f"m.weights.{parameter}"
-
-
-def _undo(parameter: str) -> Undo:
-    return st.session_state.get(_key(parameter), Undo())
 
 
 def _drawing(subject: Subject) -> str:
@@ -170,10 +140,10 @@ def _number(label: str, value: float, key: str) -> None:
 
 
 def _history_buttons(parameter: str) -> None:
-    undo = _undo(parameter)
+    undo = undo_of(parameter)
 
     def go(step: Callable[[Undo], Undo]) -> Callable[[], None]:
-        return lambda: st.session_state.update({_key(parameter): step(_undo(parameter))})
+        return lambda: st.session_state.update({weights_key(parameter): step(undo_of(parameter))})
 
     st.button(":material/undo:", help="Undo", on_click=go(Undo.back), disabled=not undo.past)
     st.button(":material/redo:", help="Redo", on_click=go(Undo.forward), disabled=not undo.future)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,27 +10,23 @@ from typing import Any
 
 from ..checkpoints.stream import Progress
 from .library import identity_of
-from .records import cache_folder, read_json, write_json
+from .measuring import identity_for, keep, kept
 from .tasks import Task
 
 
 def gram_identity(identities: Sequence[str]) -> str:
     """What the inner products of these files, in this order, are kept under."""
-    return hashlib.sha256("\n".join(identities).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return identity_for("gram", identities)
 
 
 def kept_gram(identity: str) -> dict[str, Any] | None:
     """label -> matrix (lists of lists), under `labels`; None when they have not been measured."""
-    kept = read_json(cache_folder() / "gram" / f"{identity}.json", shown=True)
-    return kept if isinstance(kept, dict) and isinstance(kept.get("labels"), dict) else None
+    found = kept("gram", identity)
+    return found if found and isinstance(found.get("labels"), dict) else None
 
 
 def run_gram(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
-    """Measure the inner products of `files` (paths), summed per label, and keep them.
-
-    Returns:
-        `identity`: for `kept_gram`.
-    """
+    """Measure the inner products of `files` (paths), summed per label, and keep them for `kept_gram`."""
     from ..analysis.gram import gram_matrices
     from ..checkpoints import open_checkpoint
 
@@ -41,8 +36,7 @@ def run_gram(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
         checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
         table = gram_matrices(checkpoints, progress=progress, cancel=cancel)
     labels = {label: matrix.tolist() for label, matrix in table.by_label().items()}
-    write_json(cache_folder() / "gram" / f"{identity}.json", {"names": list(table.names), "labels": labels})
-    return {"identity": identity}
+    return keep("gram", identity, {"names": list(table.names), "labels": labels})
 
 
 GRAM = Task("gram", run_gram, "analysis", "Measure distances")

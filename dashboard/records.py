@@ -12,17 +12,10 @@ from ..checkpoints.wording import readable
 
 
 def state_folder() -> Path:
-    """Jobs and settings; `UNETSCOPE_STATE` or the user's folder for such things."""
+    """Jobs, drafts and settings; `UNETSCOPE_STATE` or the user's folder for such things."""
     from platformdirs import user_state_path
 
     return Path(os.environ.get("UNETSCOPE_STATE") or user_state_path("unetscope"))
-
-
-def cache_folder() -> Path:
-    """What can be computed again: indexes, scans, comparisons; `UNETSCOPE_CACHE` or the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope"))
 
 
 def read_json(path: Path, *, shown: bool = False) -> Any:

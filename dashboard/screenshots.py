@@ -147,11 +147,18 @@ def take(page: Any, address: str, folder: Path, suffix: str, wanted: dict[str, t
         page.goto(f"{address}/{path}")
         settle(page)
         _act(page, scene)
-        settle(page)
+        _let_jobs_end(page)
         target = folder / f"{name}_{suffix}.png"
         page.screenshot(path=target)
         taken.append(target)
     return taken
+
+
+def _let_jobs_end(page: Any) -> None:
+    """Wait for what a page has started by itself or by a click, and for what is drawn then."""
+    settle(page)
+    page.locator("[data-testid=stProgress]").first.wait_for(state="detached", timeout=600_000)
+    settle(page)
 
 
 def _act(page: Any, scene: Scene) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,13 @@ _MOST_LOG_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class Found:
-    """A search: its name below the folder that it was found in, where it is, and when it last changed (seconds since 1970)."""
+    """A search.
+
+    Attributes:
+        name: below the folder that it was found in; its whole path where another search has that name in another folder.
+        path: where it is.
+        changed: when it last changed, in seconds since 1970.
+    """
 
     name: str
     path: Path
@@ -48,7 +55,9 @@ def find_runs(folders: Folders) -> list[Found]:
                 found.setdefault(path, Found(name, path, changed_at(path)))
             except OSError:  # removed just now
                 continue
-    return sorted(found.values(), key=lambda run: -run.changed)
+    called = Counter(run.name for run in found.values())
+    runs = [run if called[run.name] == 1 else replace(run, name=readable(str(run.path))) for run in found.values()]
+    return sorted(runs, key=lambda run: -run.changed)
 
 
 def _walk(root: Path) -> Iterator[Path]:

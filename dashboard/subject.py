@@ -17,7 +17,7 @@ from .library import Entry
 
 
 def architectures() -> dict[str, str]:
-    """The architectures that the pages list, by id; a file is never called so, for it has a suffix."""
+    """The architectures that the pages list, by id."""
     from ..diagrams.architectures import drawn_families
 
     return {family: FAMILIES[family].name for family in drawn_families() if not FAMILIES[family].parent}
@@ -69,6 +69,10 @@ class Subject:
         if self.family is None:
             return None
         return opened(self.path, self.identity).family if self.path else family_of(self.family)
+
+    def short(self, key: str) -> str:
+        """A key as tables show it: without the prefix that all of the denoiser's have."""
+        return key.removeprefix(self.record.prefix) if self.record else key
 
     def drawn_as(self):
         """What `diagrams.draw` takes: a name, or the opened checkpoint."""

@@ -30,15 +30,21 @@ def shelf_or_none() -> Shelf:
 def choose_subject(shelf: Shelf, where=st) -> Subject | None:
     """An architecture or a file, chosen on the page or named in its address (`of`); None, and a sentence, for one that is gone."""
     drawable = [entry for entry in shelf.entries if entry.family and not entry.error and entry.what != "lora"]
-    subjects = {name: Subject(name, name) for name in architectures()}
-    subjects |= {entry.name: Subject.of_entry(entry) for entry in drawable}
+    files = {entry.name: Subject.of_entry(entry) for entry in drawable}
+
+    def apart(name: str) -> str:
+        """An architecture's id or title, told from a folder that is called so."""
+        return f"{name} (architecture)" if name in files else name
+
+    titles = {apart(family): apart(title) for family, title in architectures().items()}
+    subjects = {apart(family): Subject(family, family) for family in architectures()} | files
     choices, names = Choices(why_not(shelf)), list(subjects)
     # Not bound to the address by the widget, which would write titles there: a link says sdxl, not "SDXL".
     if "of" not in st.session_state and (wanted := st.query_params.get("of", st.session_state.get("kept of"))):
         st.session_state["of"] = wanted
     chosen = choices.one(
         "Architecture or file", names, "of", usual=names[0], unfit="cannot be drawn; choose another", where=where,
-        format_func=lambda name: architectures().get(name, name),
+        format_func=lambda name: titles.get(name, name),
         help="Published architectures, and every model of the library.",
     )  # fmt: skip
     choices.say()

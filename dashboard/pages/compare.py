@@ -250,7 +250,7 @@ def _table(
     if table.empty:
         st.info("Both files have no tensor in common here. The notes above say what one of them lacks.")
         return
-    shown = table.assign(key=table["key"].str.removeprefix("model.diffusion_model."))
+    shown = table.assign(key=table["key"].map(subject.short))
     event = st.dataframe(
         shown, hide_index=True, height=min(420, 38 + 35 * len(shown)), on_select="rerun", selection_mode="single-row",
         key=f"compare tensors {hash((a.identity, b.identity, selected, kind, metric))}",

@@ -101,9 +101,14 @@ def _downloads(subject: Subject, level: str, block: str | None, drawing) -> None
     """The diagram and the list of layers as files."""
     name = "-".join(filter(None, (subject.title.rpartition(".")[0] or subject.name, block or level.lower())))
     rows = rows_of(subject, [block] if block else [])
-    whole = draw_subject(subject, LEVELS[level], block, theme="auto")
     with st.popover("Download", width="stretch"):
-        st.download_button("Diagram, SVG", lambda: svg_of(whole), f"{name}.svg", "image/svg+xml", on_click="ignore")
+        st.download_button(
+            "Diagram, SVG",
+            lambda: svg_of(draw_subject(subject, LEVELS[level], block, theme="auto")),
+            f"{name}.svg",
+            "image/svg+xml",
+            on_click="ignore",
+        )
         st.download_button(
             "Diagram, PNG", lambda: picture(drawing, ".png"), f"{name}.png", "image/png", on_click="ignore"
         )
@@ -136,7 +141,7 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
     tensors, statistics = st.tabs(["Tensors", "Statistics and histogram"])
     with tensors:
         st.dataframe(
-            [_row(row, subject.record.prefix if subject.record else "") for row in rows],
+            [_row(row, subject) for row in rows],
             hide_index=True,
             height=min(HEIGHT - 160, 38 + 35 * len(rows)),
             column_config={
@@ -150,8 +155,8 @@ def _details(subject: Subject, level: str, block: str | None, selected: Sequence
         _statistics(subject, inside or [block], rows)
 
 
-def _row(row: dict[str, Any], prefix: str) -> dict[str, Any]:
-    short = printable(row["key"].removeprefix(prefix))
+def _row(row: dict[str, Any], subject: Subject) -> dict[str, Any]:
+    short = printable(subject.short(row["key"]))
     out = {"key": short, "shape": row["shape"], "parameters": row["params"], "kind": row["kind"], "label": row["label"]}
     return out | ({"dtype": row["dtype"]} if row["dtype"] else {})
 
@@ -235,7 +240,7 @@ def _statistics(subject: Subject, names: Sequence[str], rows: list[dict[str, Any
     )
     table = found.table("tensor")
     table = table[table["key"].isin([row["key"] for row in rows])]
-    table = table.assign(key=table["key"].str.removeprefix("model.diffusion_model."))
+    table = table.assign(key=table["key"].map(subject.short))
     st.dataframe(
         table[["key", *_SHOWN]],
         hide_index=True,

@@ -41,8 +41,9 @@ def show() -> None:
     if not ended:
         st.info("Nothing has ended yet.")
         return
+    home = jobs.own_home()
     for job in ended[:_SHOWN]:
-        _ended(job)
+        _ended(job, home)
     if len(ended) > _SHOWN:
         st.caption(f"and {counted(len(ended) - _SHOWN, 'older one')}")
     if st.button("Clear the list", help="Removes these records, not the files that were made."):
@@ -111,8 +112,9 @@ def _again(job: jobs.Job) -> None:
             link_to("merge", "Its controls", draft=job.origin)
 
 
-def _ended(job: jobs.Job) -> None:
-    elsewhere = f" · in {plain(job.home)}" if job.home not in ("", jobs.own_home()) else ""
+def _ended(job: jobs.Job, home: str) -> None:
+    """A job that has ended; `home` is this app's models folder."""
+    elsewhere = f" · in {plain(job.home)}" if job.home not in ("", home) else ""
     with st.expander(f"{plain(job.title)} · {ended_line(job)}{elsewhere}", icon=_ICONS[job.status]):
         if job.status == "failed":
             st.error(plain(job.error))

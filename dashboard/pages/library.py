@@ -7,12 +7,13 @@ from typing import Any
 import streamlit as st
 
 from ...checkpoints.families import is_text, known_parts, short_title
+from ...checkpoints.kept_scans import kept_scan
 from ...checkpoints.wording import counted
 from .. import jobs
 from ..folders import Folders
 from ..history_view import show_history
 from ..job_view import show_job
-from ..library import Entry, Shelf, health_words, scan_of, shared_parts
+from ..library import Entry, Shelf, health_words, shared_parts
 from ..page import Page, Scene
 from ..scanning import SCAN
 from ..shell import link_to, require_folders, shelf_of
@@ -31,8 +32,8 @@ def show() -> None:
     if not shelf.entries and not shelf.unread:
         _empty(folders)
         return
-    scans = {e.name: scan for e in shelf.entries if (scan := scan_of(e.identity))}
-    _summary(folders, shelf, len(scans))
+    scans = {e.name: scan for e in shelf.entries if (scan := kept_scan(e.identity))}
+    _summary(folders, shelf, scans)
     shown = _filtered(shelf)
     chosen = _table(shown, scans, shelf)
     if chosen:
@@ -74,15 +75,13 @@ def _follow_jobs(folders: Folders) -> None:
             st.warning(f"{plain(name)} could not be scanned: {plain(reason)}")
 
 
-def _summary(folders: Folders, shelf: Shelf, scanned: int) -> None:
+def _summary(folders: Folders, shelf: Shelf, scans: dict[str, dict[str, Any]]) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     total = sum(entry.size for entry in shelf.entries)
     left.caption(
-        f"{counted(len(shelf.entries), 'file')}, {plain(size(total))}, in {plain(folders.models)} · {scanned:,} scanned"
+        f"{counted(len(shelf.entries), 'file')}, {plain(size(total))}, in {plain(folders.models)} · {len(scans):,} scanned"
     )
-    waiting = [
-        entry for entry in shelf.entries if not entry.error and not entry.encoding and scan_of(entry.identity) is None
-    ]
+    waiting = [entry for entry in shelf.entries if not entry.error and not entry.encoding and entry.name not in scans]
     if waiting and right.button(
         f"Scan {counted(len(waiting), 'file')}", icon=":material/health_and_safety:", width="stretch",
         help=f"Reads {size(sum(e.size for e in waiting))} in the background, once: broken values, position ids, SHA-256, and "

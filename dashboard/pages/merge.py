@@ -115,9 +115,9 @@ def _block_weights(
     method: Method, values: dict[str, Any], models: tuple[Entry, ...]
 ) -> dict[str, float | Weights | list[float] | bool]:
     """The parameters with their block weights; the diagram edits one of those that have any."""
-    from ..merge_parameters import usual_number
+    from ..merge_parameters import usual_number, weights_of
     from ..merge_predict import gram_for
-    from ..merge_weights import edit_weights, weights_of
+    from ..merge_weights import edit_weights
 
     by_block = [name for name, value in values.items() if value is None]
     if not by_block:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import streamlit as st
 
+from ...checkpoints.hashes import cache_folder
 from .. import jobs
 from ..demo import DEMO
 from ..folders import FolderError, choose_folders, current_folders, given_folders
 from ..page import Page, Scene
-from ..records import cache_folder, state_folder
+from ..records import state_folder
 from ..wording import plain, printable
 
 # Where other programs keep checkpoints, below the user's home; offered when they are there.
@@ -40,7 +41,7 @@ def show() -> None:
                    "The app touches nothing else.")  # fmt: skip
     choose_here()
     st.subheader("Kept on disk")
-    st.text(printable(f"Jobs and settings: {state_folder()}\nIndexes, scans and comparisons: {cache_folder()}"))
+    st.text(printable(f"Jobs, drafts and settings: {state_folder()}\nIndexes, scans and comparisons: {cache_folder()}"))
     st.caption("Both can be deleted at any time; what is in the second one is computed again.")
     st.subheader("Appearance")
     st.caption("Light or dark follows your system. The menu at the top right has the other one, under Settings.")

@@ -9,9 +9,10 @@ import pytest
 from quantised import scaled_fp8, write_quantised
 
 from unetscope.checkpoints import inspection
+from unetscope.checkpoints.kept_scans import keep_scan, kept_scan, scan_file
 from unetscope.checkpoints.scan import scan
 from unetscope.dashboard import jobs, library, worker
-from unetscope.dashboard.library import health_words, identity_of, keep_scan, read_library, scan_of, shared_parts
+from unetscope.dashboard.library import health_words, identity_of, read_library, shared_parts
 
 
 @pytest.fixture
@@ -96,11 +97,30 @@ def test_the_scan_job_fills_in_health_and_fingerprints_until_a_file_changes(mode
     worker.work("background")
     assert jobs.get(job.id).result["scanned"] == 2
     assert list(jobs.get(job.id).result["failed"]) == ["junk.safetensors"]
-    kept = scan_of(identity_of(files[0]))
+    kept = kept_scan(identity_of(files[0]))
     assert kept["fingerprints"] == scan(files[0]).fingerprints
     assert health_words(kept) == "sound" and health_words(None) == "not scanned"
     os.utime(files[0], ns=(1, 1))
-    assert scan_of(identity_of(files[0])) is None
+    assert kept_scan(identity_of(files[0])) is None
+
+
+def test_two_files_of_one_name_that_cannot_be_scanned_are_both_told(models, no_workers):
+    (models / "deep").mkdir()
+    files = [models / "junk.safetensors", models / "deep" / "junk.safetensors"]
+    for path in files:
+        path.write_bytes(b"junk")
+    job = jobs.submit("scan", "scan", {"files": [str(path) for path in files]})
+    worker.work("background")
+    assert list(jobs.get(job.id).result["failed"]) == [str(path) for path in files]
+
+
+def test_a_scan_that_cannot_be_kept_is_told(models, tmp_path, no_workers):
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "scans").write_text("no folder")
+    job = jobs.submit("scan", "scan", {"files": [str(models / "base.safetensors")]})
+    worker.work("background")
+    result = jobs.get(job.id).result
+    assert result["scanned"] == 0 and str(tmp_path / "cache") in result["failed"]["base.safetensors"]
 
 
 def test_files_that_share_a_component_are_grouped():
@@ -131,8 +151,8 @@ def test_health_counts_what_is_broken_and_suspect():
 def test_a_damaged_cache_is_as_good_as_none(models, tmp_path):
     identity = identity_of(models / "base.safetensors")
     keep_scan(identity, {"fingerprints": {}, "health": []})
-    library.scan_file(identity).write_text("{")
-    assert scan_of(identity) is None
+    scan_file(identity).write_text("{")
+    assert kept_scan(identity) is None
     file = tmp_path / "cache" / "library.json"
     file.write_text('{"form": 0}')
     assert len(read_library(models).entries) == 4

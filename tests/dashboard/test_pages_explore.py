@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.demo import write_demo
 from unetscope.dashboard import jobs
 from unetscope.dashboard.subject import Subject, label_of, rows_of
@@ -39,6 +40,16 @@ def test_a_file_of_a_kin_is_explored_by_its_own_blocks_and_tensors(models, open_
     gone = open_page("explore", of="small.safetensors", selected="M00")
     assert not gone.exception
     assert gone.session_state["explore selected"] == ()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "SDXL"])
+def test_a_folder_that_is_called_as_an_architecture_is_explored_as_itself(models, open_page, name):
+    convert(models / "wide.safetensors", models / name, to="diffusers")
+    at = open_page("explore", of=name, selected="IN05")
+    assert not at.exception
+    assert set(at.dataframe[0].value["dtype"]) == {"F16"}  # an architecture has none
+    both = [option for option in at.selectbox(key="of").options if option.startswith("SDXL") or option == name]
+    assert sorted(both) == sorted({"SDXL", "SDXL refiner", name, *(["SDXL (architecture)"] if name == "SDXL" else [])})
 
 
 @pytest.mark.parametrize("hostile", ["../../etc/passwd", "/etc/passwd", "<img src=x onerror=alert(1)>"])

@@ -141,6 +141,12 @@ def test_searches_are_found_below_the_folders_and_nowhere_else(run, models, tmp_
     assert {found.name for found in find_runs(folders)} == {"searches/photo-anime", "tree/nodes/ab", "other"}
 
 
+def test_searches_of_one_name_in_two_folders_can_both_be_chosen(models, tmp_path, monkeypatch):
+    paths = {write_run(folder / "run", trials=3, images=False).path for folder in (models, tmp_path / "elsewhere")}
+    monkeypatch.setenv("UNETSCOPE_RUNS", str(tmp_path / "elsewhere"))
+    assert {found.name for found in find_runs(Folders.at(models))} == set(map(str, paths))
+
+
 def rows(chart) -> list[dict]:
     return [row for data in chart.to_dict()["datasets"].values() for row in data]
 
