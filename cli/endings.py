@@ -81,7 +81,7 @@ def complain(text: str) -> None:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Have what a command began undone when it is told to end, as by Ctrl-C; a second signal is not waited for."""
+    """Have what a command began undone when it is told to end, as by Ctrl-C; while that is done, more such signals do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -79,13 +79,18 @@ def recipe(method: Method, given: dict[str, Any], convention: str | None = None)
     """The recipe that arguments and options stand for; a convention says how vectors and presets among them are read.
 
     Raises:
-        RecipeError: a file's name cannot stand in a recipe, or the values make no recipe.
+        RecipeError: the values make no recipe, or one of which no model comes.
     """
-    from ..merge import Recipe
+    from ..merge import Recipe, RecipeError
 
     files = {name: given[name] for name in method.inputs}
     files |= _named(expand(given["models"]), set(files)) if method.variadic else {}
     models, loras = _sorted(method, files)
+    if method.result == "delta" or not models:
+        raise RecipeError(
+            f"{method.command} makes a difference here, no model that could be written; it is a step of recipes, of which "
+            "another one adds the result to a model (add, task_arithmetic)"
+        )
     step: dict[str, Any] = {"method": method.name, "inputs": list(files)}
     step |= {
         p.name: v for p in method.parameters.values() if (v := _value(p, given[p.name], method, files)) is not None
@@ -111,7 +116,6 @@ def in_options() -> Iterator[None]:
 
 def _sorted(method: Method, files: dict[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Models and LoRAs apart; LoRAs are looked for where a difference may stand."""
-
     models, loras = {}, {}
     for name, path in files.items():
         text = str(path)

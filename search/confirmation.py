@@ -141,8 +141,16 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
 def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[str, str, TrialRecord | None, Recipe]]:
     """The top trials, every parent by itself, and the baselines that are no parent."""
     sign = 1 if run.setup().reward.higher_is_better else -1
-    # Parents are measured as what they are.
-    complete = [t for t in run.trials() if t.state == "complete" and not _PARENT.fullmatch(t.baseline)]
+    free = {p.name for p in template.parameters}
+    # Parents are measured as what they are, and what is damaged has no recipe.
+    complete = [
+        t
+        for t in run.trials()
+        if t.state == "complete"
+        and t.score is not None
+        and free <= t.point.keys()
+        and not _PARENT.fullmatch(t.baseline)
+    ]
     ranked = sorted(complete, key=lambda t: (-sign * t.score, t.number))
     top: list[TrialRecord] = []
     for trial in ranked:

@@ -30,6 +30,10 @@ class Interrupts:
 
     def _handle(self, number: int, frame: object) -> None:
         if self.asked:
+            # As it would have ended without a search: the exit code tells the signal.
+            before = self._old[number]
+            if callable(before):
+                before(number, frame)
             raise KeyboardInterrupt
         self.asked = True
         # Not print: the signal may have come while something is printed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,8 +153,12 @@ class Worker:
                     "folder by -o, or the storage that this one was made with"
                 )
             why = f"it does not know trial {(lost or kept[0]).number}"
-            kept = list({r.number: r for r in (*optimiser.known(), *kept)}.values())
+            # What was written last counts; of two that were written at once, what the journal holds: damage changes no time.
+            both = sorted((*kept, *optimiser.known()), key=lambda r: r.finished)
+            kept = list({r.number: r for r in both}.values())
         except DamagedJournalError as error:
+            if not own:
+                raise SearchError(f"{error}; move it away, and --resume makes it again from trials/") from None
             if not alone:
                 raise SearchError(
                     f"{error}; stop the other workers, and --resume makes it again from trials/"
@@ -184,10 +188,10 @@ class Worker:
             value_of=self._value_of,
         )
 
-    def _value_of(self, record: TrialRecord) -> float | None:
-        """A finished trial's score as the optimiser shall see it."""
+    def _value_of(self, record: TrialRecord, known: Sequence[TrialRecord]) -> float | None:
+        """A finished trial's score as the optimiser shall see it: a pruned one beside the best that was known then."""
         if record.state == "pruned" and record.score is not None:
-            before = [r for r in self.run.trials() if r.finished <= record.finished]
+            before = [r for r in known if r.finished <= record.finished]
             best = best_of(before, self.objective.higher_is_better)
             if best is not None and set(best.scores) & set(record.scores):
                 return paired_estimate(record.scores, best.scores, self.objective.weights, best.score)

@@ -60,7 +60,7 @@ class Optimiser:
         higher_is_better: the direction.
         own: whether the storage belongs to the run folder alone, so that everybody who uses it has a lock there.
         written: the trials that the run folder holds.
-        value_of: the score of a trial as the optimiser shall see it.
+        value_of: the score of a trial, of all that are known, as the optimiser shall see it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Optimiser:
         higher_is_better: bool,
         own: bool,
         written: Callable[[], Sequence[TrialRecord]] = tuple,
-        value_of: Callable[[TrialRecord], float | None] = lambda record: record.score,
+        value_of: Callable[[TrialRecord, Sequence[TrialRecord]], float | None] = lambda record, known: record.score,
     ):
         import optuna
 
@@ -221,7 +221,7 @@ class Optimiser:
                 point, attributes = dict(record.point), {"record": to_line(record), "worker": record.worker}
                 attributes |= {"baseline": record.baseline} if record.baseline else {}
                 attributes |= {"start": starts.index(point)} if point in starts else {}
-                value = None if record.state == "failed" else self._value_of(record)
+                value = None if record.state == "failed" else self._value_of(record, records)
                 if value is not None:
                     state = states.RUNNING if hold and record.baseline else states.COMPLETE
             trial = optuna.trial.create_trial(
@@ -319,7 +319,7 @@ class Optimiser:
                 if line is not None and not holding:
                     # Its worker died between writing the record and telling the score.
                     record = self.records[trial.number]
-                    self._finish(trial.number, self._value_of(record) if record.state != "failed" else None)
+                    self._tell_again(trial.number, record)
                 elif line is None and self._is_stale(trial):
                     record = self._measured(trial, holding) or self._give_up(trial)
                     fresh += [record] if record is not None else []
@@ -333,8 +333,12 @@ class Optimiser:
         self.study._storage.set_trial_user_attr(trial._trial_id, "record", to_line(record))
         self.records[trial.number] = record
         if not holding:
-            self._finish(trial.number, self._value_of(record))
+            self._tell_again(trial.number, record)
         return record
+
+    def _tell_again(self, number: int, record: TrialRecord) -> None:
+        """Tell the score of a trial whose worker did not come to it."""
+        self._finish(number, None if record.state == "failed" else self._value_of(record, self._written()))
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")

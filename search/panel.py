@@ -14,13 +14,11 @@ from .free import Template
 from .objective import Keep, Measured, Objective
 from .pruning import is_hopeless
 from .records import TrialRecord
-from .shots import Shot
+from .shots import Shot, picture_hash
 from .study import Study
 from .study_settings import Pruning
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..merge.recipe import Recipe
     from .generators.contract import Generator
     from .rewards.contract import Reward
@@ -83,7 +81,7 @@ class PanelObjective(Objective):
             for i, (shot, image) in enumerate(zip(batch, images, strict=True)):
                 measured.scores[shot.name] = float(scores[i])
                 measured.parts[shot.name] = {part: float(values[i]) for part, values in parts.items()}
-                measured.pictures[shot.name] = _hash(image)
+                measured.pictures[shot.name] = picture_hash(image)
                 black += [shot.name] if not image.getbbox() else []
                 keep(shot.name, image)
             if incumbent is not None and self._is_hopeless(measured, incumbent):
@@ -140,12 +138,6 @@ class _Clock:
 
     def __exit__(self, *error: object) -> None:
         self.seconds[self._what] = self.seconds.get(self._what, 0.0) + time.monotonic() - self._begun
-
-
-def _hash(image: Image) -> str:
-    import xxhash
-
-    return xxhash.xxh3_64_hexdigest(image.tobytes())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,10 @@ class Shot:
     sampler_name: str = "Euler a"
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def picture_hash(image: Image) -> str:
+    """What tells whether two shots became the very same picture."""
+    import xxhash
+
+    return xxhash.xxh3_64_hexdigest(image.tobytes())

@@ -36,6 +36,7 @@ _REPLY_SECONDS = 20.0
 
 # An address that names no driver; Heroku and others write the short form.
 _POSTGRES = re.compile("^postgres(ql)?://")
+_PASSWORD = re.compile(r"(://[^:/@?]*:)([^?]*)@")
 _TRIES = 10
 # Who raises errors over a storage that does not answer.
 _DRIVERS = ("optuna", "sqlalchemy", "grpc", "psycopg", "psycopg2", "pymysql", "MySQLdb", "sqlite3")
@@ -75,6 +76,9 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
     if url is None:
         return _journal(run.path / "journal.log", alone=not Workers(run).others())
     shown = without_password(url)
+    if (found := _PASSWORD.search(url)) and "@" in found[2]:
+        # What follows the first one would be taken for the host, and told in the driver's words.
+        raise SearchError(f"--storage {shown}: write %40 for an @ in the password")
     try:
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
@@ -120,8 +124,9 @@ def _data_base(url: str) -> BaseStorage:
 
 
 def without_password(url: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    """An address as it may be shown. Passwords may hold any character, `@` and `/` too."""
+    shown = _PASSWORD.sub(r"\1***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
 
 
 def reason_of(error: Exception) -> str:

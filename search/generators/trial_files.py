@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from ...merge.recipe import Recipe
 
 PREFIX = "unetscope-trial-"
-# How many numbers are kept of each tensor, and up to which part of their size they may change without changing a picture.
-_SAMPLED, _SAME = 2048, 1e-4
 # Seconds in which a file of another search may not be locked yet.
 _YOUNG = 30.0
+# How many numbers are kept of each tensor, and up to which part of their size they may change without changing a picture.
+_SAMPLED, _SAME = 2048, 1e-4
 
-
+# fp32, an array for each tensor.
 Sample = list[np.ndarray]
 
 
 def differ(one: Sample, other: Sample) -> bool:
-    """Whether two samples of merges of one study differ by more than what a picture may not show."""
+    """Whether two samples of merges of one study differ by more than what a picture may not show; other tensors do."""
+    if [a.shape for a in one] != [b.shape for b in other]:
+        return True
     size = sum(float(np.abs(a).sum()) for a in one)
     return sum(float(np.abs(a - b).sum()) for a, b in zip(one, other, strict=True)) > _SAME * size
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ...checkpoints.errors import nearest
 from ..errors import OutOfOrderError, SearchError
-from ..shots import Shot
+from ..shots import Shot, picture_hash
 from .contract import Generator, NoImageError
 from .settings import Settings, checked
 from .trial_files import Sample, TrialFiles, differ
@@ -42,12 +42,6 @@ class _Loaded:
     stem: str
     sample: Sample
     pictures: dict[str, str] = field(default_factory=dict)
-
-
-def _hash(image: Image) -> str:
-    import xxhash
-
-    return xxhash.xxh3_64_hexdigest(image.tobytes())
 
 
 class WebUiSettings(Settings):
@@ -142,13 +136,13 @@ class WebUiGenerator(Generator):
                     f"{self.settings.url}: paints {shot.name} with {loaded.stem} exactly as with the model before, though their "
                     "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images"
                 )
-        loaded.pictures[shot.name] = _hash(image)
+        loaded.pictures[shot.name] = picture_hash(image)
         return image
 
     def _repeats(self, shot: Shot, image: Image, loaded: _Loaded) -> bool:
         """Whether the model before has made the very same picture, which no model with other numbers does."""
         before = self._painted
-        if before is None or before.pictures.get(shot.name) != _hash(image):
+        if before is None or before.pictures.get(shot.name) != picture_hash(image):
             return False
         return differ(before.sample, loaded.sample)
 

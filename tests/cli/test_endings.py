@@ -14,6 +14,8 @@ import pytest
 import typer
 
 from unetscope.cli import main
+from unetscope.cli.endings import stop_code, stopped_by_signals
+from unetscope.search.interrupts import Interrupts
 
 COMMAND = [sys.executable, "-c", "from unetscope.cli import main; main()"]
 
@@ -28,6 +30,16 @@ def replaced(monkeypatch, error):
 def test_a_stop_is_one_line_and_130(here, run, monkeypatch):
     replaced(monkeypatch, KeyboardInterrupt())
     assert run("inspect", "a.safetensors") == (130, "", "unetscope: stopped; nothing was left behind\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_search_that_is_told_twice_to_stop_ends_with_the_code_of_the_signal(number, code):
+    with pytest.raises(KeyboardInterrupt) as stop, stopped_by_signals(), Interrupts() as interrupts:
+        signal.raise_signal(number)
+        assert interrupts.asked
+        signal.raise_signal(number)
+    assert stop_code(stop.value) == code
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])

@@ -85,6 +85,21 @@ def test_an_interrupted_confirmation_measures_only_what_is_missing(panel, pictur
     assert again == found and panel.generator.prepared - before == len(found.candidates) - 1
 
 
+@pytest.mark.parametrize("damage", [{"point": {}}, {"score": None}])
+def test_a_damaged_trial_is_no_candidate_and_the_others_are(panel, picture_study, tmp_path, damage):
+    panel.generator, panel.reward = ColourGenerator(), RedReward()
+    run = tmp_path / "run"
+    best = search(picture_study(trials=8, confirm={"top": 1, "seeds": [11]}), run, say=lambda text: None).best
+    (file,) = (run / "trials").glob("*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(
+        "".join(json.dumps({**r, **(damage if r["number"] == best.number else {})}) + "\n" for r in records)
+    )
+    found = confirm(run, say=lambda text: None)
+    tops = [c.trial for c in found.candidates if c.role == "trial"]
+    assert len(tops) == 1 and tops != [best.number]
+
+
 def test_there_is_nothing_to_confirm_without_pictures(tmp_path):
     with pytest.raises(SearchError, match="no run folder"):
         confirm(tmp_path)

@@ -93,6 +93,19 @@ def test_a_search_goes_on_with_all_that_was_measured(tmp_path, study, how):
     assert search(study(10), run, resume=True, say=lambda text: None).run.trials() == trials
 
 
+def test_a_damaged_record_is_told_as_the_journal_has_it(tmp_path, study):
+    run = tmp_path / "run"
+    measured = search(study(5), run, say=lambda text: None).run.trials()
+    (file,) = (run / "trials").glob("*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    del records[2]["point"]["x"]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    search(study(6), run, resume=True, say=lambda text: None)
+    told = open_study(run / "journal.log", "t").trials
+    assert [t.value for t in told[:5]] == [r.score for r in measured]
+    assert told[2].params["x"] == pytest.approx(measured[2].point["x"])
+
+
 def test_what_is_made_again_is_said_and_the_old_journal_is_kept(tmp_path, study):
     run = tmp_path / "run"
     search(study(3), run, say=lambda text: None)
@@ -101,6 +114,19 @@ def test_what_is_made_again_is_said_and_the_old_journal_is_kept(tmp_path, study)
     search(study(4), run, resume=True, say=said.append)
     assert any("journal.log is made again from 3 trials" in x and "journal.log.damaged" in x for x in said)
     assert (run / "journal.log.damaged").read_bytes().startswith(b"noise\n")
+
+
+def test_a_shared_journal_that_is_damaged_is_made_again_once_it_is_out_of_the_way(tmp_path, study):
+    run, shared = tmp_path / "run", tmp_path / "shared.log"
+    measured = search(study(3), run, storage=str(shared), say=lambda text: None).run.trials()
+    damaged = b'{"op_code":4}\n' + shared.read_bytes()
+    shared.write_bytes(damaged)
+    with pytest.raises(SearchError, match=r"shared\.log: the journal is damaged .*; move it away, and --resume"):
+        search(study(4), run, resume=True, storage=str(shared), say=lambda text: None)
+    assert shared.read_bytes() == damaged
+    shared.rename(tmp_path / "old.log")
+    trials = search(study(4), run, resume=True, storage=str(shared), say=lambda text: None).run.trials()
+    assert trials[:3] == measured and len(trials) == 4
 
 
 def test_half_a_line_of_another_worker_stops_nobody(tmp_path, study):

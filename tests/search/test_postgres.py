@@ -21,6 +21,7 @@ from fake_search import PATIENCE, SMALL, start, write_study
 from unetscope.search.errors import SearchError
 from unetscope.search.loop import search
 from unetscope.search.run_folder import RunFolder
+from unetscope.search.storage import open_storage, without_password
 from unetscope.search.study import Study
 
 
@@ -166,6 +167,32 @@ def test_a_data_base_that_goes_away_costs_no_trial(server, tmp_path, monkeypatch
         server.begin()
     trials = search(study, tmp_path / "run", storage=url, say=lambda text: None).run.trials()
     assert len(trials) == len(set(asked)) == len(asked) == 6 and {t.state for t in trials} == {"complete"}
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://me:se/cret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:s@e:cret@host/db?sslmode=require", "postgresql://me:***@host/db?sslmode=require"),
+        (
+            "postgresql://me@host/db?password=secret&sslmode=require",
+            "postgresql://me@host/db?password=***&sslmode=require",
+        ),
+        ("postgresql://host:5432/db?user=a@b", "postgresql://host:5432/db?user=a@b"),
+        ("sqlite:///C:/a@b.db", "sqlite:///C:/a@b.db"),
+        ("grpc://host:13000", "grpc://host:13000"),
+    ],
+)
+def test_no_password_is_shown_of_an_address(address, shown):
+    assert without_password(address) == shown
+
+
+def test_an_at_in_a_password_is_refused_and_none_of_it_is_told(tmp_path):
+    pytest.importorskip("optuna")
+    with pytest.raises(SearchError, match="write %40 for an @ in the password") as refused:
+        open_storage(RunFolder(tmp_path), "postgresql://me:se@cret@host/db")
+    assert "cret" not in str(refused.value)
 
 
 def test_a_driver_that_is_missing_is_named(tmp_path, monkeypatch):

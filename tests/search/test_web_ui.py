@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from fake_web_ui import FakeWebUi
 from tiny import load
@@ -14,7 +15,7 @@ from tiny import load
 from unetscope.merge import Recipe, merge
 from unetscope.search.errors import OutOfOrderError, SearchError
 from unetscope.search.generators import NoImageError, make_generator
-from unetscope.search.generators.trial_files import PREFIX
+from unetscope.search.generators.trial_files import PREFIX, differ
 from unetscope.search.generators.web_ui import WebUiGenerator
 from unetscope.search.shots import Shot
 
@@ -218,6 +219,12 @@ def test_the_same_model_again_may_paint_the_same_picture(make, ui, recipe):
         generator.prepare(recipe(alpha))
         assert len(generator.images(SHOTS)) == 2
     assert len(ui.bodies("txt2img")) == 6
+
+
+def test_models_of_other_tensors_differ():
+    ones = np.ones(3, np.float32)
+    assert not differ([ones, ones], [ones, ones]) and differ([ones, ones], [ones, 2 * ones])
+    assert differ([ones, ones], [ones]) and differ([ones, ones], [ones, np.ones(2, np.float32)])
 
 
 def test_nan_and_black_images_fail_the_trial_without_another_attempt(make, ui, recipe):
