@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DTYPES
-from ..checkpoints.health import Finding, TensorValues, findings, look_at_position_ids
-from ..checkpoints.position_ids import is_position_ids
+from ..checkpoints.families.parts.position_ids import is_position_ids
+from ..library.health import Finding, TensorValues, findings, look_at_position_ids
 from .grouping import is_weight
 from .statistics import Statistics
 

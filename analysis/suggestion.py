@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.conventions import CONVENTIONS
 from ..checkpoints.errors import LabelError
 from ..checkpoints.families import Family, family_of, is_text
-from ..checkpoints.presets import preset, preset_names
+from ..checkpoints.families.conventions import CONVENTIONS
+from ..checkpoints.families.presets import preset, preset_names
 from .shares import Share, Vector, common, ingredients, vector, vectors
 from .trace_report import LabelTrace
 

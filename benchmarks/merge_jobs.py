@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import family_of
+from unetscope.checkpoints.families.conventions import CONVENTIONS
 from unetscope.checkpoints.formats.safetensors_file import plan_header
 from unetscope.merge import BlockWeights
 

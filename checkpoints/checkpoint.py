@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .architecture import NO_FAMILY, Architecture, reader_of
 from .codec import decode
 from .dtypes import DType, carrier
 from .encodings.decoding import Decoder
@@ -23,6 +22,7 @@ from .encodings.sorting import Stored
 from .errors import CheckpointError, nearest
 from .families import Family, Place
 from .files import FileReader
+from .recognition.architecture import NO_FAMILY, Architecture, reader_of
 from .strided import Strided
 from .tensors import Piece, Shape, StoredTensor
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .architecture import Architecture
 from .checkpoint import Checkpoint
 from .dtypes import F32
 from .errors import CheckpointError
 from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .families.parts.schedule import CONTINUOUS, ZERO_SNR, is_marker
-from .naming import DiffusersTranslation, to_diffusers
 from .output import replace_file
+from .recognition import DiffusersTranslation, to_diffusers
+from .recognition.architecture import Architecture
 from .tensors import Shape, StoredTensor
 from .wording import some
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .architecture import Architecture, reader_of, recognise, unknown_model
 from .checkpoint import Checkpoint, TensorInfo
 from .dtypes import F32
 from .encodings.sorting import Stored, refuse_undecoded, sort_out, together
@@ -14,8 +13,9 @@ from .families import Family
 from .families.any import any_family
 from .families.parts.schedule import marks, said_by_markers, said_by_word
 from .formats import Contents, is_folder, read_file, read_model
-from .naming import canonical_names, to_single_file
-from .naming.translation import Translation
+from .recognition import canonical_names, to_single_file
+from .recognition.architecture import Architecture, reader_of, recognise, unknown_model
+from .recognition.translation import Translation
 from .tensors import StoredTensor
 from .wording import counted, some
 

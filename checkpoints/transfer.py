@@ -14,9 +14,9 @@ import numpy as np
 from .checkpoint import Checkpoint, TensorInfo
 from .codec import decode, encode, finite_limit
 from .dtypes import I64, DType
+from .families.parts.position_ids import positions
 from .formats import written_as
 from .output import OutputFile
-from .position_ids import positions
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
 

@@ -40,8 +40,8 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write a checkpoint in another format, dtype or layout, pruned or repaired."""
-    from ..checkpoints.convert import convert as converted
     from ..checkpoints.wording import counted
+    from ..merge.convert import convert as converted
 
     with progress("converting") as moved:
         report = converted(

@@ -109,7 +109,7 @@ def _finder(folders: list[str]) -> Callable[[str], Path | None]:
     """What finds a file by a recorded hash or name in these folders."""
     if not folders:
         return lambda said: None
-    from ..checkpoints.hash_index import HashIndex
+    from ..library.hash_index import HashIndex
 
     index = HashIndex.load(folders)
     return index.find

@@ -11,7 +11,7 @@ from .arguments import Json, Threads
 from .screen import progress, say, show_json, show_table, size, warn
 
 if TYPE_CHECKING:
-    from ..checkpoints.hash_index import HashIndex, IndexedFile
+    from ..library.hash_index import HashIndex, IndexedFile
 
 
 def index(
@@ -32,7 +32,7 @@ def index(
     json: Json = False,
 ) -> None:
     """List models with their hashes, or find the model that a hash or name means."""
-    from ..checkpoints.hash_index import HashIndex
+    from ..library.hash_index import HashIndex
 
     with progress("hashing") as moved:
         found = HashIndex.load(folders, compute=compute, progress=moved, threads=threads, webui_cache=webui_cache)

@@ -99,7 +99,7 @@ def presets(
     json: Json = False,
 ) -> None:
     """List the MBW presets and their values."""
-    from ..checkpoints.presets import preset, preset_families, preset_names
+    from ..checkpoints.families.presets import preset, preset_families, preset_names
 
     family = family or preset_families()[0].id
     found = {name: preset(name, family) for name in preset_names()}

@@ -11,8 +11,8 @@ from .arguments import Json, Threads
 from .screen import amount, printable, progress, say, show_json, show_table, size, tree
 
 if TYPE_CHECKING:
-    from ..checkpoints.inspection import Amount, Inspection
-    from ..checkpoints.scan import Scan
+    from ..library.inspection import Amount, Inspection
+    from ..library.scan import Scan
 
 _SHOWN_KEYS, _SHOWN_TEXT, _SHOWN_TENSORS = 6, 160, 24
 
@@ -24,12 +24,12 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Say what a file is: architecture, parts, dtypes, blocks, merge history, and what is missing or broken."""
-    from ..checkpoints.inspection import inspect as inspected
+    from ..library.inspection import inspect as inspected
 
     found = inspected(file)
     values = None
     if scan:
-        from ..checkpoints.scan import scan as scanned
+        from ..library.scan import scan as scanned
 
         with progress("scanning") as moved:
             values = scanned(file, threads=threads, progress=moved)

@@ -9,8 +9,8 @@ import streamlit as st
 from .wording import printable
 
 if TYPE_CHECKING:
-    from ..checkpoints.history import HistoryNode
     from ..diagrams import TreeNode
+    from ..library.history import HistoryNode
 
 # A larger tree is shown as text alone.
 _DRAWN_NODES = 60

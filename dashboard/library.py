@@ -250,7 +250,7 @@ def _found(name: str, path: Path) -> _Found:
 
 
 def _read_headers(path: Path) -> dict[str, Any]:
-    from ..checkpoints.inspection import inspect
+    from ..library.inspection import inspect
 
     try:
         found = inspect(path)

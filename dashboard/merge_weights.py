@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import Family
-from ..checkpoints.presets import preset_names
+from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION
+from ..checkpoints.families.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
 from .diagram import Gram, last_act, unet_diagram

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.hashes import cache_folder
-from ..checkpoints.kept_scans import keep_scan, kept_scan
 from ..checkpoints.stream import Cancelled, Progress
+from ..library.scan_cache import keep_scan, kept_scan
 from .library import identity_of
 from .tasks import Task
 
@@ -21,7 +21,7 @@ def run_scan(arguments: dict[str, Any], progress: Progress, cancel: threading.Ev
     Returns:
         `scanned`: how many; `failed`: file name, or whole path where others have that name too, -> why.
     """
-    from ..checkpoints.scan import scan
+    from ..library.scan import scan
 
     files = [Path(file) for file in arguments["files"]]
     called = Counter(path.name for path in files)

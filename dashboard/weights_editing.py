@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import LabelError
 from ..checkpoints.families import Family, family_of
+from ..checkpoints.families.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.families.parts.mbw import MIDDLE_3
 
 Weights = dict[str, float]

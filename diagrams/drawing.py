@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..checkpoints.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import Family, family_of, is_text, known_labels
+from ..checkpoints.families.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.wording import readable
 from . import text as texts
 from .architectures import DrawingError, drawn_families, family_named

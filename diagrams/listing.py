@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.conventions import lbw_index
 from ..checkpoints.errors import OutputError
+from ..checkpoints.families.conventions import lbw_index
 from ..checkpoints.output import write_output
 from .architectures import DrawingError
 from .drawing import subject_of

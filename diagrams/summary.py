@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from ..checkpoints.conventions import Convention, lbw_index
 from ..checkpoints.families import is_text
+from ..checkpoints.families.conventions import Convention, lbw_index
 from .graph import Graph, Node, Shape, Tensor
 from .values import Member
 

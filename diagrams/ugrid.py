@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..checkpoints.conventions import Convention
 from ..checkpoints.families import Family, family_of
+from ..checkpoints.families.conventions import Convention
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Shape

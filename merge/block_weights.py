@@ -45,10 +45,10 @@ from numbers import Real
 from reprlib import Repr
 from typing import Any
 
-from ..checkpoints.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
 from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.families import Family, family_of
-from ..checkpoints.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
+from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
+from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
 from .weights_text import only_elements, parse_weights, plain_from_text, split_line

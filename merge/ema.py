@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.averaged import averaged_keys, averaged_name, lacking
+from ..checkpoints.recognition.averaged import averaged_keys, averaged_name, lacking
 from ..checkpoints.wording import counted
 from .errors import MergeError
 

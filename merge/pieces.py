@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..checkpoints import codec
-from ..checkpoints.position_ids import positions
+from ..checkpoints.families.parts.position_ids import positions
 from ..checkpoints.stream import spans
 from .evaluate import Solved
 from .faults import Faults

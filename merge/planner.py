@@ -10,8 +10,8 @@ from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.families import BUFFERS as STORED_BESIDE
 from ..checkpoints.families import Family, components_in_order, is_buffer, is_text
+from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.families.parts.training import is_training_state
-from ..checkpoints.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.targets import resolved
 from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape, denoiser, renaming, tensor_in

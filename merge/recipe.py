@@ -299,7 +299,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        from ..checkpoints.conventions import convention_named
+        from ..checkpoints.families.conventions import convention_named
 
         names = [*self.models, *self.loras, *self.steps]
         if clash := [name for name, count in Counter(names).items() if count > 1]:

@@ -16,7 +16,7 @@ from fnmatch import translate as glob_to_regex
 from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.families import BESIDE_LABELS, BUFFER_LABELS, FAMILIES, Family, family_of, known_kinds, known_labels
 from ..checkpoints.families.any import WORDS
-from ..checkpoints.layers import in_group
+from ..checkpoints.families.parts.kinds import in_group
 
 *_ENDS, _MODEL = WORDS
 # The text encoders together; also the slot of that name in a weight vector.

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from ..checkpoints import Checkpoint, Family
-from ..checkpoints.architecture import missing_keys
 from ..checkpoints.families import is_buffer
-from ..checkpoints.fingerprint import short_name
+from ..checkpoints.recognition.architecture import missing_keys
 from ..checkpoints.wording import counted
+from ..library.fingerprint import short_name
 from .compatibility import renaming
 from .errors import MergeError
 from .forms import Form, Lacking

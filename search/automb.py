@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.conventions import CONVENTIONS
 from ..checkpoints.families import FAMILIES
+from ..checkpoints.families.conventions import CONVENTIONS
 from ..merge.exchange.automb_log import Row, is_log, read_table
 from .errors import SearchError
 from .records import TrialRecord

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import family_of
-from ..checkpoints.presets import has_presets, is_preset
+from ..checkpoints.families.presets import has_presets, is_preset
 from ..merge.block_weights import BlockWeights
 from ..merge.recipe import Recipe
 from ..merge.step import Step

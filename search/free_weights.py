@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoints.conventions import convention_named
 from ..checkpoints.families import Family, family_of
+from ..checkpoints.families.conventions import convention_named
 from ..merge.block_weights import OPTIONS
 from ..merge.selectors import BASE, Selector, labels_of, parse_selector
 from .errors import SearchError

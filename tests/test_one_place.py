@@ -139,7 +139,7 @@ def test_suffixes_stand_in_the_records_of_containers(code):
     # A container is compared by what it can do, not by its id; what is written for old trainers' sake names its own.
     formats = {form.id for form in FORMATS.values()} - {"diffusers"}
     found = [(n, word) for n, text in code.items() for _, word in words_of(text) if word in formats - {"safetensors"}]
-    assert found == [("checkpoints/demo.py", "ckpt")]
+    assert found == [("checkpoints/demo/models.py", "ckpt")]
 
 
 # -- the checks can fail -------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ..errors import LabelError
-from ..layers import KINDS
 from ..registry import Registry
 from .family import BESIDE_LABELS, BUFFER_LABELS, EMA_PREFIX, Component, Demo, Family, Slots, Vectors, Widths, is_buffer
+from .parts.kinds import KINDS
 from .parts.part import Opening, Part, Place, Spec
 from .signs import Signs
 

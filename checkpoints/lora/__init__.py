@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..demo import write_demo_lora
     from .delta_checkpoint import LoraCheckpoint, lora_checkpoint
-    from .demo import write_demo_lora
     from .module import LoraModule
     from .opening import Lora, open_lora
 

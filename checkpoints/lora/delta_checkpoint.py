@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..architecture import known_id
 from ..checkpoint import Checkpoint, TensorInfo
 from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
 from ..families import Family, family_of
+from ..recognition.architecture import known_id
 from ..tensors import Shape, StoredTensor
 from ..wording import some
 from .opening import Lora, open_lora

@@ -16,7 +16,7 @@ from typing import Literal
 
 from ..dtypes import F32
 from ..families import FAMILIES, Family, Spec, Widths, family_of, is_buffer, layout
-from ..naming import to_diffusers
+from ..recognition import to_diffusers
 from ..tensors import Shape, StoredTensor
 from .own import OwnNames
 

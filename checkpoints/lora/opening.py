@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..architecture import Architecture, adapter_or_embedding, known_id
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..families import Family, components_in_order, family_of
 from ..opening import read_tensors
+from ..recognition.architecture import Architecture, adapter_or_embedding, known_id
 from ..tensors import Shape
 from ..wording import counted
 from .building import Group, bias_formula, weight_formula

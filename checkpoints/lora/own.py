@@ -14,7 +14,7 @@ from math import prod
 from ..errors import CheckpointError
 from ..families import Family, Spec, Widths
 from ..families.any import any_family
-from ..foreign import foreign_model, name_forms
+from ..recognition.other_models import foreign_model, name_forms
 from ..tensors import Shape
 from .roles import Parted, Role
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-from ..architecture import known_id, recognise
 from ..errors import CheckpointError
 from ..families import Family, family_of
-from ..foreign import foreign_model, name_forms
+from ..recognition.architecture import known_id, recognise
+from ..recognition.other_models import foreign_model, name_forms
 from ..tensors import Shape
 from ..wording import counted
 from .names import Named, Style, Target, has_own_names, lora_families, module_shape, reader_for

@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from ...checkpoints.families import is_text, known_parts, short_title
-from ...checkpoints.kept_scans import kept_scan
 from ...checkpoints.wording import counted
+from ...library.scan_cache import kept_scan
 from .. import jobs
 from ..folders import Folders
 from ..history_view import show_history
@@ -187,7 +187,7 @@ def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
         st.error(f"{plain(entry.error)} Other files are not affected; remove it, or download it again.")
         return
     from ...checkpoints.errors import UnetscopeError
-    from ...checkpoints.inspection import inspect
+    from ...library.inspection import inspect
 
     try:
         found = inspect(entry.path)

@@ -19,9 +19,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from text_encoder import train_text_encoder
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families.diffusers import scheduler_config
+from unetscope.merge.convert import convert
 from unetscope.search.generators.tokenizer import load_tokenizer, write_tokenizer
 
 SEED = 1

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import LabelError
 from ...checkpoints.families import FAMILIES
+from ...checkpoints.families.conventions import CONVENTIONS
 
 _NEW = re.compile(r"BASE|VAE|M00|(?:IN|OUT)\d\d")
 _OLD = re.compile(r"(?:([a-z0-9-]+)_)??(unet|txt2?|vae)_(?:(block|class)_(\w+)|default)")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import FAMILIES, family_of
+from ...checkpoints.families.conventions import CONVENTIONS
 from ..block_weights import BlockWeights
 from ..errors import RecipeError
 from ..recipe import MERGED, Recipe

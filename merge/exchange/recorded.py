@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...checkpoints.history import MergeRecord
+from ...library.history import MergeRecord
 from ..errors import RecipeError
 from ..inline_steps import DEEPEST
 from ..methods import METHODS, Method

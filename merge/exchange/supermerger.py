@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...checkpoints.conventions import CONVENTIONS
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family, family_of
+from ...checkpoints.families.conventions import CONVENTIONS
 from ...checkpoints.families.parts.mbw import MBW_20, MBW_26
 from ..block_weights import BlockWeights
 from ..methods import METHODS, Method

@@ -12,7 +12,7 @@ from ...analysis.rounding import spacing
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import DType, dtype_named
 from ...checkpoints.hashes import identity, known_sha256
-from ...checkpoints.kept_scans import kept_scan
+from ...library.scan_cache import kept_scan
 from ..compatibility import check_architectures, check_predictions, denoiser, has_denoiser
 from ..errors import MergeError
 from ..recipe import Recipe

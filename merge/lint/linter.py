@@ -13,11 +13,11 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family
 from ...checkpoints.hashes import identity
-from ...checkpoints.kept_scans import keep_scan, kept_scan
 from ...checkpoints.opening import open_checkpoint
-from ...checkpoints.scan import scan
 from ...checkpoints.stream import Cancelled, Progress
 from ...checkpoints.wording import dead_link
+from ...library.scan import scan
+from ...library.scan_cache import keep_scan, kept_scan
 from ..collapse import fitting_families
 from ..errors import RecipeError
 from ..plan import planned

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.codec import decode
-from ...checkpoints.fingerprint import short_name
 from ...checkpoints.stream import Cancelled, Progress
+from ...library.fingerprint import short_name
 from ..forms import Form, Model
 
 # Tensors of a label, and elements of each; all models together hold at most as many elements as `_MOST`.

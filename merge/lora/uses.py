@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...checkpoints.errors import LabelError
-from ...checkpoints.presets import is_lbw_preset, lbw_preset, preset_base
+from ...checkpoints.families.presets import is_lbw_preset, lbw_preset, preset_base
 from ..block_weights import BlockWeights
 from ..errors import MergeError
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...checkpoints import codec
 from ...checkpoints.dtypes import DTYPES, DType
 from ...checkpoints.families import Family
-from ...checkpoints.naming import to_diffusers
+from ...checkpoints.recognition import to_diffusers
 from ...checkpoints.tensors import Piece, Shape, StoredTensor, row_major
 from ...checkpoints.wording import counted
 from ..errors import SearchError

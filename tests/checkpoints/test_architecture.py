@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unetscope.checkpoints.architecture import missing_keys, recognise
 from unetscope.checkpoints.families import FAMILIES, family_of, is_buffer, layout
+from unetscope.checkpoints.recognition.architecture import missing_keys, recognise
 
 UNET = "model.diffusion_model."
 # Zero123's UNET alone is one of SD1 with eight input channels: what stands next to it tells.

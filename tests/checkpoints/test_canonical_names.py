@@ -10,7 +10,7 @@ from places import place
 from unetscope.checkpoints.dtypes import F32
 from unetscope.checkpoints.families import FAMILIES, family_of, layout
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
-from unetscope.checkpoints.naming import canonical_names, is_diffusers_unet, to_single_file
+from unetscope.checkpoints.recognition import canonical_names, is_diffusers_unet, to_single_file
 from unetscope.checkpoints.tensors import StoredTensor
 
 torch = pytest.importorskip("torch")

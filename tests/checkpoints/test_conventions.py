@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from places import TEXT_ENCODERS, UNET_LABELS
 
-from unetscope.checkpoints.conventions import CONVENTIONS, convention_named, lbw_index
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.families import family_of
+from unetscope.checkpoints.families.conventions import CONVENTIONS, convention_named, lbw_index
 
 A = "stays A"
 # Which number each label without a slot of its own reads, for the usual vectors (26 and 20 values, BASE first).

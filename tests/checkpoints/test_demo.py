@@ -8,12 +8,13 @@ from places import place
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from unetscope.checkpoints.architecture import recognise
-from unetscope.checkpoints.demo import demo_collection, write_demo, write_demo_ckpt
-from unetscope.checkpoints.demo_weights import RANK, low_rank
+from unetscope.checkpoints.demo import demo_collection, write_demo
+from unetscope.checkpoints.demo.models import write_demo_ckpt
+from unetscope.checkpoints.demo.weights import RANK, low_rank
 from unetscope.checkpoints.errors import CheckpointError, OutputError
 from unetscope.checkpoints.families import FAMILIES, layout
 from unetscope.checkpoints.families.diffusers import write_pipeline_config
+from unetscope.checkpoints.recognition.architecture import recognise
 
 UNET = "model.diffusion_model."
 CLIP = "cond_stage_model.transformer.text_model."

@@ -9,7 +9,7 @@ from places import place
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
 from unetscope.checkpoints.formats.diffusers_folder import read_folder
-from unetscope.checkpoints.naming import to_single_file
+from unetscope.checkpoints.recognition import to_single_file
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -14,12 +14,12 @@ from tiny import tensors_of
 
 from unetscope.analysis import diff, measure
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.encodings import ENCODINGS, Coded, Encoding, Found
-from unetscope.checkpoints.inspection import inspect
 from unetscope.checkpoints.lora import open_lora
-from unetscope.checkpoints.scan import scan
+from unetscope.library.inspection import inspect
+from unetscope.library.scan import scan
 from unetscope.merge import Recipe, merge
+from unetscope.merge.convert import convert
 
 KEY = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import DTYPES
-from unetscope.checkpoints.folder_scan import find_models
 from unetscope.checkpoints.formats import FORMATS, Contents, Format, is_model_name, without_suffix, written_suffixes
 from unetscope.checkpoints.registry import RegistryError
 from unetscope.checkpoints.tensors import StoredTensor
 from unetscope.dashboard.library import read_library
+from unetscope.library.folder_scan import find_models
 from unetscope.merge import Recipe, merge
+from unetscope.merge.convert import convert
 
 VAE = "first_stage_model."
 

@@ -11,20 +11,20 @@ from tiny import load, tensors_of
 from typer.testing import CliRunner
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.architecture import missing_keys, recognise
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import F32
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.families import FAMILIES, family_of
 from unetscope.checkpoints.families.diffusers import unet_config
-from unetscope.checkpoints.inspection import inspect
-from unetscope.checkpoints.naming import canonical_names
-from unetscope.checkpoints.naming.denoiser import diffusers_family, diffusers_name, key
-from unetscope.checkpoints.scan import scan
+from unetscope.checkpoints.recognition import canonical_names
+from unetscope.checkpoints.recognition.architecture import missing_keys, recognise
+from unetscope.checkpoints.recognition.denoiser import diffusers_family, diffusers_name, key
 from unetscope.checkpoints.tensors import StoredTensor
 from unetscope.cli.commands import app
 from unetscope.diagrams import draw
+from unetscope.library.inspection import inspect
+from unetscope.library.scan import scan
 from unetscope.merge import MergeError, Recipe, merge
+from unetscope.merge.convert import convert
 
 UNET = "model.diffusion_model."
 KIN = [family.id for family in FAMILIES.values() if family.parent]
@@ -257,7 +257,7 @@ def test_a_folder_in_the_diffusers_layout_is_read_as_the_same_kin(family, tmp_pa
 
 @pytest.mark.parametrize("family", KIN)
 def test_a_number_for_each_block_or_the_vectors_of_its_family_fit(family):
-    from unetscope.checkpoints.conventions import CONVENTIONS
+    from unetscope.checkpoints.families.conventions import CONVENTIONS
 
     record = family_of(family)
     lengths = CONVENTIONS["supermerger"].lengths(family)

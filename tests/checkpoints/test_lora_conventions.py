@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from places import TEXT_ENCODERS, UNET_LABELS
 
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.families.conventions import CONVENTIONS
 from unetscope.checkpoints.lora.names import targets
 from unetscope.merge.block_weights import BlockWeights
 from unetscope.merge.lora import LoraUse

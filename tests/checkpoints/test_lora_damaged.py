@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.lora import lora_checkpoint, open_lora, write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
+from unetscope.checkpoints.lora import lora_checkpoint, open_lora
 
 N = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 CONV = "lora_unet_down_blocks_0_resnets_0_conv1"

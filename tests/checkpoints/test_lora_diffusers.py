@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config
-from unetscope.checkpoints.lora import open_lora, write_demo_lora
+from unetscope.checkpoints.lora import open_lora
 from unetscope.merge.lora import convert_lora, extract_lora
 
 diffusers = pytest.importorskip("diffusers")

@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_info
 from tiny import tensors_of
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.lora import lora_checkpoint, open_lora, write_demo_lora
-from unetscope.checkpoints.lora.demo import KINDS
+from unetscope.checkpoints.demo import write_demo_lora
+from unetscope.checkpoints.demo.loras import KINDS
+from unetscope.checkpoints.lora import lora_checkpoint, open_lora
 
 LINEAR = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 LINEAR_NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
+from unetscope.checkpoints.demo import write_demo_lora
+from unetscope.checkpoints.demo.loras import KINDS
 from unetscope.checkpoints.families import FAMILIES as RECORDS
 from unetscope.checkpoints.families import layout
 from unetscope.checkpoints.families.diffusers import unet_config
-from unetscope.checkpoints.lora import open_lora, write_demo_lora
-from unetscope.checkpoints.lora.demo import KINDS
+from unetscope.checkpoints.lora import open_lora
 from unetscope.checkpoints.lora.names import STYLES, lora_families, reader_for, spelled, targets
 from unetscope.checkpoints.lora.numbered import unet_order
 from unetscope.checkpoints.lora.recognition import recognise_names

@@ -11,7 +11,7 @@ from places import UNET_LABELS, place
 from unetscope.checkpoints.dtypes import F16, F32
 from unetscope.checkpoints.families import layout
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
-from unetscope.checkpoints.naming import (
+from unetscope.checkpoints.recognition import (
     diffusers_family,
     is_diffusers_unet,
     to_diffusers,

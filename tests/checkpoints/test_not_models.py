@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.convert import convert
-from unetscope.checkpoints.inspection import inspect
-from unetscope.checkpoints.scan import scan
+from unetscope.library.inspection import inspect
+from unetscope.library.scan import scan
 from unetscope.merge import Recipe, merge
+from unetscope.merge.convert import convert
 
 
 def zipped(**files: bytes) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.formats.pickle_file import read_pickle
-from unetscope.checkpoints.inspection import inspect
+from unetscope.library.inspection import inspect
 
 torch = pytest.importorskip("torch")
 save_file = pytest.importorskip("safetensors.torch").save_file

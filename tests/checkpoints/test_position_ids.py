@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import load
 
-from unetscope.checkpoints.convert import convert
-from unetscope.checkpoints.position_ids import is_position_ids, positions
+from unetscope.checkpoints.families.parts.position_ids import is_position_ids, positions
 from unetscope.merge import Recipe, merge
+from unetscope.merge.convert import convert
 
 KEY = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from tiny import load
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.naming import to_diffusers
+from unetscope.checkpoints.recognition import to_diffusers
 from unetscope.merge import Recipe, merge
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

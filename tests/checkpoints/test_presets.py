@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unetscope.checkpoints.errors import LabelError
-from unetscope.checkpoints.presets import is_preset, lbw_preset, lbw_preset_names, preset, preset_names
+from unetscope.checkpoints.families.presets import is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 
 # fmt: off
 PUBLISHED = {

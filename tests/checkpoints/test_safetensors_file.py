@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tiny import raw
 
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import DTYPES, dtype_named
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.formats.safetensors_file import HEADER_LIMIT, plan_header, read_header
-from unetscope.checkpoints.inspection import inspect
+from unetscope.library.inspection import inspect
+from unetscope.merge.convert import convert
 
 TORCH = {name: getattr(torch, dtype.torch) for name, dtype in DTYPES.items()}
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from unetscope.checkpoints import CheckpointError, OutputError
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.dtypes import F16, F32
 from unetscope.checkpoints.formats import FORMATS
 from unetscope.checkpoints.formats.safetensors_file import check_written, plan_header
 from unetscope.checkpoints.targets import refuse_holders, refuse_inputs
+from unetscope.merge.convert import convert
 
 
 def test_an_input_is_refused_under_every_name_that_it_has(tmp_path):

@@ -12,7 +12,7 @@ import yaml
 from places import place
 from tiny import load
 
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.merge import Recipe, merge
 
 KEY = "model.diffusion_model.output_blocks.4.0.in_layers.2.weight"

@@ -24,7 +24,7 @@ def replaced(monkeypatch, error):
     def raises(*given, **named):
         raise error
 
-    monkeypatch.setattr("unetscope.checkpoints.inspection.inspect", raises)
+    monkeypatch.setattr("unetscope.library.inspection.inspect", raises)
 
 
 def test_a_stop_is_one_line_and_130(here, run, monkeypatch):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file as save_torch
 from small_loras import changes, write_lora
 from tiny import leftovers
 
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import yaml
 from tiny import load
 
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.merge import METHODS
 from unetscope.merge.methods.page import page
 

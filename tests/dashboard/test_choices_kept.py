@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.dashboard import jobs
 
 

@@ -8,11 +8,11 @@ import os
 import pytest
 from quantised import scaled_fp8, write_quantised
 
-from unetscope.checkpoints import inspection
-from unetscope.checkpoints.kept_scans import keep_scan, kept_scan, scan_file
-from unetscope.checkpoints.scan import scan
 from unetscope.dashboard import jobs, library, worker
 from unetscope.dashboard.library import health_words, identity_of, read_library, shared_parts
+from unetscope.library import inspection
+from unetscope.library.scan import scan
+from unetscope.library.scan_cache import keep_scan, kept_scan, scan_file
 
 
 @pytest.fixture

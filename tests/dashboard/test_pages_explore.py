@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.demo import write_demo
 from unetscope.dashboard import jobs
 from unetscope.dashboard.subject import Subject, label_of, rows_of
+from unetscope.merge.convert import convert
 
 IN05_TENSORS = 36  # a ResNet with its time projection and skip-less convolutions, and a transformer with one layer
 

@@ -8,7 +8,7 @@ from places import place
 from tiny import load, raw
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.report_view import share_rows
 from unetscope.dashboard.weights_editing import even

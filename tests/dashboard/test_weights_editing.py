@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.families.conventions import CONVENTIONS
 from unetscope.dashboard import weights_editing as editing
 from unetscope.dashboard.weights_editing import Undo
 

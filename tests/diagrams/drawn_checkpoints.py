@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from unetscope.checkpoints.architecture import Architecture
 from unetscope.checkpoints.checkpoint import Checkpoint, TensorInfo
 from unetscope.checkpoints.dtypes import F16
 from unetscope.checkpoints.families import family_of, layout
+from unetscope.checkpoints.recognition.architecture import Architecture
 from unetscope.checkpoints.tensors import StoredTensor
 
 

@@ -7,8 +7,8 @@ from drawn_checkpoints import checkpoint_of
 from drawn_svgs import Picture
 from places import UNET_LABELS
 
-from unetscope.checkpoints.conventions import convention_named
 from unetscope.checkpoints.families import family_of
+from unetscope.checkpoints.families.conventions import convention_named
 from unetscope.diagrams import DrawingError, draw, layers
 from unetscope.diagrams.dot import dot_source
 from unetscope.diagrams.graph import architecture_graph

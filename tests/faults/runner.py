@@ -234,9 +234,9 @@ class Runner:
 def main() -> None:
     folder, case, how_many = Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3]
     # Everything that a command imports, before the forks: not again in each of them.
-    import unetscope.checkpoints.convert
     import unetscope.cli.commands
     import unetscope.diagrams.listing
+    import unetscope.merge.convert
     import unetscope.merge.lora.extract
 
     if case == "search":

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
-from unetscope.checkpoints.adapter import look_at_adapter
-from unetscope.checkpoints.hash_index import HashIndex
 from unetscope.checkpoints.hashes import cache_folder, identity
-from unetscope.checkpoints.kept_scans import scan_file
 from unetscope.checkpoints.lora import open_lora
 from unetscope.diagrams.values_file import read_values
+from unetscope.library.adapter import look_at_adapter
+from unetscope.library.hash_index import HashIndex
+from unetscope.library.scan_cache import scan_file
 
 DIGEST = "ab" * 32
 DIGESTS = st.sampled_from([DIGEST, DIGEST.upper(), DIGEST[:10], f" {DIGEST}\n", ""]) | SCALARS

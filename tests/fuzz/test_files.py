@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
-from unetscope.checkpoints.history import merge_history
+from unetscope.library.history import merge_history
 
 NAMES = st.text(max_size=5) | st.sampled_from(
     [

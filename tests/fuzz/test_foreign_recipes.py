@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetscope.checkpoints import UnetscopeError
-from unetscope.checkpoints.history import merge_history
+from unetscope.library.history import merge_history
 from unetscope.merge import Recipe
 from unetscope.merge.exchange import Request, to_mecha
 from unetscope.merge.exchange.mergekit import methods_of_mergekit

@@ -13,8 +13,8 @@ import pytest
 
 from unetscope.checkpoints import CheckpointError
 from unetscope.checkpoints.formats.diffusers_folder import read_folder
-from unetscope.checkpoints.hash_index import HashIndex
 from unetscope.checkpoints.opening import open_checkpoint
+from unetscope.library.hash_index import HashIndex
 from unetscope.merge import Recipe, merge
 
 # Each takes seconds where nothing else runs; the time is there for what would never end.
@@ -24,7 +24,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))  # its own seconds, however busy the machine
 from unetscope.checkpoints import UnetscopeError
-from unetscope.checkpoints.history import merge_history
+from unetscope.library.history import merge_history
 from unetscope.checkpoints.lora import open_lora
 from unetscope.checkpoints.opening import open_checkpoint
 try:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from unetscope.analysis.trace import trace
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.cli import main
 from unetscope.merge import METHODS, MergeError, Recipe, merge
 from unetscope.merge.errors import RecipeError

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from places import UNET_LABELS
 
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
-from unetscope.checkpoints.layers import KINDS
+from unetscope.checkpoints.families.conventions import CONVENTIONS
+from unetscope.checkpoints.families.parts.kinds import KINDS
 from unetscope.merge.block_weights import BlockWeights
 
 FAMILIES = list(UNET_LABELS)

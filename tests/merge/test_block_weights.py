@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given, settings
 from places import TEXT_ENCODERS, UNET_LABELS, place
 
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.families import family_of
-from unetscope.checkpoints.presets import preset, preset_names
+from unetscope.checkpoints.families.conventions import CONVENTIONS
+from unetscope.checkpoints.families.presets import preset, preset_names
 from unetscope.merge import block_weights
 from unetscope.merge.block_weights import BlockWeights, parse_weights
 

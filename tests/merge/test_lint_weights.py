@@ -10,7 +10,7 @@ from places import place
 from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
-from unetscope.checkpoints.scan import scan
+from unetscope.library.scan import scan
 from unetscope.merge.lint import lint
 
 UNET = "model.diffusion_model."

@@ -12,7 +12,7 @@ from places import place
 from tiny import load, raw
 
 from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.lora.demo import write_demo_lora
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.live import HeldMerge, LiveMerge
 

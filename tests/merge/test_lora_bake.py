@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 from small_loras import MODULES, SD1, SD1_CONV, UNET, changes, write_lora
 
-from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.lora import write_demo_lora
+from unetscope.checkpoints.demo import write_demo, write_demo_lora
 from unetscope.merge import MergeError, Recipe, dry_run, merge
 from unetscope.merge.lora import LoraUse, bake_recipe, merge_loras
 

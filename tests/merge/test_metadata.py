@@ -128,7 +128,7 @@ def test_the_history_of_the_inputs_is_kept_over_generations(pair, make_checkpoin
 
 
 def test_the_names_of_a_simple_merge_are_kept_over_generations_when_no_hash_is_known(pair, tmp_path):
-    from unetscope.checkpoints.inspection import inspect
+    from unetscope.library.inspection import inspect
 
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
     found = run(pair, out=first, alpha=0.3)
@@ -141,7 +141,7 @@ def test_the_names_of_a_simple_merge_are_kept_over_generations_when_no_hash_is_k
 
 
 def test_the_history_of_an_input_is_kept_when_its_hash_is_not_known(pair, make_checkpoint, tmp_path):
-    from unetscope.checkpoints.inspection import inspect
+    from unetscope.library.inspection import inspect
 
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
     run(pair, "uniform", out=first)

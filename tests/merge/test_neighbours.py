@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from places import place
 from tiny import load, raw, tensors_of
 
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.checkpoints.formats.safetensors_file import plan_header
-from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.neighbours import Run, runs
 from unetscope.merge.plan import planned

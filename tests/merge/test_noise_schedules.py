@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from tiny import load, tensors_of
 
 from unetscope.checkpoints import open_checkpoint
-from unetscope.checkpoints.convert import convert
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.families.parts.schedule import CONTINUOUS, ZERO_SNR
-from unetscope.checkpoints.inspection import inspect
+from unetscope.library.inspection import inspect
 from unetscope.merge import MergeError, Recipe, merge
+from unetscope.merge.convert import convert
 from unetscope.merge.lint import lint
 from unetscope.merge.plan import planned
 

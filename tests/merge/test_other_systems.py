@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tiny import tensors_of
 
 from unetscope.checkpoints import OutputError
+from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.checkpoints.file_system import windows_fault
-from unetscope.checkpoints.lora import write_demo_lora
 from unetscope.checkpoints.output import OutputFile, check_target
 
 # Takes away what Windows lacks, and refuses as it does to rename or remove a file that is open, or to rename onto another.

@@ -11,7 +11,7 @@ import torch
 from places import place
 from tiny import load
 
-from unetscope.checkpoints.conventions import CONVENTIONS
+from unetscope.checkpoints.families.conventions import CONVENTIONS
 from unetscope.merge import Recipe, merge
 
 sd_mecha = pytest.importorskip("sd_mecha")

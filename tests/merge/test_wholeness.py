@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tiny import load, raw
 
 from unetscope.checkpoints.errors import UnetscopeError
-from unetscope.checkpoints.inspection import inspect
-from unetscope.checkpoints.scan import scan
+from unetscope.library.inspection import inspect
+from unetscope.library.scan import scan
 from unetscope.merge import MergeError, Recipe, dry_run, merge
 from unetscope.merge.lint import lint
 from unetscope.merge.lora import LoraUse, bake_recipe, merge_loras

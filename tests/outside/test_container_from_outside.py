@@ -15,9 +15,9 @@ from tiny import tensors_of
 
 from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.dtypes import DTYPES
-from unetscope.checkpoints.folder_scan import find_models
 from unetscope.checkpoints.formats import FORMATS, is_model_name, is_scanned_name, without_suffix, written_suffixes
 from unetscope.dashboard.library import read_library
+from unetscope.library.folder_scan import find_models
 
 MAGIC = b"TOYBOX01"
 VAE = "first_stage_model."

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from unetscope.analysis import diff
 from unetscope.checkpoints import LabelError, open_checkpoint
-from unetscope.checkpoints.conventions import CONVENTIONS
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import FAMILIES, in_order, known_labels
-from unetscope.checkpoints.inspection import inspect
-from unetscope.checkpoints.presets import preset
+from unetscope.checkpoints.families.conventions import CONVENTIONS
+from unetscope.checkpoints.families.presets import preset
 from unetscope.checkpoints.registry import RegistryError
 from unetscope.dashboard import jobs, worker
 from unetscope.diagrams import draw
+from unetscope.library.inspection import inspect
 from unetscope.merge import METHODS, BlockWeights, Recipe, merge
 from unetscope.search.free import read_template
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unetscope.checkpoints.presets import preset
+from unetscope.checkpoints.families.presets import preset
 from unetscope.search.baselines import baselines
 from unetscope.search.errors import SearchError
 from unetscope.search.free import read_template

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from tiny import TORCH, leftovers, load, raw
 
 from unetscope.checkpoints import CheckpointError, OutputError, open_checkpoint
-from unetscope.checkpoints.convert import convert
-from unetscope.checkpoints.scan import scan
 from unetscope.checkpoints.stream import Cancelled
+from unetscope.library.scan import scan
+from unetscope.merge.convert import convert
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.encodings.sorting import Stored
+from ..checkpoints.families import components_in_order, families_with, family_of, in_order
+from ..checkpoints.opening import open_checkpoint
+from ..checkpoints.recognition.architecture import Architecture, missing_keys
+from ..checkpoints.tensors import StoredTensor
 from .adapter import Adapter, look_at_adapter
-from .architecture import Architecture, missing_keys
-from .checkpoint import Checkpoint, TensorInfo
-from .encodings.sorting import Stored
-from .families import components_in_order, families_with, family_of, in_order
 from .history import HistoryNode, merge_history
 from .needless import TRAINING, needless
-from .opening import open_checkpoint
-from .tensors import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)

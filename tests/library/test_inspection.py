@@ -13,7 +13,7 @@ from places import place
 from safetensors.torch import load_file, save_file
 
 from unetscope.checkpoints import CheckpointError
-from unetscope.checkpoints.inspection import inspect
+from unetscope.library.inspection import inspect
 
 
 def test_components_dtypes_and_labels_add_up_to_the_file(make_checkpoint):
@@ -146,7 +146,7 @@ def test_a_lone_component_is_compared_with_its_layout(make_checkpoint, tmp_path)
 def test_looking_needs_neither_torch_nor_numba(make_checkpoint):
     path, _ = make_checkpoint("a")
     code = (
-        "import sys; from unetscope.checkpoints.inspection import inspect; inspect(sys.argv[1]).to_plain(); "
+        "import sys; from unetscope.library.inspection import inspect; inspect(sys.argv[1]).to_plain(); "
         "print([m for m in ('torch', 'numba', 'pandas', 'rich', 'diffusers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

@@ -12,25 +12,25 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from .checkpoint import Checkpoint, TensorInfo
-from .diffusers_output import FolderPlan
-from .dtypes import I64, DType, dtype_named
-from .errors import CheckpointError, OutputError, nearest
-from .families import Family
-from .families.parts.schedule import CONTINUOUS, is_marker
-from .fingerprint import short_name
-from .formats import FORMATS, is_model_name
-from .inspection import missing_weights
-from .needless import needless
-from .opening import open_checkpoint
-from .output import check_target
-from .output_folder import OutputFolder
-from .position_ids import can_be_counted, is_position_ids
-from .stream import Pass, Progress
-from .targets import refuse_holders, refuse_inputs, require_suffix
-from .tensors import StoredTensor
-from .transfer import Converter, Outgoing, copied, counting, write_tensors
-from .wording import counted, some
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.diffusers_output import FolderPlan
+from ..checkpoints.dtypes import I64, DType, dtype_named
+from ..checkpoints.errors import CheckpointError, OutputError, nearest
+from ..checkpoints.families import Family
+from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
+from ..checkpoints.families.parts.schedule import CONTINUOUS, is_marker
+from ..checkpoints.formats import FORMATS, is_model_name
+from ..checkpoints.opening import open_checkpoint
+from ..checkpoints.output import check_target
+from ..checkpoints.output_folder import OutputFolder
+from ..checkpoints.stream import Pass, Progress
+from ..checkpoints.targets import refuse_holders, refuse_inputs, require_suffix
+from ..checkpoints.tensors import StoredTensor
+from ..checkpoints.transfer import Converter, Outgoing, copied, counting, write_tensors
+from ..checkpoints.wording import counted, some
+from ..library.fingerprint import short_name
+from ..library.inspection import missing_weights
+from ..library.needless import needless
 
 To = Literal["single-file", "diffusers"]
 

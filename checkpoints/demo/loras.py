@@ -18,8 +18,8 @@ from ..stream import Pass
 from ..targets import require_suffix
 from ..tensors import Shape
 from ..transfer import Outgoing, write_tensors
-from .names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
-from .numbered import text_order, unet_order
+from ..lora.names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
+from ..lora.numbered import text_order, unet_order
 
 Modules = Literal["attention", "all"]
 DemoKind = Literal["lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora"]

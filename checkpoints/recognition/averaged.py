@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from .families import EMA_PREFIX, FAMILIES, MOST_STRANGE, Family
-from .tensors import Shape
+from ..families import EMA_PREFIX, FAMILIES, MOST_STRANGE, Family
+from ..tensors import Shape
 
 # A pruned file may keep the average's two counters.
 _LEAST = 3

@@ -11,10 +11,10 @@ import pytest
 
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.errors import CheckpointError
-from unetscope.checkpoints.hash_index import AmbiguousModel, HashIndex
 from unetscope.checkpoints.hashes import sha256
-from unetscope.checkpoints.scan import scan
 from unetscope.checkpoints.stream import Cancelled
+from unetscope.library.hash_index import AmbiguousModel, HashIndex
+from unetscope.library.scan import scan
 
 
 def digest(path) -> str:
@@ -73,7 +73,7 @@ def test_what_was_computed_is_not_read_again(folder, monkeypatch):
     def refuse(*args, **named):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("unetscope.checkpoints.scan.scan", refuse)
+    monkeypatch.setattr("unetscope.library.scan.scan", refuse)
     index = HashIndex.load([folder / "sd"], compute=True)
     assert all(file.sha256 and file.fingerprints for file in index.files)
 
@@ -158,7 +158,7 @@ def test_copies_of_one_model_are_one(folder):
 
 
 def test_equal_values_in_different_files_are_told_apart(folder):
-    from unetscope.checkpoints.convert import convert
+    from unetscope.merge.convert import convert
 
     convert(folder / "sd" / "One.safetensors", folder / "wide.safetensors", dtype="fp32")
     index = HashIndex.load([folder], compute=True)
@@ -273,7 +273,7 @@ def test_links_to_folders_elsewhere_are_followed(folder, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_reported_and_the_rest_goes_on(folder, monkeypatch):
-    from unetscope.checkpoints import hash_index
+    from unetscope.library import hash_index
 
     def locked(path):
         if path.name == "word.pt":

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .averaged import averaged_denoiser, averaged_keys
-from .families import (
+from ..families import (
     FAMILIES,
     Family,
     components_in_order,
@@ -22,12 +21,13 @@ from .families import (
     part_prefixes,
     part_title,
 )
-from .families.any import beside_parts
-from .families.parts.unet import PREFIX, whole_unet
-from .families.signs import Signs
-from .foreign import adapter_kind, controlnet_signs, embeddings, foreign_model, lora_kind, name_forms, small_file
-from .tensors import Shape
-from .wording import counted
+from ..families.any import beside_parts
+from ..families.parts.unet import PREFIX, whole_unet
+from ..families.signs import Signs
+from ..tensors import Shape
+from ..wording import counted
+from .averaged import averaged_denoiser, averaged_keys
+from .other_models import adapter_kind, controlnet_signs, embeddings, foreign_model, lora_kind, name_forms, small_file
 
 _OF_WIDTH = re.compile(r"(\d{1,6})\.[01]\.linear")
 What = Literal["checkpoint", "component", "lora", "controlnet", "other"]

@@ -16,8 +16,8 @@ from places import place
 from safetensors.torch import save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.checkpoints.health import PositionIds
-from unetscope.checkpoints.scan import scan
+from unetscope.library.health import PositionIds
+from unetscope.library.scan import scan
 
 UNET_WEIGHT = "model.diffusion_model.input_blocks.4.1.proj_in.weight"
 POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -178,7 +178,7 @@ def test_a_file_that_shrinks_while_it_is_read_fails_and_does_not_hang(make_check
             file.truncate(path.stat().st_size // 2)
         return checkpoint
 
-    monkeypatch.setattr(importlib.import_module("unetscope.checkpoints.scan"), "open_checkpoint", cut)
+    monkeypatch.setattr(importlib.import_module("unetscope.library.scan"), "open_checkpoint", cut)
     with pytest.raises(CheckpointError, match="ends at byte"):
         scan(path, threads=4)
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import Checkpoint, TensorInfo
-from .codec import finite_limit, kernel
-from .dtypes import F16
-from .files import FileReader
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.codec import finite_limit, kernel
+from ..checkpoints.dtypes import F16
+from ..checkpoints.families.parts.position_ids import is_position_ids
+from ..checkpoints.files import FileReader
+from ..checkpoints.hashes import autov2, identity, known_sha256, remember, sha256
+from ..checkpoints.opening import open_checkpoint
+from ..checkpoints.stream import Pass, Progress, Span, spans
 from .fingerprint import BLOCK, Fingerprints, canonical, short_name
-from .hashes import autov2, identity, known_sha256, remember, sha256
 from .health import Finding, PositionIds, TensorValues, findings, look_at_position_ids
-from .opening import open_checkpoint
-from .position_ids import is_position_ids
-from .stream import Pass, Progress, Span, spans
 
 
 @dataclass(frozen=True)

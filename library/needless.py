@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .checkpoint import Checkpoint, TensorInfo
-from .families.parts.training import is_training_state
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.families.parts.training import is_training_state
 
 EMA, TRAINING, TWICE = "EMA copy", "left by training", "there twice"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointError
-from .formats import is_model_folder, is_scanned_name
-from .wording import dead_link, unreadable
+from ..checkpoints.errors import CheckpointError
+from ..checkpoints.formats import is_model_folder, is_scanned_name
+from ..checkpoints.wording import dead_link, unreadable
 
 
 @dataclass(frozen=True, slots=True)

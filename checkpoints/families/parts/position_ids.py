@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .families import part_of
-from .tensors import Shape
+from ...tensors import Shape
+from .. import part_of
 
 
 def is_position_ids(key: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unetscope.checkpoints.history import MAX_NODES, HistoryNode, merge_history
+from unetscope.library.history import MAX_NODES, HistoryNode, merge_history
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 

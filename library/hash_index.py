@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, UnetscopeError
+from ..checkpoints.errors import CheckpointError, UnetscopeError
+from ..checkpoints.formats import without_suffix
+from ..checkpoints.hashes import autov2, identity, known_sha256, legacy_hash, sha256
+from ..checkpoints.stream import Cancelled, Progress
 from .folder_scan import Found, find_models
-from .formats import without_suffix
-from .hashes import autov2, identity, known_sha256, legacy_hash, sha256
-from .kept_scans import keep_scan, kept_scan
+from .scan_cache import keep_scan, kept_scan
 from .sidecars import Claim, WebUICache, claims_beside
-from .stream import Cancelled, Progress
 
 # Shorter beginnings of a SHA-256 than AutoV2 are not taken for one.
 _SHORTEST = 10

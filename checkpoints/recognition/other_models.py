@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 
-from .tensors import Shape
-from .wording import counted
+from ..tensors import Shape
+from ..wording import counted
 
 # LoRA and its relatives, by the names of the trainers that write them. First match names the kind.
 _LORA = [

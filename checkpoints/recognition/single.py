@@ -13,10 +13,10 @@ from ..families import FAMILIES, Family, Part, family_by, known_parts
 from ..families.any import beside_parts
 from ..families.parts.part import Renamed
 from ..families.signs import Signs
-from ..foreign import lora_kind, name_forms
 from ..tensors import StoredTensor
 from ..wording import counted
 from . import denoiser
+from .other_models import lora_kind, name_forms
 from .translation import Translation
 
 Named = dict[str, StoredTensor]

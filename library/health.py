@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from .checkpoint import Checkpoint
-from .dtypes import DType
-from .families import BUFFERS
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.dtypes import DType
+from ..checkpoints.families import BUFFERS
+from ..checkpoints.families.parts.position_ids import is_position_ids
+from ..checkpoints.wording import counted
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .needless import EMA, needless
-from .position_ids import is_position_ids
-from .wording import counted
 
 Level = Literal["broken", "suspect", "note"]
 _SHOWN = 4

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architecture import known_id
-from .errors import CheckpointError
-from .families import FAMILIES, Family, family_of, in_order
+from ..checkpoints.errors import CheckpointError
+from ..checkpoints.families import FAMILIES, Family, family_of, in_order
+from ..checkpoints.recognition.architecture import known_id
 
 if TYPE_CHECKING:
-    from .lora.module import LoraModule
-    from .lora.opening import Lora
+    from ..checkpoints.lora.module import LoraModule
+    from ..checkpoints.lora.opening import Lora
 
 # What trainers say in the metadata, by the word that stands for it in a report.
 _SAID = {
@@ -82,7 +82,7 @@ class Adapter:
 
 def look_at_adapter(path: Path, metadata: Mapping[str, str]) -> Adapter:
     """Describe a LoRA. One that cannot be used is described by its metadata, and `problem` says why."""
-    from .lora.opening import open_lora
+    from ..checkpoints.lora.opening import open_lora
 
     said = {word: text for word, names in _SAID.items() if (text := next(filter(None, map(metadata.get, names)), None))}
     tags = _top_tags(metadata.get("ss_tag_frequency", ""))
@@ -135,8 +135,8 @@ def _top_tags(text: str) -> dict[str, int]:
 
 def _fitting(path: Path, lora: Lora) -> tuple[str, ...]:
     """The families that a LoRA fits alike, by names and widths: several only where it changes no denoiser, and no metadata tell."""
-    from .lora.opening import open_lora
-    from .lora.trainer import said_family
+    from ..checkpoints.lora.opening import open_lora
+    from ..checkpoints.lora.trainer import said_family
 
     own = family_of(lora.family)
     if known_id(own) is None:

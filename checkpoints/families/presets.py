@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import cache
 from math import cos, pi
 
+from ..errors import LabelError, nearest
+from . import FAMILIES, Family, Slots, family_of
 from .conventions import CONVENTIONS, DEFAULT_CONVENTION, lbw_slots
-from .errors import LabelError, nearest
-from .families import FAMILIES, Family, Slots, family_of
-from .families.parts.mbw import LBW_17, MBW_26
+from .parts.mbw import LBW_17, MBW_26
 
 
 def smooth(x: float) -> float:

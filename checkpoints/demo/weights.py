@@ -12,10 +12,10 @@ from zlib import crc32
 
 import numpy as np
 
-from .families import Family, is_text
-from .families.parts.clip import TOKENS
-from .families.parts.schedule import schedule
-from .tensors import Shape
+from ..families import Family, is_text
+from ..families.parts.clip import TOKENS
+from ..families.parts.schedule import schedule
+from ..tensors import Shape
 
 # Elements of a piece. Part of what a seed means: another number makes other checkpoints.
 PIECE = 1 << 19

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import Checkpoint
-from .codec import decode, encode
-from .demo_weights import PIECE, change, change_size, constant, start_values
-from .dtypes import DTYPES, DType, dtype_named
-from .errors import CheckpointError
-from .families import FAMILIES, Family, family_of
-from .formats import FORMATS, written_suffixes
-from .opening import open_checkpoint
-from .output import replace_file
-from .stream import Pass, Progress
-from .targets import refuse_inputs, require_suffix
-from .tensors import Shape
-from .transfer import Fill, Outgoing, write_tensors
+from ..checkpoint import Checkpoint
+from ..codec import decode, encode
+from .weights import PIECE, change, change_size, constant, start_values
+from ..dtypes import DTYPES, DType, dtype_named
+from ..errors import CheckpointError
+from ..families import FAMILIES, Family, family_of
+from ..formats import FORMATS, written_suffixes
+from ..opening import open_checkpoint
+from ..output import replace_file
+from ..stream import Pass, Progress
+from ..targets import refuse_inputs, require_suffix
+from ..tensors import Shape
+from ..transfer import Fill, Outgoing, write_tensors
 
 # Keys that say how a model predicts, as community files carry them; plain noise prediction has none.
 _MARKERS: dict[str | None, tuple[str, ...]] = {

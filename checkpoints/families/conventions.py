@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .errors import LabelError, nearest
-from .families import FAMILIES, Family, Slots, Vectors, family_of, is_text
-from .families.parts.mbw import MBW_26, MIDDLE_3
+from ..errors import LabelError, nearest
+from . import FAMILIES, Family, Slots, Vectors, family_of, is_text
+from .parts.mbw import MBW_26, MIDDLE_3
 
 _NUMBERED = MBW_26[1:]
 _NONE = Vectors(())

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .hashes import cache_folder
-from .output import replace_file
+from ..checkpoints.hashes import cache_folder
+from ..checkpoints.output import replace_file
 
 
 def scan_file(identity: str) -> Path:

@@ -22,10 +22,10 @@ from functools import cache
 import numpy as np
 import xxhash
 
-from .codec import decode, finite_limit, kernel
-from .dtypes import F32, DType
-from .families import FAMILIES, Family, components_in_order, is_buffer, known_parts, part_of
-from .tensors import Shape
+from ..checkpoints.codec import decode, finite_limit, kernel
+from ..checkpoints.dtypes import F32, DType
+from ..checkpoints.families import FAMILIES, Family, components_in_order, is_buffer, known_parts, part_of
+from ..checkpoints.tensors import Shape
 
 # Elements of a block. Part of what a fingerprint is: another number gives other fingerprints.
 BLOCK = 1 << 19
