@@ -284,8 +284,12 @@ def _few(names) -> str:
 MAKER = """
 import json, sys
 from pathlib import Path
-from unetscope.checkpoints.demo.models import write_demo_ckpt
-from unetscope.checkpoints.demo.loras import write_demo_lora
+try:
+    from unetscope.checkpoints.demo.loras import write_demo_lora
+    from unetscope.checkpoints.demo.models import write_demo_ckpt
+except ModuleNotFoundError:  # where they stood in earlier versions
+    from unetscope.checkpoints.demo import write_demo_ckpt
+    from unetscope.checkpoints.lora.demo import write_demo_lora
 ckpts, loras = json.loads(sys.argv[1])
 for name, (family, seed, dtype) in ckpts.items():
     write_demo_ckpt(Path(f"in/{name}.ckpt"), family, seed=seed, dtype=dtype)

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parent.parent
 # A room may import itself and what is listed here.
 MAY_IMPORT = {
     "checkpoints": set(),
-    "analysis": {"checkpoints"},
+    "library": {"checkpoints"},
+    "analysis": {"checkpoints", "library"},
     "diagrams": {"checkpoints"},
-    "merge": {"checkpoints", "analysis"},
-    "search": {"checkpoints", "analysis", "diagrams", "merge"},
-    "dashboard": {"checkpoints", "analysis", "diagrams", "merge", "search"},
-    "cli": {"checkpoints", "analysis", "diagrams", "merge", "search", "dashboard"},
+    "merge": {"checkpoints", "library", "analysis"},
+    "search": {"checkpoints", "library", "analysis", "diagrams", "merge"},
+    "dashboard": {"checkpoints", "library", "analysis", "diagrams", "merge", "search"},
+    "cli": {"checkpoints", "library", "analysis", "diagrams", "merge", "search", "dashboard"},
 }
 
 

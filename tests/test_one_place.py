@@ -13,7 +13,7 @@ from unetscope.checkpoints.families import FAMILIES, Family
 from unetscope.checkpoints.formats import FORMATS, suffixes
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("checkpoints", "merge", "analysis", "diagrams", "search", "dashboard", "cli")
+ROOMS = ("checkpoints", "library", "merge", "analysis", "diagrams", "search", "dashboard", "cli")
 RECORDS = ("checkpoints/families/", "checkpoints/formats/")
 
 

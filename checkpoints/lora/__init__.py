@@ -9,18 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..demo import write_demo_lora
     from .delta_checkpoint import LoraCheckpoint, lora_checkpoint
     from .module import LoraModule
     from .opening import Lora, open_lora
 
 _HOME = {
-    "demo": ("write_demo_lora",),
     "delta_checkpoint": ("LoraCheckpoint", "lora_checkpoint"),
     "module": ("LoraModule",),
     "opening": ("Lora", "open_lora"),
 }
-__all__ = ["Lora", "LoraCheckpoint", "LoraModule", "lora_checkpoint", "open_lora", "write_demo_lora"]
+__all__ = ["Lora", "LoraCheckpoint", "LoraModule", "lora_checkpoint", "open_lora"]
 
 
 def __getattr__(name: str):

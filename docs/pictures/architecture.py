@@ -13,7 +13,8 @@ ROOMS = {
     "dashboard": ("the app, in a browser", ("pages",), ("search",)),
     "search": ("finds a recipe", ("rewards", "generators"), ("merge", "diagrams")),
     "merge": ("recipe → plan → new checkpoint", ("methods",), ("analysis",)),
-    "analysis": ("numbers about weights", (), ("checkpoints",)),
+    "analysis": ("numbers about weights", (), ("library",)),
+    "library": ("what is known of a file and of a folder", (), ("checkpoints",)),
     "diagrams": ("layers as pictures", (), ("checkpoints",)),
     "checkpoints": (
         "files on disk → named tensors of a family",
@@ -29,12 +30,13 @@ _PLACES = {
     "search": (0, 2 * _STEP, _WIDE, _HIGH),
     "merge": (0, 3 * _STEP, 370, _HIGH),
     "analysis": (0, 4 * _STEP, 370, _HIGH),
-    "diagrams": (400, 3 * _STEP, 160, _STEP + _HIGH),
-    "checkpoints": (0, 5 * _STEP, _WIDE, 118),
+    "library": (0, 5 * _STEP, 370, _HIGH),
+    "diagrams": (400, 3 * _STEP, 160, 2 * _STEP + _HIGH),
+    "checkpoints": (0, 6 * _STEP, _WIDE, 118),
 }
 _PILL, _PILL_HIGH = 92.0, 26.0
 # The way of a file in `checkpoints`: the folders that it passes, and what each makes of it.
-_WAY = {"formats": "byte ranges", "encodings": "numbers", "naming": "keys", "families": "blocks"}
+_WAY = {"formats": "byte ranges", "encodings": "numbers", "recognition": "keys", "families": "blocks"}
 _PANEL = 600.0
 _CODE = (
     "SDXL = Family(",
