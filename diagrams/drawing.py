@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,13 +17,13 @@ from .architectures import DrawingError, drawn_families, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph
 from .component_level import component_dot, draw_component
 from .dot import dot_source
-from .export import save_drawing
+from .export import Drawing
 from .graph import Graph, Shape, architecture_graph
 from .layer_level import LayerLevel, draw_layers_of
 from .legend import draw_arrows, draw_kinds, draw_notes, draw_scale, draw_title
 from .module_level import ModuleLevel
-from .palette import Scale, ScaleKind
-from .svg import MARGIN, Canvas
+from .palette import ColourScale, ScaleKind
+from .svg import Canvas
 from .theme import Theme
 from .ugrid import Look, UGrid, around_tensors
 from .values import Numbers, Values, shared_scale
@@ -34,49 +34,6 @@ if TYPE_CHECKING:
 Level = Literal["block", "module", "layer"]
 LEVELS: tuple[Level, ...] = ("block", "module", "layer")
 _GRIDS = {"block": UGrid, "module": ModuleLevel, "layer": LayerLevel}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished diagram. In a notebook it shows itself.
-
-    Attributes:
-        title: what it shows, in plain text.
-        theme: `light`, `dark`, or `auto` for both in one SVG.
-        unused: the names of values that belong to nothing in this diagram.
-    """
-
-    canvas: Canvas
-    title: str
-    theme: Theme = "auto"
-    unused: tuple[str, ...] = ()
-    _dot: Callable[[], str] = field(default=str, repr=False)
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in pixels."""
-        return self.canvas.width + 2 * MARGIN, self.canvas.height + 2 * MARGIN
-
-    @property
-    def svg(self) -> str:
-        """The self-contained SVG file."""
-        return self.canvas.document(self.title, self.theme)
-
-    @property
-    def dot(self) -> str:
-        """The same graph as DOT source, for Graphviz."""
-        return self._dot()
-
-    def save(self, path: str | Path) -> Path:
-        """Write the diagram; the suffix says how: `.svg`, `.png`, `.pdf` or `.dot`.
-
-        Raises:
-            DrawingError: for another suffix, or when a library that PNG or PDF needs is not installed.
-        """
-        return save_drawing(self, Path(path))
-
-    def _repr_svg_(self) -> str:
-        return self.svg
 
 
 @dataclass(frozen=True)
@@ -227,7 +184,7 @@ def theme_named(theme: str) -> Theme:
     return theme
 
 
-def _look(subject: Subject, values, badges, shade: Scale, convention: str) -> Look:
+def _look(subject: Subject, values, badges, shade: ColourScale, convention: str) -> Look:
     return Look(Values(values, shade), dict(badges or {}), convention_named(convention), subject.tensors)
 
 

@@ -1,4 +1,4 @@
-"""Saving a diagram: SVG and DOT as text, PNG and PDF made from the SVG.
+"""A finished diagram, and how it is saved: SVG and DOT as text, PNG and PDF made from the SVG.
 
 PNG and PDF come from `typst`, a wheel for Linux, Windows and macOS that needs nothing of the system, reads our stylesheet
 right, keeps a PDF's text as text, and has fonts of its own where a machine has none. (MuPDF and Skia ignore the
@@ -8,21 +8,64 @@ stylesheet, svglib drops bold text and patterns, cairosvg needs a system library
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..checkpoints.errors import OutputError
 from ..checkpoints.output import write_output
 from .architectures import DrawingError
-
-if TYPE_CHECKING:
-    from .drawing import Drawing
+from .svg import MARGIN, Canvas
+from .theme import Theme
 
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
 PIXELS_PER_INCH = 192.0  # a PNG has twice the pixels that the SVG states
 # Beyond this many pixels a PNG of a whole layer level would take gigabytes of memory.
 MOST_PIXELS = 100e6
 _PAGE = "#set page(width: auto, height: auto, margin: 0pt)\n#image({picture}, width: {width:.1f}pt)\n"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished diagram. In a notebook it shows itself.
+
+    Attributes:
+        title: what it shows, in plain text.
+        theme: `light`, `dark`, or `auto` for both in one SVG.
+        unused: the names of values that belong to nothing in this diagram.
+    """
+
+    canvas: Canvas
+    title: str
+    theme: Theme = "auto"
+    unused: tuple[str, ...] = ()
+    _dot: Callable[[], str] = field(default=str, repr=False)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        return self.canvas.width + 2 * MARGIN, self.canvas.height + 2 * MARGIN
+
+    @property
+    def svg(self) -> str:
+        """The self-contained SVG file."""
+        return self.canvas.document(self.title, self.theme)
+
+    @property
+    def dot(self) -> str:
+        """The same graph as DOT source, for Graphviz."""
+        return self._dot()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the diagram; the suffix says how: `.svg`, `.png`, `.pdf` or `.dot`.
+
+        Raises:
+            DrawingError: for another suffix, or when a library that PNG or PDF needs is not installed.
+        """
+        return save_drawing(self, Path(path))
+
+    def _repr_svg_(self) -> str:
+        return self.svg
 
 
 def save_drawing(drawing: Drawing, path: Path) -> Path:

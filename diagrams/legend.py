@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import text as texts
-from .palette import Scale
+from .palette import ColourScale
 from .svg import Canvas
 
 _BAR = 300.0
@@ -16,7 +16,7 @@ def draw_title(canvas: Canvas, title: str, subtitle: str, room: float) -> float:
     return 62.0
 
 
-def draw_scale(canvas: Canvas, x: float, y: float, scale: Scale, units: str, missing: bool) -> float:
+def draw_scale(canvas: Canvas, x: float, y: float, scale: ColourScale, units: str, missing: bool) -> float:
     """The colour bar with its ticks, and what grey and hatching mean; returns the height."""
     with canvas.group("legend-scale", "legend on-page"):
         kind = "logarithmic" if scale.kind == "log" else "linear"

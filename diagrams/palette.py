@@ -42,7 +42,7 @@ def ink_is_dark(fill: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ColourScale:
     """Turns values into fractions of the palette. `low` and `high` get its ends; what lies outside is clipped."""
 
     kind: ScaleKind
@@ -71,7 +71,7 @@ class Scale:
         return [self.low, *inside, self.high]
 
 
-def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float, float] | None = None) -> Scale:
+def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float, float] | None = None) -> ColourScale:
     """The scale of some values; `value_range` fixes its ends.
 
     A log scale begins at the smallest positive value; zeros and negative values get the lowest colour.
@@ -89,9 +89,9 @@ def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float
             raise DrawingError(
                 f"a log scale cannot begin at {low:g}; give a positive lower end, or take the linear scale"
             )
-        return Scale(kind, low, high)
+        return ColourScale(kind, low, high)
     finite = [v for v in values if math.isfinite(v)]
     if kind == "log":
         finite = [v for v in finite if v > 0] or [1.0]
     finite = finite or [0.0, 1.0]
-    return Scale(kind, min(finite), max(finite))
+    return ColourScale(kind, min(finite), max(finite))

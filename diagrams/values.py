@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import is_text
 from .architectures import DrawingError
-from .palette import Scale, ScaleKind, colour, ink_is_dark, scale_for
+from .palette import ColourScale, ScaleKind, colour, ink_is_dark, scale_for
 from .text import number
 
 Numbers = Mapping[str, float | None]
@@ -42,7 +42,7 @@ class Member:
 class Values:
     """The numbers of one diagram on one scale. Without numbers every box is painted by its kind."""
 
-    def __init__(self, numbers: Numbers | None, scale: Scale | None = None):
+    def __init__(self, numbers: Numbers | None, scale: ColourScale | None = None):
         self.given = numbers is not None
         self.numbers = {str(name): _number(name, value) for name, value in (numbers or {}).items()}
         self.scale = scale
@@ -126,7 +126,7 @@ def label_names(label: str) -> tuple[str, ...]:
 
 def shared_scale(
     several: Iterable[Numbers | None], kind: ScaleKind, value_range: tuple[float, float] | None = None
-) -> Scale:
+) -> ColourScale:
     """One scale for the values of one or more diagrams."""
     return scale_for((v for numbers in several for v in Values(numbers).finite), kind, value_range)
 

@@ -14,7 +14,7 @@ from ..checkpoints.wording import dead_link, unreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A model file or diffusers folder: its path, where that leads through links, its size and time of change."""
 
     path: Path
@@ -24,7 +24,7 @@ class Found:
     folder: bool = False
 
 
-def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
+def find_models(root: Path, problems: list[str]) -> Iterator[FoundModel]:
     """Every model below a folder (or the model itself, when it is one), sorted within each folder.
 
     Links are followed; a folder that was read already is not read again. What cannot be read is said in `problems`.
@@ -48,7 +48,7 @@ def find_models(root: Path, problems: list[str]) -> Iterator[Found]:
             below.clear()
         elif is_model_folder(names):
             below.clear()
-            yield Found(here, here.resolve(), 0, 0.0, folder=True)
+            yield FoundModel(here, here.resolve(), 0, 0.0, folder=True)
         else:
             below[:] = sorted(name for name in below if not name.startswith("."))
             for name in sorted(names):
@@ -71,12 +71,12 @@ def _first_visit(folder: Path, seen: set[tuple[int, int] | str], problems: list[
     return True
 
 
-def _file(path: Path, problems: list[str]) -> Iterator[Found]:
+def _file(path: Path, problems: list[str]) -> Iterator[FoundModel]:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             problems.append(f"{path}: is no file; it is left out")
             return
-        yield Found(path, path.resolve(), found.st_size, found.st_mtime)
+        yield FoundModel(path, path.resolve(), found.st_size, found.st_mtime)
     except (OSError, RuntimeError) as error:  # a broken link, a link to itself
         problems.append(f"{path}: cannot be read ({unreadable(error)})")

@@ -18,7 +18,7 @@ from ..checkpoints.errors import CheckpointError, UnetscopeError
 from ..checkpoints.formats import without_suffix
 from ..checkpoints.hashes import autov2, identity, known_sha256, legacy_hash, sha256
 from ..checkpoints.stream import Cancelled, Progress
-from .folder_scan import Found, find_models
+from .folder_scan import FoundModel, find_models
 from .scan_cache import keep_scan, kept_scan
 from .sidecars import Claim, WebUICache, claims_beside
 
@@ -207,7 +207,7 @@ def _only(text: str, files: list[IndexedFile]) -> Path:
     return files[0].path
 
 
-def _known(found: Found, cache: WebUICache | None, problems: list[str]) -> IndexedFile:
+def _known(found: FoundModel, cache: WebUICache | None, problems: list[str]) -> IndexedFile:
     """What is known about a file without reading it, but for 64 KiB."""
     if found.folder:
         return IndexedFile(found.path, 0, real=found.real)

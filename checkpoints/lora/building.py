@@ -10,7 +10,17 @@ from pathlib import Path
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..tensors import Shape
-from .formulas import LYCORIS_EPSILON, Decomposed, Formula, Hadamard, Kronecker, LowRank, Multiplied, Scale, Whole
+from .formulas import (
+    LYCORIS_EPSILON,
+    AlphaScale,
+    Decomposed,
+    Formula,
+    FullDifference,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Multiplied,
+)
 from .roles import Role
 
 # The largest tensor of the families has 63 million elements; a file that claims much more means harm.
@@ -27,7 +37,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerTensors:
     """The tensors of a module by their role.
 
     Attributes:
@@ -69,18 +79,18 @@ class Group:
             info = self.tensors[role]
             raise self.error(f"expected {expected}, found {info.key} of shape {list(info.shape)}; the file is damaged")
 
-    def scale(self, rank: int) -> Scale:
+    def scale(self, rank: int) -> AlphaScale:
         stored = self.tensors.get("alpha")
         if stored is not None:
             self.check(stored.elements == 1, "alpha", "one number as alpha")
         if rank < 1:
             raise self.error(f"expected a rank of at least 1, found {rank}; the file is damaged")
         if stored is None and self.told is not None:
-            return Scale(self.source, None, rank, self.told.factor, self.told.alpha)
-        return Scale(self.source, stored, rank)
+            return AlphaScale(self.source, None, rank, self.told.factor, self.told.alpha)
+        return AlphaScale(self.source, stored, rank)
 
 
-def weight_formula(group: Group) -> Formula | None:
+def weight_formula(group: LayerTensors) -> Formula | None:
     """The change of the module's weight; None when it changes the bias alone.
 
     Raises:
@@ -100,7 +110,7 @@ def weight_formula(group: Group) -> Formula | None:
     return _decomposed(group, formula)
 
 
-def bias_formula(group: Group) -> Formula | None:
+def bias_formula(group: LayerTensors) -> Formula | None:
     """The change of the module's bias, if it has one."""
     for role, kind in (("diff_b", "full"), ("b_norm", "norm"), ("up_bias", "full")):
         if role in group.tensors:
@@ -108,11 +118,11 @@ def bias_formula(group: Group) -> Formula | None:
             group.check(len(info.shape) == 1, role, "a bias of one axis")
             # PEFT's `lora_bias` belongs to the up projection and is scaled with it.
             scale = group.scale(group.need("down").shape[0]) if role == "up_bias" else None
-            return Whole(info.shape, info, kind, scale)
+            return FullDifference(info.shape, info, kind, scale)
     return None
 
 
-def _plain(group: Group) -> Formula | None:
+def _plain(group: LayerTensors) -> Formula | None:
     if "up" in group.tensors or "down" in group.tensors:
         return _low_rank(group)
     if group.has("hada_"):
@@ -126,7 +136,7 @@ def _plain(group: Group) -> Formula | None:
     return None
 
 
-def _low_rank(group: Group) -> LowRank:
+def _low_rank(group: LayerTensors) -> LowRank:
     up, down, mid = group.need("up"), group.need("down"), group.tensors.get("mid")
     group.check(len(up.shape) >= 2 and len(down.shape) >= 2, "up", "factors of at least two axes")
     rank = prod(up.shape[1:])
@@ -141,7 +151,7 @@ def _low_rank(group: Group) -> LowRank:
     return LowRank((up.shape[0], inputs, *group.kernel), up, down, mid, group.scale(down.shape[0]))
 
 
-def _inputs(group: Group, role: Role, axes: Shape) -> int:
+def _inputs(group: LayerTensors, role: Role, axes: Shape) -> int:
     """How many inputs the axes behind the rank stand for: (inputs,), (inputs, kernel...) or (inputs x kernel,)."""
     kernel = prod(group.kernel)
     fits = prod(axes) % kernel == 0 and (len(axes) == 1 or prod(axes[1:]) == kernel)
@@ -149,7 +159,7 @@ def _inputs(group: Group, role: Role, axes: Shape) -> int:
     return prod(axes) // kernel
 
 
-def _hadamard(group: Group) -> Hadamard:
+def _hadamard(group: LayerTensors) -> Hadamard:
     halves, shapes = [], []
     for half in ("1", "2"):
         a, b = group.need(f"hada_w{half}_a"), group.need(f"hada_w{half}_b")
@@ -163,7 +173,7 @@ def _hadamard(group: Group) -> Hadamard:
     return Hadamard(shape, tuple(halves), group.scale(halves[0][1].shape[0]))
 
 
-def _product(group: Group, a: Role, b: Role, t: Role) -> tuple[int, int]:
+def _product(group: LayerTensors, a: Role, b: Role, t: Role) -> tuple[int, int]:
     """Rows and columns of a @ b, with a core t of a.T (t b)."""
     first, second, core = group.need(a), group.need(b), group.tensors.get(t)
     group.check(len(first.shape) >= 2, a, "a factor of at least two axes")
@@ -179,7 +189,7 @@ def _product(group: Group, a: Role, b: Role, t: Role) -> tuple[int, int]:
     return first.shape[1], prod(second.shape[1:]) * prod(core.shape[2:])
 
 
-def _kronecker(group: Group) -> Kronecker:
+def _kronecker(group: LayerTensors) -> Kronecker:
     left, (rows1, columns1) = _kronecker_side(group, "lokr_w1")
     right, (rows2, columns2) = _kronecker_side(group, "lokr_w2")
     columns, kernel = columns1 * columns2, prod(group.kernel)
@@ -192,7 +202,7 @@ def _kronecker(group: Group) -> Kronecker:
     return Kronecker((rows1 * rows2, columns // kernel, *group.kernel), left, right, group.scale(rank))
 
 
-def _kronecker_side(group: Group, name: str) -> tuple[tuple[TensorInfo, ...], tuple[int, int]]:
+def _kronecker_side(group: LayerTensors, name: str) -> tuple[tuple[TensorInfo, ...], tuple[int, int]]:
     if name in group.tensors:
         whole = group.tensors[name]
         group.check(len(whole.shape) >= 2, name, "a factor of at least two axes")
@@ -203,20 +213,20 @@ def _kronecker_side(group: Group, name: str) -> tuple[tuple[TensorInfo, ...], tu
     return (*parts, group.tensors[core]) if core in group.tensors else parts, size
 
 
-def _whole(group: Group) -> Whole:
+def _whole(group: LayerTensors) -> FullDifference:
     if "w_norm" in group.tensors:
         info = group.tensors["w_norm"]
         group.check(len(info.shape) == 1, "w_norm", "one axis")
-        return Whole(info.shape, info, "norm")
+        return FullDifference(info.shape, info, "norm")
     info = group.tensors["diff"]
     if len(group.expected[0]) < 2:
         group.check(len(info.shape) == 1, "diff", "one axis")
-        return Whole(info.shape, info)
+        return FullDifference(info.shape, info)
     group.check(len(info.shape) >= 2, "diff", f"{len(group.expected[0])} axes")
-    return Whole((info.shape[0], _inputs(group, "diff", info.shape[1:]), *group.kernel), info)
+    return FullDifference((info.shape[0], _inputs(group, "diff", info.shape[1:]), *group.kernel), info)
 
 
-def _multiplied(group: Group) -> Multiplied:
+def _multiplied(group: LayerTensors) -> Multiplied:
     if "ia3" in group.tensors:
         info = group.tensors["ia3"]
         flag = group.tensors.get("on_input")
@@ -233,7 +243,7 @@ def _multiplied(group: Group) -> Multiplied:
     return Multiplied(shape, info, on_input, 0.0 if "ia3" in group.tensors else 1.0)
 
 
-def _conv_input(group: Group, info: TensorInfo) -> bool:
+def _conv_input(group: LayerTensors, info: TensorInfo) -> bool:
     """Whether a factor of PEFT's (IA)^3 at a convolution is for its inputs: by its width, and the config where both fit."""
     outputs, inputs = ({s[axis] for s in group.expected if len(s) >= 2} for axis in (0, 1))
     if info.elements in outputs and info.elements in inputs:
@@ -241,14 +251,14 @@ def _conv_input(group: Group, info: TensorInfo) -> bool:
     return info.elements in inputs
 
 
-def _flag(group: Group, info: TensorInfo) -> bool:
+def _flag(group: LayerTensors, info: TensorInfo) -> bool:
     from .values import scalar
 
     group.check(info.elements == 1, "on_input", "one number")
     return scalar(group.source, info) != 0
 
 
-def _decomposed(group: Group, formula: Formula) -> Formula:
+def _decomposed(group: LayerTensors, formula: Formula) -> Formula:
     for role, epsilon in (("scale", LYCORIS_EPSILON), ("magnitude", 0.0)):
         info = group.tensors.get(role)
         if info is None:

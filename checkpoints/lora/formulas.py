@@ -61,7 +61,7 @@ def block_rows(columns: int) -> int:
 
 
 @dataclass
-class Scale:
+class AlphaScale:
     """What the product of the factors is multiplied by: alpha / rank, or 1 where the file has no alpha.
 
     LyCORIS' rank-stabilised training (`rs_lora`) stores an alpha for which this holds; PEFT's is known from metadata and
@@ -96,7 +96,7 @@ class LowRank:
     up: TensorInfo
     down: TensorInfo
     mid: TensorInfo | None
-    scale: Scale
+    scale: AlphaScale
     needs_weight: ClassVar[bool] = False
 
     @property
@@ -144,7 +144,7 @@ class Hadamard:
 
     shape: Shape
     halves: tuple[tuple[TensorInfo, TensorInfo, TensorInfo | None], ...]
-    scale: Scale
+    scale: AlphaScale
     kind: ClassVar[Kind] = "loha"
     needs_weight: ClassVar[bool] = False
 
@@ -192,7 +192,7 @@ class Kronecker:
     shape: Shape
     left: tuple[TensorInfo, ...]
     right: tuple[TensorInfo, ...]
-    scale: Scale
+    scale: AlphaScale
     kind: ClassVar[Kind] = "lokr"
     needs_weight: ClassVar[bool] = False
 
@@ -273,13 +273,13 @@ class Multiplied:
 
 
 @dataclass
-class Whole:
+class FullDifference:
     """The change itself, stored as it is: LyCORIS' full training, its norms, and biases; times `factor` (PEFT's biases)."""
 
     shape: Shape
     stored: TensorInfo
     kind: Kind = "full"
-    scale: Scale | None = None
+    scale: AlphaScale | None = None
     rank: ClassVar[None] = None
     alpha: ClassVar[None] = None
     needs_weight: ClassVar[bool] = False

@@ -16,7 +16,7 @@ from .values import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModulePart:
     """The change of one module of diffusers: all of a canonical tensor, a third of its rows, its first columns, or its transpose.
 
     A convolution that reads more input channels than the LoRA knows, as inpainting models have it, changes in the first alone.
@@ -38,9 +38,9 @@ class LoraModule:
     path: str
     key: str
     shape: Shape
-    parts: tuple[Part, ...]
+    parts: tuple[ModulePart, ...]
     source: Checkpoint
-    load: Callable[[Part], Loaded]
+    load: Callable[[ModulePart], Loaded]
 
     @property
     def of_bias(self) -> bool:
@@ -143,7 +143,7 @@ class LoraModule:
                 self._fill(out[low - start : high - start, :width], part, low - first, high - first, own)
         return out
 
-    def _fill(self, out: np.ndarray, part: Part, start: int, stop: int, weight: Rows | None) -> None:
+    def _fill(self, out: np.ndarray, part: ModulePart, start: int, stop: int, weight: Rows | None) -> None:
         """Rows of a part, in blocks that lie the same wherever one starts to read: equal products, equal numbers."""
         change, outputs = self.load(part), part.formula.shape[0]
         step = block_rows(out.shape[1])

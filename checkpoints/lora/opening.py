@@ -16,9 +16,9 @@ from ..opening import read_tensors
 from ..recognition.architecture import Architecture, adapter_or_embedding, known_id
 from ..tensors import Shape
 from ..wording import counted
-from .building import Group, bias_formula, weight_formula
+from .building import LayerTensors, bias_formula, weight_formula
 from .formulas import Formula, Loaded
-from .module import LoraModule, Part
+from .module import LoraModule, ModulePart
 from .names import FUSED, Style, Target, module_shape, usual_channels
 from .recognised import Recognised
 from .recognition import recognise_names
@@ -53,7 +53,7 @@ class Lora:
     unknown: list[str]
     source: Checkpoint
     size: int = 0
-    _loaded: OrderedDict[int, tuple[Part, Loaded]] = field(default_factory=OrderedDict, repr=False)
+    _loaded: OrderedDict[int, tuple[ModulePart, Loaded]] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -61,9 +61,9 @@ class Lora:
         return self.source.tensors
 
     @property
-    def layers(self) -> dict[str, tuple[LoraModule, Part]]:
+    def layers(self) -> dict[str, tuple[LoraModule, ModulePart]]:
         """The layers that it changes, by the file's names: of each the change of its weight, or of its bias where that is all."""
-        found: dict[str, tuple[LoraModule, Part]] = {}
+        found: dict[str, tuple[LoraModule, ModulePart]] = {}
         for module in self.modules.values():
             for part in module.parts:
                 if part.name not in found or not module.of_bias:
@@ -127,7 +127,7 @@ class Lora:
                 "leave it out"
             )
 
-    def load(self, part: Part) -> Loaded:
+    def load(self, part: ModulePart) -> Loaded:
         """The factors of a part, kept while they are in use. From any thread."""
         with self._lock:
             known = self._loaded.pop(id(part), None)
@@ -187,23 +187,25 @@ def open_lora(
 
 def _modules(
     path: Path, source: Checkpoint, names: Recognised, metadata: dict[str, str], shapes: Mapping[str, Shape]
-) -> dict[str, tuple[Shape, list[Part]]]:
+) -> dict[str, tuple[Shape, list[ModulePart]]]:
     """Canonical key -> its shape, and the parts of its change."""
     scales, on_input = peft_scales(path, metadata, names), peft_inputs(path, metadata, names)
-    out: dict[str, tuple[Shape, list[Part]]] = {}
+    out: dict[str, tuple[Shape, list[ModulePart]]] = {}
     for target, members in names.modules.items():
         expected = _expected(target, names.family, shapes)
         tensors = {role: source.tensors[name] for role, name in members.tensors.items()}
-        group = Group(path, members.spelling, source, tensors, expected, scales.get(target), on_input.get(target))
+        group = LayerTensors(
+            path, members.spelling, source, tensors, expected, scales.get(target), on_input.get(target)
+        )
         weight, bias = weight_formula(group), bias_formula(group)
         if weight is not None:
-            part = Part(members.spelling, weight, target.third, target.transposed)
+            part = ModulePart(members.spelling, weight, target.third, target.transposed)
             _add(out, path, target.weight, _canonical_shape(target, weight), part, shapes, names.family)
         if bias is not None:
             if target.bias is None:
                 raise CheckpointError(f"{path}: {members.spelling}: changes a bias, but {target.weight} has none")
             shape = (bias.shape[0] * (FUSED if target.third is not None else 1),)
-            _add(out, path, target.bias, shape, Part(members.spelling, bias, target.third), shapes, names.family)
+            _add(out, path, target.bias, shape, ModulePart(members.spelling, bias, target.third), shapes, names.family)
     return out
 
 
@@ -227,7 +229,7 @@ def _canonical_shape(target: Target, formula: Formula) -> Shape:
 
 
 def _add(
-    out: dict, path: Path, key: str, shape: Shape, part: Part, shapes: Mapping[str, Shape], family: str | Family
+    out: dict, path: Path, key: str, shape: Shape, part: ModulePart, shapes: Mapping[str, Shape], family: str | Family
 ) -> None:
     known = shapes.get(key, out[key][0] if key in out else shape)
     if shape == usual_channels(key, known, family):  # nothing is changed of the further channels

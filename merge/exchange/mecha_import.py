@@ -10,15 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import FAMILIES, Family
-from ..block_weights import BlockWeights
-from ..methods import METHODS
 from .draft import Draft, Imported, Request, one_line
-from .mecha_blocks import lines_of
+from .mecha_graph import Delta, MechaGraph, Refused, Waiting, Weights
 from .mecha_merges import reader
-from .mecha_nodes import Blocks, Delta, Refused, Waiting, Weights
-from .mecha_text import Line, Reference, parse_mecha
+from .mecha_text import MechaLine, Reference, parse_mecha
 
 
 def from_mecha(text: str, name: str, request: Request) -> Imported:
@@ -32,11 +28,11 @@ def from_mecha(text: str, name: str, request: Request) -> Imported:
     if request.family is None:
         request = replace(request, family=_family_of(lines))
     dialect = f"version {version}" if version else "of before versions"
-    graph = Graph(Draft(f"{name} (sd-mecha recipe, {dialect})", request), bool(version))
+    graph = _Reader(Draft(f"{name} (sd-mecha recipe, {dialect})", request), bool(version))
     return graph.imported(lines)
 
 
-def _family_of(lines: list[Line]) -> Family | None:
+def _family_of(lines: list[MechaLine]) -> Family | None:
     """The architecture that models and block weights are said to be of: `sdxl-sgm`, or `sdxl` in older dialects."""
     for line in lines:
         words = [x for x in (*line.arguments[1:], *line.named.values()) if isinstance(x, str)]
@@ -47,15 +43,10 @@ def _family_of(lines: list[Line]) -> Family | None:
     return None
 
 
-class Graph:
-    """The nodes so far, as what they come to here."""
+class _Reader(MechaGraph):
+    """Reads a graph line by line."""
 
-    def __init__(self, draft: Draft, versioned: bool):
-        self.draft, self.versioned = draft, versioned
-        self.nodes: list[Any] = []
-        self.line = Line(0, "")
-
-    def imported(self, lines: list[Line]) -> Imported:
+    def imported(self, lines: list[MechaLine]) -> Imported:
         """All nodes; the last one is the result."""
         for self.line in lines:
             self.nodes.append(self._node())
@@ -117,18 +108,8 @@ class Graph:
         if isinstance(value, dict) and set(value) == {"key"}:
             return value["key"]
         if isinstance(value, dict):
-            return self._blocks(value, words)
+            return self.blocks(value, words)
         return value
-
-    def _blocks(self, values: dict, words: list[str] = ()) -> Blocks:
-        try:
-            weights, notes = lines_of(values, " ".join(words))
-            BlockWeights.parse(weights)
-        except UnetscopeError as error:
-            raise Refused(str(error)) from None
-        for note in notes:
-            self.draft.note(f"line {self.line.number}: {note}")
-        return Blocks(weights)
 
     # -- merges -------------------------------------------------------------------------------------------------------
 
@@ -142,75 +123,12 @@ class Graph:
         if method.startswith("convert_"):
             if not inputs:
                 raise Refused(f"{method} has no input")
-            return self._blocks(inputs[0], [method]) if isinstance(inputs[0], dict) else inputs[0]
+            return self.blocks(inputs[0], [method]) if isinstance(inputs[0], dict) else inputs[0]
         known = reader(method)
         if known is None:
             raise Refused(f"sd-mecha's method {one_line(method, 60)!r} has no equivalent here")
         signature, build = known
         return build(self, _bound(signature, inputs, named, method))
-
-    def step(self, method: str, inputs: list[str], **parameters: Any) -> str:
-        return self.draft.step(method, inputs, parameters)
-
-    def number(self, given: dict[str, Any], name: str, default: float) -> Any:
-        """A parameter that may be block weights."""
-        value = given.get(name, default)
-        if isinstance(value, Blocks):
-            return value.weights
-        if isinstance(value, dict):
-            return self._blocks(value).weights
-        return self.plain(given, name, default)
-
-    def plain(self, given: dict[str, Any], name: str, default: Any) -> Any:
-        """A parameter that is one value for the whole model."""
-        value = given.get(name, default)
-        if value is not None and not isinstance(value, int | float | bool | str):
-            raise Refused(f"{name} is no number")
-        if isinstance(default, float) and (isinstance(value, bool | str) or value is None):
-            raise Refused(f"{name} is {one_line(value, 40)}, no number")
-        return float(value) if isinstance(default, float) else value
-
-    def weights(self, value: Any) -> str:
-        """The name of an input that has to be a model."""
-        if not isinstance(value, Weights):
-            raise Refused("an input is no model")
-        name = value.name
-        for component, source in value.components.items():
-            name = self.step("pick_component", [name, source], component=component)
-        return name
-
-    def source(self, value: Any) -> str:
-        """The name of an input, model or difference."""
-        return self.delta(value).name if isinstance(value, Delta | Waiting) else self.weights(value)
-
-    def delta(self, value: Any) -> Delta:
-        """An input that has to be a difference; one that waits is added to a model and that taken away again."""
-        if isinstance(value, Waiting):
-            base = self._any_model(value)
-            return self.minus(self.added(base, value, 1.0), base)
-        if not isinstance(value, Delta):
-            raise Refused("an input is no difference of models")
-        return value
-
-    def minus(self, a: str, b: str) -> Delta:
-        return Delta(self.step("subtract", [a, b]), (a, b))
-
-    def added(self, base: str, waiting: Waiting, alpha: Any) -> str:
-        """base + alpha times what waits."""
-        inputs = [d.of[0] if d.of and d.of[1] == base else d.name for d in waiting.deltas]
-        parameters, own = dict(waiting.parameters), waiting.parameters.get("alpha", 1.0)
-        if "alpha" in METHODS[waiting.method].parameters and (isinstance(alpha, float) or own == 1.0):
-            parameters["alpha"], alpha = alpha * own if isinstance(alpha, float) else alpha, 1.0
-        if parameters.get("alpha") == 1.0:
-            del parameters["alpha"]
-        done = self.step(waiting.method, [base, *inputs], **parameters)
-        return done if alpha == 1.0 else self.step("weighted_sum", [base, done], alpha=alpha)
-
-    def _any_model(self, waiting: Waiting) -> str:
-        name = next((d.of[1] for d in waiting.deltas if d.of), None)
-        if name is None:
-            raise Refused("no model stands below these differences")
-        return name
 
 
 def _bound(signature: str, inputs: list, named: dict, method: str) -> dict[str, Any]:

@@ -2,31 +2,28 @@
 
 Our methods declare which of sd-mecha's they are, and how a node of it is read (`methods.elsewhere.Mecha`): most as the record says,
 the others by a translation that stands here, or in `mecha_sparse`. A translation gets the graph, the arguments by name and our
-method, and returns what the node comes to (`mecha_nodes`).
+method, and returns what the node comes to (`mecha_graph`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...checkpoints.families import component_names
 from ..methods import METHODS, Method
 from ..methods.elsewhere import Mecha
 from .draft import one_line
-from .mecha_nodes import Component, Delta, Mask, Refused, Waiting, Weights, Without
+from .mecha_graph import ComponentNode, Delta, Mask, MechaGraph, Refused, Waiting, Weights, Without
 from .mecha_sparse import SPARSE
-
-if TYPE_CHECKING:
-    from .mecha_import import Graph
 
 # sd-mecha's components of a checkpoint -> ours.
 _COMPONENTS = {"vae": "vae", "clip_l": "clip_l", "clip_g": "clip_g", "diffuser": "unet", "unet": "unet"}
 
-Build = Callable[["Graph", dict[str, Any], Method], Any]
+Build = Callable[[MechaGraph, dict[str, Any], Method], Any]
 
 
-def _plain(graph: Graph, given: dict, method: Method, said: Mecha) -> Any:
+def _plain(graph: MechaGraph, given: dict, method: Method, said: Mecha) -> Any:
     """A node that is a step of inputs in one space, with the numbers that the record names."""
     values = {ours: graph.number(given, theirs, usual) for theirs, (ours, usual) in said.numbers.items()}
     inputs: list[Any] = []
@@ -36,7 +33,7 @@ def _plain(graph: Graph, given: dict, method: Method, said: Mecha) -> Any:
     return Weights(name) if isinstance(inputs[0], Weights) else Delta(name)
 
 
-def _added(graph: Graph, given: dict, method: Method) -> Any:
+def _added(graph: MechaGraph, given: dict, method: Method) -> Any:
     a, b, alpha = given.get("a"), given.get("b"), given.get("alpha")
     if "alpha" not in given and not graph.versioned:
         graph.draft.note(
@@ -54,28 +51,28 @@ def _added(graph: Graph, given: dict, method: Method) -> Any:
     return Weights(name) if isinstance(a, Weights) else Delta(name)
 
 
-def _masked(graph: Graph, a: str, b: Delta, mask: Mask) -> Weights:
+def _masked(graph: MechaGraph, a: str, b: Delta, mask: Mask) -> Weights:
     """a + mask (b - c), which our methods do in one."""
     if not b.of or mask.models != (a, *b.of):
         raise Refused("a mask is made from other models than those that it is applied to")
     return Weights(graph.step(mask.method, list(mask.models), alpha=mask.alpha))
 
 
-def _mask(graph: Graph, given: dict, method: Method) -> Mask:
+def _mask(graph: MechaGraph, given: dict, method: Method) -> Mask:
     a, b, c = (graph.weights(given.get(x)) for x in "abc")
     return Mask(method.name, (a, b, c), graph.number(given, "alpha", 1.0))
 
 
-def _minus(graph: Graph, given: dict, method: Method) -> Delta:
+def _minus(graph: MechaGraph, given: dict, method: Method) -> Delta:
     return graph.minus(graph.weights(given.get("a")), graph.weights(given.get("b")))
 
 
-def _scale(graph: Graph, given: dict, method: Method) -> Delta:
+def _scale(graph: MechaGraph, given: dict, method: Method) -> Delta:
     delta, alpha = graph.delta(given.get("a")), graph.number(given, "alpha", 1.0)
     return Delta(graph.step(method.name, [delta.name], weights=[alpha], normalise=False))
 
 
-def _clamp(graph: Graph, given: dict, method: Method) -> Any:
+def _clamp(graph: MechaGraph, given: dict, method: Method) -> Any:
     bounds = given.get("bounds") or []
     if graph.plain(given, "stiffness", 0.0):
         raise Refused("clamp with stiffness has no equivalent")
@@ -85,9 +82,9 @@ def _clamp(graph: Graph, given: dict, method: Method) -> Any:
     return Weights(name) if isinstance(given.get("a"), Weights) else Delta(name)
 
 
-def _fallback(graph: Graph, given: dict, method: Method) -> Any:
+def _fallback(graph: MechaGraph, given: dict, method: Method) -> Any:
     a, default = given.get("a"), given.get("default")
-    if isinstance(a, Component) and isinstance(default, Weights):
+    if isinstance(a, ComponentNode) and isinstance(default, Weights):
         return Weights(default.name, {**default.components, a.component: a.name})
     if isinstance(a, Without) and isinstance(default, Weights):
         return Weights(a.name, {a.component: graph.weights(default)})
@@ -100,37 +97,37 @@ def _fallback(graph: Graph, given: dict, method: Method) -> Any:
     return Weights(name) if isinstance(a, Weights) else Delta(name)
 
 
-def _rank(graph: Graph, given: dict, method: Method) -> Delta:
+def _rank(graph: MechaGraph, given: dict, method: Method) -> Delta:
     rank = graph.plain(given, "rank", 8)
     if isinstance(rank, bool | str) or rank is None:
         raise Refused("rank is no number")
     return Delta(graph.step(method.name, [graph.delta(given.get("a")).name], rank=round(rank)))
 
 
-def _omitted(graph: Graph, given: dict, method: Method) -> Without:
+def _omitted(graph: MechaGraph, given: dict, method: Method) -> Without:
     part = _component(graph, given, method)
     return Without(part.component, part.name)
 
 
-def _component(graph: Graph, given: dict, method: Method) -> Component:
+def _component(graph: MechaGraph, given: dict, method: Method) -> ComponentNode:
     component = given.get("component")
     ours = _COMPONENTS.get(component) if isinstance(component, str) else None
     if ours not in component_names():
         raise Refused(f"component {one_line(component, 40)} cannot be taken apart here")
-    return Component(ours, graph.weights(given.get("a")))
+    return ComponentNode(ours, graph.weights(given.get("a")))
 
 
-def _of_model(graph: Graph, given: dict, method: Method) -> Weights:
+def _of_model(graph: MechaGraph, given: dict, method: Method) -> Weights:
     return Weights(graph.step(method.name, [graph.weights(given.get("model"))]))
 
 
-def _median(graph: Graph, given: dict, method: Method) -> Any:
+def _median(graph: MechaGraph, given: dict, method: Method) -> Any:
     if limits := [f"{x}={one_line(given[x], 20)}" for x in ("eps", "maxiter", "ftol") if x in given]:
         graph.draft.note(f"the median's limits ({', '.join(limits)}) are left out")
     return _plain(graph, given, method, Mecha(takes="*models"))
 
 
-def _whole(graph: Graph, given: dict, method: Method) -> Any:
+def _whole(graph: MechaGraph, given: dict, method: Method) -> Any:
     """A method of a, b and c that older releases had in one piece."""
     graph.draft.note(f"sd-mecha's {method.name} differed from release to release; here it is that of its last ones")
     alpha = graph.number(given, "alpha", 1.0)
@@ -138,7 +135,7 @@ def _whole(graph: Graph, given: dict, method: Method) -> Any:
     return Weights(name) if isinstance(given.get("a"), Weights) else Delta(name)
 
 
-def _cast(graph: Graph, given: dict) -> Any:
+def _cast(graph: MechaGraph, given: dict) -> Any:
     graph.draft.note(
         f"line {graph.line.number}: a cast to another dtype or device is left out; all is worked out in fp32"
     )
@@ -165,7 +162,7 @@ _READ: dict[str, Build] = {
 _CAST = "cast"
 
 
-def reader(name: str) -> tuple[str, Callable[[Graph, dict[str, Any]], Any]] | None:
+def reader(name: str) -> tuple[str, Callable[[MechaGraph, dict[str, Any]], Any]] | None:
     """The arguments of one of sd-mecha's methods, and what makes a node of it ours; None for one that has no equivalent."""
     if name == _CAST:
         return "a device dtype", _cast
@@ -176,8 +173,8 @@ def reader(name: str) -> tuple[str, Callable[[Graph, dict[str, Any]], Any]] | No
     return None
 
 
-def _reading(method: Method, said: Mecha) -> Callable[[Graph, dict[str, Any]], Any]:
-    def read(graph: Graph, given: dict[str, Any]) -> Any:
+def _reading(method: Method, said: Mecha) -> Callable[[MechaGraph, dict[str, Any]], Any]:
+    def read(graph: MechaGraph, given: dict[str, Any]) -> Any:
         if said.note:
             graph.draft.note(said.note)
         if said.read == "plain":

@@ -7,28 +7,25 @@ size, and otherwise they are counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..methods import Method
 from ..methods.centres import MECHA_MEDIAN
-from .mecha_nodes import Delta, Refused, Waiting
-
-if TYPE_CHECKING:
-    from .mecha_import import Graph
+from .mecha_graph import Delta, MechaGraph, Refused, Waiting
 
 
-def _ties(graph: Graph, given: dict, method: Method) -> Waiting:
+def _ties(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     return Waiting(
         method.name, _deltas(graph, given, "models"), _trimmed(graph, given, 1.0 if graph.versioned else 0.2)
     )
 
 
-def _ties_extended(graph: Graph, given: dict, method: Method) -> Waiting:
+def _ties_extended(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     _stock(graph, given)
     return Waiting(method.name, _deltas(graph, given, "models"), _trimmed(graph, given, 0.2))
 
 
-def _trimmed(graph: Graph, given: dict, usual: float) -> dict[str, Any]:
+def _trimmed(graph: MechaGraph, given: dict, usual: float) -> dict[str, Any]:
     """TIES' parameters; `usual` is the share that is kept by default."""
     density = graph.plain(given, "k", usual)
     if density != 1.0:
@@ -36,7 +33,7 @@ def _trimmed(graph: Graph, given: dict, usual: float) -> dict[str, Any]:
     return {"density": density, **_consensus(graph, given)}
 
 
-def _stock(graph: Graph, given: dict) -> None:
+def _stock(graph: MechaGraph, given: dict) -> None:
     """Notes what sd-mecha's releases make of `apply_stock` where no median is asked for."""
     if graph.versioned and not _switch(graph, given, "apply_median"):
         graph.draft.note(
@@ -45,7 +42,7 @@ def _stock(graph: Graph, given: dict) -> None:
         )
 
 
-def _consensus(graph: Graph, given: dict) -> dict[str, str]:
+def _consensus(graph: MechaGraph, given: dict) -> dict[str, str]:
     """How signs are elected, and what agrees is put together."""
     stock, median = _switch(graph, given, "apply_stock"), _switch(graph, given, "apply_median")
     if stock and not graph.versioned and not median:
@@ -64,7 +61,7 @@ def _consensus(graph: Graph, given: dict) -> dict[str, str]:
     return {"elect": "sum" if by_size else "count", "combine": "median" if median else "mean"}
 
 
-def _dropped(graph: Graph, given: dict, method: Method) -> Waiting:
+def _dropped(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     """DARE, or DELLA where `della_eps` says so, with TIES' signs."""
     if graph.plain(given, "k", 0.2) != 1.0:
         raise Refused("dropout with k below 1 (TIES' trimming after it) has no equivalent")
@@ -82,7 +79,7 @@ def _dropped(graph: Graph, given: dict, method: Method) -> Waiting:
     return Waiting("della", _deltas(graph, given, "deltas"), parameters)
 
 
-def _dropout(graph: Graph, given: dict, method: Method) -> Waiting:
+def _dropout(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     """DARE whose elements are averaged over the models that kept them."""
     if graph.plain(given, "overlap", 1.0) % 2 != 1.0 or graph.plain(given, "overlap_emphasis", 0.0):
         raise Refused("dropout whose masks depend on each other (overlap) has no equivalent")
@@ -95,12 +92,12 @@ def _dropout(graph: Graph, given: dict, method: Method) -> Waiting:
     return Waiting(method.name, _deltas(graph, given, "deltas"), parameters)
 
 
-def _kept(graph: Graph, given: dict) -> float:
+def _kept(graph: MechaGraph, given: dict) -> float:
     """The share of elements that is kept, without the dust of binary fractions."""
     return round(1.0 - graph.plain(given, "probability", 0.9), 12)
 
 
-def _seed(graph: Graph, given: dict) -> dict[str, int]:
+def _seed(graph: MechaGraph, given: dict) -> dict[str, int]:
     seed = given.get("seed")
     graph.draft.note(
         "which elements are dropped depends on the generator of random numbers: never the same as sd-mecha's"
@@ -109,25 +106,25 @@ def _seed(graph: Graph, given: dict) -> dict[str, int]:
     return {"seed": int(seed)} if usable else {}
 
 
-def _model_stock(graph: Graph, given: dict, method: Method) -> Waiting:
+def _model_stock(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     graph.draft.note(
         "sd-mecha's model stock compares rows of neighbouring models; here whole tensors of all models are compared"
     )
     return Waiting(method.name, _deltas(graph, given, "deltas"), {})
 
 
-def _deltas(graph: Graph, given: dict, name: str) -> tuple[Delta, ...]:
+def _deltas(graph: MechaGraph, given: dict, name: str) -> tuple[Delta, ...]:
     return tuple(graph.delta(each) for each in given.get(name) or ())
 
 
-def _switch(graph: Graph, given: dict, name: str, usual: bool = False) -> bool:
+def _switch(graph: MechaGraph, given: dict, name: str, usual: bool = False) -> bool:
     """A switch, which older releases had as a number."""
     value = graph.plain(given, name, usual)
     return value > 0 if isinstance(value, int | float) else bool(value)
 
 
 # By the name of the translation that a method declares (`Mecha.read`).
-SPARSE: dict[str, Callable[[Graph, dict[str, Any], Method], Any]] = {
+SPARSE: dict[str, Callable[[MechaGraph, dict[str, Any], Method], Any]] = {
     "trimmed": _ties,
     "trimmed or stock": _ties_extended,
     "dropped": _dropped,

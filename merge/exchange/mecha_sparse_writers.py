@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import RecipeError
 from ..step import Step
-
-if TYPE_CHECKING:
-    from .mecha_export import Writer
+from .mecha_writer import MechaWriter
 
 
-def ties(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def ties(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """Nodes for TIES; sd-mecha's median of elected differences is part of another method."""
     even_weights(writer, name, step)
     density, median = _number(writer, name, step, "density"), _combine(name, step) == "median"
@@ -25,7 +21,7 @@ def ties(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return _added(writer, name, step, inputs[0], found)
 
 
-def dare(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def dare(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """Nodes for DARE with signs elected, or averaged without."""
     even_weights(writer, name, step)
     rescale = _value(step, "rescale")
@@ -43,7 +39,7 @@ def dare(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return _added(writer, name, step, inputs[0], found)
 
 
-def della(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def della(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """Nodes for DELLA by the ranks of whole tensors, without its rescaling."""
     even_weights(writer, name, step)
     if _value(step, "ranks") != "tensor":
@@ -58,7 +54,7 @@ def della(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return _added(writer, name, step, inputs[0], found)
 
 
-def even_weights(writer: Writer, name: str, step: Step) -> None:
+def even_weights(writer: MechaWriter, name: str, step: Step) -> None:
     """Refuses weights that differ from model to model, or from block to block.
 
     Raises:
@@ -72,7 +68,9 @@ def even_weights(writer: Writer, name: str, step: Step) -> None:
         )
 
 
-def _with_signs(writer: Writer, name: str, step: Step, inputs: list[str], density: float, more: dict[str, str]) -> str:
+def _with_signs(
+    writer: MechaWriter, name: str, step: Step, inputs: list[str], density: float, more: dict[str, str]
+) -> str:
     vote, median = _vote(name, step), str(_combine(name, step) == "median").lower()
     if median == "false":  # sd-mecha 1.1 reads this switch the wrong way round: true leaves model stock out
         writer.remark(
@@ -85,19 +83,19 @@ def _with_signs(writer: Writer, name: str, step: Step, inputs: list[str], densit
     )  # fmt: skip
 
 
-def _random(writer: Writer, name: str, step: Step, inputs: list[str], method: str, **named: str) -> str:
+def _random(writer: MechaWriter, name: str, step: Step, inputs: list[str], method: str, **named: str) -> str:
     writer.remark(name, "which elements are dropped depends on sd-mecha's generator of random numbers")
     return writer.merge(method, *_deltas(writer, step, inputs), **named, seed=str(_value(step, "seed")))
 
 
-def _deltas(writer: Writer, step: Step, inputs: list[str]) -> list[str]:
+def _deltas(writer: MechaWriter, step: Step, inputs: list[str]) -> list[str]:
     return [
         reference if writer.space(source) == "delta" else writer.merge("subtract", reference, inputs[0])
         for source, reference in zip(step.inputs[1:], inputs[1:], strict=True)
     ]
 
 
-def _added(writer: Writer, name: str, step: Step, base: str, delta: str) -> str:
+def _added(writer: MechaWriter, name: str, step: Step, base: str, delta: str) -> str:
     return writer.merge("add_difference", base, delta, alpha=writer.number(writer.numbers.of(name, step, "alpha")))
 
 
@@ -105,7 +103,7 @@ def _value(step: Step, parameter: str):
     return step.given.get(parameter, step.kind.parameters[parameter].default)
 
 
-def _number(writer: Writer, name: str, step: Step, parameter: str) -> float:
+def _number(writer: MechaWriter, name: str, step: Step, parameter: str) -> float:
     number = writer.numbers.of(name, step, parameter)
     if isinstance(number, dict):
         raise RecipeError(f"steps.{name}.{parameter}: sd-mecha has one number for all blocks here")

@@ -28,7 +28,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Line:
+class MechaLine:
     """A node as written.
 
     Attributes:
@@ -51,7 +51,7 @@ def is_mecha(text: str) -> bool:
     return word == "version" or (word in COMMANDS and bool(rest.strip()))
 
 
-def parse_mecha(text: str, where: str) -> tuple[str, list[Line]]:
+def parse_mecha(text: str, where: str) -> tuple[str, list[MechaLine]]:
     """The dialect's version (empty for those without) and the nodes.
 
     Raises:
@@ -68,7 +68,7 @@ def parse_mecha(text: str, where: str) -> tuple[str, list[Line]]:
         if len(nodes) >= _MOST_LINES:
             raise RecipeError(f"{where}: has more than {_MOST_LINES:,} lines; this is no recipe")
         arguments, named = _arguments(rest, f"{where}: line {number}", len(nodes))
-        nodes.append(Line(number, word, tuple(arguments), named))
+        nodes.append(MechaLine(number, word, tuple(arguments), named))
     if not nodes:
         raise RecipeError(f'{where}: has no nodes; a recipe of sd-mecha has lines such as model "x.safetensors"')
     return version, nodes

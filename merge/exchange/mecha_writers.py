@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
 from ..methods import Method
@@ -16,18 +15,16 @@ from ..methods.elsewhere import Mecha
 from ..step import Step
 from .mecha_numbers import combined
 from .mecha_sparse_writers import dare, della, even_weights, ties
+from .mecha_writer import MechaWriter
 
-if TYPE_CHECKING:
-    from .mecha_export import Writer
-
-Write = Callable[["Writer", str, Step, list[str]], str]
+Write = Callable[[MechaWriter, str, Step, list[str]], str]
 
 
-def _alpha(writer: Writer, name: str, step: Step, parameter: str = "alpha") -> str:
+def _alpha(writer: MechaWriter, name: str, step: Step, parameter: str = "alpha") -> str:
     return writer.number(writer.numbers.of(name, step, parameter))
 
 
-def _plain(said: Mecha, writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _plain(said: Mecha, writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """A node of one method, with the numbers that the record names."""
     known = {ours for ours, _ in said.numbers.values()}
     for parameter in step.kind.parameters.values():
@@ -46,23 +43,23 @@ def _plain(said: Mecha, writer: Writer, name: str, step: Step, inputs: list[str]
     return writer.merge(said.name, *inputs, **{theirs: writer.number(number) for theirs, number in numbers.items()})
 
 
-def _same(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _same(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     return inputs[0]
 
 
-def _added(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _added(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     if "delta" in (writer.space(source) for source in step.inputs[1:]):
         raise RecipeError(f"steps.{name}: sd-mecha subtracts models only, and an input is a difference")
     difference = writer.merge("subtract", inputs[1], inputs[2])
     return writer.merge("add_difference", inputs[0], difference, alpha=_alpha(writer, name, step))
 
 
-def _twice(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _twice(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     first = writer.merge("weighted_sum", inputs[0], inputs[1], alpha=_alpha(writer, name, step))
     return writer.merge("weighted_sum", first, inputs[2], alpha=_alpha(writer, name, step, "beta"))
 
 
-def _shares(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _shares(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """Any weighted sum whose shares add up to one: the first input, moved towards each of the others."""
     shares = writer.numbers.shares(name, step)
     total = combined(lambda *x: sum(x), *shares)
@@ -78,7 +75,7 @@ def _shares(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return done
 
 
-def _tasks(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _tasks(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     shares = writer.numbers.shares(name, step)
     done = inputs[0]
     for source, reference, share in zip(step.inputs[1:], inputs[1:], shares, strict=True):
@@ -87,17 +84,17 @@ def _tasks(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
     return done
 
 
-def _masked(said: Mecha, writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _masked(said: Mecha, writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     """a + mask (b - c)."""
     factor = writer.merge(said.name, *inputs, alpha=_alpha(writer, name, step))
     return writer.merge("add_difference", inputs[0], writer.merge("subtract", inputs[1], inputs[2]), alpha=factor)
 
 
-def _component(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _component(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     return writer.replaced(inputs[0], inputs[1], step.given["component"], f"steps.{name}.component")
 
 
-def _perpendicular(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+def _perpendicular(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
     if "delta" in (writer.space(source) for source in step.inputs):
         raise RecipeError(f"steps.{name}: sd-mecha subtracts models only, and an input is a difference")
     a, b = (writer.merge("subtract", x, inputs[2]) for x in inputs[:2])
@@ -128,7 +125,7 @@ def writer_of(method: Method) -> Write | None:
         return None
     write = partial(_BY_RECORD[said.write], said) if said.write in _BY_RECORD else _WRITTEN[said.write]
 
-    def written(writer: Writer, name: str, step: Step, inputs: list[str]) -> str:
+    def written(writer: MechaWriter, name: str, step: Step, inputs: list[str]) -> str:
         if said.note:
             writer.remark(name, said.note)
         return write(writer, name, step, inputs)

@@ -13,7 +13,7 @@ from ..methods import METHODS, Method
 from ..methods.elsewhere import Mergekit
 from ..recipe import MERGED
 from .draft import Draft, Imported, Request, one_line
-from .mergekit_settings import Settings
+from .mergekit_settings import MergekitSettings
 
 _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 _KNOWN = ("merge_method", "models", "slices", "parameters", "base_model", "dtype", "out_dtype", "name")
@@ -80,14 +80,14 @@ class _Configuration:
             raise draft.error(f"merge_method {self.method} needs a base_model")
         if not self.models:
             raise draft.error("names no models beside the base")
-        owns = [Settings([own, *self.scopes], draft) for _, own in self.models]
+        owns = [MergekitSettings([own, *self.scopes], draft) for _, own in self.models]
         values = self._values(owns)
         result = self._step([name for name, _ in self.models], owns, values)
         if kind.note:
             draft.note(kind.note)
         return draft.finish(result, components={"vae": MERGED}, output=self._output())
 
-    def _step(self, models: list[str], owns: list[Settings], values: dict[str, Any]) -> str:
+    def _step(self, models: list[str], owns: list[MergekitSettings], values: dict[str, Any]) -> str:
         """The step, for methods that are called otherwise without a base, or with one, in more than one."""
         draft, base = self.draft, self.base
         kind, method, near = self.kind, self.ours.name, str(self.data.get("name") or "")
@@ -161,10 +161,10 @@ class _Configuration:
 
     # -- parameters ---------------------------------------------------------------------------------------------------
 
-    def _values(self, owns: list[Settings]) -> dict[str, Any]:
+    def _values(self, owns: list[MergekitSettings]) -> dict[str, Any]:
         """Parameters by our names."""
         kind, draft = self.kind, self.draft
-        shared = Settings(self.scopes, draft)
+        shared = MergekitSettings(self.scopes, draft)
         values: dict[str, Any] = {}
         if kind.weighted:
             values["weights"] = [own.number("weight", None) for own in owns]
@@ -188,7 +188,7 @@ class _Configuration:
         self._unused(owns)
         return values
 
-    def _normalize(self, shared: Settings, values: dict[str, Any]) -> None:
+    def _normalize(self, shared: MergekitSettings, values: dict[str, Any]) -> None:
         if self.kind.normalize is None:
             return
         how, default = self.kind.normalize
@@ -225,7 +225,7 @@ class _Configuration:
         total = sum(weights)
         return weights[1] / total if abs(total) >= 1e-6 else 0.5
 
-    def _unused(self, owns: list[Settings]) -> None:
+    def _unused(self, owns: list[MergekitSettings]) -> None:
         kind, draft = self.kind, self.draft
         read = {*kind.numbers, *kind.left_out, *(["weight"] if kind.weighted else [])}
         read |= {"normalize"} if kind.normalize else set()

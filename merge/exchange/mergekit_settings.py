@@ -17,7 +17,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 _SPECIAL = set(" ,*?[]:/")
 
 
-class Settings:
+class MergekitSettings:
     """The parameters of one model: scopes of them, the innermost first."""
 
     def __init__(self, scopes: list[Any], draft: Draft):

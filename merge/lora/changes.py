@@ -11,12 +11,12 @@ import numpy as np
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.families import Family
 from ...checkpoints.lora import Lora, LoraModule
-from ...checkpoints.lora.formulas import LowRank as Product
-from ...checkpoints.lora.module import Part
+from ...checkpoints.lora.formulas import LowRank
+from ...checkpoints.lora.module import ModulePart
 from ...checkpoints.lora.names import Target, targets, usual_channels
 from ..errors import MergeError
 from .layers import Layer
-from .low_rank import Cut, LowRank, decomposed
+from .low_rank import Cut, Factors, decomposed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Change:
     bias: bool
     lora: Lora
     module: LoraModule
-    part: Part
+    part: ModulePart
 
     @property
     def key(self) -> str:
@@ -48,12 +48,12 @@ class Change:
     @property
     def rank(self) -> int | None:
         """Its rank, where it is a product of two factors already."""
-        return self.part.formula.rank if isinstance(self.part.formula, Product) else None
+        return self.part.formula.rank if isinstance(self.part.formula, LowRank) else None
 
-    def low_rank(self, base: Checkpoint | None) -> LowRank:
+    def low_rank(self, base: Checkpoint | None) -> Factors:
         """The change as factors, scale included: its own, or, for other kinds, those of its SVD at full numerical rank."""
-        if isinstance(self.part.formula, Product):
-            return LowRank(*self.part.formula.factors(self.lora.source))
+        if isinstance(self.part.formula, LowRank):
+            return Factors(*self.part.formula.factors(self.lora.source))
         return decomposed(np.ascontiguousarray(self.values(base).reshape(self.layer.shape[0], -1)), Cut())
 
     def values(self, base: Checkpoint | None) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..errors import MergeError
 from ..resolved_weights import ResolvedWeights
 from .changes import Change, changes_of, one_family
 from .layers import STYLES, Layer, style_named
-from .low_rank import Cut, LowRank, error_squares, resized, summed
+from .low_rank import Cut, Factors, error_squares, resized, summed
 from .report import LoraReport, Losses
 from .uses import LoraUse
 from .writing import LoraWriter, file_name, kept_metadata
@@ -242,7 +242,7 @@ class _Combination:
         written = self._writer.add(layer, result)
         self.losses.add(layer.target.path, layer.key, result.rank, whole.squares(), error_squares(whole, written))
 
-    def _resized(self, layer: Layer, change: LowRank) -> LowRank:
+    def _resized(self, layer: Layer, change: Factors) -> Factors:
         most = min(layer.shape[0], layer.elements // layer.shape[0])
         cut = self._cut
         if cut is None:
@@ -251,7 +251,7 @@ class _Combination:
             return change
         return resized(change, cut)
 
-    def _refuse_not_finite(self, layer: Layer, whole: LowRank, parts: list[tuple[float, Change]]) -> None:
+    def _refuse_not_finite(self, layer: Layer, whole: Factors, parts: list[tuple[float, Change]]) -> None:
         if not (np.isfinite(whole.up).all() and np.isfinite(whole.down).all()):
             files = ", ".join(str(change.lora.path) for _, change in parts)
             raise MergeError(f"{files}: the change of {layer.key} holds NaN or infinity; train or download it again")

@@ -12,7 +12,7 @@ from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import F32, DType
 from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
-from ...checkpoints.lora.formulas import LowRank as Product
+from ...checkpoints.lora.formulas import LowRank
 from ...checkpoints.lora.roles import split
 from ...checkpoints.lora.values import values
 from ...checkpoints.output import check_target
@@ -83,7 +83,7 @@ def _notes(lora: Lora) -> list[str]:
 def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:
     """The tensors of one change under their new names."""
     formula, source = change.part.formula, change.lora.source
-    if isinstance(formula, Product):
+    if isinstance(formula, LowRank):
         yield from _factors(change, formula, style)
         return
     if style in WITHOUT_ALPHA or change.lora.style in WITHOUT_ALPHA:
@@ -97,7 +97,7 @@ def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:
         yield Outgoing(change.layer.name(style) + ending, info.dtype, info.shape, copied(source, info))
 
 
-def _factors(change: Change, formula: Product, style: Style) -> Iterator[Outgoing]:
+def _factors(change: Change, formula: LowRank, style: Style) -> Iterator[Outgoing]:
     source, scale, layer = change.lora.source, formula.scale.factor, change.layer
     if formula.mid is not None and style in WITHOUT_ALPHA:
         raise MergeError(

@@ -34,7 +34,7 @@ RANK = 32
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankChoice:
     """The rank of each layer.
 
     Attributes:
@@ -58,7 +58,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class _Resolved:
-    ranks: Ranks
+    ranks: RankChoice
     weights: Any
 
     def cut(self, layer: Layer) -> Cut | None:
@@ -131,7 +131,7 @@ def extract_lora(
         writer = files.enter_context(
             LoraWriter(Path(output), [one.path, other.path], family, style, dtype_named(dtype), overwrite=overwrite)
         )
-        work = _Extraction(one, other, Ranks(cut, conv_rank, ranks).resolved(family), writer, conv, text_encoders)
+        work = _Extraction(one, other, RankChoice(cut, conv_rank, ranks).resolved(family), writer, conv, text_encoders)
         run = Pass(threads, progress, cancel)
         run.run(
             (Span(i, 0, task.elements) for i, task in enumerate(work.tasks)),

@@ -50,7 +50,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class Factors:
     """A matrix `up @ down`: (outputs, rank) by (rank, inputs), fp32 or fp64."""
 
     up: np.ndarray
@@ -70,7 +70,7 @@ class LowRank:
         other = self.down.astype(np.float64)
         return max(0.0, float(np.sum((one.T @ one) * (other @ other.T))))
 
-    def balanced(self) -> LowRank:
+    def balanced(self) -> Factors:
         """The same product with columns of `up` and rows of `down` of about equal size, so that neither underflows in fp16.
 
         The factors are powers of two: nothing is rounded.
@@ -79,44 +79,44 @@ class LowRank:
         usable = (out > 0) & (into > 0)
         ratio = np.sqrt(np.where(usable, into, 1.0) / np.where(usable, out, 1.0))
         factor = np.exp2(np.round(np.log2(ratio))).astype(np.float32)
-        return LowRank(self.up * factor, self.down / factor[:, None])
+        return Factors(self.up * factor, self.down / factor[:, None])
 
-    def widened(self, columns: int) -> LowRank:
+    def widened(self, columns: int) -> Factors:
         """The same with further columns, which are zeros."""
         more = columns - self.down.shape[1]
-        return LowRank(self.up, np.pad(self.down, ((0, 0), (0, more)))) if more else self
+        return Factors(self.up, np.pad(self.down, ((0, 0), (0, more)))) if more else self
 
 
-def summed(parts: Sequence[tuple[float, LowRank]]) -> LowRank:
-    """The exact sum of strengths times changes: the factors side by side, the strength in `up`. Ranks add up."""
+def summed(parts: Sequence[tuple[float, Factors]]) -> Factors:
+    """The exact sum of strengths times changes: the factors side by side, the strength in `up`. RankChoice add up."""
     ups = [strength * part.up for strength, part in parts]
-    return LowRank(np.concatenate(ups, axis=1), np.concatenate([part.down for _, part in parts], axis=0))
+    return Factors(np.concatenate(ups, axis=1), np.concatenate([part.down for _, part in parts], axis=0))
 
 
-def error_squares(before: LowRank, after: LowRank) -> float:
+def error_squares(before: Factors, after: Factors) -> float:
     """The squared Frobenius norm of `before - after`, from QR decompositions of the factors; no matrix is formed."""
     left, right = _corners(summed([(1.0, before), (-1.0, after)]))
     return float(np.sum((left[1] @ right[1].T) ** 2))
 
 
-def resized(change: LowRank, cut: Cut) -> LowRank:
+def resized(change: Factors, cut: Cut) -> Factors:
     """The best approximation of a product, from QR decompositions of its factors: the SVD is of a rank x rank matrix."""
     if not change.up.any() or not change.down.any():
-        return LowRank(change.up[:, :1] * 0, change.down[:1] * 0)
+        return Factors(change.up[:, :1] * 0, change.down[:1] * 0)
     (left, small), (right, other) = _corners(change)
     u, values, vh = np.linalg.svd(small @ other.T)
     count = cut.of(values)
     root = np.sqrt(values[:count])
     up, down = left @ (u[:, :count] * root), (root[:, None] * vh[:count]) @ right.T
-    return LowRank(up.astype(np.float32), down.astype(np.float32))
+    return Factors(up.astype(np.float32), down.astype(np.float32))
 
 
-def _corners(change: LowRank):
+def _corners(change: Factors):
     """QR decompositions of `up` and of `down` transposed, fp64."""
     return np.linalg.qr(change.up.astype(np.float64)), np.linalg.qr(change.down.T.astype(np.float64))
 
 
-def decomposed(matrix: np.ndarray, cut: Cut, seed: int = 0) -> LowRank:
+def decomposed(matrix: np.ndarray, cut: Cut, seed: int = 0) -> Factors:
     """The best approximation of a matrix (fp32), singular values shared by both factors.
 
     A given rank that is small against the matrix comes from a randomised sketch (Halko, Martinsson and Tropp 2011) with
@@ -125,9 +125,9 @@ def decomposed(matrix: np.ndarray, cut: Cut, seed: int = 0) -> LowRank:
     """
     if matrix.shape[0] > matrix.shape[1]:
         turned = decomposed(matrix.T, cut, seed)
-        return LowRank(turned.down.T, turned.up.T)
+        return Factors(turned.down.T, turned.up.T)
     if not matrix.any():
-        return LowRank(np.zeros((matrix.shape[0], 1), np.float32), np.zeros((1, matrix.shape[1]), np.float32))
+        return Factors(np.zeros((matrix.shape[0], 1), np.float32), np.zeros((1, matrix.shape[1]), np.float32))
     side, basis = matrix.shape[0], None
     if cut.energy is None and cut.rank is not None and side > max(_SMALL, 4 * cut.rank):
         basis = _sketched(matrix, cut.rank, seed)
@@ -136,7 +136,7 @@ def decomposed(matrix: np.ndarray, cut: Cut, seed: int = 0) -> LowRank:
     down = basis.T @ matrix
     # Rows of `down` are as long as the singular values; those of nothing but rounding stay as they are.
     root = np.sqrt(np.maximum(np.linalg.norm(down, axis=1), np.finfo(np.float32).tiny))
-    return LowRank(np.ascontiguousarray(basis * root), down / root[:, None])
+    return Factors(np.ascontiguousarray(basis * root), down / root[:, None])
 
 
 def _exact(matrix: np.ndarray, cut: Cut) -> np.ndarray:

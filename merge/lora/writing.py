@@ -20,7 +20,7 @@ from ...checkpoints.transfer import write_tensors
 from ...checkpoints.wording import readable
 from ..errors import MergeError
 from .layers import WITHOUT_ALPHA, Layer, Style
-from .low_rank import LowRank
+from .low_rank import Factors
 from .report import LoraReport
 from .spool import Spool
 
@@ -75,7 +75,7 @@ class LoraWriter:
     def __exit__(self, *exc) -> None:
         self._spool.__exit__(*exc)
 
-    def add(self, layer: Layer, change: LowRank, alpha: float | None = None) -> LowRank:
+    def add(self, layer: Layer, change: Factors, alpha: float | None = None) -> Factors:
         """Set a layer's factors aside; returns them as they will be read, the scale included. Safe for threads.
 
         Args:
@@ -90,12 +90,12 @@ class LoraWriter:
             scale = np.float32(alpha / rank)
             self._spool.add(f"{layer.name(self.style)}.alpha", np.float32(alpha), F32)
             self._alphas.add(alpha)
-        change = LowRank(change.up / scale, change.down).balanced()
+        change = Factors(change.up / scale, change.down).balanced()
         down = self._spool.add(down_name, change.down.reshape(rank, *shape[1:]), self.dtype)
         ones = (1,) * (len(shape) - 2)
         up = self._spool.add(up_name, change.up.reshape(shape[0], rank, *ones), self.dtype)
         self._ranks[down_name] = (rank, layer.kernel > 1)
-        return LowRank(up.reshape(shape[0], rank) * scale, down.reshape(rank, -1))
+        return Factors(up.reshape(shape[0], rank) * scale, down.reshape(rank, -1))
 
     def add_vector(self, layer: Layer, bias: bool, values: np.ndarray) -> np.ndarray:
         """Set the change of a bias, or of a norm, aside as it is; returns it as it will be read.

@@ -86,7 +86,10 @@ def test_the_guide_names_only_options_that_exist():
 
 
 def test_the_guide_names_every_variable_that_the_program_reads():
-    rooms = [ROOT / name for name in ("checkpoints", "library", "merge", "analysis", "diagrams", "search", "cli", "dashboard")]
+    rooms = [
+        ROOT / name
+        for name in ("checkpoints", "library", "merge", "analysis", "diagrams", "search", "cli", "dashboard")
+    ]
     read = {
         v for room in rooms for p in room.rglob("*.py") for v in re.findall(r"UNETSCOPE_[A-Z_]+", p.read_text("utf-8"))
     }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unetscope.diagrams import DrawingError, draw, draw_beside
 from unetscope.diagrams.graph import architecture_graph
-from unetscope.diagrams.palette import Scale, colour, ink_is_dark, luminance, scale_for
+from unetscope.diagrams.palette import ColourScale, colour, ink_is_dark, luminance, scale_for
 from unetscope.diagrams.text import count, number
 
 
@@ -43,7 +43,7 @@ def test_scales_keep_the_order_and_span_the_palette(values, kind):
 
 
 def test_a_log_scale_gives_each_factor_of_ten_the_same_step():
-    scale = Scale("log", 1e-3, 1.0)
+    scale = ColourScale("log", 1e-3, 1.0)
     assert [scale.fraction(v) for v in (1e-3, 1e-2, 1e-1, 1)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert scale.fraction(0.0) == 0 and scale.fraction(-1) == 0 and scale.fraction(math.inf) == 1
 

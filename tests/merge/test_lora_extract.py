@@ -16,7 +16,7 @@ from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.lora import open_lora
 from unetscope.merge import MergeError
 from unetscope.merge.lora import extract_lora
-from unetscope.merge.lora.low_rank import Cut, LowRank, decomposed, error_squares, resized
+from unetscope.merge.lora.low_rank import Cut, Factors, decomposed, error_squares, resized
 
 UNET = "model.diffusion_model."
 
@@ -208,7 +208,7 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6), st
 def test_both_ways_to_the_best_approximation_agree_with_numpy(shape, rank):
     rows, columns, inner, seed = shape
     rng = np.random.default_rng(seed)
-    change = LowRank(*(rng.standard_normal(s).astype(np.float32) for s in ((rows, inner), (inner, columns))))
+    change = Factors(*(rng.standard_normal(s).astype(np.float32) for s in ((rows, inner), (inner, columns))))
     matrix = change.matrix().astype(np.float64)
     _, left = best(matrix, rank)
     for found in (resized(change, Cut(rank)), decomposed(change.matrix(), Cut(rank))):
@@ -237,6 +237,6 @@ def test_balancing_rounds_nothing():
         rng.standard_normal((3, 4)).astype(np.float32) * 50,
     )
     up[:, 2] = 0
-    made = LowRank(up, down).balanced()
+    made = Factors(up, down).balanced()
     assert np.array_equal(made.matrix(), up @ down)
     assert np.all(np.abs(np.log2(np.linalg.norm(made.up, axis=0)[:2] / np.linalg.norm(made.down, axis=1)[:2])) <= 1.01)
