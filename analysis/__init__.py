@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .plots.map import draw_map
     from .plots.style import save
     from .plots.traced import draw_shares
+    from .sentences import sentences
     from .statistics import Statistics, measure
-    from .wording import sentences
 
 __all__ = [
     "BASE_METRICS",

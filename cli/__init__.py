@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     A user's mistake is one sentence on stderr and exit code 2; a stop by Ctrl-C is exit code 130, by SIGTERM 143.
     """
     try:
-        from .endings import accept_any_text, drop_output, notices_shown, stopped_by_signals
+        from .exit_codes import accept_any_text, drop_output, notices_shown, stopped_by_signals
 
         accept_any_text()
         _start_quickly(sys.argv[1:] if arguments is None else arguments)

@@ -9,11 +9,11 @@ import typer
 
 from .. import __version__
 from .arguments import ListCommand
-from .endings import Commands
-from .late import Maker, imported
+from .exit_codes import Commands
+from .lazy_commands import Maker, imported
 
 _COMMANDS = {
-    "inspect": imported("inspect", "looking.inspect"),
+    "inspect": imported("inspect", "inspecting.inspect"),
     "stats": imported("stats", "analysing.stats"),
     "diff": imported("diff", "analysing.diff"),
     "compare": imported("compare", "analysing.compare"),
@@ -30,7 +30,7 @@ _COMMANDS = {
     "diagram": imported("diagram", "drawing.diagram"),
     "layers": imported("layers", "drawing.layers"),
     "app": imported("app", "app.app"),
-    "demo-checkpoint": imported("demo-checkpoint", "making.demo_checkpoint"),
+    "demo-checkpoint": imported("demo-checkpoint", "demo.demo_checkpoint"),
     "merge": imported("merge", "merging.app"),
     "lora": imported("lora", "lora.app"),
     "search": imported("search", "searching.app"),

@@ -17,8 +17,8 @@ import typer
 from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
-from .endings import complain, stop_code
-from .late import LateGroup, Maker, command
+from .exit_codes import complain, stop_code
+from .lazy_commands import LateGroup, Maker, command
 from .screen import progress, say, show_json, show_report, show_table, size
 from .short_forms import option
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from .arguments import Json, Methods
-from .endings import complain, stop_code
+from .exit_codes import complain, stop_code
 from .screen import note, say, show_json, show_table
 
 if TYPE_CHECKING:

@@ -107,7 +107,7 @@ def kept_statistics(file_identity: str) -> Statistics | None:
 def run_difference(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
     """Compare `a` and `b`, with `base` or None (paths), and keep the terms of every metric per tensor."""
     from ..analysis.difference import diff
-    from ..analysis.wording import sentences
+    from ..analysis.sentences import sentences
 
     paths = [arguments["a"], arguments["b"], arguments.get("base")]
     identity = identity_for("difference", [identity_of(Path(p)) if p else None for p in paths])

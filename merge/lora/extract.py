@@ -47,6 +47,10 @@ class RankChoice:
     conv_rank: int | None = None
     lines: Any = None
 
+    def __post_init__(self):
+        if self.conv_rank is not None:
+            Cut(self.conv_rank)  # raises where it is no rank
+
     def resolved(self, family: Family) -> _Resolved:
         if self.lines is None:
             return _Resolved(self, None)
@@ -119,11 +123,9 @@ def extract_lora(
             each other, an output that cannot be written.
     """
     began = time.perf_counter()
-    cut = Cut(rank if rank is not None or energy is not None else RANK, energy)
     if conv_rank is not None and not conv:
         raise MergeError("a rank for convolutions is of use only where they are part of the LoRA; add --conv")
-    if conv_rank is not None:
-        Cut(conv_rank)
+    chosen = RankChoice(Cut(rank if rank is not None or energy is not None else RANK, energy), conv_rank, ranks)
     with ExitStack() as files:
         one, other = (files.enter_context(open_checkpoint(path)) for path in (tuned, base))
         family = _family(one, other)
@@ -131,15 +133,8 @@ def extract_lora(
         writer = files.enter_context(
             LoraWriter(Path(output), [one.path, other.path], family, style, dtype_named(dtype), overwrite=overwrite)
         )
-        work = _Extraction(one, other, RankChoice(cut, conv_rank, ranks).resolved(family), writer, conv, text_encoders)
-        run = Pass(threads, progress, cancel)
-        run.run(
-            (Span(i, 0, task.elements) for i, task in enumerate(work.tasks)),
-            lambda: lambda span: work.tasks[span.index].do(),
-            weight=lambda span: 4 * span.elements,
-            total=sum(4 * task.elements for task in work.tasks),
-            key=lambda span: work.tasks[span.index].key,
-        )
+        work = _Extraction(one, other, chosen.resolved(family), writer, conv, text_encoders)
+        work.run(Pass(threads, progress, cancel))
         if not work.losses.count:
             raise MergeError(
                 f"{tuned} and {base} are equal in every layer that this LoRA could change; there is nothing to extract"
@@ -249,6 +244,16 @@ class _Extraction:
 
     def _note(self, key: str) -> None:
         self._outside[key] = _squares(self._tuned.numpy(key) - self._base.numpy(key))
+
+    def run(self, run: Pass) -> None:
+        """Work on all layers, one a thread."""
+        run.run(
+            (Span(i, 0, task.elements) for i, task in enumerate(self.tasks)),
+            lambda: lambda span: self.tasks[span.index].do(),
+            weight=lambda span: 4 * span.elements,
+            total=sum(4 * task.elements for task in self.tasks),
+            key=lambda span: self.tasks[span.index].key,
+        )
 
     def describe(self, report: LoraReport) -> None:
         """Put errors, and what the LoRA does not hold, into a report."""

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from unetscope.cli import main
-from unetscope.cli.endings import stop_code, stopped_by_signals
+from unetscope.cli.exit_codes import stop_code, stopped_by_signals
 from unetscope.search.interrupts import Interrupts
 
 COMMAND = [sys.executable, "-c", "from unetscope.cli import main; main()"]

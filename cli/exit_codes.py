@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from .late import LateGroup
+from .lazy_commands import LateGroup
 
 STOPPED = 130
 

@@ -22,7 +22,7 @@ def command(name: str, function: Callable, cls: type[TyperCommand] | None = None
 
 
 def imported(name: str, place: str, cls: type[TyperCommand] | None = None) -> Maker:
-    """Makes the command, or the group, at `place`: a function or a `typer.Typer` of one of our modules (`looking.inspect`)."""
+    """Makes the command, or the group, at `place`: a function or a `typer.Typer` of one of our modules (`inspecting.inspect`)."""
     module, _, attribute = place.partition(".")
 
     def make() -> Any:
@@ -36,7 +36,7 @@ def imported(name: str, place: str, cls: type[TyperCommand] | None = None) -> Ma
     return make
 
 
-class LateCommands(MutableMapping[str, Any]):
+class LazyCommands(MutableMapping[str, Any]):
     """Commands by name, in the order in which help lists them. Each is made once, when it is first looked up.
 
     Args:
@@ -82,7 +82,7 @@ class LateGroup(TyperGroup):
     def __init__(self, **given: Any):
         super().__init__(**given)
         own = {name: lambda command=command: command for name, command in self.commands.items()}
-        self.commands = LateCommands(lambda: {**own, **self.makers()})
+        self.commands = LazyCommands(lambda: {**own, **self.makers()})
 
     def makers(self) -> Mapping[str, Maker]:
         """Name -> what makes the command, in the order of help."""

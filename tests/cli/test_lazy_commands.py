@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from unetscope.cli.commands import app
-from unetscope.cli.late import LateCommands, command
+from unetscope.cli.lazy_commands import LazyCommands, command
 
 
 def test_each_command_is_made_once_and_only_when_it_is_asked_for():
@@ -15,7 +15,7 @@ def test_each_command_is_made_once_and_only_when_it_is_asked_for():
     def maker(name):
         return lambda: made.append(name) or name.upper()
 
-    commands = LateCommands(lambda: {name: maker(name) for name in "abc"})
+    commands = LazyCommands(lambda: {name: maker(name) for name in "abc"})
     assert list(commands) == ["a", "b", "c"] and "b" in commands and made == []
     assert commands["b"] == commands.get("b") == "B" and commands.get("x") is None
     assert made == ["b"]
@@ -26,11 +26,11 @@ def test_a_mistake_in_a_command_is_not_taken_for_a_name_that_there_is_not():
         return {}["missing"]
 
     with pytest.raises(KeyError, match="missing"):
-        LateCommands(lambda: {"a": broken}).get("a")
+        LazyCommands(lambda: {"a": broken}).get("a")
 
 
 def test_a_command_can_be_replaced_and_removed():
-    commands = LateCommands(lambda: {"a": lambda: 1, "b": lambda: 2})
+    commands = LazyCommands(lambda: {"a": lambda: 1, "b": lambda: 2})
     assert commands["a"] == 1
     commands["a"] = 3
     assert commands["a"] == 3
