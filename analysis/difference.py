@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ..checkpoints import codec
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.kernels import kernel
+from ..checkpoints.kernels.definitions import BASE_TERMS, PAIR_TERMS
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, Alignment, align, distinct_names
 from .errors import AnalysisError
 from .grouping import By, describe, group, is_weight
-from .kernels import BASE_TERMS, PAIR_TERMS, kernels
 from .metrics import BASE_METRICS, PAIR_METRICS, base_metrics, pair_metrics
 from .reduce import Blocks, reduce_aligned, same_bits
 
@@ -185,9 +185,9 @@ def _reduction(blocks: Blocks):
 def _sums(values: np.ndarray) -> np.ndarray:
     """The terms of a block: of the pair, and of the pair and its base when there are three rows."""
     sums, pairs = np.zeros(len(PAIR_TERMS) + len(BASE_TERMS)), len(PAIR_TERMS)
-    kernels().pair_sums(values[0], values[1], sums[:pairs])
+    kernel().pair_sums(values[0], values[1], sums[:pairs])
     if len(values) == 3:
-        kernels().base_sums(values[0], values[1], values[2], sums[pairs:])
+        kernel().base_sums(values[0], values[1], values[2], sums[pairs:])
     return sums
 
 
@@ -200,7 +200,7 @@ def _equal_rounded(tensor: Aligned, values: np.ndarray, rows: Sequence[np.ndarra
     a, b = (info.dtype for info in tensor.infos[:2])
     wide, dtype, raw = (values[0], b, rows[1]) if b.size <= a.size else (values[1], a, rows[0])
     made = np.empty(wide.size * dtype.size, np.uint8)
-    codec.encode(wide.astype(np.float32), dtype, made)
+    kernel().encode(wide.astype(np.float32), dtype, made)
     return np.array_equal(made, raw[start * dtype.size :][: made.size])
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
+from ..checkpoints.kernels import kernel
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
 from .errors import AnalysisError
-from .kernels import kernels
 from .reduce import Blocks, meet, reduce_aligned, same_bits
 
 
@@ -208,7 +208,7 @@ def sum_products(
         def reduction(tensor: Aligned, piece: Span, raws: Sequence[np.ndarray]):
             total = np.zeros((count, count))
             for values in blocks.split(tensor, raws):
-                kernels().gram(values, values.shape[1], total)
+                kernel().gram(values, values.shape[1], total)
             return total, same_bits(raws, [info.dtype.name for info in tensor.infos])
 
         return reduction

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..checkpoints import codec
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DType, carrier
+from ..checkpoints.kernels import kernel
 from ..checkpoints.stream import Pass, Progress, Span, piece_length, spans
 from .alignment import Aligned
 
@@ -132,7 +132,7 @@ def _decode(raw: np.ndarray, dtype: DType, out: np.ndarray) -> None:
     if not dtype.is_float:
         out[:] = raw.view(carrier(dtype))
     elif out.dtype == np.float32:
-        codec.decode(raw, dtype, out)
+        kernel().decode(raw, dtype, out)
     else:
         decode64(raw, dtype, out, np.empty(out.size, np.float32))
 
@@ -142,7 +142,7 @@ def decode64(raw: np.ndarray, dtype: DType, out: np.ndarray, scratch: np.ndarray
     if dtype.name == "F64":
         out[:] = raw.view(np.float64)
         return
-    codec.decode(raw, dtype, scratch[: out.size])
+    kernel().decode(raw, dtype, scratch[: out.size])
     out[:] = scratch[: out.size]
 
 

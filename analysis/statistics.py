@@ -11,24 +11,16 @@ import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DType
+from ..checkpoints.kernels import kernel
+from ..checkpoints.kernels.definitions import BINS, SHIFT, VALUE_TERMS
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
 from .errors import AnalysisError
 from .grouping import By, describe, group
-from .kernels import BINS, SHIFT, VALUE_TERMS, kernels
 from .reduce import Blocks, reduce_aligned
 
 # From here on a value rounds to infinity in fp16.
 _FP16_LIMIT = 65520.0
-# The smallest value that is not subnormal.
-_NORMAL = {
-    "F64": float(np.finfo(np.float64).tiny),
-    "F32": 2.0**-126,
-    "F16": 2.0**-14,
-    "BF16": 2.0**-126,
-    "F8_E4M3": 2.0**-6,
-    "F8_E5M2": 2.0**-14,
-}
 _REST = ("counted", "nan", "inf")
 _COLUMNS = (*VALUE_TERMS, *_REST)
 _MIN, _MAX = VALUE_TERMS.index("min"), VALUE_TERMS.index("max")
@@ -194,12 +186,12 @@ def _add(values: np.ndarray, dtype: DType, out: np.ndarray, histogram: np.ndarra
     out[: sums.size] += sums
     out[_EXTREMES] = low, high
     out[-3] += values.size
-    kernels().histogram(values.astype(np.float32, copy=False), histogram)
+    kernel().histogram(values.astype(np.float32, copy=False), histogram)
 
 
 def _sums(values: np.ndarray, dtype: DType) -> np.ndarray:
     """The terms of a block."""
     sums = np.zeros(len(VALUE_TERMS))
     sums[_EXTREMES] = np.inf, -np.inf
-    kernels().value_sums(values, _NORMAL[dtype.name], _FP16_LIMIT, sums)
+    kernel().value_sums(values, dtype.normal, _FP16_LIMIT, sums)
     return sums

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .codec import decode
 from .dtypes import DType, carrier
 from .encodings.decoding import Decoder
 from .encodings.sorting import Stored
 from .errors import CheckpointError, nearest
 from .families import Family, Place
 from .files import FileReader
+from .kernels import kernel
 from .recognition.architecture import NO_FAMILY, Architecture, reader_of
 from .strided import Strided
 from .tensors import Piece, Shape, StoredTensor
@@ -179,7 +179,7 @@ class Checkpoint:
         if not info.dtype.is_float:
             return raw.view(np.bool_) if info.dtype.kind == "bool" else raw
         out = np.empty(info.elements, np.float32)
-        decode(raw.reshape(-1).view(np.uint8), info.dtype, out)
+        kernel().decode(raw.reshape(-1).view(np.uint8), info.dtype, out)
         return out.reshape(info.shape)
 
     def torch(self, key: str):

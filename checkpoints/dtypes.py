@@ -12,9 +12,19 @@ from .errors import CheckpointError, nearest
 
 @dataclass(frozen=True)
 class DType:
-    """A number format: `name` as in a safetensors header, `bits` the numpy type that carries its bytes.
+    """A number format.
 
-    `size` is the bytes of a number; where several numbers share bytes it is 0, and `width` the bits of one.
+    Attributes:
+        name: as in a safetensors header.
+        size: the bytes of a number; 0 where several numbers share bytes.
+        kind: what its numbers are; a code is no number by itself.
+        torch: what torch, and `ml_dtypes`, call it.
+        bits: the numpy type that carries its bytes.
+        max: the largest finite number.
+        limit: the largest fp32 number that is still finite after rounding to it. Formats that end at a power of two take half a
+            step more than `max`; 464 rounds to E4M3's 448 by ties to even.
+        normal: the smallest positive number that is not subnormal.
+        width: the bits of a number, where several share bytes.
     """
 
     name: str
@@ -23,6 +33,8 @@ class DType:
     torch: str
     bits: str
     max: float = 0.0
+    limit: float = 0.0
+    normal: float = 0.0
     width: int = 0
 
     @property
@@ -38,13 +50,13 @@ class DType:
 
 
 _TABLE = [
-    #     name       size kind    torch            carrier  largest finite value
-    DType("F64", 8, "float", "float64", "<f8", 1.7976931348623157e308),
-    DType("F32", 4, "float", "float32", "<f4", 3.4028234663852886e38),
-    DType("F16", 2, "float", "float16", "<u2", 65504.0),
-    DType("BF16", 2, "float", "bfloat16", "<u2", 3.3895313892515355e38),
-    DType("F8_E4M3", 1, "float", "float8_e4m3fn", "<u1", 448.0),
-    DType("F8_E5M2", 1, "float", "float8_e5m2", "<u1", 57344.0),
+    #     name       size kind    torch            carrier  max           limit            normal
+    DType("F64", 8, "float", "float64", "<f8", 1.7976931348623157e308, 3.4028234663852886e38, 2.0**-1022),
+    DType("F32", 4, "float", "float32", "<f4", 3.4028234663852886e38, 3.4028234663852886e38, 2.0**-126),
+    DType("F16", 2, "float", "float16", "<u2", 65504.0, 65520 - 2.0**-8, 2.0**-14),
+    DType("BF16", 2, "float", "bfloat16", "<u2", 3.3895313892515355e38, 3.396177326406364e38, 2.0**-126),
+    DType("F8_E4M3", 1, "float", "float8_e4m3fn", "<u1", 448.0, 464.0, 2.0**-6),
+    DType("F8_E5M2", 1, "float", "float8_e5m2", "<u1", 57344.0, 61440 - 2.0**-8, 2.0**-14),
     DType("I64", 8, "int", "int64", "<i8"),
     DType("I32", 4, "int", "int32", "<i4"),
     DType("I16", 2, "int", "int16", "<i2"),
@@ -70,16 +82,6 @@ PACKED = {
         DType("F6_E2M3", 0, "code", "", "<u1", width=6),
         DType("F6_E3M2", 0, "code", "", "<u1", width=6),
     )
-}
-
-# The numpy types in which floats travel to the kernels: one for each format, since fp16 and bf16 would both be uint16.
-CARRIERS = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.int16,
-    "BF16": np.uint16,
-    "F8_E4M3": np.uint8,
-    "F8_E5M2": np.int8,
 }
 
 F64, F32, F16, BF16 = (DTYPES[n] for n in ("F64", "F32", "F16", "BF16"))

@@ -12,10 +12,10 @@ from threading import Lock, local
 import numpy as np
 
 from .checkpoint import Checkpoint, TensorInfo
-from .codec import decode, encode, finite_limit
 from .dtypes import I64, DType
 from .families.parts.position_ids import positions
 from .formats import written_as
+from .kernels import kernel
 from .output import OutputFile
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
@@ -138,8 +138,8 @@ class Converter:
             raw = self._buffers.raw[: (stop - start) * info.dtype.size]
             values = self._buffers.values[: stop - start]
             checkpoint.read_raw(info, start, stop, raw)
-            decode(raw, info.dtype, values)
-            if encode(values, self.dtype, out):
+            kernel().decode(raw, info.dtype, values)
+            if kernel().encode(values, self.dtype, out):
                 self._count(info, raw, values)
 
         return fill
@@ -148,7 +148,7 @@ class Converter:
         """Tell what was broken before from what breaks now; F64 is looked at as it is stored."""
         before = raw.view(np.float64) if info.dtype.name == "F64" else values
         broken = ~np.isfinite(before)
-        lost = np.isfinite(before) & ~(np.abs(values) <= finite_limit(self.dtype))
+        lost = np.isfinite(before) & ~(np.abs(values) <= self.dtype.limit)
         if self.dtype.name == "F8_E4M3":  # it has no infinity
             lost |= np.isinf(before)
         with self._lock:

@@ -22,9 +22,9 @@ from functools import cache
 import numpy as np
 import xxhash
 
-from ..checkpoints.codec import decode, finite_limit, kernel
 from ..checkpoints.dtypes import F32, DType
 from ..checkpoints.families import FAMILIES, Family, components_in_order, is_buffer, known_parts, part_of
+from ..checkpoints.kernels import kernel
 from ..checkpoints.tensors import Shape
 
 # Elements of a block. Part of what a fingerprint is: another number gives other fingerprints.
@@ -116,7 +116,7 @@ def canonical(raw: np.ndarray, dtype: DType, out: np.ndarray) -> np.ndarray:
     """The elements of a piece (raw bytes, uint8) as they are hashed: fp32 in `out`, every NaN the same; no floats: as they are."""
     if not dtype.is_float:
         return raw
-    decode(raw, dtype, out)
-    if kernel().count_bad(out, finite_limit(F32)):
+    kernel().decode(raw, dtype, out)
+    if kernel().count_bad(out, F32):
         out[np.isnan(out)] = np.float32(np.nan)
     return out

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
-from ..checkpoints.codec import finite_limit, kernel
-from ..checkpoints.dtypes import F16
+from ..checkpoints.dtypes import F16, F32
 from ..checkpoints.families.parts.position_ids import is_position_ids
 from ..checkpoints.files import FileReader
 from ..checkpoints.hashes import autov2, identity, known_sha256, remember, sha256
+from ..checkpoints.kernels import kernel
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from .fingerprint import BLOCK, Fingerprints, canonical, short_name
@@ -146,9 +146,9 @@ class _Scanner:
         if values.any():
             self._nonzero[piece.index] = True
         # One count for all three says that a piece is sound, as nearly all are.
-        if info.dtype.is_float and kernel().count_bad(values, finite_limit(F16)):
+        if info.dtype.is_float and kernel().count_bad(values, F32, F16):
             nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-            large = int((np.abs(values) > finite_limit(F16)).sum()) - inf
+            large = int((np.abs(values) > F16.limit).sum()) - inf
             with self._lock:
                 self._counts[piece.index] += (nan, inf, large)
 

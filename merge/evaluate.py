@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..checkpoints import codec
 from ..checkpoints.dtypes import F32
+from ..checkpoints.kernels import kernel
 from .forms import Applied, Form, Model, Term
 from .methods.elementwise import moved
 from .spot import Spot
@@ -131,7 +131,7 @@ def _sum(form: Form, known: dict[Term, np.ndarray], size: int) -> np.ndarray:
     rows = np.stack([known[term] for term in form.terms])
     out = np.empty(rows.shape[1], np.float32)
     coefficients = np.array(form.coefficients, np.float32)
-    codec.kernel().linear(rows, coefficients, form.anchor, out, codec.finite_limit(F32))
+    kernel().linear(rows, F32, coefficients, form.anchor, out, F32)
     return out
 
 
@@ -148,8 +148,7 @@ def _part(form: Form, change: bool) -> Form:
 
 def is_broken(values: dict[int, np.ndarray]) -> bool:
     """Whether any value is NaN or infinite."""
-    limit = codec.finite_limit(F32)
-    return any(codec.kernel().count_bad(v, limit) for v in values.values())
+    return any(kernel().count_bad(v, F32) for v in values.values())
 
 
 def mended(values: dict[int, np.ndarray]) -> dict[int, np.ndarray]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints import codec
+from ..checkpoints.dtypes import F32
+from ..checkpoints.kernels import kernel
 from .errors import MergeError
 from .evaluate import Solved, evaluate, is_broken, mended
 from .plan import Plan
@@ -44,8 +45,8 @@ class Faults:
             return evaluate(tensor.form, values, start, Spot(tensor.key, tensor.merged_shape, ()), solved)
 
         result = self._mended(tensor, values, worked_out) if is_broken(values) else worked_out(values)
-        if codec.kernel().count_bad(result, codec.finite_limit(tensor.dtype)):
-            large = ~(np.abs(result) <= codec.finite_limit(tensor.dtype))
+        if kernel().count_bad(result, F32, tensor.dtype):
+            large = ~(np.abs(result) <= tensor.dtype.limit)
             with self._lock:
                 self._results[tensor.key] += int(large.sum())
             result = np.clip(np.nan_to_num(result, nan=0.0), -tensor.dtype.max, tensor.dtype.max).astype(np.float32)

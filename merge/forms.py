@@ -95,7 +95,7 @@ class Form:
 
     @property
     def anchor(self) -> int:
-        """The term with the largest coefficient when they sum to one, else -1: see `kernel_numba.linear`."""
+        """The term with the largest coefficient when they sum to one, else -1: see `kernels.reference.linear`."""
         if abs(sum(self.coefficients) - 1.0) > 1e-9:
             return -1
         return max(range(len(self.coefficients)), key=lambda i: self.coefficients[i])

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..checkpoints import codec
+from ..checkpoints.dtypes import DType, carrier
 from ..checkpoints.families.parts.position_ids import positions
+from ..checkpoints.kernels import kernel
 from ..checkpoints.stream import spans
 from .evaluate import Solved
 from .faults import Faults
@@ -60,7 +61,7 @@ class PieceMaker:
         rows = self._buffers.rows(len(models), (stop - start) * dtype.size)
         for row, index in zip(rows, models, strict=True):
             self._checkpoints[index].read_raw(tensor.inputs[index], start, stop, row)
-        return None if _combine(tensor, codec.stored(rows, dtype), out) else out
+        return None if _combine(tensor, rows, dtype, out) else out
 
     def make(self, tensor: TensorPlan, start: int, stop: int, solved: Solved) -> np.ndarray:
         """The raw bytes of a piece of any tensor, values that are not finite repaired or noted."""
@@ -81,8 +82,8 @@ class PieceMaker:
 
     def _mend_copy(self, tensor: TensorPlan, raw: np.ndarray) -> None:
         """Note values that are not finite in a tensor that is copied as it is, and put 0 in their place."""
-        elements, values = codec.stored(raw, tensor.dtype), np.empty(raw.size // tensor.dtype.size, np.float32)
-        codec.decode(raw, tensor.dtype, values)
+        elements, values = raw.view(carrier(tensor.dtype)), np.empty(raw.size // tensor.dtype.size, np.float32)
+        kernel().decode(raw, tensor.dtype, values)
         broken = ~np.isfinite(values)
         self._faults.note(tensor.key, {tensor.form.single.index: int(broken.sum())})
         elements[broken] = 0
@@ -94,11 +95,11 @@ class PieceMaker:
         if tensor.widened:
             first = next(iter(tensor.inputs))
             wide = np.empty(tensor.elements, np.float32)
-            codec.decode(raws[first], tensor.inputs[first].dtype, wide)
+            kernel().decode(raws[first], tensor.inputs[first].dtype, wide)
             wide = wide.reshape(tensor.shape)
             wide[:, : tensor.merged_shape[1]] = result.reshape(tensor.merged_shape)
             result = wide.ravel()
-        codec.encode(result, tensor.dtype, out)
+        kernel().encode(result, tensor.dtype, out)
 
     def _read(self, tensor: TensorPlan, models: Iterable[int], start: int, stop: int) -> dict[int, np.ndarray]:
         """A piece of some inputs as raw bytes; of a widened tensor, where inputs differ in shape, all of it."""
@@ -116,7 +117,7 @@ class PieceMaker:
         for slot, (index, raw) in enumerate(raws.items()):
             info = tensor.inputs[index]
             values[index] = self._buffers.single(slot, raw.size // info.dtype.size)
-            codec.decode(raw, info.dtype, values[index])
+            kernel().decode(raw, info.dtype, values[index])
             if tensor.widened:
                 values[index] = values[index].reshape(info.shape)[:, : tensor.merged_shape[1]].ravel()
         return values
@@ -149,14 +150,14 @@ class _Buffers:
         return self._singles[slot, :elements]
 
 
-def _combine(tensor: TensorPlan, rows: np.ndarray, out: np.ndarray) -> int:
+def _combine(tensor: TensorPlan, rows: np.ndarray, dtype: DType, out: np.ndarray) -> int:
     """The weighted sum of rows, rounded; returns how many elements are not finite."""
-    coefficients, limit = np.array(tensor.form.coefficients, np.float32), codec.finite_limit(tensor.dtype)
-    return codec.kernel().linear(rows, coefficients, tensor.form.anchor, codec.stored(out, tensor.dtype), limit)
+    coefficients = np.array(tensor.form.coefficients, np.float32)
+    return kernel().linear(rows, dtype, coefficients, tensor.form.anchor, out, tensor.dtype)
 
 
 def _bad_copy(tensor: TensorPlan, raw: np.ndarray) -> bool:
     """Whether a copy holds values that are not finite, and is no buffer, which may."""
     if tensor.buffer or not tensor.dtype.is_float:
         return False
-    return bool(codec.kernel().count_bad(codec.stored(raw, tensor.dtype), codec.finite_limit(tensor.dtype)))
+    return bool(kernel().count_bad(raw, tensor.dtype))

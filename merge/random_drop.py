@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from .kernels import kernels
+from ..checkpoints.kernels import kernel
 from .spot import Spot
 
 # Random bits that are compared with a probability.
@@ -29,5 +29,5 @@ def dropped(tiles: Sequence[np.ndarray], start: int, streams: Sequence[int], den
     """The tiles with each element kept with the probability `density`, else 0: (N, L)."""
     threshold, out = round(density * 2**_BITS), np.empty((len(tiles), tiles[0].size), np.float32)
     for tile, stream, kept in zip(tiles, streams, out, strict=True):
-        kernels().keep_at_random(np.ascontiguousarray(tile), stream, start, threshold, kept)
+        kernel().keep_at_random(np.ascontiguousarray(tile), stream, start, threshold, kept)
     return out

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import kernels
+from ..checkpoints.kernels import kernel
 
 # Turns the tiles of a step's inputs (fp32, of equal length) and the first element's position into others.
 Of = Callable[[list[np.ndarray], int], Sequence[np.ndarray]]
@@ -42,7 +42,7 @@ class Gram(Reduction):
 
     def add(self, tiles: list[np.ndarray], start: int) -> None:
         found = tiles if self._of is None else self._of(tiles, start)
-        kernels().inner_products(np.stack(found), self._total)
+        kernel().inner_products(np.stack(found), self._total)
 
     def result(self) -> np.ndarray:
         return self._total

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.codec import encode
 from ..checkpoints.families import in_order
 from ..checkpoints.files import FileReader
+from ..checkpoints.kernels import kernel
 from ..checkpoints.stream import Pass
 from .forms import Model
 from .plan import Plan
@@ -129,7 +129,7 @@ def _has_values_of(
     if source.dtype == tensor.dtype:
         return np.array_equal(raw, model.raw(source.key).reshape(-1).view(np.uint8))
     rounded = np.empty_like(raw)
-    encode(model.numpy(source.key).reshape(-1), tensor.dtype, rounded)
+    kernel().encode(model.numpy(source.key).reshape(-1), tensor.dtype, rounded)
     return np.array_equal(raw, rounded)
 
 

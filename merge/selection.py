@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels import kernels
-from .kernels_numpy import FIRST, LAST, sizes
+from ..checkpoints.kernels import kernel
+from ..checkpoints.kernels.definitions import FIRST, LAST
+from ..checkpoints.kernels.reference import sizes
 from .reductions import Of, Reduction
 
 # Bins that are counted together first: of a running sum over all of them next to nothing is needed.
@@ -93,9 +94,9 @@ class _Counts(Reduction):
         for values, bins, counts in zip(found, self._bins, self._counts, strict=True):
             for number, counted in zip(bins, counts, strict=True):
                 if number is None:
-                    kernels().count_first(values, counted)
+                    kernel().count_first(values, counted)
                 else:
-                    kernels().count_last(values, number, counted)
+                    kernel().count_last(values, number, counted)
 
     def result(self) -> list[list[np.ndarray]]:
         return self._counts

@@ -220,11 +220,11 @@ def _metadata(family: str, kind: DemoKind, rank: int, alpha: float | None, style
 
 
 def _write(path: Path, tensors: dict[str, tuple[DType, np.ndarray]], metadata: dict[str, str], overwrite: bool) -> None:
-    from ..codec import encode
+    from ..kernels import kernel
 
     def fill(dtype: DType, values: np.ndarray):
         flat = np.ascontiguousarray(values.reshape(-1), np.float32)
-        return lambda start, stop, out: encode(flat[start:stop], dtype, out)
+        return lambda start, stop, out: kernel().encode(flat[start:stop], dtype, out)
 
     outgoing = [Outgoing(name, dtype, values.shape, fill(dtype, values)) for name, (dtype, values) in tensors.items()]
     write_tensors(path, outgoing, metadata, Pass(None, None, None), overwrite=overwrite)

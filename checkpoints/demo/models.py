@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..codec import decode, encode
 from .weights import PIECE, change, change_size, constant, start_values
 from ..dtypes import DTYPES, DType, dtype_named
 from ..errors import CheckpointError
 from ..families import FAMILIES, Family, family_of
 from ..formats import FORMATS, written_suffixes
+from ..kernels import kernel
 from ..opening import open_checkpoint
 from ..output import replace_file
 from ..stream import Pass, Progress
@@ -170,7 +170,7 @@ def _perturbed(base: Checkpoint, key: str, seed: int, theme: int, weights: DType
         if not info.dtype.is_float:
             return raw.view(info.dtype.bits)
         values = np.empty(stop - start, np.float32)
-        decode(raw, info.dtype, values)
+        kernel().decode(raw, info.dtype, values)
         return values
 
     size = change_size(base.family, key, seed)
@@ -199,7 +199,7 @@ def _stored(tensor: _Tensor) -> Fill:
     def fill(start: int, stop: int, out: np.ndarray) -> None:
         values = np.ascontiguousarray(tensor.values(start, stop))
         if tensor.dtype.is_float:
-            encode(values, tensor.dtype, out)
+            kernel().encode(values, tensor.dtype, out)
         else:
             out[:] = values.view(np.uint8)
 

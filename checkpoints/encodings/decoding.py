@@ -13,6 +13,7 @@ import numpy as np
 from ..dtypes import F32, carrier
 from ..errors import CheckpointError
 from ..files import FileReader
+from ..kernels import kernel
 from ..tensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -48,13 +49,11 @@ class Source:
 
     def side_values(self, role: str) -> np.ndarray:
         """A whole side tensor of floats as fp32."""
-        from ..codec import decode
-
         raw, stored = self.side(role), self.coded.sides[role]
         if not stored.dtype.is_float:
             return raw.astype(np.float32)
         out = np.empty(stored.elements, np.float32)
-        decode(raw.reshape(-1).view(np.uint8), stored.dtype, out)
+        kernel().decode(raw.reshape(-1).view(np.uint8), stored.dtype, out)
         return out.reshape(stored.shape)
 
     def _elements(self, stored: StoredTensor, first: int, last: int) -> np.ndarray:

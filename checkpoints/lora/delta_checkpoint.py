@@ -12,10 +12,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..checkpoint import Checkpoint, TensorInfo
-from ..codec import decode
 from ..dtypes import F32
 from ..errors import CheckpointError
 from ..families import Family, family_of
+from ..kernels import kernel
 from ..recognition.architecture import known_id
 from ..tensors import Shape, StoredTensor
 from ..wording import some
@@ -96,7 +96,7 @@ class LoraCheckpoint(Checkpoint):
             raw = np.empty((stop - start) * columns * info.dtype.size, np.uint8)
             self.base.read_raw(info, start * columns, stop * columns, raw)
             values = np.empty((stop - start) * columns, np.float32)
-            decode(raw, info.dtype, values)
+            kernel().decode(raw, info.dtype, values)
             return values.reshape(stop - start, columns).astype(np.float64)
 
         return rows

@@ -8,8 +8,8 @@ from math import prod
 import numpy as np
 
 from ..checkpoint import Checkpoint, TensorInfo
-from ..codec import decode
 from ..errors import CheckpointError
+from ..kernels import kernel
 
 # Rows `start` to `stop` of a matrix, float64.
 Rows = Callable[[int, int], np.ndarray]
@@ -28,7 +28,7 @@ def as_float64(raw: np.ndarray, info: TensorInfo) -> np.ndarray:
     if not info.dtype.is_float:
         return raw.view(info.dtype.bits).astype(np.float64)
     out = np.empty(raw.size // info.dtype.size, np.float32)
-    decode(raw, info.dtype, out)
+    kernel().decode(raw, info.dtype, out)
     return out.astype(np.float64)
 
 

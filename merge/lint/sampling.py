@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint, TensorInfo
-from ...checkpoints.codec import decode
+from ...checkpoints.kernels import kernel
 from ...checkpoints.stream import Cancelled, Progress
 from ...library.fingerprint import short_name
 from ..forms import Form, Model
@@ -123,5 +123,5 @@ def _stretch(checkpoint: Checkpoint, key: str, length: int) -> np.ndarray:
     start = (info.elements - count) // 2
     raw, out = np.empty(count * info.dtype.size, np.uint8), np.empty(count, np.float32)
     checkpoint.read_raw(info, start, start + count, raw)
-    decode(raw, info.dtype, out)
+    kernel().decode(raw, info.dtype, out)
     return out

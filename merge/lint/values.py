@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import Family, is_text
+from ...checkpoints.kernels import kernel
 from ..collapse import Collapse
 from ..recipe import Recipe
 from .finding import Finding
@@ -176,7 +176,7 @@ def _exact_change(collapse: Collapse, start: str, step: str, key: str, sample: S
 
 def _stored(values: np.ndarray, dtype) -> np.ndarray:
     out = np.empty(values.size * dtype.size, np.uint8)
-    encode(np.ascontiguousarray(values, np.float32), dtype, out)
+    kernel().encode(np.ascontiguousarray(values, np.float32), dtype, out)
     return out.view(dtype.bits)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...checkpoints.codec import encode
 from ...checkpoints.dtypes import F32, DType
 from ...checkpoints.families import family_of
+from ...checkpoints.kernels import kernel
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.formulas import LowRank
 from ...checkpoints.lora.roles import split
@@ -126,7 +126,7 @@ def _factors(change: Change, formula: LowRank, style: Style) -> Iterator[Outgoin
 def _stored(name: str, numbers: np.ndarray, dtype: DType) -> Fill:
     """Numbers rounded to a dtype."""
     raw = np.empty(numbers.size * dtype.size, np.uint8)
-    if encode(numbers.reshape(-1).astype(np.float32), dtype, raw):
+    if kernel().encode(numbers.reshape(-1).astype(np.float32), dtype, raw):
         raise MergeError(f"{name}: times its scale it is too large for {dtype}; convert to kohya or single-file style")
 
     def fill(start: int, stop: int, out: np.ndarray) -> None:

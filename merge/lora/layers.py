@@ -10,9 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.codec import decode
 from ...checkpoints.errors import nearest
 from ...checkpoints.families import Family, family_of
+from ...checkpoints.kernels import kernel
 from ...checkpoints.lora.names import FUSED, Target, factor_ends, has_own_names, spelled, targets
 from ...checkpoints.lora.own import OwnNames
 from ...checkpoints.tensors import Shape
@@ -99,7 +99,7 @@ class Layer:
         raw = np.empty(self.elements * info.dtype.size, np.uint8)
         checkpoint.read_raw(info, first, first + self.elements, raw)
         out = np.empty(self.elements, np.float32)
-        decode(raw, info.dtype, out)
+        kernel().decode(raw, info.dtype, out)
         return out.reshape(self.shape[0], -1)
 
 

@@ -8,9 +8,9 @@ from threading import Lock
 
 import numpy as np
 
-from ...checkpoints.codec import decode, encode
 from ...checkpoints.dtypes import DType
 from ...checkpoints.errors import OutputError
+from ...checkpoints.kernels import kernel
 from ...checkpoints.partial_file import PARTIAL
 from ...checkpoints.transfer import Fill, Outgoing
 from ..errors import MergeError
@@ -44,13 +44,13 @@ class Spool:
         """
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         raw = np.empty(flat.size * dtype.size, np.uint8)
-        if encode(flat, dtype, raw):
+        if kernel().encode(flat, dtype, raw):
             raise MergeError(
                 f"{name}: {self._fault(flat)} for {dtype} in {self._target}; choose a wider dtype (bf16, fp32)"
             )
         self._append(name, raw, dtype, values.shape)
         back = np.empty(flat.size, np.float32)
-        decode(raw, dtype, back)
+        kernel().decode(raw, dtype, back)
         return back.reshape(values.shape)
 
     def _fault(self, flat: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ...checkpoints.kernels import kernel
 from .numpy_later import np
 
 if TYPE_CHECKING:  # the choices below are part of methods, and listing those must not wait for numpy
@@ -36,21 +37,20 @@ def combined(
             place; `median` is the geometric median of what is left, the tensors taken as points.
     """
 
-    from ..kernels import kernels
     from ..reductions import Gram
     from ..weiszfeld import median_shares
 
     votes = ELECTIONS[elect]
     factors = np.asarray(weights, np.float64)
     if combine == "median":
-        gram = yield Gram(len(weights), lambda tiles, start: kernels().elected(kept(tiles, start), weights, votes))
+        gram = yield Gram(len(weights), lambda tiles, start: kernel().elected(kept(tiles, start), weights, votes))
         sides, sizes = np.sign(factors), np.abs(factors)
         factors = sides * (median_shares(gram * np.outer(sides, sides), sizes) if sizes.any() else sizes)
     factors, signed = (alpha * factors).astype(np.float32), np.asarray(weights, np.float32)
 
     def value(tiles: list[numpy.ndarray], start: int) -> numpy.ndarray:
         out = np.empty_like(tiles[0])
-        kernels().agreeing(np.ascontiguousarray(kept(tiles, start)), signed, factors, votes, combine == "mean", out)
+        kernel().agreeing(np.ascontiguousarray(kept(tiles, start)), signed, factors, votes, combine == "mean", out)
         return out
 
     return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ...checkpoints.kernels import kernel
 from ..spot import Spot
 from .combining import Combine, Elect
 from .declaring import statistics
@@ -86,7 +87,6 @@ def ties(
 
     Use: several fine-tunes of one base on different subjects. TIES-SOUP is density 1 with `elect: count`.
     """
-    from ..kernels import kernels
     from ..selection import Cuts, ranked
     from .combining import combined
 
@@ -100,7 +100,7 @@ def ties(
     def kept(tiles, start):
         out = np.empty((len(tiles), tiles[0].size), np.float32)
         for i, tile in enumerate(tiles):
-            kernels().trim(tile, least[i], out[i])
+            kernel().trim(tile, least[i], out[i])
             if cuts is not None and cuts[i] < start + tile.size - 1:
                 late = max(cuts[i] + 1 - start, 0)
                 out[i, late:][np.abs(tile[late:]) == least[i]] = 0
@@ -230,7 +230,6 @@ def della(
 
     Use: as dare, with large changes kept more often than small ones.
     """
-    from ..kernels import kernels
     from ..random_drop import streams
     from ..selection import Ranks
     from .combining import combined
@@ -243,11 +242,11 @@ def della(
         places = np.empty(tiles[0].size, np.float32)
         for i, tile in enumerate(tiles):
             if table is None:
-                kernels().row_ranks(tile, row, places)
+                kernel().row_ranks(tile, row, places)
             else:
                 places = _looked_up(table[i], tile)
             chances = np.clip(density + epsilon * (places - 0.5), 0, 1)
-            kernels().keep_by_chance(tile, chances, chance[i], start, rescale == "density", out[i])
+            kernel().keep_by_chance(tile, chances, chance[i], start, rescale == "density", out[i])
         return out
 
     factors = [1.0] * at.count
@@ -280,7 +279,6 @@ def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
 
     Use: several fine-tunes of one base, of which those that changed a tensor most shall decide it.
     """
-    from ..kernels import kernels
     from ..reductions import Sums
     from ..selection import ranked
     from .combining import ELECTIONS, combined
@@ -306,7 +304,7 @@ def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
         return [np.where(keep, tile, np.float32(0)) for tile in tiles]
 
     def agreeing(tiles, start):
-        return kernels().elected(kept(tiles, start), [1.0] * at.count, ELECTIONS["sum"])
+        return kernel().elected(kept(tiles, start), [1.0] * at.count, ELECTIONS["sum"])
 
     energies = yield Sums(at.count, lambda tiles, start: [np.square(x, dtype=np.float64) for x in kept(tiles, start)])
     return (yield from combined(agreeing, energies.tolist(), alpha, "none", "mean"))
@@ -339,6 +337,6 @@ def _whole_by_left(count: int, kept):
 
 def _looked_up(shares, tile):
     """The rank of each element from a table by the first 16 bits of its size."""
-    from ..kernels_numpy import sizes
+    from ...checkpoints.kernels.reference import sizes
 
     return shares[sizes(tile) >> np.uint32(15)]

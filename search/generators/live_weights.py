@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...checkpoints import codec
 from ...checkpoints.dtypes import DTYPES, DType
 from ...checkpoints.families import Family
+from ...checkpoints.kernels import kernel
 from ...checkpoints.recognition import to_diffusers
 from ...checkpoints.tensors import Piece, Shape, StoredTensor, row_major
 from ...checkpoints.wording import counted
@@ -114,7 +114,7 @@ def _copy(raw: np.ndarray, dtype: DType, target: torch.Tensor) -> None:
     import torch
 
     if target.dtype == torch.float32 and target.device.type == "cpu":
-        codec.decode(raw, dtype, target.numpy())
+        kernel().decode(raw, dtype, target.numpy())
     else:
         target.copy_(torch.from_numpy(raw).view(getattr(torch, dtype.torch)))
 

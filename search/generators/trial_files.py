@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ...checkpoints import codec
 from ...checkpoints.formats import written_suffixes
+from ...checkpoints.kernels import kernel
 from ...checkpoints.opening import read_tensors
 from ...checkpoints.partial_file import lock
 from ...merge import merge
@@ -89,7 +89,7 @@ class TrialFiles:
                 file.seek(tensor.pieces[0].offset)
                 raw = np.frombuffer(file.read(count * tensor.dtype.size), np.uint8)
                 found.append(np.empty(count, np.float32))
-                codec.decode(raw, tensor.dtype, found[-1])
+                kernel().decode(raw, tensor.dtype, found[-1])
         return found
 
     def remove(self, but: Path | None = None) -> None:

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from step_results import result
 from tiny import load, raw, tensors_of
 
-from unetscope.checkpoints import codec, kernel_numba, kernel_torch
-from unetscope.merge import METHODS, Recipe, kernels_numba, kernels_numpy, merge
+from unetscope.checkpoints import kernels
+from unetscope.merge import METHODS, Recipe, merge
 from unetscope.merge.evaluate import evaluate
 from unetscope.merge.forms import Applied, Form, Model
 
@@ -21,10 +21,10 @@ SPECIAL = np.array([-0.0, 0.0, 1e-40, -1e-40, 0.1, -3.0, 65504.0, -0.0], np.floa
 
 @pytest.fixture(params=["numba", "numpy"])
 def kernel(request, monkeypatch):
-    """Either kernel of the linear path and of what measures."""
-    numba = request.param == "numba"
-    monkeypatch.setattr(codec, "kernel", lambda: kernel_numba if numba else kernel_torch)
-    monkeypatch.setattr("unetscope.merge.kernels.kernels", lambda: kernels_numba if numba else kernels_numpy)
+    monkeypatch.setenv("UNETSCOPE_KERNEL", request.param)
+    kernels.kernel.cache_clear()
+    yield
+    kernels.kernel.cache_clear()
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from unetscope.merge import kernels_numba, kernels_numpy
+from unetscope.checkpoints.kernels import compiled, reference
 from unetscope.merge.random_drop import dropped, streams
 from unetscope.merge.selection import Cuts, Ranks, ranked
 from unetscope.merge.spot import Spot
@@ -70,7 +70,7 @@ def test_a_cut_is_the_place_of_the_nth_of_equals(values, data):
 def test_rank_shares_are_the_share_of_smaller_elements():
     values = np.random.default_rng(1).standard_normal(50_000).astype(np.float32)
     (table,) = fed(Ranks(1), [values], 4_096)
-    ranks = table[kernels_numpy.sizes(values) >> np.uint32(15)]
+    ranks = table[reference.sizes(values) >> np.uint32(15)]
     true = np.argsort(np.argsort(np.abs(values))) / values.size
     # A bin holds sizes within 1/256 of one another.
     assert np.abs(ranks - true).max() < 0.004
@@ -83,7 +83,7 @@ def test_rank_shares_are_the_share_of_smaller_elements():
 def test_both_kernels_give_the_same_bits(x, y, stream, start, density):
     size = min(x.size, y.size)
     rows, sums = np.stack([x[:size], y[:size], x[:size] - y[:size]]), []
-    for kernel in (kernels_numba, kernels_numpy):
+    for kernel in (compiled, reference):
         total = np.full((3, 3), 0.1)
         kernel.inner_products(rows, total)
         first, last = np.zeros(1 << 15, np.uint32), np.zeros(1 << 16, np.uint32)
@@ -110,7 +110,7 @@ def test_both_kernels_give_the_same_bits(x, y, stream, start, density):
 def test_both_kernels_trim_and_elect_alike_to_the_bit(case, elect, mean, least):
     rows, weights, factors = case[0], np.float32(case[1]), np.float32(case[2])
     found = []
-    for kernel in (kernels_numba, kernels_numpy):
+    for kernel in (compiled, reference):
         out, trimmed = np.empty(40, np.float32), np.empty(40, np.float32)
         kernel.agreeing(rows, weights, factors, elect, mean, out)
         kernel.trim(rows[0], np.float32(least), trimmed)
@@ -119,7 +119,7 @@ def test_both_kernels_trim_and_elect_alike_to_the_bit(case, elect, mean, least):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("kernel", [kernels_numba, kernels_numpy])
+@pytest.mark.parametrize("kernel", [compiled, reference])
 def test_inner_products_are_exact_to_double_precision(kernel):
     rows = np.random.default_rng(2).standard_normal((5, 70_001)).astype(np.float32)
     total = np.zeros((5, 5))
@@ -137,8 +137,8 @@ def test_random_bits_are_those_of_splitmix64():
         4593380528125082431,
         16408922859458223821,
     ]
-    assert kernels_numpy.random_bits(1234567, 0, 5).tolist() == expected
-    assert kernels_numpy.random_bits(1234567, 2, 3).tolist() == expected[2:]
+    assert reference.random_bits(1234567, 0, 5).tolist() == expected
+    assert reference.random_bits(1234567, 2, 3).tolist() == expected[2:]
 
 
 # -- chance ------------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_neighbours_are_kept_independently():
 def test_elements_are_kept_with_chances_of_their_own(divide):
     chances = np.linspace(0, 1, 300_001, dtype=np.float32)
     out = np.empty_like(chances)
-    kernels_numba.keep_by_chance(np.full_like(chances, 2), chances, streams(spot(), 5)[0], 0, divide, out)
+    compiled.keep_by_chance(np.full_like(chances, 2), chances, streams(spot(), 5)[0], 0, divide, out)
     kept = out != 0
     assert not kept[0] and kept[-1]
     np.testing.assert_allclose(out[kept], 2 / chances[kept] if divide else 2, rtol=1e-6)
@@ -201,7 +201,7 @@ def test_elements_are_kept_with_chances_of_their_own(divide):
 def test_both_kernels_rank_rows_and_keep_by_chance_alike(values, data):
     row = data.draw(st.sampled_from([n for n in range(1, values.size + 1) if values.size % n == 0]))
     found = []
-    for kernel in (kernels_numba, kernels_numpy):
+    for kernel in (compiled, reference):
         ranks, kept = np.empty_like(values), np.empty_like(values)
         kernel.row_ranks(values, row, ranks)
         kernel.keep_by_chance(values, ranks, 7, 3, True, kept)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unetscope.analysis import kernels_numba, kernels_numpy
-from unetscope.analysis.kernels import BASE_TERMS, BINS, PAIR_TERMS, VALUE_TERMS
+from unetscope.checkpoints.kernels import compiled, reference
+from unetscope.checkpoints.kernels.definitions import BASE_TERMS, BINS, PAIR_TERMS, VALUE_TERMS
 
-BOTH = pytest.mark.parametrize("kernels", [kernels_numba, kernels_numpy], ids=["numba", "numpy"])
+BOTH = pytest.mark.parametrize("kernels", [compiled, reference], ids=["numba", "numpy"])
 SIZES = [1, 2, 511, 512, 513, 5000]
 
 

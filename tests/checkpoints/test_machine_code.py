@@ -1,23 +1,24 @@
-"""Compiled kernels are kept and read only where nobody else may write."""
+"""Compiled kernels are kept, loaded without numba, and read only where nobody else may write."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from unetscope.checkpoints import kernel_cache, machine_code
 from unetscope.checkpoints.errors import Notice
-from unetscope.checkpoints.kernel_cache import is_own, kept, usable
+from unetscope.checkpoints.kernels import machine_code
+from unetscope.checkpoints.kernels.machine_code import is_own, usable
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights in another way")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch):
-    monkeypatch.setattr(kernel_cache, "_TOLD", [])
+    monkeypatch.setattr(machine_code, "_TOLD", [])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_group_of_others_may_write_and_ones_own_may(tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o775)
     for own in (True, False):
-        monkeypatch.setattr(kernel_cache, "_own_group", lambda number, own=own: own)
+        monkeypatch.setattr(machine_code, "_own_group", lambda number, own=own: own)
         assert usable(tmp_path / "cache") is own
 
 
@@ -68,7 +69,7 @@ def folders(tmp_path, monkeypatch):
     return made
 
 
-KEY = ("count_bad", np.dtype(np.float32), np.dtype(np.float32))
+KEY = ("count_bad", ("F32",))
 
 
 def works() -> bool:
@@ -78,7 +79,7 @@ def works() -> bool:
 
 def planted(folder) -> None:
     """A file under the name of a kernel, whose digest is right and whose contents would not run."""
-    name = f"unetscope-count_bad-float32-float32-{machine_code._identity()}.machine-code"
+    name = f"unetscope-count_bad-F32-{machine_code._identity()}.machine-code"
     code = b"not machine code at all"
     (folder / name).write_bytes(machine_code.hashlib.sha256(code).digest() + code)
 
@@ -109,37 +110,23 @@ def test_where_no_folder_is_ones_own_kernels_are_compiled_in_memory_and_that_is_
     assert all(len(os.listdir(folder)) == 1 for folder in folders)
 
 
-class Bomb:
-    def __reduce__(self):
-        return (os.mkdir, (os.environ["PLANTED"],))
+def printed(*code: str, cache) -> str:
+    """What a fresh process prints that keeps its machine code in `cache` alone."""
+    start = "from pathlib import Path; from unetscope.checkpoints.kernels import machine_code as m; import sys, numpy as np\n"
+    start += f"m._folders = lambda: [Path({str(cache)!r})]\n"
+    start += "loop = lambda: m.loop('count_bad', ('F32',))\n"
+    start += "x = np.float32([1, np.inf, 3]); count = lambda: loop()(x.ctypes.data, 3, 2.0)\n"
+    out = subprocess.run([sys.executable, "-c", start + "\n".join(code)], capture_output=True, text=True, check=True)
+    return out.stdout.strip()
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_numbas_index_is_not_read_from_a_folder_of_others(both, tmp_path, monkeypatch):
-    monkeypatch.setenv("PLANTED", str(tmp_path / "planted"))
-    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    monkeypatch.setenv("UNETSCOPE_CACHE", str(ours))
-    ours.mkdir()
-    theirs.mkdir()
-    from numba import config
-    from numba.core.caching import FunctionCache
-
-    def double(x):
-        return 2 * x
-
-    monkeypatch.setattr(config, "CACHE_DIR", str(theirs))
-    cache = FunctionCache(double)
-    index = cache._cache_file._index_path
-    for folder in (theirs, *([ours] if both else [])):
-        for place in (folder, *folder.rglob("*")):
-            place.chmod(0o777)
-    with open(index, "wb") as file:
-        file.write(pickle.dumps(cache._cache_file._version) + pickle.dumps(Bomb()))
-    if both:
-        with pytest.warns(Notice):
-            made = kept(nogil=True)(double)
-    else:
-        made = kept(nogil=True)(double)
-    assert made(21) == 42
-    assert not (tmp_path / "planted").exists()
-    assert any(ours.rglob("*.nbi")) is not both
+def test_compiled_code_is_kept_loaded_without_numba_and_made_anew_when_it_is_damaged(tmp_path):
+    count = "print(count(), 'numba' in sys.modules)"
+    assert printed(count, cache=tmp_path) == "2 True"
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    assert printed(count, cache=tmp_path) == "2 False"
+    kept.write_bytes(content[:-1])
+    assert printed(count, cache=tmp_path) == "2 True"
+    assert kept.read_bytes()[-1:] == content[-1:]
+    assert printed(count, cache="/dev/null/nowhere") == "2 True"
