@@ -1,7 +1,5 @@
-"""The mistake of a user who asks for numbers that do not exist."""
+"""The mistake of a user who asks for numbers that do not exist: no other program has to tell it from others."""
 
-from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.errors import UnetscopeError as AnalysisError
 
-
-class AnalysisError(UnetscopeError):
-    """Checkpoints that cannot be measured or compared, or a metric that does not exist."""
+__all__ = ["AnalysisError"]

@@ -19,7 +19,7 @@ from .errors import CheckpointError
 from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .families.parts.schedule import CONTINUOUS, ZERO_SNR, is_marker
-from .output import replace_file
+from .files.output import replace_file
 from .recognition import DiffusersTranslation, to_diffusers
 from .recognition.architecture import Architecture
 from .tensors import Shape, StoredTensor

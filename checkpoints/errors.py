@@ -14,19 +14,38 @@ _SHOWN = 300
 
 
 class UnetscopeError(Exception):
-    """Base of every error that Unetscope raises for a user's mistake."""
+    """Base of every error that Unetscope raises for a user's mistake.
+
+    Attributes:
+        code: what it is, where programs have to tell it from others of its class (as of a `Notice`); else empty.
+    """
+
+    def __init__(self, text: str = "", *, code: str = ""):
+        super().__init__(text)
+        self.code = code
 
 
 class CheckpointError(UnetscopeError):
     """A file or folder cannot be read as the checkpoint that was asked for."""
 
 
-class LabelError(UnetscopeError):
-    """A block label, weight vector, preset or convention that does not exist or does not fit."""
-
-
 class OutputError(UnetscopeError):
     """The output cannot be written where it was asked for."""
+
+
+class RecipeError(UnetscopeError):
+    """A recipe says what cannot be: names its place, or the models that it cannot be applied to, and what would be right.
+
+    So does what a recipe is made of: a block, a weight vector, a preset, a convention, a merge method.
+    """
+
+
+class Cancelled(UnetscopeError):
+    """The work was stopped before it was complete, on request."""
+
+
+# What `RecipeError` is called where it is about blocks and their weights.
+LabelError = RecipeError
 
 
 class Notice(UserWarning):

@@ -6,14 +6,12 @@ change.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .output import replace_file
+from .files.cache import cache_folder, keep_json, read_json
 
 _CHUNK = 1 << 22
 
@@ -58,28 +56,15 @@ def identity(path: Path) -> str:
     return f"{Path(path).resolve()}|{found.st_size}|{found.st_mtime_ns}"
 
 
-def cache_folder() -> Path:
-    """Where what can be worked out again is kept; `UNETSCOPE_CACHE` moves it."""
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("UNETSCOPE_CACHE") or user_cache_path("unetscope"))
-
-
 def _cache_file() -> Path:
     return cache_folder() / "sha256.json"
 
 
 def _load() -> dict[str, str]:
-    try:
-        found = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    found = read_json(_cache_file())
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def remember(identity: str, digest: str) -> None:
-    """Keep the digest of the file that had this identity; a cache that cannot be written costs time later and nothing else."""
-    file = _cache_file()
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(_load() | {identity: digest}, indent=0), fsync=False)
+    """Keep the digest of the file that had this identity."""
+    keep_json(_cache_file(), _load() | {identity: digest})

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from .errors import UnetscopeError
-from .registry import Registry, RegistryError
+from .registry import Registry
 
 
 class OnDemand(Registry[EntryPoint]):
@@ -31,7 +31,7 @@ class OnDemand(Registry[EntryPoint]):
         group: str,
         table: Mapping[str, str],
         *,
-        error: type[UnetscopeError] = RegistryError,
+        error: type[UnetscopeError] = UnetscopeError,
     ):
         super().__init__(kind, EntryPoint, package, group, name=lambda point: point.name, error=error)
         self._table = [EntryPoint(name, f"{package}.{place}", group) for name, place in table.items()]

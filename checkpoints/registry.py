@@ -26,10 +26,6 @@ if TYPE_CHECKING:  # it takes 20 ms to import, and a command's help needs no oth
 Record = TypeVar("Record")
 
 
-class RegistryError(UnetscopeError):
-    """A record that cannot be registered, or a name that no record has."""
-
-
 class Registry(Mapping[str, Record]):
     """The records of one kind by name, in the order of their modules.
 
@@ -53,7 +49,7 @@ class Registry(Mapping[str, Record]):
         *,
         name: Callable[[Record], str] = lambda record: record.id,
         check: Callable[[Record], None] | None = None,
-        error: type[UnetscopeError] = RegistryError,
+        error: type[UnetscopeError] = UnetscopeError,
         first: Sequence[str] = (),
     ):
         self.kind, self.record, self.group = kind, record, group

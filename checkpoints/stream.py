@@ -12,17 +12,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .errors import UnetscopeError
+from .errors import Cancelled, UnetscopeError
 
 # Elements of a piece: 1 MiB of fp16. Larger pieces fall out of the second-level cache, smaller ones cost Python time.
 PIECE = 1 << 19
 # What a thread may hold in buffers for its inputs, whatever their number.
 _BUFFER_BYTES = 48 << 20
 _SMALLEST_PIECE = 1 << 12
-
-
-class Cancelled(UnetscopeError):
-    """The work was stopped before it was complete, on request."""
 
 
 @dataclass(frozen=True, slots=True)

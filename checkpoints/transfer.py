@@ -14,9 +14,9 @@ import numpy as np
 from .checkpoint import Checkpoint, TensorInfo
 from .dtypes import I64, DType
 from .families.parts.position_ids import positions
+from .files.output import OutputFile
 from .formats import written_as
 from .kernels import kernel
-from .output import OutputFile
 from .stream import PIECE, Pass, Span, spans
 from .tensors import Shape
 

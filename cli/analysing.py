@@ -78,7 +78,7 @@ def check_results(overwrite: bool, *results: tuple[Path | None, tuple[str, ...]]
         OutputError: before any work is done.
     """
     from ..checkpoints.errors import OutputError
-    from ..checkpoints.output import check_target
+    from ..checkpoints.files.targets import check_target
 
     for path, suffixes in results:
         if path is None:
@@ -90,7 +90,7 @@ def check_results(overwrite: bool, *results: tuple[Path | None, tuple[str, ...]]
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, and say so."""
-    from ..checkpoints.output import write_output
+    from ..checkpoints.files.output import write_output
 
     write_output(path, table.to_csv(index=False, lineterminator=os.linesep))
     note(f"wrote {path} ({len(table):,} rows)")

@@ -45,7 +45,7 @@ def diagram(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a UNET with its block labels, or the tree of a merge recipe."""
-    from ..checkpoints.output import check_target
+    from ..checkpoints.files.targets import check_target
     from ..diagrams import draw, read_values
 
     check_target(output, overwrite=overwrite)
@@ -76,7 +76,7 @@ def layers(
     overwrite: Overwrite = False,
 ) -> None:
     """List every parameter tensor: key, module, label, lbw, kind, shape, params."""
-    from ..checkpoints.output import check_target
+    from ..checkpoints.files.targets import check_target
     from ..diagrams import layers as listed
     from ..diagrams import save_layers
 

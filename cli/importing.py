@@ -153,8 +153,8 @@ def _with_slash(path: str) -> str:
 
 
 def _write(output: Path, text: str, inputs: list[Path], overwrite: bool) -> None:
-    from ..checkpoints.output import check_target, write_output
-    from ..checkpoints.targets import refuse_inputs
+    from ..checkpoints.files.output import write_output
+    from ..checkpoints.files.targets import check_target, refuse_inputs
 
     refuse_inputs(output, inputs)
     check_target(output, overwrite=overwrite)

@@ -136,7 +136,7 @@ def _kept_when_stopped(output: Path, resumable: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        from ..checkpoints.partial_file import JOURNAL
+        from ..checkpoints.files.partial import JOURNAL
 
         if not resumable or not Path(f"{output}{JOURNAL}").exists():
             raise
@@ -189,8 +189,7 @@ def _source(text: str, recipe: Recipe) -> str:
 def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
     """Refuse, before any work, a recipe file that cannot be written or that would replace a model or a part of one."""
     from ..checkpoints.errors import OutputError
-    from ..checkpoints.output import check_target
-    from ..checkpoints.targets import refuse_inputs, resolved
+    from ..checkpoints.files.targets import check_target, refuse_inputs, resolved
 
     path = options.save_recipe
     refuse_inputs(path, recipe.files())
@@ -203,7 +202,7 @@ def _check_recipe_file(recipe: Recipe, output: Path, options: Options) -> None:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe whose paths count from its own folder, where that is possible."""
-    from ..checkpoints.output import write_output
+    from ..checkpoints.files.output import write_output
 
     def seen_from_there(model: str) -> str:
         try:

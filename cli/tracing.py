@@ -36,7 +36,7 @@ def trace(
     """Recover the recipe of a merge: the share of every candidate in every label, how sure it is, and what is missing."""
     from ..analysis import draw_shares, save
     from ..analysis.trace import trace as traced
-    from ..checkpoints.output import write_output
+    from ..checkpoints.files.output import write_output
 
     check_results(overwrite, (save_recipe, RECIPES), (plot, PICTURES), (csv, TABLES))
     with ExitStack() as files, progress("tracing") as moved:

@@ -23,10 +23,6 @@ _NOT_IN_NAMES = set('<>:"|?*')
 _WRITTEN_OUT = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
-class FolderError(UnetscopeError):
-    """A name that leads out of the app's folders, or to nothing in them."""
-
-
 @dataclass(frozen=True)
 class Folders:
     """The folders of this run.
@@ -46,7 +42,7 @@ class Folders:
         """These folders, resolved.
 
         Raises:
-            FolderError: one of them is no folder.
+            UnetscopeError: one of them is no folder.
         """
         found = [folder_at(models, "models"), folder_at(output or models, "output")]
         return cls(found[0], found[1], fixed)
@@ -55,42 +51,42 @@ class Folders:
         """The file or folder of that name below the models folder.
 
         Raises:
-            FolderError: it is not there, or the name leads out of the folder.
+            UnetscopeError: it is not there, or the name leads out of the folder.
         """
         path = _below(self.models, name)
         if not path.exists():
-            raise FolderError(f"{name}: is not in the models folder {self.models}; reload the page if it was moved")
+            raise UnetscopeError(f"{name}: is not in the models folder {self.models}; reload the page if it was moved")
         return path
 
     def name_of(self, path: Path | str) -> str:
         """The name of a path below the models folder.
 
         Raises:
-            FolderError: it is not below it.
+            UnetscopeError: it is not below it.
         """
         try:
             return readable(Path(path).relative_to(self.models).as_posix())
         except ValueError:
-            raise FolderError(f"{path}: is not below the models folder {self.models}") from None
+            raise UnetscopeError(f"{path}: is not below the models folder {self.models}") from None
 
     def target(self, name: str) -> Path:
         """The file to write for a name typed as the output's; `.safetensors` is added where it is missing.
 
         Raises:
-            FolderError: no name, a name with signs that file systems refuse, or one that leads out of the output folder.
+            UnetscopeError: no name, a name with signs that file systems refuse, or one that leads out of the output folder.
         """
         name = name.strip()
         if not name:
-            raise FolderError("the output has no name yet; type one, such as my-merge")
+            raise UnetscopeError("the output has no name yet; type one, such as my-merge")
         if not name.lower().endswith(written_suffixes()):
             name += written_suffixes()[0]
         if bad := sorted(c for c in set(name) if c in _NOT_IN_NAMES or not c.isprintable()):
-            raise FolderError(
+            raise UnetscopeError(
                 f"the output's name holds {' '.join(map(repr, bad))}, which file names cannot have; leave it out"
             )
         path = _below(self.output, name)
         if not path.parent.is_dir():
-            raise FolderError(f"{name}: the folder {path.parent.name} is not in the output folder; make it first")
+            raise UnetscopeError(f"{name}: the folder {path.parent.name} is not in the output folder; make it first")
         return path
 
 
@@ -98,15 +94,15 @@ def folder_at(path: Path | str, what: str) -> Path:
     """A folder of the app, resolved; `what` it is for stands in the message.
 
     Raises:
-        FolderError: it is no folder.
+        UnetscopeError: it is no folder.
     """
     try:
         found = Path(path).expanduser().resolve()
         there = found.is_dir()
     except (OSError, ValueError, RuntimeError) as error:
-        raise FolderError(f"{path}: cannot be the {what} folder ({error})") from None
+        raise UnetscopeError(f"{path}: cannot be the {what} folder ({error})") from None
     if not there:
-        raise FolderError(f"{path}: is no folder, so it cannot be the {what} folder; make it or name another one")
+        raise UnetscopeError(f"{path}: is no folder, so it cannot be the {what} folder; make it or name another one")
     return found
 
 
@@ -122,14 +118,14 @@ def _below(root: Path, name: str) -> Path:
     """`root / name`, refused when it is not below `root` once links are followed."""
     parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
     if not name or "\0" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in parts:
-        raise FolderError(f"{name or 'an empty name'!r}: name a file below {root}, without `..` and without a drive")
+        raise UnetscopeError(f"{name or 'an empty name'!r}: name a file below {root}, without `..` and without a drive")
     try:
         path = existing(root / name).resolve()
         path.exists()  # a name that is too long shows here
     except (OSError, ValueError, RuntimeError) as error:
-        raise FolderError(f"{name}: cannot be followed ({error})") from None
+        raise UnetscopeError(f"{name}: cannot be followed ({error})") from None
     if not path.is_relative_to(root) or path == root:
-        raise FolderError(
+        raise UnetscopeError(
             f"{name}: leads out of {root} by a link; copy the file there, or start with --models on its folder"
         )
     return path
@@ -158,7 +154,7 @@ def current_folders() -> Folders | None:
     """The folders of this run: given, else remembered; None before any was chosen.
 
     Raises:
-        FolderError: the folder that was given or remembered is not there.
+        UnetscopeError: the folder that was given or remembered is not there.
     """
     models, output = given_folders()
     if models:
@@ -173,11 +169,11 @@ def choose_folders(models: str, output: str = "") -> Folders:
     """Remember folders for later runs, and take them for this one; an output folder that this run was started with stays.
 
     Raises:
-        FolderError: one of them is no folder, or the models folder of this run is fixed.
+        UnetscopeError: one of them is no folder, or the models folder of this run is fixed.
     """
     fixed, given_output = given_folders()
     if fixed:
-        raise FolderError(
+        raise UnetscopeError(
             f"the models folder was set by --models or {MODELS_VARIABLE}; start the app without it to choose here"
         )
     found = Folders.at(models.strip(), output.strip() or None)

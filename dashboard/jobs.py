@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .lock import ProcessLock
+from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.files.locks import ProcessLock
 from .records import read_json, state_folder, write_json
 from .tasks import LANES, Lane, Task, built_in_task
 
@@ -179,11 +180,11 @@ def newest(kind: str, identity: str) -> Job | None:
 
 def own_home() -> str:
     """The models folder of this app as jobs record it; empty where it has none."""
-    from .folders import FolderError, current_folders
+    from .folders import current_folders
 
     try:
         folders = current_folders()
-    except FolderError:
+    except UnetscopeError:
         return ""
     return str(folders.models) if folders else ""
 

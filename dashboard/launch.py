@@ -49,7 +49,7 @@ def launch(
         browser: open a browser window.
 
     Raises:
-        FolderError: a folder that was given is none.
+        UnetscopeError: a folder that was given is none.
     """
     environment = dict(os.environ)
     models, output = models or environment.get(MODELS_VARIABLE), output or environment.get(OUTPUT_VARIABLE)

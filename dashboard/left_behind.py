@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..checkpoints.partial_file import PARTIAL, RESUMABLE, Leftover, leftovers
+from ..checkpoints.files.partial import PARTIAL, RESUMABLE, Leftover, leftovers
 from .folders import Folders
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
+from ..checkpoints.files.cache import cache_folder
 from ..checkpoints.formats import is_model_folder, is_scanned_name
-from ..checkpoints.hashes import cache_folder
 from ..checkpoints.wording import readable
 from .records import read_json, write_json
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.hashes import cache_folder
+from ..checkpoints.files.cache import cache_folder
 from ..checkpoints.stream import Progress
 from .library import identity_of
 from .records import read_json, write_json

@@ -11,7 +11,7 @@ from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.formats import is_model_name
 from ..checkpoints.wording import readable
-from .folders import FolderError, Folders
+from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ def components_for(family: Family | None = None) -> dict[str, str]:
     return {**cores, "text_encoders": "Text encoders", "vae": "VAE"}
 
 
-class FormError(UnetscopeError):
-    """A recipe that the controls cannot show, or controls that make no recipe."""
-
-
-class Unfinished(FormError):
-    """Models are still to be chosen."""
+# The code of an error that says which models are still to be chosen.
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -61,14 +57,14 @@ class MergeForm:
         """The recipe that the controls say, its paths below the models folder.
 
         Raises:
-            Unfinished: models are missing. RecipeError: whatever else a recipe cannot say.
+            UnetscopeError: models are missing (code `UNFINISHED`). RecipeError: whatever else a recipe cannot say.
         """
         from ..merge import Recipe
         from ..merge.methods import method_named
 
         method = method_named(self.method)
         if not method.fits(len(self.models)) or not all(self.models):
-            raise Unfinished(f"choose the models first: {self.method} takes {method.wanted}")
+            raise UnetscopeError(f"choose the models first: {self.method} takes {method.wanted}", code=UNFINISHED)
         first = len(method.inputs)
         names = [*method.inputs, *model_names(self.models[first:], method.inputs)]
         step: dict[str, Any] = {"method": self.method, "inputs": names}
@@ -101,29 +97,29 @@ def from_recipe(
         family_of: the record of a file of the library, to spread its block weights over labels.
 
     Raises:
-        FormError: files are missing, or the recipe says more than the controls can: several steps, weights by layer or key.
+        UnetscopeError: files are missing, or the recipe says more than the controls can: several steps, weights by layer or key.
     """
     if recipe.result not in recipe.steps:
-        raise FormError("this recipe takes one model as it is; choose the method copy to do that")
+        raise UnetscopeError("this recipe takes one model as it is; choose the method copy to do that")
     if len(recipe.order(recipe.result)) > 1:
-        raise FormError(
+        raise UnetscopeError(
             f"this recipe has {len(recipe.order(recipe.result))} steps and the controls have one; run it as text"
         )
     step = recipe.steps[recipe.result]
     if extra := set(recipe.components) - set(components_for()):
-        raise FormError(
+        raise UnetscopeError(
             f"this recipe takes {', '.join(sorted(extra))} from another model, for which there is no control; run it as text"
         )
     if foreign := [s for s in recipe.components.values() if s in recipe.steps]:
-        raise FormError(
+        raise UnetscopeError(
             f"this recipe takes a component from the step {foreign[0]!r}, for which there is no control; run it as text"
         )
     if based := [name for name in step.inputs if name in recipe.loras and recipe.loras[name].base is not None]:
-        raise FormError(
+        raise UnetscopeError(
             f"this recipe says which model the LoRA {based[0]!r} changes, for which there is no control; run it as text"
         )
     if chosen := [name for name in step.inputs if name in recipe.loras and recipe.loras[name].adapter is not None]:
-        raise FormError(
+        raise UnetscopeError(
             f"this recipe says which adapter of the LoRA {chosen[0]!r} is meant, for which there is no control; run it as text"
         )
     given = recipe.models | {name: lora.path for name, lora in recipe.loras.items()}
@@ -132,7 +128,7 @@ def from_recipe(
     files |= {s: recipe.models[s] for s in recipe.components.values() if s in recipe.models}
     paths = {name: find(path) for name, path in (used | files).items()}
     if missing := [path for name, path in (used | files).items() if paths[name] is None]:
-        raise FormError(
+        raise UnetscopeError(
             f"not in the models folder: {', '.join(dict.fromkeys(missing))}; copy them there and load the recipe again"
         )
     models = tuple(paths[name] for name in step.inputs)
@@ -164,10 +160,10 @@ def _number_or_weights(name: str, weights: Any, family: Family | None) -> float 
     if isinstance(weights.start, float) and not weights.lines:
         return weights.start
     if family is None:
-        raise FormError(f"{name}: block weights need models of a known architecture; run the recipe as text")
+        raise UnetscopeError(f"{name}: block weights need models of a known architecture; run the recipe as text")
     resolved = weights.resolve(family)
     if resolved.changed_inside() or resolved.vae is not None:
-        raise FormError(
+        raise UnetscopeError(
             f"{name}: weighs single layers, keys or the VAE, for which the diagram has no handle; run it as text"
         )
     by_label = resolved.by_label()
@@ -179,7 +175,7 @@ def _number_or_weights(name: str, weights: Any, family: Family | None) -> float 
 def _one_number(name: str, weights: Any, family: Family | None) -> float:
     value = _number_or_weights(name, weights, family)
     if not isinstance(value, float):
-        raise FormError(
+        raise UnetscopeError(
             f"{name}: has block weights for single models, for which there is no control; run the recipe as text"
         )
     return value
@@ -201,7 +197,7 @@ def runnable(recipe: Recipe, folders: Folders) -> dict[str, Any]:
     """The recipe as plain data with whole paths, for the merge's job; every path is held against the models folder.
 
     Raises:
-        FolderError: a path leads out of the models folder or to nothing in it.
+        UnetscopeError: a path leads out of the models folder or to nothing in it.
     """
     return _with_files(recipe, lambda path: str(folders.find(path))).to_plain()
 
@@ -210,7 +206,7 @@ def typed(recipe: Recipe, folders: Folders, names: tuple[str, ...]) -> Recipe:
     """A recipe that was typed, its paths as the library (`names`) writes them: the very files that it names, and no others.
 
     Raises:
-        FolderError: a path leads to nothing in the models folder, or out of it.
+        UnetscopeError: a path leads to nothing in the models folder, or out of it.
     """
     likely = finder(names, folders.models)
 
@@ -218,9 +214,9 @@ def typed(recipe: Recipe, folders: Folders, names: tuple[str, ...]) -> Recipe:
         name = _same_file(path, names, folders.models) or path
         try:
             folders.find(name)
-        except FolderError as error:
+        except UnetscopeError as error:
             other = likely(path)
-            raise FolderError(f"{error}{f'; there is {other}' if other else ''}") from None
+            raise UnetscopeError(f"{error}{f'; there is {other}' if other else ''}") from None
         return name
 
     return _with_files(recipe, named)

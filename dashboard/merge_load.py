@@ -11,7 +11,7 @@ from ..checkpoints.families import Family
 from .folders import Folders
 from .library import Entry, Shelf
 from .merge_controls import apply
-from .merge_form import FormError, finder, from_recipe, in_library, replaced_paths, typed
+from .merge_form import finder, from_recipe, in_library, replaced_paths, typed
 from .merge_parameters import KEEP, held
 from .subject import Subject
 from .wording import plain
@@ -141,7 +141,7 @@ def _load(text: str, where: str, shelf: Shelf, folders: Folders, agreed: dict[st
     state["m.text"] = recipe.to_yaml()
     try:
         apply(from_recipe(recipe, find, lambda name: _record(shelf.named(name))))
-    except FormError as error:
+    except UnetscopeError as error:
         state["m.mode"] = TEXT
         _say("bad", f"{where}: {error}. It is loaded as text.")
     else:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
 from . import jobs
-from .folders import FolderError, Folders
+from .folders import Folders
 from .job_view import show_ended, show_job
 from .library import content_of
 from .merge_draft import draft_id, followed_drafts
@@ -37,7 +37,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinishe
     with below:
         try:
             target = folders.target(name)
-        except FolderError as error:
+        except UnetscopeError as error:
             problem = problem or str(error)
             if name:
                 st.error(plain(error))

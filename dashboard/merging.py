@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.stream import Progress
-from .folders import FolderError
 from .library import content_of
 from .tasks import Task
 
@@ -21,14 +21,14 @@ def run_merge(arguments: dict[str, Any], progress: Progress, cancel: threading.E
         the report (`Report.to_plain`).
 
     Raises:
-        FolderError: the file to be replaced has changed.
+        UnetscopeError: the file to be replaced has changed.
     """
     from ..merge import Recipe, merge
 
     output = Path(arguments["output"])
     replaces, now = arguments.get("replaces"), content_of(output)
     if replaces is not None and now not in (None, replaces):
-        raise FolderError(
+        raise UnetscopeError(
             f"{output.name}: has changed since it was to be replaced, so it was left as it is; look at it, and start the merge "
             "again if it is to go"
         )

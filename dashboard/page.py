@@ -22,10 +22,6 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _ICON = re.compile(r":material/[a-z0-9_]+:")
 
 
-class PageError(UnetscopeError):
-    """A page that cannot be registered."""
-
-
 @dataclass(frozen=True)
 class Scene:
     """A picture that the docs want of a page.
@@ -85,26 +81,26 @@ def bring_in(need: str) -> None:
 def _check(page: Page) -> None:
     """Refuse a page that would fail when it is shown, or when a worker takes one of its jobs."""
     if not (isinstance(page.id, str) and _WORD.fullmatch(page.id)):
-        raise PageError(
+        raise UnetscopeError(
             f"page {page.id!r}: its id is part of an address; expected small letters, digits and _, a letter first"
         )
     if not page.title:
-        raise PageError(f"page {page.id}: has no title")
+        raise UnetscopeError(f"page {page.id}: has no title")
     if not _ICON.fullmatch(page.icon):
-        raise PageError(f"page {page.id}: its icon is {page.icon!r}; expected one like :material/compare:")
+        raise UnetscopeError(f"page {page.id}: its icon is {page.icon!r}; expected one like :material/compare:")
     if not _takes(page.show, 0):
-        raise PageError(f"page {page.id}: its show is called without arguments, which {page.show!r} does not take")
+        raise UnetscopeError(f"page {page.id}: its show is called without arguments, which {page.show!r} does not take")
     known = tasks_of([other for other in PAGES.values() if other is not page])
     for task in page.tasks:
         where = f"page {page.id}: its task {task.kind!r}"
         if not _WORD.fullmatch(task.kind):
-            raise PageError(f"{where}: expected small letters, digits and _, a letter first, for it names files")
+            raise UnetscopeError(f"{where}: expected small letters, digits and _, a letter first, for it names files")
         if task.kind in known:
-            raise PageError(f"{where}: another page has one of that name; give this one another name")
+            raise UnetscopeError(f"{where}: another page has one of that name; give this one another name")
         if task.lane not in LANES:
-            raise PageError(f"{where}: there is no lane {task.lane!r}; there are {', '.join(LANES)}")
+            raise UnetscopeError(f"{where}: there is no lane {task.lane!r}; there are {', '.join(LANES)}")
         if not _takes(task.run, 3):
-            raise PageError(
+            raise UnetscopeError(
                 f"{where}: it is run with three arguments (arguments, progress, cancel), found {task.run!r}"
             )
         known[task.kind] = task
@@ -120,16 +116,14 @@ def _takes(function: Callable, count: int) -> bool:
     return True
 
 
-PAGES: Registry[Page] = Registry(
-    "page", Page, "unetscope.dashboard.pages", "unetscope.pages", check=_check, error=PageError
-)
+PAGES: Registry[Page] = Registry("page", Page, "unetscope.dashboard.pages", "unetscope.pages", check=_check)
 
 
 def in_order() -> list[Page]:
     """All pages in the order of the navigation.
 
     Raises:
-        PageError: one cannot be registered.
+        UnetscopeError: one cannot be registered.
     """
     return sorted(PAGES.values(), key=lambda page: page.order)
 

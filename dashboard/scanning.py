@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.hashes import cache_folder
+from ..checkpoints.files.cache import cache_folder
 from ..checkpoints.stream import Cancelled, Progress
 from ..library.scan_cache import keep_scan, kept_scan
 from .library import identity_of

@@ -11,10 +11,10 @@ from streamlit.errors import StreamlitAPIException
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.wording import counted
 from . import jobs
-from .folders import FolderError, Folders, current_folders
+from .folders import Folders, current_folders
 from .library import Shelf, read_library
 from .own_methods import load_own_methods
-from .page import PAGES, Page, PageError, bring_in, in_order
+from .page import PAGES, Page, bring_in, in_order
 
 # How long a page may read headers before it shows what it has.
 READ_SECONDS = 0.8
@@ -67,12 +67,12 @@ def _link(page: Page, first: bool) -> st.Page:
     """A page as Streamlit has it; the first one is the app's own address.
 
     Raises:
-        PageError: Streamlit does not take its title or icon.
+        UnetscopeError: Streamlit does not take its title or icon.
     """
     try:
         return st.Page(page.show, title=page.title, icon=page.icon, url_path=page.id, default=first)
     except StreamlitAPIException as error:
-        raise PageError(f"page {page.id} ({PAGES.home(page.id)}): {error}") from None
+        raise UnetscopeError(f"page {page.id} ({PAGES.home(page.id)}): {error}") from None
 
 
 @st.cache_resource(show_spinner=False)
@@ -101,7 +101,7 @@ def require_folders() -> Folders:
     """The folders of this run; without any, says how to choose one and ends the page."""
     try:
         folders = current_folders()
-    except FolderError as error:
+    except UnetscopeError as error:
         from .wording import plain
 
         st.error(plain(error))

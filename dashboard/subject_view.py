@@ -6,7 +6,7 @@ import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
 from .choices import Choices, why_not
-from .folders import FolderError, current_folders
+from .folders import current_folders
 from .library import Shelf
 from .shell import shelf_of
 from .subject import Subject, architectures
@@ -21,7 +21,7 @@ def shelf_or_none() -> Shelf:
     """The library; an empty one where no folder was chosen, for architectures can be drawn without files."""
     try:
         folders = current_folders()
-    except FolderError as error:
+    except UnetscopeError as error:
         st.warning(plain(error))
         return Shelf(())
     return shelf_of(folders) if folders else Shelf(())

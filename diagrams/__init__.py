@@ -4,7 +4,7 @@
 built, so drawing needs neither torch nor diffusers. `draw_tree` draws a merge recipe, `layers` lists every tensor.
 """
 
-from .architectures import DrawingError
+from ..checkpoints.errors import UnetscopeError as DrawingError
 from .drawing import LEVELS, Drawing, draw, draw_beside
 from .listing import layers, save_layers
 from .tree import TreeNode, draw_tree

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.errors import UnetscopeError as DrawingError
+from ..checkpoints.errors import nearest
 from ..checkpoints.families import FAMILIES, family_of
 from ..checkpoints.families.diffusers import unet_config
-
-
-class DrawingError(UnetscopeError):
-    """A diagram cannot be drawn or saved as it was asked for."""
 
 
 def family_named(name: str) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoints.errors import OutputError
-from ..checkpoints.output import write_output
+from ..checkpoints.files.output import write_output
 from .architectures import DrawingError
 from .svg import MARGIN, Canvas
 from .theme import Theme
@@ -79,10 +78,7 @@ def save_drawing(drawing: Drawing, path: Path) -> Path:
         data = render(drawing, suffix.removeprefix("."))
     else:
         data = (drawing.svg if suffix == ".svg" else drawing.dot).encode("utf-8")
-    try:
-        write_output(path, data)
-    except OutputError as error:
-        raise DrawingError(str(error)) from None
+    write_output(path, data)
     return path
 
 

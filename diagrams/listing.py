@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.errors import OutputError
 from ..checkpoints.families.conventions import lbw_index
-from ..checkpoints.output import write_output
+from ..checkpoints.files.output import write_output
 from .architectures import DrawingError
 from .drawing import subject_of
 from .text import elements
@@ -69,8 +68,5 @@ def save_layers(rows: list[dict], path: str | Path) -> Path:
         text = table.getvalue()
     else:
         raise DrawingError(f"{path}: a list of layers is saved as .json or .csv, not as {path.suffix or 'no suffix'!r}")
-    try:
-        write_output(path, text)
-    except OutputError as error:
-        raise DrawingError(str(error)) from None
+    write_output(path, text)
     return path

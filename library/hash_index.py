@@ -29,16 +29,6 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 _TITLE = re.compile(r"^(?P<name>.+?)\s*\[(?P<hash>[0-9a-fA-F]{8,64})\]$")
 
 
-class AmbiguousModel(UnetscopeError):
-    """A hash or a name fits several different files; `files` are they."""
-
-    def __init__(self, text: str, files: Sequence[Path]):
-        self.files = tuple(files)
-        super().__init__(
-            f"{text}: fits {len(files)} different files: {', '.join(map(str, files))}; name one by its path or SHA-256"
-        )
-
-
 @dataclass(frozen=True)
 class IndexedFile:
     """A model in the index.
@@ -137,7 +127,7 @@ class HashIndex:
                 suffix and folder do not count, but decide between several), or the web UI's `name [hash]`.
 
         Raises:
-            AmbiguousModel: it fits several files that are not copies of one another.
+            UnetscopeError: it fits several files that are not copies of one another (code `ambiguous`).
         """
         text = text.strip()
         title = _TITLE.match(text)
@@ -203,7 +193,9 @@ def _same_folder(file: IndexedFile, parts: Sequence[str]) -> bool:
 def _only(text: str, files: list[IndexedFile]) -> Path:
     """The one file, or the first of several copies of it."""
     if len({file.real for file in files}) > 1 and len({file.sha256 or file.real for file in files}) > 1:
-        raise AmbiguousModel(text, [file.path for file in files])
+        paths = ", ".join(str(file.path) for file in files)
+        said = f"{text}: fits {len(files)} different files: {paths}; name one by its path or SHA-256"
+        raise UnetscopeError(said, code="ambiguous")
     return files[0].path
 
 

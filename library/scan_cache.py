@@ -5,14 +5,11 @@ The app writes and reads the same files, so a model that was scanned there need 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.hashes import cache_folder
-from ..checkpoints.output import replace_file
+from ..checkpoints.files.cache import cache_folder, keep_json, read_json
 
 
 def scan_file(identity: str) -> Path:
@@ -23,10 +20,7 @@ def scan_file(identity: str) -> Path:
 
 def kept_scan(identity: str) -> dict[str, Any] | None:
     """What the last scan found (`Scan.to_plain`), None when there was none since the file changed."""
-    try:
-        kept = json.loads(scan_file(identity).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    kept = read_json(scan_file(identity))
     sound = (
         isinstance(kept, dict)
         and isinstance(kept.get("fingerprints"), dict)
@@ -36,8 +30,5 @@ def kept_scan(identity: str) -> dict[str, Any] | None:
 
 
 def keep_scan(identity: str, scan: dict[str, Any]) -> None:
-    """Remember a scan (`Scan.to_plain`); a cache that cannot be written costs time later and nothing else."""
-    file = scan_file(identity)
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(scan, ensure_ascii=False), fsync=False)
+    """Remember a scan (`Scan.to_plain`)."""
+    keep_json(scan_file(identity), scan)

@@ -42,7 +42,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from reprlib import Repr
 from typing import Any
 
 from ..checkpoints.errors import LabelError, nearest
@@ -51,6 +50,7 @@ from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, 
 from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
+from .validation_errors import SHORT
 from .weights_text import only_elements, parse_weights, plain_from_text, split_line
 
 __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
@@ -59,8 +59,6 @@ OPTIONS = ("preset", "vector", "convention", "scale", "strength", "default")
 CURVES = ("linear", "cosine")
 # Of fp32, in which coefficients are applied.
 _LARGEST = (2 - 2**-23) * 2.0**127
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,9 +347,9 @@ def _number(value: Any, what: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    """A value as an error message shows it: in _SHORT."""
+    """A value as an error message shows it, shortened."""
     try:
-        return _SHORT.repr(value)
+        return SHORT.repr(value)
     except ValueError:
         return f"a huge {type(value).__name__}"
 

@@ -19,12 +19,11 @@ from ..checkpoints.errors import CheckpointError, OutputError, nearest
 from ..checkpoints.families import Family
 from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.families.parts.schedule import CONTINUOUS, is_marker
-from ..checkpoints.formats import FORMATS, is_model_name
+from ..checkpoints.files.folder import OutputFolder
+from ..checkpoints.files.targets import check_target, refuse_holders, refuse_inputs
+from ..checkpoints.formats import FORMATS, is_model_name, written_as
 from ..checkpoints.opening import open_checkpoint
-from ..checkpoints.output import check_target
-from ..checkpoints.output_folder import OutputFolder
 from ..checkpoints.stream import Pass, Progress
-from ..checkpoints.targets import refuse_holders, refuse_inputs, require_suffix
 from ..checkpoints.tensors import StoredTensor
 from ..checkpoints.transfer import Converter, Outgoing, copied, counting, write_tensors
 from ..checkpoints.wording import counted, some
@@ -336,7 +335,7 @@ def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to
             )
         refuse_holders(target, inputs)
         return
-    require_suffix(target)
+    written_as(target)  # else refused
     check_target(target, 0, overwrite)
 
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoints.errors import CheckpointError, UnetscopeError
+from ..checkpoints.files.output import OutputFile
+from ..checkpoints.files.resumable import Journal, ResumableFile
+from ..checkpoints.files.targets import check_target, refuse_inputs
 from ..checkpoints.formats import written_as
 from ..checkpoints.hashes import identity
-from ..checkpoints.output import OutputFile, check_target
-from ..checkpoints.resumable import Journal, ResumableFile
 from ..checkpoints.stream import Pass, Progress, Span, spans
-from ..checkpoints.targets import refuse_inputs, require_suffix
 from .evaluate import whole_rows
 from .faults import Faults
 from .forms import Applied
@@ -75,7 +75,7 @@ def write(
     faults, inputs = Faults(plan), identities(plan)
     journal = None
     if resumable:
-        require_suffix(output)
+        written_as(output)  # else refused
         journal = Journal(output, _work(plan, inputs), metadata)
         metadata = journal.kept
     entries = [(t.name, t.dtype, t.shape) for t in plan.tensors]
@@ -134,7 +134,7 @@ def check_output(plan: Plan, output: Path, size: int, overwrite: bool) -> None:
     Raises:
         OutputError: with the reason.
     """
-    require_suffix(output)
+    written_as(output)  # else refused
     refuse_inputs(output, [checkpoint.path for checkpoint in plan.checkpoints])
     check_target(output, size, overwrite)
 

@@ -1,15 +1,7 @@
-"""Mistakes in a recipe, or in what it is applied to."""
+"""`RecipeError`, by the names that it has where it is about models and methods."""
 
-from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.errors import RecipeError
 
+MergeError = MethodError = RecipeError
 
-class RecipeError(UnetscopeError):
-    """A recipe that says something impossible: names the place in it and what would be right."""
-
-
-class MergeError(UnetscopeError):
-    """Checkpoints that a recipe cannot be applied to, or weights that cannot be merged."""
-
-
-class MethodError(UnetscopeError):
-    """A merge method that cannot be taken: names the function, its file and line, or the file that cannot be read."""
+__all__ = ["MergeError", "MethodError", "RecipeError"]

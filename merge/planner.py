@@ -12,7 +12,7 @@ from ..checkpoints.families import BUFFERS as STORED_BESIDE
 from ..checkpoints.families import Family, components_in_order, is_buffer, is_text
 from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.families.parts.training import is_training_state
-from ..checkpoints.targets import resolved
+from ..checkpoints.files.targets import resolved
 from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape, denoiser, renaming, tensor_in
 from .ema import with_ema

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
 
@@ -31,9 +31,9 @@ from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
 from .methods import Space
 from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
-from .mistakes import explained
 from .recipe_file import read_yaml
 from .step import Step
+from .validation_errors import explained
 
 MERGED = "merge"
 
@@ -152,11 +152,16 @@ class Recipe(_Strict):
         try:
             return cls(**named_steps(data))._with_methods()
         except ValidationError as error:
-            raise RecipeError(f"{where}: {explained(error, cls.model_fields, Output.model_fields)}") from None
+            raise RecipeError(f"{where}: {explained(error, cls._known)}") from None
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}") from None
         except TypeError:
             raise RecipeError(f"{where}: the names at the top must be words") from None
+
+    @classmethod
+    def _known(cls, place: Sequence[str]) -> Collection[str]:
+        """The names that may stand in a place."""
+        return Output.model_fields if place[:1] == ["output"] else cls.model_fields
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

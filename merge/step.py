@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from numbers import Real
-from reprlib import Repr
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,9 +12,7 @@ from ..checkpoints.errors import UnetscopeError, nearest
 from .block_weights import BlockWeights
 from .errors import RecipeError
 from .methods import Method, method_named
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+from .validation_errors import SHORT
 
 
 class Step(BaseModel):
@@ -84,7 +81,7 @@ class Step(BaseModel):
                 if isinstance(given, Real) and not isinstance(given, bool):
                     continue  # one number counts for every model
                 if not isinstance(given, list) or len(given) != wanted:
-                    count = f"{len(given)} given" if isinstance(given, list) else f"found {_SHORT.repr(given)}"
+                    count = f"{len(given)} given" if isinstance(given, list) else f"found {SHORT.repr(given)}"
                     each = "model after the base" if method.on_deltas else "input"
                     raise RecipeError(
                         f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "

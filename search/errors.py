@@ -9,5 +9,10 @@ class SearchError(UnetscopeError):
     """A study, generator or reward cannot be used as it is; the message says what to change."""
 
 
-class OutOfOrderError(SearchError):
-    """What makes or scores images fails for good, whatever the model: the search stops, and `--resume` tries the point again."""
+# Codes of a `SearchError`.
+# What makes or scores images fails for good, whatever the model: the search stops, and `--resume` tries the point again.
+OUT_OF_ORDER = "out_of_order"
+# A model makes no image (NaN, all black): its trial has failed, others may do better, so the search goes on.
+NO_IMAGE = "no_image"
+# The run folder's journal makes no sense; what was measured stands in trials/.
+DAMAGED_JOURNAL = "damaged_journal"

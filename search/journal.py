@@ -14,6 +14,8 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
 
+from ..checkpoints.files.output import append_lines
+
 _BEGINNING = b'{"op_code"'
 
 
@@ -53,11 +55,7 @@ class Journal(BaseJournalBackend):
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         self._lock.acquire()
         try:
-            with open(self.path, "ab+") as file:
-                whole = not file.tell() or (file.seek(-1, os.SEEK_END) >= 0 and file.read(1) == b"\n")
-                file.write(text if whole else b"\n" + text)
-                file.flush()
-                os.fsync(file.fileno())
+            append_lines(self.path, text)
         finally:
             self._lock.release()
 

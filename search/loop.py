@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints.wording import counted
-from .errors import SearchError
+from .errors import DAMAGED_JOURNAL, SearchError
 from .interrupts import Interrupts
 from .optimiser import Asked, Optimiser
 from .preparation import Prepared, open_run, prepare
@@ -20,7 +20,6 @@ from .records import TrialRecord
 from .run_folder import RunFolder, best_of
 from .stopping import Ending, Watch, reached
 from .storage import (
-    DamagedJournalError,
     Heartbeat,
     Workers,
     is_of_storage,
@@ -156,7 +155,9 @@ class Worker:
             # What was written last counts; of two that were written at once, what the journal holds: damage changes no time.
             both = sorted((*kept, *optimiser.known()), key=lambda r: r.finished)
             kept = list({r.number: r for r in both}.values())
-        except DamagedJournalError as error:
+        except SearchError as error:
+            if error.code != DAMAGED_JOURNAL:
+                raise
             if not own:
                 raise SearchError(f"{error}; move it away, and --resume makes it again from trials/") from None
             if not alone:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError, in_words
-from .errors import OutOfOrderError, SearchError
+from .errors import OUT_OF_ORDER, SearchError
 from .free import Template
 from .records import TrialRecord
 from .shots import Shot
@@ -85,14 +85,14 @@ class Objective(ABC):
             keep: gets every picture.
 
         Raises:
-            OutOfOrderError: the generator or the reward is out of order, so that no other point would do better.
+            SearchError: the generator or the reward is out of order (`OUT_OF_ORDER`), so that no other point would do better.
         """
         measured = Measured()
         try:
             self._measure(measured, template, point, incumbent, keep)
-        except OutOfOrderError as error:
-            raise OutOfOrderError(f"{error}; the search has stopped, --resume goes on") from None
         except UnetscopeError as error:
+            if error.code == OUT_OF_ORDER:
+                raise SearchError(f"{error}; the search has stopped, --resume goes on", code=OUT_OF_ORDER) from None
             measured.score, measured.note = None, str(error)
         # An objective, a model or a driver may raise anything; one trial is lost, not the search.
         except Exception as error:

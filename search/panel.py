@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..checkpoints.wording import counted
-from .errors import OutOfOrderError, SearchError
+from .errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 from .free import Template
 from .objective import Keep, Measured, Objective
 from .pruning import is_hopeless
@@ -143,14 +143,12 @@ class _Clock:
 @contextlib.contextmanager
 def _for_good() -> Iterator[None]:
     """What generators and rewards raise, by their contracts, when they have given up; a model without images is not that."""
-    from .generators.contract import NoImageError
-
     try:
         yield
-    except NoImageError:
-        raise
     except SearchError as error:
-        raise OutOfOrderError(str(error)) from None
+        if error.code == NO_IMAGE:
+            raise
+        raise SearchError(str(error), code=OUT_OF_ORDER) from None
 
 
 def panel_objective(study: Study, shots: Sequence[Shot]) -> PanelObjective:

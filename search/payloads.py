@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..checkpoints.errors import nearest
-from ..checkpoints.file_system import windows_fault
+from ..checkpoints.files.system import windows_fault
 from .errors import SearchError
 from .payload_files import WILDCARDS, located, parsed, payload_files
 from .shots import Shot

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.output import replace_file
+from ..checkpoints.files.output import replace_file
 from ..checkpoints.wording import counted
 from .errors import SearchError
 from .importance import importances

@@ -17,14 +17,13 @@ import contextlib
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.output import replace_file
+from ..checkpoints.files.output import append_lines, replace_file
 from .errors import SearchError
 from .parameters import Parameter
 from .records import Confirmed, KeptTree, Setup, TrialRecord
@@ -156,13 +155,7 @@ class RunFolder:
         worker = _NO_NAME.sub("-", record.worker).lstrip(".")
         path = self._file("trials") / f"{worker or 'imported'}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
-            # A worker that was killed may have left half a line.
-            whole = not file.tell() or (file.seek(-1, os.SEEK_END) >= 0 and file.read(1) == b"\n")
-            file.write(b"" if whole else b"\n")
-            file.write(to_line(record).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(path, to_line(record).encode() + b"\n")
 
     def write_best(self, record: TrialRecord, recipe_text: str | None) -> None:
         """Make a trial the best one: first the recipe, then its description, each complete or not there at all."""

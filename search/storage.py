@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import SearchError
+from ..checkpoints.files.locks import ProcessLock
+from .errors import DAMAGED_JOURNAL, SearchError
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from filelock import FileLock
     from optuna.storages import BaseStorage
     from optuna.trial import Trial
 
@@ -42,10 +42,6 @@ _TRIES = 10
 _DRIVERS = ("optuna", "sqlalchemy", "grpc", "psycopg", "psycopg2", "pymysql", "MySQLdb", "sqlite3")
 
 
-class DamagedJournalError(SearchError):
-    """The run folder's journal makes no sense; what was measured stands in trials/."""
-
-
 def require_optuna() -> None:
     """Refuse, in a sentence, to search without the packages of the extra.
 
@@ -54,9 +50,8 @@ def require_optuna() -> None:
     """
     import importlib.util
 
-    missing = [name for name in ("optuna", "filelock") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SearchError(f"a search needs {' and '.join(missing)}: pip install 'unetscope[search]'")
+    if importlib.util.find_spec("optuna") is None:
+        raise SearchError("a search needs optuna: pip install 'unetscope[search]'")
 
 
 def worker_name() -> str:
@@ -143,7 +138,7 @@ def _journal(path: Path, alone: bool) -> BaseStorage:
     """A journal file; when nobody else uses it, the lock of a worker that was killed while it wrote is removed first.
 
     Raises:
-        DamagedJournalError: its lines make no sense.
+        SearchError: its lines make no sense (code `DAMAGED_JOURNAL`).
     """
     from optuna.storages import JournalStorage
 
@@ -157,7 +152,7 @@ def _journal(path: Path, alone: bool) -> BaseStorage:
         raise SearchError(f"{path}: the journal cannot be opened ({error.strerror or error})") from None
     # Optuna takes it for granted that every operation has its fields.
     except Exception as error:
-        raise DamagedJournalError(f"{path}: the journal is damaged ({reason_of(error)})") from None
+        raise SearchError(f"{path}: the journal is damaged ({reason_of(error)})", code=DAMAGED_JOURNAL) from None
 
 
 class Workers:
@@ -166,13 +161,17 @@ class Workers:
     def __init__(self, run: RunFolder, name: str | None = None):
         self.folder = run.path / "workers"
         self.name = name or worker_name()
-        self._held: FileLock | None = None
+        self._held: ProcessLock | None = None
 
     def enter(self) -> None:
-        """Take this worker's lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = self._lock(self.name)
-        self._held.acquire(timeout=0)
+        """Take this worker's lock.
+
+        Raises:
+            SearchError: another process has it.
+        """
+        self._held = ProcessLock(self._path(self.name))
+        if not self._held.acquire():
+            raise SearchError(f"{self._held.path}: another process of this name works in this folder; try again")
 
     def leave(self) -> None:
         if self._held is not None:
@@ -187,34 +186,25 @@ class Workers:
 
     def is_alive(self, name: str) -> bool | None:
         """Whether a worker of this folder lives; None when it is not one of this folder's."""
-        from filelock import Timeout
-
         if name == self.name:
             return self._held is not None
         if not self._path(name).exists():
             return None
-        lock = self._lock(name)
-        try:
-            with lock.acquire(timeout=0):
-                pass
-        except Timeout:
+        lock = ProcessLock(self._path(name))
+        if not lock.acquire():
             return True
+        lock.release()
         self._path(name).unlink(missing_ok=True)
         return False
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """One worker of the folder at a time: see `_TASKS`."""
-        with self._lock(what):
+        with ProcessLock(self._path(what)):
             yield
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.lock"
-
-    def _lock(self, name: str) -> FileLock:
-        from filelock import FileLock
-
-        return FileLock(self._path(name))
 
 
 class Heartbeat:

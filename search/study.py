@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,15 +24,15 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
 from ..merge.methods.files import with_methods_loaded
 from ..merge.recipe_file import read_yaml
+from ..merge.validation_errors import explained
 from .errors import SearchError
 from .free import Template, read_parameters, read_template
 from .shots import Shot
 from .study_settings import (
-    LARGEST_SEED,
     Confirm,
     Optimiser,
     Positive,
@@ -43,13 +43,12 @@ from .study_settings import (
     named_optimiser,
     switched,
 )
-from .validation import SHORT, wrong
 
 
 def known_family(name: str | None) -> str | None:
     """A family's id, checked by pydantic."""
     if name is not None and name not in FAMILIES:
-        raise PydanticCustomError("unknown_family", "there is no such family")
+        raise PydanticCustomError("unknown_family", "must be one of {known}", {"known": ", ".join(FAMILIES)})
     return name
 
 
@@ -116,7 +115,7 @@ class Study(Strict):
         try:
             study = cls(**data)
         except ValidationError as error:
-            raise SearchError(f"{where}: {_explain(error)}") from None
+            raise SearchError(f"{where}: {explained(error, _known)}") from None
         except UnetscopeError as error:
             raise SearchError(f"{where}: {error}") from None
         except TypeError:
@@ -275,19 +274,7 @@ def _moved(recipe: Any, old: Path, new: Path) -> Any:
     return out
 
 
-def _explain(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as a sentence of ours."""
-    first = error.errors()[0]
-    loc = [str(x) for x in first["loc"] if not (isinstance(x, str) and ("[" in x or x in ("int", "float")))]
-    loc = loc or [str(x) for x in first["loc"]]  # what somebody called so, and not pydantic
-    place = ".".join(loc)
-    if first["type"] == "extra_forbidden":
-        parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
-        fields = (parents.get(loc[0], Study) if len(loc) > 1 else Study).model_fields
-        return f"{place}: unknown name{nearest(loc[-1], fields)}; known are {', '.join(fields)}"
-    found = SHORT.repr(first["input"])
-    if first["type"] == "unknown_family":
-        return f"{place}: must be one of {', '.join(FAMILIES)}, found {found}"
-    if first["type"] == "less_than_equal" and "seeds" in loc:
-        return f"{place}: seeds go up to {LARGEST_SEED:,} (2^32 - 1), found {found}"
-    return f"{place}: {wrong(first)}"
+def _known(place: Sequence[str]) -> Collection[str]:
+    """The names that may stand in a place of a study."""
+    parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
+    return parents.get(place[0] if place else "", Study).model_fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from ..checkpoints.errors import nearest
@@ -24,10 +24,16 @@ def _only_numbers(value: Any) -> Any:
     return value
 
 
+def _a_seed(value: int) -> int:
+    if value > LARGEST_SEED:
+        raise PydanticCustomError("seed", "seeds go up to {largest} (2^32 - 1)", {"largest": f"{LARGEST_SEED:,}"})
+    return value
+
+
 # `true` is no 1, and "3" no 3.
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
+Seed = Annotated[int, Field(ge=0, strict=True), AfterValidator(_a_seed)]
 Number = Annotated[float, BeforeValidator(_only_numbers)]
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import nearest
-from ..checkpoints.file_system import windows_fault
-from ..checkpoints.output import replace_file
+from ..checkpoints.files.output import replace_file
+from ..checkpoints.files.system import windows_fault
 from ..merge.inline_steps import named_steps
 from ..merge.plan import planned
 from ..merge.recipe import Recipe

@@ -6,16 +6,14 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from reprlib import Repr
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from ..merge.validation_errors import wrong
 from .errors import SearchError
 from .study_settings import Number
 
-SHORT = Repr()
-SHORT.maxstring = SHORT.maxother = 80
 # What no page, picture or terminal can show.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _LARGEST = 10**9
@@ -96,34 +94,6 @@ def _dotted(place: tuple) -> str:
 def _fault(problem: Mapping[str, Any]) -> str:
     """`must be a number, found 'x'`, or `lacks low`."""
     return f"lacks {problem['loc'][-1]}" if problem["type"] == "missing" else wrong(problem)
-
-
-def wrong(problem: Mapping[str, Any]) -> str:
-    """What is wrong with a value that pydantic refuses, in our words: `must be a number, found 'x'`."""
-    found = SHORT.repr(problem["input"])
-    if problem["type"] in _EXPECTED:
-        return f"must be {_EXPECTED[problem['type']]}, found {found}"
-    message = problem["msg"].replace("Input should be", "must be")
-    return f"{message[0].lower()}{message[1:]}, found {found}"
-
-
-# What pydantic calls dictionaries, instances and valid strings.
-_EXPECTED = {
-    "bool_type": "true or false",
-    "dataclass_type": "a mapping of names",
-    "dict_type": "a mapping of names",
-    "mapping_type": "a mapping of names",
-    "model_type": "a mapping of names",
-    "model_attributes_type": "a mapping of names",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a number",
-    "too_short": "a list with something in it",
-}
 
 
 @lru_cache

@@ -29,7 +29,8 @@ from tiny import leftovers, tensors_of
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
-from unetscope.checkpoints import resumable, stream
+from unetscope.checkpoints import stream
+from unetscope.checkpoints.files import resumable
 from unetscope.checkpoints.checkpoint import Checkpoint
 from unetscope.cli import main
 resumable._EVERY, stream._BUFFER_BYTES = 0.01, 1 << 15

@@ -187,16 +187,16 @@ def test_what_is_right_passes(text):
     assert not faults(text)
 
 
-# Where a file is put in place or written without `checkpoints.output`, and why.
+# Where a file is put in place or written without `checkpoints.files.output`, and why.
 WRITES_ITSELF = {
-    "checkpoints/output.py": "the one that does",
-    "checkpoints/output_folder.py": "folders are renamed",
-    "checkpoints/files.py": "positioned writes into a file under construction",
-    "checkpoints/partial_file.py": "makes files under construction",
-    "checkpoints/resumable.py": "the journal grows line by line",
-    "search/run_folder.py": "trials grow line by line",
-    "search/journal.py": "puts a damaged journal aside",
-    "search/rewards/manual.py": "answers grow line by line",
+    "checkpoints/files/output.py": "the one that does",
+    "checkpoints/files/folder.py": "folders are renamed",
+    "checkpoints/files/positioned.py": "positioned writes into a file under construction",
+    "checkpoints/files/locks.py": "opens what is to be locked",
+    "checkpoints/files/partial.py": "makes files under construction",
+    "checkpoints/files/resumable.py": "the journal of an output",
+    "checkpoints/files/targets.py": "sees whether a folder takes files",
+    "search/journal.py": "makes a journal, and puts a damaged one aside",
     "search/generators/tokenizer.py": "in a temporary folder",
     "diagrams/export.py": "a page for typst, in a temporary folder",
     "diagrams/graph.py": "traces, written by their maker",
@@ -220,10 +220,16 @@ def writes(code: str) -> Iterator[tuple[int, str]]:
             and named(node.func.value) == "os"
         ):
             yield node.lineno, f"os.{name}"
+        elif name in ("replace", "rename") and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
+            if not node.keywords and named(node.func.value) != "dataclasses":  # of a path; text has two arguments
+                yield node.lineno, name
+        elif name in ("move", "copy", "copy2", "copyfile", "copytree") and named(node.func.value) == "shutil":
+            yield node.lineno, f"shutil.{name}"
         elif name in ("to_csv", "to_json", "savefig") and first is not None and named(first) == "path":
             yield node.lineno, name
         elif name == "open":
-            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+            modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
             if any(set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in modes):
                 yield node.lineno, name
 
@@ -231,7 +237,86 @@ def writes(code: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("name", modules())
 def test_files_are_put_in_place_by_one_module(name):
     found = list(writes((ROOT / name).read_text(encoding="utf-8")))
-    assert not found or name in WRITES_ITSELF, f"write with checkpoints.output.write_output or replace_file: {found}"
+    assert not found or name in WRITES_ITSELF, (
+        f"write with checkpoints.files.output: write_output or replace_file: {found}"
+    )
+
+
+WRONG_WRITES = [
+    "os.replace(a, b)",
+    "path.replace(target)",
+    "path.rename(target)",
+    "shutil.move(a, b)",
+    "path.write_text(x)",
+    "open(path, mode='w')",
+    "open(path, 'ab')",
+]
+RIGHT_WRITES = [
+    "text.replace('a', 'b')",
+    "open(path)",
+    "open(path, 'rb')",
+    "replace(record, name=1)",
+    "frame.rename(columns=x)",
+]
+
+
+def test_the_check_finds_what_writes():
+    assert [code for code in WRONG_WRITES if not list(writes(code))] == []
+    assert [code for code in RIGHT_WRITES if list(writes(code))] == []
+
+
+def modules_imported(code: str) -> set[str]:
+    """First names of the modules that code imports absolutely."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+LOCKING = {"fcntl", "msvcrt", "filelock", "portalocker"}
+
+
+def test_locks_are_taken_in_one_module():
+    found = [name for name in modules() if modules_imported((ROOT / name).read_text(encoding="utf-8")) & LOCKING]
+    assert found == ["checkpoints/files/locks.py"]
+
+
+# What programs tell apart; within one of them, by the error's code.
+ERRORS = {
+    "UnetscopeError": "checkpoints/errors.py",
+    "CheckpointError": "checkpoints/errors.py",
+    "OutputError": "checkpoints/errors.py",
+    "RecipeError": "checkpoints/errors.py",
+    "Cancelled": "checkpoints/errors.py",
+    "SearchError": "search/errors.py",
+}
+
+
+def test_there_are_few_classes_of_errors():
+    found = {}
+    for name in modules():
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            bases = {named(base) for base in node.bases} if isinstance(node, ast.ClassDef) else set()
+            if bases & ERRORS.keys() or (isinstance(node, ast.ClassDef) and node.name.endswith("Error")):
+                found[node.name] = name
+    assert found == ERRORS
+
+
+def refusals(code: str) -> Iterator[int]:
+    """Line of every loop that goes on after a PermissionError, as what another program holds on Windows raises."""
+    for loop in ast.walk(ast.parse(code)):
+        if isinstance(loop, ast.For | ast.While):
+            for node in ast.walk(loop):
+                if isinstance(node, ast.ExceptHandler) and node.type and "PermissionError" in ast.unparse(node.type):
+                    yield loop.lineno
+
+
+def test_what_another_program_holds_is_waited_for_in_one_place():
+    found = [name for name in modules() if list(refusals((ROOT / name).read_text(encoding="utf-8")))]
+    assert found == ["checkpoints/files/system.py"]
 
 
 def test_what_writes_itself_does():

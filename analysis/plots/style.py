@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from ...checkpoints.output import write_output
+from ...checkpoints.files.output import write_output
 from ..errors import AnalysisError
 
 PALETTE = "viridis"

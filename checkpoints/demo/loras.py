@@ -13,9 +13,9 @@ import numpy as np
 from ..dtypes import DTYPES, DType, dtype_named
 from ..errors import CheckpointError
 from ..families import family_of, layout
+from ..formats import written_as
 from ..opening import open_checkpoint
 from ..stream import Pass
-from ..targets import require_suffix
 from ..tensors import Shape
 from ..transfer import Outgoing, write_tensors
 from ..lora.names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
@@ -75,7 +75,7 @@ def write_demo_lora(
     Raises:
         CheckpointError: the style has no names for the kind.
     """
-    require_suffix(path)
+    written_as(path)  # else refused
     if style not in STYLES or kind not in KINDS:
         raise CheckpointError(
             f"there is no LoRA of kind {kind!r} in style {style!r}; kinds are {', '.join(KINDS)}, styles {', '.join(STYLES)}"

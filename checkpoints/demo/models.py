@@ -18,10 +18,11 @@ from ..errors import CheckpointError
 from ..families import FAMILIES, Family, family_of
 from ..formats import FORMATS, written_suffixes
 from ..kernels import kernel
+from ..files.output import replace_file
+from ..files.targets import refuse_inputs
+from ..formats import FORMATS, written_as, written_suffixes
 from ..opening import open_checkpoint
-from ..output import replace_file
 from ..stream import Pass, Progress
-from ..targets import refuse_inputs, require_suffix
 from ..tensors import Shape
 from ..transfer import Fill, Outgoing, write_tensors
 
@@ -83,7 +84,7 @@ def write_demo(
         CheckpointError: the base is of another family, or an argument is none of the above.
         OutputError: the file cannot be written, or is the base or lies inside it.
     """
-    require_suffix(path)
+    written_as(path)  # else refused
     refuse_inputs(path, [finetune_of] if finetune_of is not None else [])
     weights = dtype_named(dtype)
     if not weights.is_float:

@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..registry import Registry, RegistryError
+from ..errors import UnetscopeError
+from ..registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ class Encoding:
 
 def _can_work(encoding: Encoding) -> None:
     if encoding.find is None and encoding.decode is not None:
-        raise RegistryError(
+        raise UnetscopeError(
             f"encoding {encoding.id!r}: has a decoder and nothing that finds its tensors; give it `find`"
         )
 

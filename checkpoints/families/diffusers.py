@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..output import replace_file
+from ..files.output import replace_file
 from . import Family, Widths, family_of
 from .parts import clip, unet, vae
 from .parts.schedule import STEPS

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, OutputError
-from ..registry import Registry, RegistryError
+from ..errors import CheckpointError, OutputError, UnetscopeError
+from ..registry import Registry
 from ..wording import counted, dead_link, readable, unreadable
 
 if TYPE_CHECKING:
@@ -85,13 +85,17 @@ class Format:
 def _can_work(form: Format) -> None:
     for suffix in form.suffixes:
         if suffix != suffix.lower() or not suffix.startswith(".") or len(suffix) < 2:
-            raise RegistryError(f"format {form.id!r}: the suffix {suffix!r} must be in lower case and begin with a dot")
+            raise UnetscopeError(
+                f"format {form.id!r}: the suffix {suffix!r} must be in lower case and begin with a dot"
+            )
     if form.write is not None and form.check is None and not form.folder:
-        raise RegistryError(f"format {form.id!r}: what is written has to be read back; give it `check` besides `write`")
+        raise UnetscopeError(
+            f"format {form.id!r}: what is written has to be read back; give it `check` besides `write`"
+        )
     if form.folder == (form.magic is not None):
-        raise RegistryError(f"format {form.id!r}: a file is known by its magic, and a folder has none")
+        raise UnetscopeError(f"format {form.id!r}: a file is known by its magic, and a folder has none")
     if not form.folder and not form.suffixes:
-        raise RegistryError(f"format {form.id!r}: a file needs a suffix, by which folders and recipes know it")
+        raise UnetscopeError(f"format {form.id!r}: a file needs a suffix, by which folders and recipes know it")
 
 
 FORMATS: Registry[Format] = Registry("format", Format, __name__, "unetscope.formats", check=_can_work)
@@ -132,13 +136,13 @@ def written_suffixes() -> tuple[str, ...]:
     return suffixes(lambda form: form.write is not None)
 
 
-def written_as(path: Path) -> Format:
+def written_as(path: Path | str) -> Format:
     """The format that a file of this name is written in.
 
     Raises:
         OutputError: no format that is written has this suffix.
     """
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     form = next((f for f in FORMATS.values() if f.write and not f.folder and suffix in f.suffixes), None)
     if form is None:
         known = written_suffixes()

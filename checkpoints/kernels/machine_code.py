@@ -25,8 +25,8 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ..errors import UnetscopeError, tell
-from ..hashes import cache_folder
-from ..output import replace_file
+from ..files.cache import cache_folder
+from ..files.output import replace_file
 from .definitions import SIGNATURES
 
 _ROOM = Path(__file__).parent

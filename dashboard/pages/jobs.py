@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.wording import counted, readable
 from .. import jobs
-from ..folders import FolderError, Folders, current_folders
+from ..folders import Folders, current_folders
 from ..job_view import ended_line, show_job
 from ..page import Page, Scene
 from ..shell import link_to
 from ..wording import ago, plain, size
 
 if TYPE_CHECKING:
-    from ...checkpoints.partial_file import Leftover
+    from ...checkpoints.files.partial import Leftover
 
 _SHOWN = 50
 _ICONS = {"done": ":material/check_circle:", "failed": ":material/error:", "cancelled": ":material/cancel:"}
@@ -69,7 +70,7 @@ def _left_behind() -> None:
 
     try:
         folders = current_folders()
-    except FolderError:
+    except UnetscopeError:
         return
     found = left_behind(folders) if folders else []
     if not found:
@@ -93,7 +94,7 @@ def _leftover(one: Leftover, folders: Folders) -> None:
     if root != folders.output:
         button.caption("not in the output folder")
     elif button.button("Remove", key=f"remove {name}", icon=":material/delete:", width="stretch"):
-        from ...checkpoints.partial_file import remove_leftover
+        from ...checkpoints.files.partial import remove_leftover
 
         if remove_leftover(one):
             st.rerun()

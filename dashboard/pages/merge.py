@@ -80,7 +80,7 @@ PAGE = Page(
 def _with_controls(shelf: Shelf, folders) -> Any:
     from ..choices import Choices, why_not
     from ..merge_controls import choose_components, choose_method, choose_models, choose_output
-    from ..merge_form import MergeForm, Unfinished
+    from ..merge_form import UNFINISHED, MergeForm
     from ..merge_parameters import choose_parameters
     from ..merge_run import run_panel
 
@@ -105,7 +105,7 @@ def _with_controls(shelf: Shelf, folders) -> Any:
     try:
         recipe = None if complaint else form.recipe()
     except UnetscopeError as error:
-        complaint, unfinished = str(error), isinstance(error, Unfinished)
+        complaint, unfinished = str(error), error.code == UNFINISHED
     with panel:
         run_panel(recipe, complaint, folders, unfinished)
     return recipe

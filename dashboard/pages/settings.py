@@ -6,10 +6,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from ...checkpoints.hashes import cache_folder
+from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.files.cache import cache_folder
 from .. import jobs
 from ..demo import DEMO
-from ..folders import FolderError, choose_folders, current_folders, given_folders
+from ..folders import choose_folders, current_folders, given_folders
 from ..page import Page, Scene
 from ..records import state_folder
 from ..wording import plain, printable
@@ -32,7 +33,7 @@ def show() -> None:
     st.subheader("Folders")
     try:
         folders = current_folders()
-    except FolderError as error:
+    except UnetscopeError as error:
         st.error(plain(error))
         folders = None
     if folders:
@@ -99,9 +100,9 @@ def make_demo(folder: Path) -> jobs.Job:
 def _choose(models: str, output: str) -> None:
     try:
         if not models.strip():
-            raise FolderError("type the folder with your checkpoints first")
+            raise UnetscopeError("type the folder with your checkpoints first")
         choose_folders(models, output)
-    except FolderError as error:
+    except UnetscopeError as error:
         st.error(plain(error))
     else:
         st.rerun()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import FAMILIES, family_of
 from ...checkpoints.families.conventions import CONVENTIONS
-from ..block_weights import BlockWeights
+from ..block_weights import BlockWeights, ResolvedWeights
 from ..errors import RecipeError
 from ..recipe import MERGED, Recipe
 from ..step import Step
@@ -78,16 +78,14 @@ class Numbers:
             known = " and ".join(family.title for family in FAMILIES.values() if family.mecha)
             raise RecipeError(f"{where}: sd-mecha has block weights for {known}, not for {self._family.title}")
         try:
-            return self._slots(weights, where)
-        except RecipeError:
-            raise
+            resolved = weights.resolve(self._family)
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error} ({plain!r:.80})") from None
+        return self._slots(resolved, where)
 
-    def _slots(self, weights: BlockWeights, where: str) -> Number:
+    def _slots(self, resolved: ResolvedWeights, where: str) -> Number:
         """One number for each slot; labels that share a slot there have to agree."""
         family, convention = self._family, CONVENTIONS["sd-mecha"]
-        resolved = weights.resolve(family)
         if inside := resolved.changed_inside():
             raise RecipeError(
                 f"{where}: sd-mecha has weights for blocks, not for kinds of layer or keys ({inside[0]} has such)"

@@ -10,14 +10,14 @@ import numpy as np
 
 from ...checkpoints.dtypes import F32, DType
 from ...checkpoints.families import family_of
+from ...checkpoints.files.targets import check_target, refuse_inputs
+from ...checkpoints.formats import written_as
 from ...checkpoints.kernels import kernel
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.formulas import LowRank
 from ...checkpoints.lora.roles import split
 from ...checkpoints.lora.values import values
-from ...checkpoints.output import check_target
 from ...checkpoints.stream import Pass
-from ...checkpoints.targets import refuse_inputs, require_suffix
 from ...checkpoints.transfer import Fill, Outgoing, copied, write_tensors
 from ..errors import MergeError
 from .changes import Change, changes_of
@@ -50,7 +50,7 @@ def convert_lora(
     began, output = time.perf_counter(), Path(output)
     with open_lora(lora, adapter=adapter) as opened:
         style = style_named(to, opened.family)
-        require_suffix(output)
+        written_as(output)  # else refused
         refuse_inputs(output, [opened.path])
         check_target(output, 0, overwrite)
         if style in WITHOUT_ALPHA:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...checkpoints.dtypes import DType
 from ...checkpoints.errors import OutputError
+from ...checkpoints.files.partial import PARTIAL
 from ...checkpoints.kernels import kernel
-from ...checkpoints.partial_file import PARTIAL
 from ...checkpoints.transfer import Fill, Outgoing
 from ..errors import MergeError
 

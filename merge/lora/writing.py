@@ -13,9 +13,9 @@ import numpy as np
 from ... import __version__
 from ...checkpoints.dtypes import F32, DType
 from ...checkpoints.families import Family, family_of
-from ...checkpoints.output import check_target
+from ...checkpoints.files.targets import check_target, refuse_inputs
+from ...checkpoints.formats import written_as
 from ...checkpoints.stream import Pass
-from ...checkpoints.targets import refuse_inputs, require_suffix
 from ...checkpoints.transfer import write_tensors
 from ...checkpoints.wording import readable
 from ..errors import MergeError
@@ -60,7 +60,7 @@ class LoraWriter:
     ):
         if not dtype.is_float:
             raise MergeError(f"a LoRA cannot be stored as {dtype}; use fp32, fp16 or bf16")
-        require_suffix(target)
+        written_as(target)  # else refused
         refuse_inputs(target, inputs)
         check_target(target, 0, overwrite)
         self.family, self.style, self.dtype = family, style, dtype

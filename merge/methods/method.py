@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 from ...checkpoints.errors import nearest
 from ..errors import RecipeError
+from ..validation_errors import SHORT
 from .elsewhere import Mecha, Mergekit, Supermerger
 
 Numbers = Sequence[float]
@@ -26,8 +26,6 @@ ParameterKind = Literal["number", "numbers", "switch", "integer", "choice"]
 Space = Literal["weight", "delta"]
 _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
 # What is shown of a wrong value: YAML whose aliases multiply is larger than any memory, written out.
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 # What a method's numbers have to be for its result to be one of its inputs (or, without one, the mean of all models below
 # them): takes which input it is, or None, and how many models are below each input.
 Becomes = Callable[[int | None, Sequence[int]], dict[str, Any]]
@@ -62,12 +60,12 @@ class Parameter:
             RecipeError: naming `where` and what is allowed.
         """
         if self.kind == "switch" and not isinstance(value, bool):
-            raise RecipeError(f"{where}: must be true or false, not {_SHORT.repr(value)}")
+            raise RecipeError(f"{where}: must be true or false, not {SHORT.repr(value)}")
         if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise RecipeError(f"{where}: must be a whole number, not {_SHORT.repr(value)}")
+            raise RecipeError(f"{where}: must be a whole number, not {SHORT.repr(value)}")
         if self.kind == "choice" and value not in self.choices:
             hint = nearest(value, self.choices) if isinstance(value, str) else ""
-            raise RecipeError(f"{where}: must be {' or '.join(self.choices)}, not {_SHORT.repr(value)}{hint}")
+            raise RecipeError(f"{where}: must be {' or '.join(self.choices)}, not {SHORT.repr(value)}{hint}")
 
     def check_number(self, value: float, where: str) -> None:
         """Refuse a number that this parameter cannot have.

@@ -10,9 +10,9 @@ from typing import Any
 from ...checkpoints.on_demand import OnDemand
 from ..errors import SearchError
 from ..user_code import find_kind
-from .contract import Generator, NoImageError
+from .contract import Generator
 
-__all__ = ["KINDS", "Generator", "NoImageError", "make_generator"]
+__all__ = ["KINDS", "Generator", "make_generator"]
 
 # Modules are imported when asked for: most drag much behind them.
 KINDS = OnDemand(

@@ -6,17 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import SearchError
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...merge.recipe import Recipe
     from ..shots import Shot
-
-
-class NoImageError(SearchError):
-    """A model makes no image (NaN, all black). Its trial has failed; others may do better, so the search goes on."""
 
 
 class Generator(ABC):
@@ -38,7 +32,7 @@ class Generator(ABC):
         """Make the result of a recipe the model that images are made with.
 
         Raises:
-            OutOfOrderError: the generator cannot be reached, or takes no model at all.
+            SearchError: the generator cannot be reached, or takes no model at all (code `OUT_OF_ORDER`).
             SearchError: the generator cannot take this one.
             MergeError, CheckpointError: the recipe cannot be merged.
         """
@@ -48,7 +42,7 @@ class Generator(ABC):
         """An RGB image for each shot, in order, from the model that was prepared last.
 
         Raises:
-            NoImageError: the model makes none.
+            SearchError: the model makes none (code `NO_IMAGE`).
             SearchError: the generator fails for good (after its own retries).
         """
 

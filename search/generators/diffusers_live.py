@@ -15,12 +15,12 @@ from pydantic import Field
 from ...checkpoints.families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_markers
 from ...merge.live import Changes, LiveMerge
 from ...merge.plan import Plan, planned
-from ..errors import SearchError
+from ..errors import NO_IMAGE, SearchError
 from ..prompts import check_prompt
 from ..samplers import make_scheduler, sampler_named
 from ..shots import Shot
 from .conditioning import Conditioning
-from .contract import Generator, NoImageError
+from .contract import Generator
 from .fields import Fields, diffusers_fields
 from .live_weights import LiveWeights
 from .pipeline import Parts, empty_pipeline, recognised_widths
@@ -238,7 +238,7 @@ class DiffusersGenerator(Generator):
         pixels = vae.decode(latents[None].to(vae.dtype) / vae.config.scaling_factor).sample[0]
         values = pixels.float().permute(1, 2, 0).cpu().numpy()
         if not np.isfinite(values).all():
-            raise NoImageError(f"{shot.name}: the merged model makes no picture, only NaN")
+            raise SearchError(f"{shot.name}: the merged model makes no picture, only NaN", code=NO_IMAGE)
         return Image.fromarray((np.clip(values / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8))
 
     # -- the end ------------------------------------------------------------------------------------------------------

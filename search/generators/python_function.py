@@ -14,10 +14,10 @@ from ...checkpoints.errors import UnetscopeError, in_words
 from ...checkpoints.wording import counted
 from ...merge import merge
 from ...merge.live import HeldMerge
-from ..errors import SearchError
+from ..errors import NO_IMAGE, SearchError
 from ..shots import Shot
 from ..user_code import load_function
-from .contract import Generator, NoImageError
+from .contract import Generator
 from .settings import Settings, checked
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class FunctionGenerator(Generator):
         except UnetscopeError:
             raise
         except Exception as error:  # the user's own code: whatever goes wrong in it fails the trial
-            raise NoImageError(f"{named} failed with {in_words(error)}") from error
+            raise SearchError(f"{named} failed with {in_words(error)}", code=NO_IMAGE) from error
         return _images(found, len(shots), named)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...checkpoints.errors import nearest
+from ...merge.validation_errors import explained
 from ..errors import SearchError
 
 
@@ -29,14 +29,6 @@ def checked(kind: type[Kind], settings: Mapping[str, Any]) -> Kind:
     try:
         return kind(**{name: value for name, value in settings.items() if name != "kind"})
     except ValidationError as error:
-        first = error.errors()[0]
+        raise SearchError(f"generator.{explained(error, lambda place: kind.model_fields)}") from None
     except TypeError:
         raise SearchError("generator: the names of settings are words") from None
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(kind.model_fields)
-        raise SearchError(f"generator.{name}: no such setting{nearest(name, kind.model_fields)}; there are {known}")
-    if first["type"] == "missing":
-        raise SearchError(f"generator.{name}: is missing")
-    said = first["msg"].removeprefix("Value error, ")
-    raise SearchError(f"generator.{name}: {said[0].lower()}{said[1:]}, found {first['input']!r}")

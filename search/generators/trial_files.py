@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from ...checkpoints.files import system
+from ...checkpoints.files.locks import LOOKED_AT, lock
 from ...checkpoints.formats import written_suffixes
 from ...checkpoints.kernels import kernel
 from ...checkpoints.opening import read_tensors
-from ...checkpoints.partial_file import lock
 from ...merge import merge
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class TrialFiles:
                 if path in self._held or path.is_symlink() or time.time() - path.stat().st_mtime < _YOUNG:
                     continue
                 with open(path, "rb") as file:
-                    abandoned = lock(file, wait=False)
-                if abandoned:
+                    abandoned = lock(file, content=True)
+                # Windows has no such locks: a file that is open there is not removed.
+                if abandoned or (abandoned is None and system.WINDOWS):
                     path.unlink()
                     removed.append(path)
         return removed
@@ -74,7 +76,7 @@ class TrialFiles:
         path = self.folder / f"{PREFIX}{self._mark}-{self._count}{written_suffixes()[0]}"
         merge(recipe, path, fsync=False)
         file = open(path, "rb")  # noqa: SIM115 (closed when the file is removed)
-        lock(file, wait=False)
+        lock(file, LOOKED_AT, content=True)
         self._held[path] = file
         return path
 

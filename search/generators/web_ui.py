@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from ...checkpoints.errors import nearest
-from ..errors import OutOfOrderError, SearchError
+from ..errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 from ..shots import Shot, picture_hash
-from .contract import Generator, NoImageError
+from .contract import Generator
 from .settings import Settings, checked
 from .trial_files import Sample, TrialFiles, differ
 from .web_ui_client import WebUi
@@ -115,9 +115,10 @@ class WebUiGenerator(Generator):
                 # The UI may run on another system: only the last part of its path is ours.
                 if str(model.get("filename", "")).replace("\\", "/").rpartition("/")[2] == path.name:
                     return model["title"]
-        raise OutOfOrderError(
+        raise SearchError(
             f"{self.settings.url}: does not see {path.name} in {path.parent}; is this the web UI's own model folder "
-            "(generator.models_folder)?"
+            "(generator.models_folder)?",
+            code=OUT_OF_ORDER,
         )
 
     def images(self, shots: Sequence[Shot]) -> list[Image]:
@@ -132,9 +133,10 @@ class WebUiGenerator(Generator):
             self._ui.set_options(sd_model_checkpoint=loaded.title)
             image = self._painting(shot, loaded)
             if self._repeats(shot, image, loaded):
-                raise OutOfOrderError(
+                raise SearchError(
                     f"{self.settings.url}: paints {shot.name} with {loaded.stem} exactly as with the model before, though their "
-                    "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images"
+                    "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images",
+                    code=OUT_OF_ORDER,
                 )
         loaded.pictures[shot.name] = picture_hash(image)
         return image
@@ -155,7 +157,9 @@ class WebUiGenerator(Generator):
                 f"{self.settings.url}: made {shot.name} with {made_by} instead of {stem}: does another program use this web UI?"
             )
         if image.getbbox() is None:
-            raise NoImageError(f"{shot.name}: {self.settings.url} sent a black image: the merged model makes NaN there")
+            raise SearchError(
+                f"{shot.name}: {self.settings.url} sent a black image: the merged model makes NaN there", code=NO_IMAGE
+            )
         return image
 
     def close(self) -> None:

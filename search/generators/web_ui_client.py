@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutOfOrderError, SearchError
-from .contract import NoImageError
+from ..errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,7 +85,7 @@ class WebUi:
         """One image and what the UI says about how it was made.
 
         Raises:
-            NoImageError: the UI says that the model makes NaN.
+            SearchError (code `NO_IMAGE`): the UI says that the model makes NaN.
             SearchError: it refuses, or fails time and again. An image that arrives damaged is such a failure.
         """
         return self._call("POST", "txt2img", dict(payload), _picture)
@@ -108,17 +107,17 @@ class WebUi:
 
         Args:
             verb, name, body: the request.
-            read: makes of the content what is wanted. Where it raises `_DamagedError`, or the content is no JSON, the request is
+            read: makes of the content what is wanted. Where it raises `ValueError`, or the content is no JSON, the request is
                 sent again; without it, the content is returned, and what is no JSON comes from something else than a web UI.
 
         Raises:
-            NoImageError: the model makes NaN.
-            OutOfOrderError: nothing answers.
+            SearchError (code `NO_IMAGE`): the model makes NaN.
+            SearchError (code `OUT_OF_ORDER`): nothing answers.
             SearchError: the UI refuses, or fails time and again.
         """
         import requests
 
-        said, kind = "", SearchError
+        said = code = ""
         for attempt in range(self._retries + 1):
             if attempt:
                 self._wait(min(2.0 ** (attempt - 1), _LONGEST_WAIT))
@@ -127,7 +126,7 @@ class WebUi:
                     verb, f"{self.url}/sdapi/v1/{name}", json=body, timeout=(_CONNECT, self._timeout)
                 )
             except requests.exceptions.ReadTimeout:
-                kind = OutOfOrderError
+                code = OUT_OF_ORDER
                 said = f"did not answer {name} within {self._timeout:g} s (generator.timeout)"
                 self._interrupt()
                 continue
@@ -138,25 +137,27 @@ class WebUi:
             ):
                 raise SearchError(f"{self.url}: is no address; write http://127.0.0.1:7860") from None
             except requests.exceptions.RequestException as error:
-                kind = OutOfOrderError
+                code = OUT_OF_ORDER
                 said = f"cannot be reached ({_reason(error)}); start the web UI with --api, and check generator.url"
                 continue
             if answer.ok:
                 try:
                     content = answer.json() if answer.content else None
-                    return content if read is None else read(content)
-                except _DamagedError as error:
-                    kind, said = SearchError, f"sends {error} for {name}"
                 except ValueError:
                     if read is None:
                         raise SearchError(f"{self.url}: answers, but not like a web UI; check the address") from None
-                    kind, said = SearchError, f"sends half an answer for {name}"
+                    code, said = "", f"sends half an answer for {name}"
+                    continue
+                try:
+                    return content if read is None else read(content)
+                except ValueError as error:
+                    code, said = "", f"sends {error} for {name}"
                 continue
             said = self._refused(answer, name)
             # An error inside the UI may be this model's; a gateway's is not.
-            kind = SearchError if answer.status_code == 500 else OutOfOrderError
+            code = "" if answer.status_code == 500 else OUT_OF_ORDER
         again = f", after {self._retries + 1} attempts" if self._retries else ""
-        raise kind(f"{self.url}: {said}{again}")
+        raise SearchError(f"{self.url}: {said}{again}", code=code)
 
     def _refused(self, answer: Any, name: str) -> str:
         """What an answer that is no success says, when trying again may help.
@@ -172,7 +173,7 @@ class WebUi:
         details = " ".join(str(content[k]) for k in ("error", "detail", "errors") if content.get(k)) or answer.reason
         details = " ".join(str(details).split())[:_SAID]
         if "NansException" in details:
-            raise NoImageError(f"{self.url}: {details}")
+            raise SearchError(f"{self.url}: {details}", code=NO_IMAGE)
         if answer.status_code in (401, 403):
             raise SearchError(
                 f"{self.url}: wants a name and a password ({answer.status_code}): set generator.user to that of --api-auth, and "
@@ -192,23 +193,23 @@ class WebUi:
             self._session.post(f"{self.url}/sdapi/v1/interrupt", timeout=_CONNECT)
 
 
-class _DamagedError(Exception):
-    """An answer that arrived and cannot be used; the next one may be whole."""
-
-
 def _picture(answer: Any) -> tuple[Image, dict[str, Any]]:
-    """The image in an answer of txt2img, and what the UI says about it."""
+    """The image in an answer of txt2img, and what the UI says about it.
+
+    Raises:
+        ValueError: there is none that can be used, in a few words; the next answer may be whole.
+    """
     from PIL import Image
 
     images = answer.get("images") if isinstance(answer, dict) else None
     if not images or not isinstance(images, list) or not isinstance(images[0], str):
-        raise _DamagedError("no image")
+        raise ValueError("no image")
     try:
         data = base64.b64decode(images[0].split(",", 1)[-1], validate=True)
         image = Image.open(io.BytesIO(data)).convert("RGB")
     # Pillow raises errors of many types over a file that is damaged, or ends too early.
     except Exception:
-        raise _DamagedError("an image that cannot be read") from None
+        raise ValueError("an image that cannot be read") from None
     try:
         info = json.loads(answer.get("info") or "{}")
     except (TypeError, ValueError):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...checkpoints.files.output import append_lines
 from ..errors import SearchError
 from .contract import Reward
 
@@ -94,5 +95,4 @@ class Manual(Reward):
 
     def _write(self, name: str, prompt: str, score: float) -> None:
         line = {"image": name, "prompt": prompt, "score": None if math.isnan(score) else score}
-        with open(self._folder / _ANSWERS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        append_lines(self._folder / _ANSWERS, (json.dumps(line, ensure_ascii=False) + "\n").encode())

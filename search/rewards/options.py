@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ...checkpoints.errors import nearest
+from ...merge.validation_errors import wrong
 from ..errors import SearchError
 
 WEIGHTS_VARIABLE = "UNETSCOPE_REWARDS"
@@ -83,8 +84,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SearchError(f"{where}: is {value!r}; expected {_wanted(hint)} ({first['msg']})") from None
+        raise SearchError(f"{where}: {wrong({**error.errors()[0], 'input': value}, _wanted(hint))}") from None
     except Exception:  # an annotation that pydantic does not know: the class has to look itself
         return value
 

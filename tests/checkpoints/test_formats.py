@@ -16,8 +16,8 @@ from tiny import tensors_of
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
 from unetscope.checkpoints.dtypes import DTYPES
+from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.formats import FORMATS, Contents, Format, is_model_name, without_suffix, written_suffixes
-from unetscope.checkpoints.registry import RegistryError
 from unetscope.checkpoints.tensors import StoredTensor
 from unetscope.dashboard.library import read_library
 from unetscope.library.folder_scan import find_models
@@ -190,7 +190,7 @@ def test_a_container_that_could_not_be_recognised_or_found_is_refused():
         Format("safetensors", "x", (".x",), read, magic=lambda head: True),  # the name is taken
     ):
         FORMATS.named("safetensors")
-        with pytest.raises(RegistryError):
+        with pytest.raises(UnetscopeError):
             FORMATS.register(wrong)
     with pytest.raises(CheckpointError):
         open_checkpoint("nothing.x")

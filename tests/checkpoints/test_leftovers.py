@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from unetscope.checkpoints.output_folder import OutputFolder
-from unetscope.checkpoints.partial_file import JOURNAL, PARTIAL, RESUMABLE, create_partial, leftovers
-from unetscope.checkpoints.resumable import Journal
+from unetscope.checkpoints.files.folder import OutputFolder
+from unetscope.checkpoints.files.partial import JOURNAL, PARTIAL, RESUMABLE, create_partial, leftovers
+from unetscope.checkpoints.files.resumable import Journal
 
 
 def test_files_of_the_dead_and_of_the_living_are_told_apart(tmp_path):
@@ -27,7 +27,7 @@ def test_files_of_the_dead_and_of_the_living_are_told_apart(tmp_path):
 
 
 def test_a_killed_process_is_not_alive(tmp_path):
-    code = "import os, sys; from pathlib import Path; from unetscope.checkpoints.partial_file import create_partial\n"
+    code = "import os, sys; from pathlib import Path; from unetscope.checkpoints.files.partial import create_partial\n"
     code += "f = create_partial(Path(sys.argv[1])); f.write(b'12'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True)
     (found,) = leftovers(tmp_path)

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from unetscope.checkpoints.errors import OutputError
-from unetscope.checkpoints.output import PARTIAL, OutputFile, check_target
+from unetscope.checkpoints.files.output import OutputFile
+from unetscope.checkpoints.files.partial import PARTIAL
+from unetscope.checkpoints.files.targets import check_target
 
 
 def names(folder):
@@ -82,7 +84,7 @@ def test_a_folder_without_permission_is_refused_and_says_why(tmp_path, monkeypat
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return open(path, mode, *rest, **named)
 
-    monkeypatch.setattr("unetscope.checkpoints.output.open", denied, raising=False)
+    monkeypatch.setattr("unetscope.checkpoints.files.targets.open", denied, raising=False)
     with pytest.raises(OutputError, match=r"cannot be written \(Permission denied\)"):
         check_target(tmp_path / "x")
 

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from unetscope.checkpoints.errors import OutputError
-from unetscope.checkpoints.output import PARTIAL
-from unetscope.checkpoints.output_folder import OutputFolder
+from unetscope.checkpoints.files.folder import OutputFolder
+from unetscope.checkpoints.files.partial import PARTIAL
 
 
 def filled(out: OutputFolder, text: str) -> None:
@@ -85,7 +85,7 @@ def test_a_folder_that_another_program_holds_is_tried_again_and_then_explained(r
         rename(source, to)
 
     monkeypatch.setattr(os, "rename", held)
-    monkeypatch.setattr("unetscope.checkpoints.output._WAITS", (0, 0, 0))
+    monkeypatch.setattr("unetscope.checkpoints.files.system._WAITS", (0, 0, 0))
     if refusals < 9:
         made(target, "new", overwrite=True)
     else:

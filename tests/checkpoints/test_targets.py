@@ -10,9 +10,9 @@ import torch
 
 from unetscope.checkpoints import CheckpointError, OutputError
 from unetscope.checkpoints.dtypes import F16, F32
+from unetscope.checkpoints.files.targets import refuse_holders, refuse_inputs
 from unetscope.checkpoints.formats import FORMATS
 from unetscope.checkpoints.formats.safetensors_file import check_written, plan_header
-from unetscope.checkpoints.targets import refuse_holders, refuse_inputs
 from unetscope.merge.convert import convert
 
 

@@ -144,7 +144,7 @@ def test_a_read_only_folder_is_refused(here, run, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, mode, *rest, **named)
 
-    monkeypatch.setattr("unetscope.checkpoints.output.open", denied, raising=False)
+    monkeypatch.setattr("unetscope.checkpoints.files.targets.open", denied, raising=False)
     before = everything(here)
     code, out, err = run(*AB, "-o", "x.safetensors")
     assert (code, out) == (2, "")

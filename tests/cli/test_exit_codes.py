@@ -90,7 +90,7 @@ def test_a_signal_ends_a_merge_as_ctrl_c_does(number, resumable, make_checkpoint
     from unetscope.checkpoints.checkpoint import Checkpoint
 
     (a, _), (b, _) = make_checkpoint("a", seed=1), make_checkpoint("b", seed=2)
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 15)
     number, before, read, seen = getattr(signal, number), os.listdir(tmp_path), Checkpoint.read_raw, []
 

@@ -8,8 +8,8 @@ import shlex
 
 import pytest
 
-from unetscope.checkpoints.output import replace_file, write_output
-from unetscope.checkpoints.partial_file import PARTIAL, create_partial
+from unetscope.checkpoints.files.output import replace_file, write_output
+from unetscope.checkpoints.files.partial import PARTIAL, create_partial
 from unetscope.cli import main
 
 COMMANDS = {
@@ -73,7 +73,7 @@ def test_an_old_file_outlives_a_disk_that_fills(name, folder, monkeypatch, capsy
 
     with monkeypatch.context() as patched:
         # The file's own fsync is where a full disk shows at the latest.
-        patched.setattr("unetscope.checkpoints.output._settled", full)
+        patched.setattr("unetscope.checkpoints.files.output.UnderConstruction._finish", full)
         assert run(*COMMANDS[name], target, "--overwrite") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert target.read_bytes() == b"precious"

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unetscope.checkpoints.partial_file import JOURNAL, PARTIAL, RESUMABLE, create_partial, leftovers, remove_leftover
+from unetscope.checkpoints.errors import UnetscopeError
+from unetscope.checkpoints.files.partial import JOURNAL, PARTIAL, RESUMABLE, create_partial, leftovers, remove_leftover
 from unetscope.dashboard import jobs, launch, worker
-from unetscope.dashboard.folders import FolderError, choose_folders, current_folders
+from unetscope.dashboard.folders import choose_folders, current_folders
 from unetscope.dashboard.merge_draft import _packed, _unpacked
 from unetscope.dashboard.records import state_folder
 from unetscope.dashboard.weights_editing import Undo
@@ -200,7 +201,7 @@ def killed(page, models):
     (job,) = jobs.listed("merge")
     code = (
         "import os, sys, time\nfrom pathlib import Path\n"
-        "from unetscope.checkpoints.partial_file import create_partial\nfrom unetscope.dashboard import jobs\n"
+        "from unetscope.checkpoints.files.partial import create_partial\nfrom unetscope.dashboard import jobs\n"
         "lock = jobs.lane_lock('merge'); assert lock.acquire()\n"
         "jobs.record_state(jobs.get(sys.argv[1]).folder, status='running', started=time.time())\n"
         "file = create_partial(Path(sys.argv[2])); file.write(bytes(5000))\nprint('ready', flush=True); time.sleep(3600)\n"
@@ -270,7 +271,7 @@ def test_an_output_folder_counts_without_a_models_folder(tmp_path, environment, 
     choose_folders(str(tmp_path / "models"))
     launch.launch(None, tmp_path / "results")
     assert environment == {"UNETSCOPE_MODELS": None, "UNETSCOPE_OUTPUT": str(tmp_path / "results")}
-    with pytest.raises(FolderError, match="output"):
+    with pytest.raises(UnetscopeError, match="output"):
         launch.launch(None, tmp_path / "none")
     monkeypatch.setenv("UNETSCOPE_OUTPUT", str(tmp_path / "results"))
     assert current_folders().output == tmp_path / "results"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unetscope.dashboard.folders import FolderError, Folders, choose_folders, current_folders
+from unetscope.checkpoints.errors import UnetscopeError
+from unetscope.dashboard.folders import Folders, choose_folders, current_folders
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_names_below_the_models_folder_are_found(folders):
     ],
 )
 def test_other_names_are_refused_in_a_sentence(folders, name):
-    with pytest.raises(FolderError):
+    with pytest.raises(UnetscopeError):
         folders.find(name)
 
 
@@ -58,7 +59,7 @@ def test_links_that_lead_out_are_refused_and_links_inside_are_followed(folders, 
     os.symlink(tmp_path / "secret" / "key.safetensors", folders.models / "key.safetensors")
     os.symlink(folders.models / "a.safetensors", folders.models / "same.safetensors")
     for name in ("door/key.safetensors", "key.safetensors"):
-        with pytest.raises(FolderError, match="by a link"):
+        with pytest.raises(UnetscopeError, match="by a link"):
             folders.find(name)
     assert folders.find("same.safetensors") == folders.models / "a.safetensors"
 
@@ -69,7 +70,7 @@ def test_outputs_stay_in_the_output_folder_even_through_links(folders, tmp_path)
     os.symlink(tmp_path / "secret" / "key.safetensors", folders.output / "trap.safetensors")
     os.symlink(tmp_path / "secret", folders.output / "door")
     for name in ("trap", "door/new", "../models/a", "/tmp/x", "", "nowhere/x", "a:b", "what?", "tab\there"):
-        with pytest.raises(FolderError):
+        with pytest.raises(UnetscopeError):
             folders.target(name)
 
 
@@ -79,7 +80,7 @@ def test_whatever_is_typed_resolves_below_the_folder_or_is_refused(folders, name
     for method in (folders.find, folders.target):
         try:
             path = method(name)
-        except FolderError:
+        except UnetscopeError:
             continue
         assert path.resolve().is_relative_to(folders.models if method == folders.find else folders.output)
 
@@ -91,16 +92,16 @@ def test_the_folder_of_the_environment_wins_and_cannot_be_changed_from_a_page(tm
     assert current_folders() == Folders.at(tmp_path / "one")
     monkeypatch.setenv("UNETSCOPE_MODELS", str(tmp_path / "two"))
     assert current_folders().models == tmp_path / "two"
-    with pytest.raises(FolderError, match="--models"):
+    with pytest.raises(UnetscopeError, match="--models"):
         choose_folders(str(tmp_path / "one"))
 
 
 def test_a_chosen_folder_is_remembered_and_its_loss_is_told(tmp_path):
     assert current_folders() is None
     (tmp_path / "one").mkdir()
-    with pytest.raises(FolderError, match="no folder"):
+    with pytest.raises(UnetscopeError, match="no folder"):
         choose_folders(str(tmp_path / "absent"))
     choose_folders(str(tmp_path / "one"))
     (tmp_path / "one").rmdir()
-    with pytest.raises(FolderError, match="one"):
+    with pytest.raises(UnetscopeError, match="one"):
         current_folders()

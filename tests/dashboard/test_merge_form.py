@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from unetscope.dashboard.folders import FolderError, Folders
-from unetscope.dashboard.merge_form import FormError, MergeForm, finder, from_recipe, in_library, model_names, runnable
+from unetscope.checkpoints.errors import UnetscopeError
+from unetscope.dashboard.folders import Folders
+from unetscope.dashboard.merge_form import MergeForm, finder, from_recipe, in_library, model_names, runnable
 from unetscope.dashboard.merge_predict import shares_along
 from unetscope.dashboard.weights_editing import even
 from unetscope.merge import Recipe
@@ -51,16 +52,16 @@ def test_controls_survive_the_way_through_a_recipe(form):
 
 def test_open_models_are_a_sentence_and_not_a_recipe():
     for form in (MergeForm("weighted_sum", ()), MergeForm("weighted_sum", FILES[:1])):
-        with pytest.raises(FormError, match="a, b"):
+        with pytest.raises(UnetscopeError, match="a, b"):
             form.recipe()
-    with pytest.raises(FormError, match="a base and one or more models"):
+    with pytest.raises(UnetscopeError, match="a base and one or more models"):
         MergeForm("task_arithmetic", FILES[:1]).recipe()
 
 
 def test_a_lora_that_names_the_model_it_changes_stays_text():
     recipe = MergeForm("add", (FILES[0], LORA), {"alpha": 0.8}, loras=frozenset({LORA})).recipe().to_plain()
     recipe["loras"] = {"difference": {"path": LORA, "base": "a"}}
-    with pytest.raises(FormError, match="which model the LoRA"):
+    with pytest.raises(UnetscopeError, match="which model the LoRA"):
         from_recipe(Recipe.parse(recipe), finder((*FILES, LORA)), lambda name: "sd1")
 
 
@@ -84,7 +85,7 @@ def test_a_preset_in_a_recipe_is_spread_over_the_blocks():
 )  # fmt: skip
 def test_a_recipe_that_says_more_than_the_controls_is_refused_with_the_reason(change, says):
     recipe = MergeForm("weighted_sum", FILES[:2], {"alpha": 0.3}).recipe().to_plain() | change
-    with pytest.raises(FormError, match=says):
+    with pytest.raises(UnetscopeError, match=says):
         from_recipe(Recipe.parse(recipe), finder(FILES), lambda name: "sd1")
 
 
@@ -102,7 +103,7 @@ def test_a_recipe_whose_paths_leave_the_models_folder_never_becomes_a_job(models
     for path in ("/etc/passwd", "../secret.safetensors"):
         for change in ({"models": {"a": path}}, {"components": {"vae": path}}, {"loras": {"x": path}}):
             data = recipe.to_plain() | change
-            with pytest.raises(FolderError):
+            with pytest.raises(UnetscopeError):
                 runnable(in_library(Recipe.parse(data), finder(("base.safetensors",))), folders)
 
 

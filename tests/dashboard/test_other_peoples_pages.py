@@ -12,10 +12,10 @@ from fake_distribution import install
 from guides import files_of
 from streamlit.testing.v1 import AppTest
 
-from unetscope.checkpoints.registry import RegistryError
+from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.library import read_library
-from unetscope.dashboard.page import PAGES, Page, PageError, in_order, task_named
+from unetscope.dashboard.page import PAGES, Page, in_order, task_named
 from unetscope.dashboard.pages import compare
 from unetscope.dashboard.screenshots import scenes
 from unetscope.dashboard.tasks import Task
@@ -173,13 +173,13 @@ def test_the_app_says_in_a_sentence_which_page_it_cannot_take(models, install_pa
 )
 def test_a_page_that_cannot_work_is_refused_when_it_is_registered(changes, said):
     given = {"id": "mine", "title": "Mine", "icon": ":material/star:", "show": lambda: None} | changes
-    with pytest.raises(PageError, match=said):
+    with pytest.raises(UnetscopeError, match=said):
         PAGES.register(Page(**given))
     assert list(PAGES) == sorted(BUILT_IN) and PAGES["compare"] is compare.PAGE
 
 
 def test_what_is_not_a_page_is_refused():
-    with pytest.raises((PageError, RegistryError)):
+    with pytest.raises(UnetscopeError):
         PAGES.register(compare.show)
 
 

@@ -54,7 +54,7 @@ def tensors_part(content: bytes) -> bytes:
 
 def half_made(folder: Path) -> None:
     """A resumable merge that was stopped when half of its tensors were written."""
-    from unetscope.checkpoints.resumable import ResumableFile
+    from unetscope.checkpoints.files.resumable import ResumableFile
 
     def stopped(self):
         self._settle()

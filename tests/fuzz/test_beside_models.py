@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
-from unetscope.checkpoints.hashes import cache_folder, identity
+from unetscope.checkpoints.files.cache import cache_folder
+from unetscope.checkpoints.hashes import identity
 from unetscope.checkpoints.lora import open_lora
 from unetscope.diagrams.values_file import read_values
 from unetscope.library.adapter import look_at_adapter

@@ -10,8 +10,8 @@ from fuzz.cases import ANYTHING, FUZZ, damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unetscope.checkpoints.partial_file import JOURNAL, RESUMABLE
-from unetscope.checkpoints.resumable import Journal
+from unetscope.checkpoints.files.partial import JOURNAL, RESUMABLE
+from unetscope.checkpoints.files.resumable import Journal
 
 
 def written() -> bytes:

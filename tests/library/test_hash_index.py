@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.checkpoints.errors import CheckpointError
+from unetscope.checkpoints.errors import CheckpointError, UnetscopeError
 from unetscope.checkpoints.hashes import sha256
 from unetscope.checkpoints.stream import Cancelled
-from unetscope.library.hash_index import AmbiguousModel, HashIndex
+from unetscope.library.hash_index import HashIndex
 from unetscope.library.scan import scan
 
 
@@ -139,10 +139,10 @@ def test_a_name_of_several_models_is_an_error_that_lists_them(folder):
     other = folder / "xl" / "one.ckpt"
     other.write_bytes(b"x")
     index = HashIndex.load([folder])
-    with pytest.raises(AmbiguousModel) as error:
+    with pytest.raises(UnetscopeError, match="fits 2 different files") as error:
         index.find("one")
-    assert set(error.value.files) == {folder / "sd" / "One.safetensors", other}
-    assert all(str(path) in str(error.value) for path in error.value.files)
+    assert error.value.code == "ambiguous"
+    assert all(str(path) in str(error.value) for path in (folder / "sd" / "One.safetensors", other))
     # What is typed beyond the name decides.
     assert index.find("one.ckpt") == other
     assert index.find("xl/one") == other
@@ -162,7 +162,7 @@ def test_equal_values_in_different_files_are_told_apart(folder):
 
     convert(folder / "sd" / "One.safetensors", folder / "wide.safetensors", dtype="fp32")
     index = HashIndex.load([folder], compute=True)
-    with pytest.raises(AmbiguousModel, match=r"wide\.safetensors"):
+    with pytest.raises(UnetscopeError, match=r"wide\.safetensors"):
         index.find(index.files[0].fingerprints["unet"])
 
 

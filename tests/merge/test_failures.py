@@ -16,9 +16,10 @@ from tiny import leftovers, load, raw
 from unetscope.checkpoints import CheckpointError, OutputError, open_checkpoint
 from unetscope.checkpoints.checkpoint import Checkpoint
 from unetscope.checkpoints.dtypes import F16, F32
-from unetscope.checkpoints.file_system import _mounted_kind, largest_file
-from unetscope.checkpoints.output import PARTIAL, OutputFile, check_target
-from unetscope.checkpoints.partial_file import create_partial, remove_leftovers
+from unetscope.checkpoints.files.output import OutputFile
+from unetscope.checkpoints.files.partial import PARTIAL, create_partial, remove_leftovers
+from unetscope.checkpoints.files.system import _mounted_kind, largest_file
+from unetscope.checkpoints.files.targets import check_target
 from unetscope.merge import Recipe, merge
 from unetscope.merge.lora.spool import Spool
 
@@ -65,7 +66,7 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_run_writes_is_not(t
 
 
 def test_a_process_that_dies_lets_go_of_its_file(tmp_path):
-    code = "import os, sys; from pathlib import Path; from unetscope.checkpoints.partial_file import create_partial\n"
+    code = "import os, sys; from pathlib import Path; from unetscope.checkpoints.files.partial import create_partial\n"
     code += "f = create_partial(Path(sys.argv[1])); print(f.name, flush=True); os.kill(os.getpid(), 9)"
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True)
     assert [str(p) for p in remove_leftovers(tmp_path / "x")] == [run.stdout.strip()]
@@ -94,7 +95,7 @@ def test_a_target_that_another_program_holds_is_tried_again(overwrite, tmp_path,
             real(*paths)
 
         monkeypatch.setattr(os, name, held)
-    monkeypatch.setattr("unetscope.checkpoints.output._WAITS", (0, 0))
+    monkeypatch.setattr("unetscope.checkpoints.files.system._WAITS", (0, 0))
     with OutputFile(tmp_path / "x", 3, overwrite=overwrite) as out:
         out.write_at(0, b"abc")
         out.commit()
@@ -107,7 +108,7 @@ def test_a_target_that_stays_held_is_explained_and_nothing_is_left(tmp_path, mon
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", held)
-    monkeypatch.setattr("unetscope.checkpoints.output._WAITS", (0, 0))
+    monkeypatch.setattr("unetscope.checkpoints.files.system._WAITS", (0, 0))
     with (
         pytest.raises(OutputError, match=r"Permission denied.*another program may have it open"),
         OutputFile(tmp_path / "x", 3, overwrite=True) as out,
@@ -152,7 +153,7 @@ def test_the_mount_table_says_what_holds_a_folder(folder, kind):
 
 def test_a_file_too_large_for_fat_is_refused_before_writing(tmp_path, monkeypatch):
     assert largest_file(tmp_path) is None
-    monkeypatch.setattr("unetscope.checkpoints.file_system._kind", lambda folder: "FAT32")
+    monkeypatch.setattr("unetscope.checkpoints.files.system._kind", lambda folder: "FAT32")
     check_target(tmp_path / "x", 4_000_000_000)
     with pytest.raises(OutputError, match=r"would have 4\.30 GB.*FAT32"):
         check_target(tmp_path / "x", 4_300_000_000)
@@ -190,7 +191,7 @@ def test_a_disk_that_fills_up_between_the_look_and_the_first_byte_is_told_and_no
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("UNETSCOPE_PORTABLE_IO", portable)
-    monkeypatch.setattr("unetscope.checkpoints.files._allocate", full)
+    monkeypatch.setattr("unetscope.checkpoints.files.positioned._allocate", full)
     with pytest.raises(OutputError, match=r"x: cannot be written \(No space left on device\)"):
         OutputFile(tmp_path / "x", 5)
     assert os.listdir(tmp_path) == []

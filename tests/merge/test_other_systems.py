@@ -15,8 +15,9 @@ from tiny import tensors_of
 
 from unetscope.checkpoints import OutputError
 from unetscope.checkpoints.demo import write_demo_lora
-from unetscope.checkpoints.file_system import windows_fault
-from unetscope.checkpoints.output import OutputFile, check_target
+from unetscope.checkpoints.files.output import OutputFile
+from unetscope.checkpoints.files.system import windows_fault
+from unetscope.checkpoints.files.targets import check_target
 
 # Takes away what Windows lacks, and refuses as it does to rename or remove a file that is open, or to rename onto another.
 AS_WINDOWS = r"""
@@ -30,13 +31,6 @@ def without_posix(name, globals=None, *rest):
         raise ImportError(f"No module named {name!r}")
     return real_import(name, globals, *rest)
 builtins.__import__ = without_posix
-locked = set()
-def locking(descriptor, mode, count):
-    place = os.fstat(descriptor).st_ino
-    if place in locked:
-        raise PermissionError(errno.EACCES, "Permission denied")
-    locked.add(place)
-sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
 def is_open(path):
     try:
         wanted = os.stat(path)
@@ -59,9 +53,9 @@ def refusing(real, replaces):
     return call
 os.unlink = os.remove = refusing(os.unlink, True)
 os.rename, os.replace = refusing(os.rename, False), refusing(os.replace, True)
-from unetscope.checkpoints import file_system
-file_system.WINDOWS = True
-from unetscope.checkpoints import resumable
+from unetscope.checkpoints.files import system
+system.WINDOWS = True
+from unetscope.checkpoints.files import resumable
 resumable._EVERY = 0.1
 from unetscope.cli import main
 main(sys.argv[1:])
@@ -138,7 +132,7 @@ def test_the_other_kernel_and_the_portable_way_of_io_give_the_same_bytes(what, f
 def test_names_that_windows_cannot_have_are_refused_there(name, tmp_path, monkeypatch):
     assert windows_fault(name)
     check_target(tmp_path / name)
-    monkeypatch.setattr("unetscope.checkpoints.output.WINDOWS", True)
+    monkeypatch.setattr("unetscope.checkpoints.files.system.WINDOWS", True)
     with pytest.raises(OutputError, match=r"Windows.*choose another name"):
         check_target(tmp_path / name)
 
@@ -147,7 +141,7 @@ def test_names_that_windows_cannot_have_are_refused_there(name, tmp_path, monkey
     "name", ["console.safetensors", "com10.safetensors", "a.con", ".safetensors", "模型 (1).safetensors"]
 )
 def test_names_that_only_look_like_those_are_taken(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.output.WINDOWS", True)
+    monkeypatch.setattr("unetscope.checkpoints.files.system.WINDOWS", True)
     assert windows_fault(name) is None
     check_target(tmp_path / name)
 
@@ -158,8 +152,8 @@ def test_a_path_that_is_too_long_for_windows_is_explained(tmp_path, monkeypatch)
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return open(path, mode, *rest, **named)
 
-    monkeypatch.setattr("unetscope.checkpoints.output.WINDOWS", True)
-    monkeypatch.setattr("unetscope.checkpoints.output.open", missing, raising=False)
+    monkeypatch.setattr("unetscope.checkpoints.files.system.WINDOWS", True)
+    monkeypatch.setattr("unetscope.checkpoints.files.targets.open", missing, raising=False)
     deep = tmp_path / ("d" * 120) / ("e" * 120)
     deep.mkdir(parents=True)
     with pytest.raises(OutputError, match=r"path is too long.*Windows takes 259"):
@@ -171,8 +165,8 @@ def test_a_target_that_another_program_holds_is_refused_before_the_work_on_windo
         raise PermissionError(13, "The process cannot access the file")
 
     (tmp_path / "x").write_bytes(b"old")
-    monkeypatch.setattr("unetscope.checkpoints.output.WINDOWS", True)
-    monkeypatch.setattr("unetscope.checkpoints.output._WAITS", (0,))
+    monkeypatch.setattr("unetscope.checkpoints.files.system.WINDOWS", True)
+    monkeypatch.setattr("unetscope.checkpoints.files.system._WAITS", (0,))
     monkeypatch.setattr(os, "rename", held)
     with pytest.raises(OutputError, match=r"cannot be replaced.*another program may have it open"):
         OutputFile(tmp_path / "x", 3, overwrite=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from unetscope.checkpoints import OutputError
 from unetscope.checkpoints.checkpoint import Checkpoint
 from unetscope.checkpoints.errors import Notice
-from unetscope.checkpoints.resumable import JOURNAL, RESUMABLE, Journal, ResumableFile
+from unetscope.checkpoints.files.resumable import JOURNAL, RESUMABLE, Journal, ResumableFile
 from unetscope.checkpoints.stream import Cancelled
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.report import Report
@@ -29,7 +29,7 @@ from unetscope.merge.report import Report
 DYING = """
 import os, sys, time
 from unetscope.checkpoints.checkpoint import Checkpoint
-from unetscope.checkpoints import resumable
+from unetscope.checkpoints.files import resumable
 from unetscope.cli import main
 resumable._EVERY = 0.0
 read, left = Checkpoint.read_raw, [int(sys.argv.pop(1))]
@@ -73,7 +73,7 @@ def test_a_killed_run_is_gone_on_with_and_gives_the_bytes_of_an_undisturbed_one(
 
 
 def test_a_run_that_is_cancelled_keeps_what_is_finished_and_its_metadata(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     target = tmp_path / "out.safetensors"
     _broken_off(recipe(files), target, monkeypatch, reproducible=False)
     header = (tmp_path / (target.name + RESUMABLE)).read_bytes()[:2000]
@@ -83,7 +83,7 @@ def test_a_run_that_is_cancelled_keeps_what_is_finished_and_its_metadata(files, 
 
 
 def test_what_belongs_to_another_merge_or_to_inputs_that_have_changed_is_not_gone_on_with(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
     for second, touch in ((recipe(files, alpha=0.4), False), (recipe(files), True)):
         _broken_off(recipe(files), target, monkeypatch)
@@ -114,7 +114,7 @@ def _broken_off(asked: Recipe, target, monkeypatch, reads: int = 500, reproducib
 
 
 def test_neighbours_that_are_merged_as_one_are_gone_on_with_in_their_middle(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 15)
     target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
     names = dict(zip("abc", map(str, files), strict=True))
@@ -129,7 +129,7 @@ def test_neighbours_that_are_merged_as_one_are_gone_on_with_in_their_middle(file
 
 
 def test_a_journal_whose_last_line_is_torn_tells_what_the_lines_before_say(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     target, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
     _broken_off(recipe(files), target, monkeypatch)
     journal = tmp_path / (target.name + JOURNAL)
@@ -248,7 +248,7 @@ def resealed(line: dict, **changed) -> dict:
 
 
 def test_repairs_of_the_first_run_are_in_the_report_of_the_second(make_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     files = [make_checkpoint(f"m{seed}", seed=seed)[0] for seed in range(3)]
     tensors = load_file(files[0])
     broken = next(k for k in tensors if k.startswith("cond_stage") and tensors[k].dtype.is_floating_point)
@@ -291,7 +291,7 @@ def test_an_existing_file_is_not_replaced_unasked(files, tmp_path):
 
 
 def test_what_is_kept_is_removed_when_the_output_is_made_without_it(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.checkpoints.resumable._EVERY", 0.0)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._EVERY", 0.0)
     target = tmp_path / "out.safetensors"
     _broken_off(recipe(files), target, monkeypatch)
     assert len(left_behind(target)) == 2
@@ -324,6 +324,6 @@ def test_a_full_disk_is_told_by_the_journal(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unetscope.checkpoints.resumable._line", full)
+    monkeypatch.setattr("unetscope.checkpoints.files.resumable._line", full)
     with pytest.raises(OutputError, match="No space left on device"):
         Journal(tmp_path / "out.safetensors", "work", {})

@@ -13,8 +13,8 @@ from tiny import load
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
-from unetscope.search.errors import SearchError
-from unetscope.search.generators import NoImageError, make_generator
+from unetscope.search.errors import NO_IMAGE, SearchError
+from unetscope.search.generators import make_generator
 from unetscope.search.generators.tokenizer import write_tokenizer
 from unetscope.search.samplers import SAMPLERS, make_scheduler
 from unetscope.search.shots import Shot
@@ -272,15 +272,16 @@ def test_a_model_of_nothing_but_huge_weights_makes_no_image_and_says_so(models, 
     generator = make_generator("diffusers", folder)
     generator.prepare(Recipe.parse({"models": {"a": str(path)}, "output": {"dtype": "fp32", "nan": "zero"}}))
     generator.modules["vae"].decoder.conv_out.weight.fill_(torch.nan)
-    with pytest.raises(NoImageError, match="x-7: the merged model makes no picture"):
+    with pytest.raises(SearchError, match="x-7: the merged model makes no picture") as raised:
         generator.images([shot()])
+    assert raised.value.code == NO_IMAGE
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"kind": "difusers"}, r"there is no 'difusers'.*diffusers"),
-        ({"kind": "diffusers", "devise": "cpu"}, r"generator\.devise: no such setting.*device"),
+        ({"kind": "diffusers", "devise": "cpu"}, r"generator\.devise: unknown name.*device"),
         ({"kind": "diffusers", "batch": 0}, r"generator\.batch: "),
         ([], r"write \{kind: diffusers\}"),
     ],

@@ -13,8 +13,7 @@ from scipy.stats import wilcoxon
 
 from unetscope.cli import main
 from unetscope.merge.recipe import Recipe
-from unetscope.search.errors import OutOfOrderError, SearchError
-from unetscope.search.generators.contract import NoImageError
+from unetscope.search.errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 from unetscope.search.loop import search
 from unetscope.search.pruning import is_hopeless, paired_estimate
 from unetscope.search.study_settings import Pruning
@@ -162,7 +161,7 @@ class Unreachable(ColourGenerator):
     def prepare(self, recipe):
         if self.prepared == 4:
             self.prepared += 1
-            raise OutOfOrderError("nobody answers")
+            raise SearchError("nobody answers", code=OUT_OF_ORDER)
         super().prepare(recipe)
 
 
@@ -203,7 +202,7 @@ def test_a_search_goes_on_with_another_description_of_its_reward_and_with_no_oth
 
 
 def test_a_model_without_images_is_one_failed_trial(panel, picture_study, tmp_path):
-    panel.generator, panel.reward = Breaking(NoImageError("NaN in the UNET"), after=20), RedReward()
+    panel.generator, panel.reward = Breaking(SearchError("NaN in the UNET", code=NO_IMAGE), after=20), RedReward()
     outcome = run(picture_study(batch=2), tmp_path)
     failed = [t for t in outcome.run.trials() if t.state == "failed"]
     assert [t.note for t in failed] == ["NaN in the UNET"] and outcome.ending.why == "trials"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unetscope.checkpoints.file_system import windows_fault
+from unetscope.checkpoints.files.system import windows_fault
 from unetscope.search.errors import SearchError
 from unetscope.search.payloads import load_payloads, panel
 

@@ -6,8 +6,8 @@ import pytest
 from tiny import load
 
 from unetscope.merge import Recipe, merge
-from unetscope.search.errors import SearchError
-from unetscope.search.generators import NoImageError, make_generator
+from unetscope.search.errors import NO_IMAGE, SearchError
+from unetscope.search.generators import make_generator
 from unetscope.search.shots import Shot
 
 KEY = "model.diffusion_model.middle_block.0.in_layers.2.weight"
@@ -100,18 +100,19 @@ def test_a_function_may_take_the_file_or_the_recipe(folder, recipe):
 
 
 @pytest.mark.parametrize(
-    ("function", "error", "said"),
+    ("function", "code", "said"),
     [
-        ("few", SearchError, r"returned 1 image for 2 shots"),
-        ("numbers", SearchError, r"returned float in its list; images are PIL"),
-        ("fails", NoImageError, r"failed with ValueError: out of paint \(mine\.py, line 31\)"),
+        ("few", "", r"returned 1 image for 2 shots"),
+        ("numbers", "", r"returned float in its list; images are PIL"),
+        ("fails", NO_IMAGE, r"failed with ValueError: out of paint \(mine\.py, line 31\)"),
     ],
 )
-def test_what_a_function_does_wrong_is_said(function, error, said, folder, recipe):
+def test_what_a_function_does_wrong_is_said(function, code, said, folder, recipe):
     generator = make_generator({"kind": "python", "function": f"mine.py:{function}", "takes": "recipe"}, folder)
     generator.prepare(recipe(0.3))
-    with pytest.raises(error, match=said):
+    with pytest.raises(SearchError, match=said) as raised:
         generator.images(SHOTS)
+    assert raised.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
         ({"weights": "x"}, "names no kind"),
         (3, "write a kind"),
         ({"kind": "aesthetic", "wieghts": "x"}, "has no option 'wieghts' (did you mean 'weights'?)"),
-        ({"kind": "aesthetic", "batch": "many"}, "aesthetic: batch: is 'many'; expected a whole number"),
-        ({"kind": "onnx", "weights": "x", "fit": "squash"}, "expected one of crop, pad, stretch"),
+        ({"kind": "aesthetic", "batch": "many"}, "aesthetic: batch: must be a whole number, found 'many'"),
+        ({"kind": "onnx", "weights": "x", "fit": "squash"}, "must be one of crop, pad, stretch"),
         ({"kind": "http"}, "the option 'url' is missing"),
         ({"kind": "http", "url": "ftp://x"}, "begins with http:// or https://"),
         ({"kind": "features", "weights": {"sharpnes": 1}}, "no feature 'sharpnes' (did you mean 'sharpness'?)"),
@@ -121,7 +121,7 @@ def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
         ([{"kind": "features", "weight": 0}], "the weight of features is 0"),
         ([{"kind": "composite", "parts": ["features"]}], "a part is a composite itself"),
         ([{"kind": "features", "name": "a"}, {"kind": "features", "name": "a"}], "two parts are called 'a'"),
-        ({"kind": "composite", "parts": ["features"], "join": "max"}, "expected one of mean, median, min"),
+        ({"kind": "composite", "parts": ["features"], "join": "max"}, "must be one of mean, median, min"),
     ],
 )
 def test_a_mistake_in_the_settings_gets_a_sentence(folder, settings, said):

@@ -13,8 +13,8 @@ from fake_web_ui import FakeWebUi
 from tiny import load
 
 from unetscope.merge import Recipe, merge
-from unetscope.search.errors import OutOfOrderError, SearchError
-from unetscope.search.generators import NoImageError, make_generator
+from unetscope.search.errors import NO_IMAGE, OUT_OF_ORDER, SearchError
+from unetscope.search.generators import make_generator
 from unetscope.search.generators.trial_files import PREFIX, differ
 from unetscope.search.generators.web_ui import WebUiGenerator
 from unetscope.search.shots import Shot
@@ -146,10 +146,11 @@ def test_a_ui_that_is_gone_is_out_of_order_while_an_error_inside_it_is_one_model
     ui.fail("options", *[(500, {"error": "RuntimeError", "errors": "cannot load"})] * 2)
     with pytest.raises(SearchError, match=r"fails at options \(500\)") as raised:
         generator.prepare(recipe())
-    assert not isinstance(raised.value, OutOfOrderError)
+    assert raised.value.code != OUT_OF_ORDER
     ui.stop()
-    with pytest.raises(OutOfOrderError, match="cannot be reached"):
+    with pytest.raises(SearchError, match="cannot be reached") as raised:
         generator.prepare(recipe())
+    assert raised.value.code == OUT_OF_ORDER
 
 
 HALVES = {
@@ -192,8 +193,11 @@ def test_a_ui_that_goes_on_with_the_old_model_is_noticed_at_the_first_repetition
     ui.stuck = True
     generator.prepare(recipe(0.8))
     asked, loaded = len(ui.bodies("txt2img")), len([r for r in ui.requests if r[:2] == ("POST", "options")])
-    with pytest.raises(OutOfOrderError, match=r"paints a-1 with unetscope-trial-.*exactly as with the model before"):
+    with pytest.raises(
+        SearchError, match=r"paints a-1 with unetscope-trial-.*exactly as with the model before"
+    ) as raised:
         generator.images(SHOTS)
+    assert raised.value.code == OUT_OF_ORDER
     # It was told once more which model it is before that was said.
     assert len(ui.bodies("txt2img")) == asked + 2
     assert len([r for r in ui.requests if r[:2] == ("POST", "options")]) == loaded + 1
@@ -231,11 +235,12 @@ def test_nan_and_black_images_fail_the_trial_without_another_attempt(make, ui, r
     generator = make()
     generator.prepare(recipe())
     ui.fail("txt2img", (500, {"error": "NansException", "errors": "A tensor with all NaNs was produced in Unet."}))
-    with pytest.raises(NoImageError, match="NansException"):
+    with pytest.raises(SearchError, match="NansException") as told:
         generator.images(SHOTS)
     ui.pixel = (0, 0, 0)
-    with pytest.raises(NoImageError, match=r"a-1: .* sent a black image"):
+    with pytest.raises(SearchError, match=r"a-1: .* sent a black image") as black:
         generator.images(SHOTS)
+    assert told.value.code == black.value.code == NO_IMAGE
     assert len(ui.bodies("txt2img")) == 2
 
 

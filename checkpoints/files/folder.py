@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import OutputError, tell
-from .file_system import WINDOWS
-from .output import PARTIAL, check_target, patiently, sync_folder, tell_leftovers
-from .partial_file import FOLDER_LOCK, MOVED_ASIDE, lock, remove_abandoned
+from ..errors import OutputError, tell
+from . import system
+from .output import UnderConstruction, tell_leftovers
+from .partial import FOLDER_LOCK, MOVED_ASIDE, PARTIAL, create_partial_folder, partial_name, remove_abandoned
+from .targets import check_target
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
 _PIPELINE = {
@@ -22,36 +22,40 @@ _PIPELINE = {
 }  # fmt: skip
 
 
-class OutputFolder:
-    """A diffusers folder under construction, beside its target, at `partial`.
+class OutputFolder(UnderConstruction):
+    """A diffusers folder of `size` bytes under construction next to its target, as `UnderConstruction` is a file.
 
-    Use it as a context manager: leaving it without `commit()` removes what was written and leaves the target as it was. What
-    killed runs to the same target left behind is removed first, and a folder that one of them had moved aside is put back.
+    A folder that a killed run had moved aside is put back first.
 
     Raises:
         OutputError: the target cannot be written, or is something that may not be replaced.
     """
 
     def __init__(self, target: Path, size: int, *, overwrite: bool = False):
-        self.target = Path(target)
-        mark = f"{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}"
-        self.partial = self.target.with_name(self.target.name + mark)
-        self._old = self.target.with_name(f"{self.target.name}{mark}{MOVED_ASIDE}")
-        self._lock: BinaryIO | None = None
-        tell_leftovers(self.target)
-        _clean_up(self.target)
-        if self.target.is_dir():
-            self._check_replaceable(overwrite)
-            check_target(self.partial, size)
-        else:
-            check_target(self.target, size)
+        self._size = size
+        tell_leftovers(target)
         try:
-            self._lock = _locked(self.partial)
+            super().__init__(target, overwrite=overwrite)
         except OSError as error:
             raise OutputError(f"{target}: cannot be made ({error.strerror or error})") from None
+        self.partial = self.partial.parent
+        self._old = self.partial.with_name(f"{self.partial.name}{MOVED_ASIDE}")
 
-    def _check_replaceable(self, overwrite: bool) -> None:
-        if not overwrite:
+    def _clear(self) -> None:
+        _clean_up(self.target)
+
+    def _claim(self) -> BinaryIO:
+        """The file that holds the folder under construction."""
+        partial = partial_name(self.target)
+        if self.target.is_dir():
+            self._check_replaceable()
+            check_target(partial, self._size)
+        else:
+            check_target(self.target, self._size)
+        return create_partial_folder(partial)
+
+    def _check_replaceable(self) -> None:
+        if not self._overwrite:
             raise OutputError(
                 f"{self.target}: exists already; choose another name or allow it to be replaced (--overwrite)"
             )
@@ -69,10 +73,10 @@ class OutputFolder:
             OutputError: it cannot be put there.
         """
         try:
-            self._unlock()
+            self._let_go()
             if self.target.exists():
-                patiently(lambda: os.rename(self.target, self._old))
-            patiently(lambda: os.rename(self.partial, self.target))
+                system.patiently(lambda: os.rename(self.target, self._old))
+            system.patiently(lambda: os.rename(self.partial, self.target))
         except OSError as error:
             with contextlib.suppress(OSError):
                 if self._old.exists() and not self.target.exists():
@@ -82,45 +86,21 @@ class OutputFolder:
                 f"{self.target}: cannot be put in place ({error.strerror or error})"
                 + (": another program may use a file in it; close it and try again, or choose another name" * held)
             ) from None
-        sync_folder(self.target.parent)
+        system.sync_folder(self.target.parent)
         shutil.rmtree(self._old, ignore_errors=True)
 
-    def _unlock(self) -> None:
+    def _let_go(self) -> None:
         """The mark of work in progress is no part of the result; a folder that holds an open file cannot be renamed on Windows."""
-        if self._lock and not self._lock.closed:
-            if WINDOWS:
-                self._lock.close()
+        if not self._file.closed:
+            if system.WINDOWS:
+                self._close()
             os.unlink(self.partial / FOLDER_LOCK)
-            self._lock.close()
+            self._close()
 
     def discard(self) -> None:
         """Remove what was written; nothing to do after `commit()`."""
-        if self._lock:
-            self._lock.close()
+        self._close()
         shutil.rmtree(self.partial, ignore_errors=True)  # what somebody holds goes with the next run to this target
-
-    def __enter__(self) -> OutputFolder:
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.discard()
-
-
-def _locked(folder: Path) -> BinaryIO:
-    """Make a folder with a locked file in it.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    while True:
-        folder.mkdir(exist_ok=True)
-        # Before the file is there and locked, another run may take the folder for a leftover.
-        with contextlib.suppress(FileNotFoundError):
-            file = open(folder / FOLDER_LOCK, "xb")  # noqa: SIM115 (closed by its owner)
-            lock(file, wait=True)
-            if os.path.exists(file.name):
-                return file
-            file.close()
 
 
 def _clean_up(target: Path) -> None:

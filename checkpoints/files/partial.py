@@ -1,8 +1,6 @@
 """Files under construction: what they are called, who is working on them, and which of them nobody is working on any more.
 
-A run locks the file that it writes for as long as it lives; the system drops the lock when the run ends, however it ends. So a
-file that can be locked is what a killed run left behind, whatever became of its process number, and on whichever machine that
-shares the disk it ran. Windows needs no lock: there an open file cannot be removed.
+A run locks the file that it writes (`locks`). A folder is held by a locked file in it, a file that can be continued by its journal.
 """
 
 from __future__ import annotations
@@ -17,12 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
-    fcntl = None
+from . import system
+from .locks import LOOKED_AT, lock, open_to_lock
 
 # What a file under construction is called: target name + this + process number + a number of its own, so that two runs to one
 # target are in nobody's way.
@@ -31,8 +25,6 @@ PARTIAL = ".unetscope-partial-"
 RESUMABLE, JOURNAL = ".unetscope-resumable", ".unetscope-journal"
 # A folder under construction is held by a locked file in it; a folder that makes room for it is called so.
 FOLDER_LOCK, MOVED_ASIDE = ".unetscope-lock", "-old"
-# On Windows nobody else may read or write the bytes that are locked: a place where small files have none.
-_BEYOND = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,38 +108,18 @@ def _leftover(path: Path, target: str, resumable: bool) -> Leftover:
 def _is_held(path: Path, target: Path, resumable: bool) -> bool:
     """Whether a living run has the lock of a file or folder under construction: its journal, a file in it, or itself."""
     held = Path(f"{target}{JOURNAL}") if resumable else path / FOLDER_LOCK if path.is_dir() else path
-    with contextlib.suppress(OSError), open(held, "rb") as file:
-        if fcntl is None:
-            return taken(file) or _is_running(path.name)
-        try:
-            # Shared, so that two who look do not take each other for the run.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-    # The file system knows no locks, or the file may not be opened.
-    return _is_running(path.name)
+    with contextlib.suppress(OSError), open_to_lock(held) as file:
+        free = lock(file, content=_is_content(held))
+        if free is not None:
+            return not free
+    # It cannot be told by a lock: the number in its name is left.
+    number = path.name.partition(PARTIAL)[2].partition("-")[0]
+    return number.isdecimal() and system.is_running(int(number))
 
 
-def _is_running(name: str) -> bool:
-    """Whether a process of the number in a partial file's name lives on this machine."""
-    number = name.partition(PARTIAL)[2].partition("-")[0]
-    if not number.isdecimal():
-        return False
-    if os.name == "nt":  # `os.kill` would end it there
-        import ctypes
-
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, int(number))
-        if handle:
-            ctypes.windll.kernel32.CloseHandle(handle)
-        return bool(handle)
-    try:
-        os.kill(int(number), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+def _is_content(path: Path) -> bool:
+    """Whether what is locked is read and written by other handles as well: an output, and no file that holds one."""
+    return path.name != FOLDER_LOCK and not path.name.endswith(JOURNAL)
 
 
 def partial_name(target: Path) -> Path:
@@ -163,11 +135,26 @@ def create_partial(target: Path) -> BinaryIO:
     """
     while True:
         file = open(partial_name(target), "xb", buffering=0)  # noqa: SIM115 (closed by its owner)
-        lock(file, wait=True)
         # Between making and locking it, another run may have taken it for a leftover.
-        if os.path.exists(file.name):
+        if lock(file, LOOKED_AT, content=True) is not False and os.path.exists(file.name):
             return file
         file.close()
+
+
+def create_partial_folder(folder: Path) -> BinaryIO:
+    """Make a folder under construction, of this name; returns the file in it that holds it until it is closed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        folder.mkdir(exist_ok=True)
+        # Before the file is there and locked, another run may take the folder for a leftover.
+        with contextlib.suppress(FileNotFoundError):
+            file = open(folder / FOLDER_LOCK, "xb")  # noqa: SIM115 (closed by its owner)
+            if lock(file, LOOKED_AT) is not False and os.path.exists(file.name):
+                return file
+            file.close()
 
 
 def remove_leftovers(target: Path) -> list[Path]:
@@ -180,57 +167,29 @@ def remove_leftovers(target: Path) -> list[Path]:
     return removed
 
 
-def remove_abandoned(path: Path) -> bool:
-    """Remove a file unless a living run has it; returns whether it is gone."""
-    with contextlib.suppress(OSError):
-        with open(path, "rb") as file:
-            if not lock(file, wait=False):
-                return False
-            if fcntl:
-                path.unlink()
-        if not fcntl:
-            path.unlink()
-        return True
-    return False
-
-
 def remove_resumable(target: Path) -> None:
     """Remove what a resumable run left for later, unless one is at work: the file that it was to become has been made."""
     journal = Path(f"{target}{JOURNAL}")
+    if journal.is_file() and not journal.is_symlink():
+        remove_abandoned(journal, Path(f"{target}{RESUMABLE}"))
+
+
+def remove_abandoned(path: Path, *held_by_it: Path) -> bool:
+    """Remove a file, and others that it holds, unless a living run has it; returns whether it is gone."""
     with contextlib.suppress(OSError):
-        if journal.is_symlink() or not journal.is_file():
-            return
-        with open(journal, "r+b") as file:
-            if taken(file):
-                return
-            Path(f"{target}{RESUMABLE}").unlink(missing_ok=True)
-            if fcntl:
-                journal.unlink()
-        if not fcntl:
-            journal.unlink()
-
-
-def lock(file: BinaryIO, wait: bool) -> bool:
-    """Lock a file until it is closed; False when another run has it, or when the file system knows no locks."""
-    if fcntl is None:
+        with open_to_lock(path) as file:
+            free = lock(file, content=_is_content(path))
+            if not (free or (free is None and system.WINDOWS)):
+                return False
+            if not system.WINDOWS:
+                _remove(path, held_by_it)
+        if system.WINDOWS:  # an open file is not removed there: neither this one, nor what another run has
+            _remove(path, held_by_it)
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
-
-
-def taken(file: BinaryIO) -> bool:
-    """Lock a small file until it is closed; True when another run has it. Where the file system knows no locks, nobody has."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            os.lseek(file.fileno(), _BEYOND, os.SEEK_SET)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:
-        return False
     return False
+
+
+def _remove(path: Path, held_by_it: tuple[Path, ...]) -> None:
+    for held in held_by_it:
+        held.unlink(missing_ok=True)
+    path.unlink()

@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from .errors import CheckpointError, OutputError, tell
-from .file_system import WINDOWS
-from .files import FileReader
-from .output import OutputFile, check_target
-from .partial_file import JOURNAL, RESUMABLE, taken
-from .wording import counted
+from ..errors import CheckpointError, OutputError, tell
+from ..wording import counted
+from . import system
+from .locks import LOOKED_AT, lock
+from .output import OutputFile
+from .partial import JOURNAL, RESUMABLE
+from .positioned import FileReader
+from .targets import check_target
 
 # Seconds between two times that the disk is waited for.
 _EVERY = 5.0
@@ -77,7 +79,7 @@ class Journal:
                 raise OutputError(f"{path}: is a link, which no run of ours made; remove it and try again")
         while True:
             file = open(self.path, "a+b")  # noqa: SIM115 (closed by `close`)
-            if taken(file):
+            if lock(file, LOOKED_AT) is False:
                 file.close()
                 raise OutputError(
                     f"{self.target}: another run is making this file; wait for it, or choose another name"
@@ -142,7 +144,7 @@ class Journal:
         """The work is done or given up: remove the journal and what is left of the file under construction."""
         if self._file.closed:
             return
-        if WINDOWS:
+        if system.WINDOWS:
             self.close()  # an open file cannot be removed there
         for path in (self.partial, self.path):
             with contextlib.suppress(OSError):
@@ -178,8 +180,8 @@ class ResumableFile(OutputFile):
         super().__init__(journal.target, size, overwrite=overwrite, fsync=fsync)
         self._done = bool(journal.finished)
 
-    def _claim(self, size: int) -> BinaryIO:
-        partial = self._journal.partial
+    def _claim(self) -> BinaryIO:
+        partial, size = self._journal.partial, self._size
         held = _on_disk(partial)
         check_target(self.target, size, self._overwrite, held)
         file = open(partial, "r+b" if partial.exists() else "w+b")  # noqa: SIM115 (closed by its owner)

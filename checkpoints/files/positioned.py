@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 # macOS refuses to read or write 2 GiB in one call.
 _AT_ONCE = 1 << 30

@@ -1,14 +1,17 @@
-"""What the file system under a folder takes.
+"""What the operating system and the file system under a folder take.
 
-FAT takes no file of 4 GB, which half of all SDXL models are beyond; Windows takes no file called `con.safetensors`, and what
-follows a colon it hides in another file.
+FAT takes no file of 4 GB, which half of all SDXL models are beyond; Windows takes no file called `con.safetensors`, what follows a
+colon it hides in another file, and a file that a program has open it neither renames nor removes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 _FAT = {"vfat", "msdos", "fat", "fat32", "fat16"}
@@ -16,7 +19,10 @@ _FAT = {"vfat", "msdos", "fat", "fat32", "fat16"}
 _ESCAPES = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
 _FAT_LIMIT = (1 << 32) - 1
 
+# Asked for as `system.WINDOWS`: an open file can be neither renamed nor removed there.
 WINDOWS = os.name == "nt"
+# Seconds to wait before trying again what another program is in the way of: a virus scanner lets go soon.
+_WAITS = (0.1, 0.2, 0.5, 1.0)
 # Names of devices, with whatever ending.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in "123456789¹²³")}
 _FORBIDDEN = '<>:"|?*'
@@ -36,6 +42,47 @@ def windows_fault(name: str) -> str | None:
     if found := next((c for c in name if c in _FORBIDDEN or ord(c) < ord(" ")), None):
         return f"no file name on Windows holds {found!r}"
     return "no file name on Windows ends in a space or a dot" if name.endswith((" ", ".")) else None
+
+
+def patiently(action: Callable[[], None]) -> None:
+    """Do something with a file, again and again for a little while if another program is in the way.
+
+    Raises:
+        PermissionError: it still is. Any other `OSError` of the action at once.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            return action()
+        except PermissionError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name durable; Windows cannot open a folder and needs no such thing."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number lives on this machine."""
+    if os.name == "nt":  # `os.kill` would end it there
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, process)
+        if handle:
+            ctypes.windll.kernel32.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _kind(folder: Path) -> str:
