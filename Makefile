@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo app test lint format diagrams screenshots wheel bench clean
+.PHONY: demo app test lint format docs diagrams screenshots wheel bench clean
 
 demo: $(VENV)/.search
 	$(PY) examples/demo.py
@@ -22,6 +22,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/.test
+	$(PY) -m unetscope methods --markdown > docs/methods.md
+	$(PY) docs/api.py > docs/api.md
 
 diagrams: $(VENV)/.test
 	$(PY) -m unetscope.diagrams.trace

@@ -1,8 +1,20 @@
 """Numbers about weights: statistics, health, differences, distances, where a merge comes from, and their plots.
 
 Everything streams over the files in one pass, on several threads, in a small constant of memory; results are pandas
-DataFrames with one row per tensor, and group-bys of them.
-This room uses `checkpoints` and nothing above it.
+DataFrames with one row per tensor, and group-bys of them. This room uses `checkpoints` and nothing above it.
+
+In the order in which data passes:
+
+- `alignment`: checkpoints -> the tensors that all of them have
+- `reduce`, `kernels`, `kernels_numba`, `kernels_numpy`: pieces of these -> a few sums for each
+- `grouping`: sums of tensors -> sums of layers, blocks, components
+- `statistics`, `health`: one checkpoint, and whether it is sound
+- `difference`, `metrics`, `rounding`, `wording`: two, and what is to be said of them
+- `gram`, `collection`: many
+- `trace`, `trace_pass`, `trace_label`, `regression`, `collinearity`, `shares`, `suggestion`, `verdict`, `trace_report`: where a
+  merge comes from
+- `spectrum`: a LoRA, or a full fine-tune?
+- `plots`: pictures of all of these
 """
 
 from typing import TYPE_CHECKING

@@ -240,6 +240,19 @@ def compare(
     Raises:
         AnalysisError: fewer than two checkpoints, nothing in common, or an unknown component.
         Cancelled: `cancel` was set.
+
+    Example:
+        >>> from unetscope.checkpoints import open_checkpoint
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> for name, value in {"a": 1, "b": 3}.items():
+        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
+        >>> with open_checkpoint("a.safetensors") as a, open_checkpoint("b.safetensors") as b:
+        ...     found = compare([a, b])
+        >>> found.distances().round(2)  # the root of 48 squares of 2
+               a      b
+        a   0.00  13.86
+        b  13.86   0.00
     """
     models = list(checkpoints)
     at = None if reference is None else _position(models, reference)

@@ -153,6 +153,16 @@ def gram_matrices(
     Raises:
         AnalysisError: the checkpoints share no tensor of floating point numbers, or one of them is a LoRA.
         Cancelled: `cancel` was set.
+
+    Example:
+        >>> from unetscope.checkpoints import open_checkpoint
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> for name, value in {"a": 1, "b": 3}.items():
+        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
+        >>> with open_checkpoint("a.safetensors") as a, open_checkpoint("b.safetensors") as b:
+        ...     gram_matrices([a, b]).total().tolist()
+        [[48.0, 144.0], [144.0, 432.0]]
     """
     tensors, left_out = measurable(checkpoints, keys)
     matrices, same = sum_products(

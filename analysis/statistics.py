@@ -132,6 +132,18 @@ def measure(
     Raises:
         AnalysisError: nothing to measure, or it is a LoRA.
         Cancelled: `cancel` was set.
+
+    Example:
+        >>> from unetscope.checkpoints import open_checkpoint
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> save_file({f"layers.{n}.weight": np.full((4, 4), n, np.float32) for n in range(3)}, "a.safetensors")
+        >>> with open_checkpoint("a.safetensors") as model:
+        ...     print(measure(model).table("label")[["label", "mean", "zeros"]])
+              label  mean  zeros
+        0  LAYERS00   0.0    1.0
+        1  LAYERS01   1.0    0.0
+        2  LAYERS02   2.0    0.0
     """
     tensors = align([checkpoint], keys).tensors
     values = np.zeros((len(tensors), len(_COLUMNS)))

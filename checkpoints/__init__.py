@@ -2,8 +2,28 @@
 
 `open_checkpoint(path)` reads the headers of a model file or folder of any format and answers with a `Checkpoint`: its keys, their
 shapes, dtypes and block labels, and their values on demand. Its `family` is the record that reads the keys: one of `FAMILIES`, or
-one made of the file's own names where no family knows them.
-This room knows formats, encodings, names, families and blocks, and imports no other room.
+one made of the file's own names where no family knows them. This room imports no other room.
+
+In the order in which data passes:
+
+- `formats`, `files`: bytes of a file -> `tensors` (byte ranges) under the file's own names, of `dtypes`
+- `encodings`: codes -> numbers, decoded in the pass that reads them
+- `naming`: the file's names -> keys
+- `architecture`, `foreign`: keys -> the family, or what the file is instead
+- `families`, `layers`: keys -> blocks and kinds of layer; `registry` finds such records
+- `opening`, `checkpoint`: all of these in a row, and what they answer with
+- `lora`: an adapter as a checkpoint of changes
+- `conventions`, `presets`: other people's weight vectors -> a number for each block
+- `stream`, `strided`: the pass over weights, pieces of tensors on several threads
+- `codec`, `kernel_loops`, `kernel_numba`, `kernel_torch`, `machine_code`, `kernel_cache`: stored bytes <-> fp32
+- `output`, `partial_file`, `resumable`, `output_folder`, `transfer`, `targets`, `file_system`: numbers -> files that appear when
+  they are complete
+- `convert`, `diffusers_output`, `needless`, `averaged`, `position_ids`: any format -> another
+- `demo`, `demo_weights`: files to try things out on
+- `inspection`, `adapter`, `history`: what a header says
+- `scan`, `health`, `fingerprint`, `hashes`, `kept_scans`: what values say, and where that is kept
+- `folder_scan`, `sidecars`, `hash_index`: what is known of a folder
+- `errors`, `wording`, `yaml_text`, `user_code`, `on_demand`: what every room uses
 """
 
 from importlib import import_module

@@ -1,6 +1,16 @@
 """The command line, `unetscope`: thin commands over the functions that the app and Python users call.
 
-Modules import what they need inside the commands: `unetscope --help` must answer before numpy could be imported.
+Modules import what they need inside the commands: `unetscope --help` must answer before numpy could be imported. `main` is all that
+others use.
+
+In the order in which data passes:
+
+- `commands`, `late`: which commands there are; each is made when it is asked for
+- `arguments`, `short_forms`: options that several share; the options of a merge method
+- `looking`, `analysing`, `tracing`, `indexing`, `linting`, `importing`, `converting`, `listing`, `drawing`, `making`, `merging`,
+  `lora`, `searching`, `app`: the commands
+- `screen`: what they show
+- `endings`: how they end
 """
 
 from __future__ import annotations

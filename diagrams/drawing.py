@@ -121,6 +121,12 @@ def draw(
 
     Raises:
         DrawingError: an unknown name, level or block, or values of which none belongs to this diagram.
+
+    Example:
+        >>> draw("sdxl", values={"IN07": 0.02, "M00": 0.3}, units="relative difference").save("diff.svg").name
+        'diff.svg'
+        >>> draw("sd1", "layer", block="IN05").title
+        'Stable Diffusion 1 UNET · IN05'
     """
     subject = subject_of(architecture, needs_unet=block is None or not (is_text(block) or block == "VAE"))
     shade = shared_scale([values], scale, value_range)

@@ -33,6 +33,11 @@ def layers(architecture: str | Checkpoint) -> list[dict]:
 
     Raises:
         DrawingError: an unknown architecture, or a checkpoint without a known UNET.
+
+    Example:
+        >>> rows = layers("sd1")
+        >>> len(rows), rows[0]["key"], rows[0]["label"], rows[0]["shape"]
+        (686, 'model.diffusion_model.input_blocks.0.0.weight', 'IN00', [320, 4, 3, 3])
     """
     graph = subject_of(architecture).graph
     return [

@@ -57,7 +57,13 @@ def _step_height(lines: list[str]) -> float:
 
 
 def draw_tree(root: TreeNode, title: str = "Recipe", subtitle: str = "", theme: Theme = "auto"):
-    """A recipe's tree as a `Drawing`."""
+    """A recipe's tree as a `Drawing`.
+
+    Example:
+        >>> leaves = TreeNode("photo", share=0.7), TreeNode("anime", share=0.3)
+        >>> draw_tree(TreeNode("weighted_sum", "alpha 0.3", children=leaves)).save("tree.svg").name
+        'tree.svg'
+    """
     from .drawing import Drawing, theme_named
 
     canvas = Canvas()

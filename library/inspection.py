@@ -164,6 +164,16 @@ def inspect(path: Path | str) -> Inspection:
 
     Raises:
         CheckpointError: there is nothing there, or it cannot be read as a checkpoint.
+
+    Example:
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> save_file({f"layers.{n}.weight": np.full((4, 4), n, np.float32) for n in range(3)}, "a.safetensors")
+        >>> found = inspect("a.safetensors")
+        >>> found.architecture.name
+        'a model of no known family, blocks LAYERS00 to LAYERS02 (3)'
+        >>> found.total.parameters, list(found.dtypes)
+        (48, ['F32'])
     """
     with open_checkpoint(path, to_look=True) as checkpoint:
         return inspect_checkpoint(checkpoint)

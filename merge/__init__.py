@@ -2,8 +2,26 @@
 
 A `Recipe` (YAML or Python) names models, steps and block weights; `merge(recipe, output)` streams the inputs through fp32 and
 writes one .safetensors file; `dry_run` says what would happen. `METHODS` is the registry of merge methods; `linear`, `elementwise`,
-`statistics`, `whole` and `structural` make one of a function (`methods.declaring`), and `load_methods` takes in a file of them.
+`statistics`, `whole` and `structural` make one of a function, and `load_methods` takes in a file of them.
 This room uses `checkpoints`, and `analysis` for what lint and predictions measure.
+
+In the order in which data passes:
+
+- `recipe`, `recipe_file`, `step`, `inline_steps`, `mistakes`: YAML -> a recipe that is checked as far as that goes without models
+- `block_weights`, `weights_text`, `selectors`, `selection`, `resolved_weights`: what stands for a number -> a number for each key
+- `methods`: the formulas
+- `plan`, `planner`, `compatibility`, `wholeness`, `ema`: the models' headers -> a plan, or a refusal
+- `collapse`, `forms`, `tensor_plan`: the steps -> one sum of terms for each tensor
+- `engine`, `neighbours`: a plan -> pieces of work, on several threads
+- `pieces`, `evaluate`, `spot`: a piece -> numbers
+- `solve`, `reductions`, `kernels`, `kernels_numba`, `kernels_numpy`, `fixed_order`, `weiszfeld`, `random_drop`: what methods
+  measure
+- `faults`: what is not finite
+- `metadata`, `report`: what the file says of itself, and what people are told
+- `run`: all of these in a row
+- `live`: the same into a model in memory
+- `grid`, `predict`: many merges; how far a result will be from its models
+- `lora`, `lint`, `exchange`: LoRAs; what is questionable about a recipe; other tools' recipes
 """
 
 from importlib import import_module

@@ -106,6 +106,12 @@ class BlockWeights:
         default: weight of what no line names, when there is no vector, preset or number.
         lines: in order; later ones win.
         strength: multiplies every weight: in the denoiser, and in text encoders.
+
+    Example:
+        >>> weights = BlockWeights.parse({"preset": "GRAD_V", "scale": 0.5, "M00": 0.3, "OUT*": 1})
+        >>> by_label = weights.resolve("sd1").by_label()
+        >>> by_label["M00"], by_label["OUT04"]
+        (0.3, 1.0)
     """
 
     plain: Any = field(compare=False)

@@ -125,6 +125,16 @@ class Recipe(_Strict):
         title: a name for the result, kept in its metadata.
         methods: Python files with merge methods of the user's own, which steps use. `load` runs them; `parse` runs nothing, and
             refuses files that have not been loaded (`load_methods`).
+
+    Example:
+        >>> step = {"method": "weighted_sum", "inputs": ["photo", "anime"], "alpha": 0.3}
+        >>> models = {"photo": "photo.safetensors", "anime": "anime.ckpt"}
+        >>> recipe = Recipe.parse({"models": models, "steps": {"mix": step}})
+        >>> recipe.result, recipe.output.dtype
+        ('mix', 'fp16')
+        >>> Recipe.parse({"models": models, "steps": {"mix": step | {"method": "weighted_sun"}}})
+        Traceback (most recent call last):
+        RecipeError: recipe: there is no merge method 'weighted_sun' (did you mean 'weighted_sum' or 'weighted_subtraction'?); ...
     """
 
     models: Annotated[dict[str, str], BeforeValidator(_by_name)] = Field(min_length=1)

@@ -45,6 +45,22 @@ def merge(
 
     Raises:
         UnetscopeError: any mistake in the recipe, the inputs or the output, in one sentence.
+
+    Example:
+        >>> from unetscope.checkpoints import open_checkpoint
+        >>> from unetscope.merge import Recipe
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> for name, value in {"a": 1, "b": 3}.items():
+        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
+        >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"LAYERS01": 0.5}}
+        >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
+        >>> report = merge(Recipe.parse({"models": models, "steps": {"mix": step}}), "mix.safetensors")
+        >>> report.tensors
+        3
+        >>> with open_checkpoint("mix.safetensors") as mix:
+        ...     [float(mix.numpy(key).mean()) for key in mix.tensors]
+        [1.0, 2.0, 1.0]
     """
     output = Path(output)
     with planned(recipe) as plan:
@@ -75,6 +91,18 @@ def dry_run(recipe: Recipe, output: Path | str, *, threads: int | None = None, o
 
     Raises:
         UnetscopeError: whatever would stop the merge before its first write.
+
+    Example:
+        >>> from unetscope.merge import Recipe
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> for name, value in {"a": 1, "b": 3}.items():
+        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
+        >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"LAYERS01": 0.5}}
+        >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
+        >>> report = dry_run(Recipe.parse({"models": models, "steps": {"mix": step}}), "mix.safetensors")
+        >>> [(row.label, row.shares) for row in report.labels][:2]
+        [('LAYERS00', {'a': 1.0}), ('LAYERS01', {'a': 0.5, 'b': 0.5})]
     """
     output = Path(output)
     with planned(recipe) as plan:

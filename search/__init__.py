@@ -3,6 +3,21 @@
 A study (YAML) names a recipe with free numbers, payloads, a generator, a reward and a budget; everything that is learnt goes
 into a run folder. `search(Study.load(path), folder)` runs one, `RunFolder(folder)` reads what came of it.
 This room uses `merge`, `analysis`, `diagrams` and `checkpoints`, and nothing above it.
+
+In the order in which data passes:
+
+- `study`, `study_settings`: YAML -> a study that is checked
+- `free`, `holes`, `free_weights`, `parameters`: its recipe -> what is free, and the recipe of a point
+- `payloads`, `payload_files`, `wildcards`, `prompts`, `shots`: its prompts -> the images that every trial makes
+- `baselines`, `prior`, `automb`: what is scored first, and what is known already
+- `preparation`: all of these in a row
+- `loop`, `optimiser`, `proposals`, `stopping`, `interrupts`: ask, measure, tell, until it is enough
+- `objective`, `panel`, `pruning`, `generators`, `samplers`, `rewards`, `user_code`: a point -> images -> its score
+- `records`, `run_folder`, `validation`: what was measured, on disk
+- `storage`, `journal`: the optimiser's memory
+- `confirmation`: the best ones on images that the search never saw
+- `tree`: searches whose results go into the next
+- `overview`, `importance`, `plots`, `report`, `report_page`: what people see of it
 """
 
 from importlib import import_module

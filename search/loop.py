@@ -80,6 +80,14 @@ def search(
     Raises:
         UnetscopeError: the study is mistaken, or the generator or the reward is out of order; `resume` goes on.
         KeyboardInterrupt: a second Ctrl-C; the trial that was being made is tried again by `resume`.
+
+    Example:
+        >>> from unetscope.search import RunFolder, Study
+        >>> _ = Path("mine.py").write_text("def score(weights): return -((weights['x'] - 0.3) ** 2)")
+        >>> data = {"parameters": {"x": {"free": [0, 1]}}, "objective": "mine.py:score", "optimiser": "random", "trials": 6}
+        >>> outcome = search(Study.parse(data, folder=Path.cwd()), Path("study.run"), say=lambda line: None)
+        >>> len(RunFolder("study.run").trials()), outcome.best.score == max(x.score for x in RunFolder("study.run").trials())
+        (6, True)
     """
     require_optuna()
     if trials is not None:

@@ -24,6 +24,10 @@ class Parameter:
         choices: the names of a choice's values; empty for a number.
         of: the number or choice of the recipe that it is a part of: `mix.alpha`.
         labels: the canonical block labels that it moves as a whole; empty where it moves no whole block.
+
+    Example:
+        >>> Parameter("mix.alpha", low=0, high=1, step=0.25).nearest(0.4)
+        0.5
     """
 
     name: Text

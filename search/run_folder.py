@@ -40,7 +40,12 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class RunFolder:
-    """Reads and writes a run folder. Reading needs nothing but the files, and may happen while workers write."""
+    """Reads and writes a run folder. Reading needs nothing but the files, and may happen while workers write.
+
+    Example:
+        >>> RunFolder("study.run").exists
+        False
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)

@@ -75,6 +75,12 @@ class Study(Strict):
         images: which pictures are kept: `all`, those of the `best` trials and the baselines, or `none`.
         batch: how many images the generator is asked for at once.
         confirm: what happens at the end; `false` for nothing.
+
+    Example:
+        >>> data = {"parameters": {"x": {"free": [0, 1]}}, "objective": "mine.py:score", "trials": 40}
+        >>> study = Study.parse(data)
+        >>> study.trials, [one.name for one in study.template().parameters]
+        (40, ['x'])
     """
 
     title: str = ""

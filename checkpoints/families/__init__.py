@@ -78,6 +78,13 @@ def family_of(family: str | Family) -> Family:
 
     Raises:
         LabelError: there is no such family, with the nearest names.
+
+    Example:
+        >>> sdxl = family_of("sdxl")
+        >>> sdxl.labels[:3]
+        ('TIME_EMBED', 'LABEL_EMB', 'IN00')
+        >>> sdxl.block_of("model.diffusion_model.input_blocks.4.1.proj_in.weight").label
+        'IN04'
     """
     return family if isinstance(family, Family) else FAMILIES.named(family)
 

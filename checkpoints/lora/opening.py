@@ -169,6 +169,15 @@ def open_lora(
     Raises:
         CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, its tensors do not fit
             together or do not fit `shapes`, or it holds several adapters and none is meant.
+
+    Example:
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> factors = {"lora_A": np.ones((2, 8), np.float32), "lora_B": np.ones((4, 2), np.float32)}
+        >>> save_file({f"transformer.layers.3.mlp.{x}.weight": values for x, values in factors.items()}, "lora.safetensors")
+        >>> with open_lora("lora.safetensors") as lora:
+        ...     list(lora.modules)
+        ['layers.3.mlp.weight']
     """
     path = Path(path)
     form, stored, metadata = read_tensors(path)

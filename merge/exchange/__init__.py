@@ -2,6 +2,14 @@
 
 `import_recipe` reads merge metadata of checkpoints, sd-mecha, AutoMBW, supermerger and mergekit; whatever has no equivalent is
 named in the result, never dropped. `to_mecha` writes a recipe for sd-mecha.
+
+In the order in which data passes:
+
+- `reading`: a file -> which tool wrote it
+- `recorded`, `comfyui`, `supermerger`, `weight_lines`, `automb_log`, `mergekit`, `mergekit_settings`, `mecha_text`,
+  `mecha_import`: what it says
+- `draft`: models, steps and notes -> a `Recipe`
+- `mecha_export`, `mecha_writers`, `mecha_sparse_writers`: a `Recipe` -> sd-mecha's text
 """
 
 from .draft import Draft, Imported, Request

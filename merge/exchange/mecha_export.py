@@ -23,6 +23,13 @@ def to_mecha(recipe: Recipe, family: str | None = None) -> str:
 
     Raises:
         RecipeError: something that sd-mecha cannot say, naming the step or component.
+
+    Example:
+        >>> from unetscope.merge import Recipe
+        >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.25}
+        >>> recipe = Recipe.parse({"models": {"a": "a.safetensors", "b": "b.safetensors"}, "steps": {"mix": step}})
+        >>> print(to_mecha(recipe, "sd1").splitlines()[-3])
+        merge "weighted_sum" &0 &1 alpha=0.25
     """
     return _RecipeWriter(recipe, family).text()
 

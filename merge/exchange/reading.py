@@ -37,6 +37,13 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
     Raises:
         CheckpointError: a checkpoint that cannot be read.
         RecipeError: a file that holds no recipe that can be read, or one with something that has no equivalent here.
+
+    Example:
+        >>> from unetscope.merge.exchange import Request
+        >>> _ = Path("weights.txt").write_text(",".join(["0.25"] * 26))
+        >>> found = import_recipe(Path("weights.txt"), Request(inputs=("a.safetensors", "b.safetensors")))
+        >>> found.recipe.steps[found.recipe.result].method
+        'weighted_sum'
     """
     path, request = Path(path), request or Request()
     if path.is_dir() or is_model_name(path.name):

@@ -118,6 +118,18 @@ def lint(
 
     Raises:
         Cancelled: `cancel` was set.
+
+    Example:
+        >>> from unetscope.merge import Recipe
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> for name, value in {"a": 1, "b": 3}.items():
+        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
+        >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 3}
+        >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
+        >>> found = lint(Recipe.parse({"models": models, "steps": {"mix": step}}))
+        >>> [(one.check, one.severity) for one in found.findings]
+        [('range', 'warning'), ('dtype', 'note')]
     """
     report = LintReport(where, deep=deep)
     with ExitStack() as files:

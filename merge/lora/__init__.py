@@ -3,6 +3,13 @@
 What is done to a LoRA is done to its factors; a layer's whole change is formed only where there is no other way. Every
 function writes one .safetensors file, which appears when it is complete, and returns a `LoraReport` with the error by block.
 Reading LoRAs is the business of `checkpoints.lora`.
+
+In the order in which data passes:
+
+- `uses`: a LoRA and how strongly it is applied
+- `changes`, `layers`, `low_rank`: the changes that are added up, and their best approximation of a rank
+- `bake`, `combine`, `extract`, `convert`: what can be done
+- `spool`, `writing`, `report`: factors -> a file, and what people are told
 """
 
 from importlib import import_module

@@ -21,6 +21,12 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
     Raises:
         MergeError: no LoRA, or block weights that are none.
         RecipeError: a name that a recipe cannot hold.
+
+    Example:
+        >>> from unetscope.merge.lora import LoraUse
+        >>> recipe = bake_recipe("model.safetensors", [LoraUse(Path("style.safetensors"), 0.8)])
+        >>> recipe.steps[recipe.result].method, list(recipe.loras)
+        ('task_arithmetic', ['style'])
     """
     if not loras:
         raise MergeError("name at least one LoRA to bake in (--lora FILE)")

@@ -1,7 +1,14 @@
 """The merge methods: one function each, by kind of idea, and the registry of them.
 
-`METHODS` maps names to `Method`; `method_named` finds one. `declaring` says how to write one: a function under `linear`,
-`elementwise`, `statistics`, `whole` or `structural`, which `unetscope.merge` has too. `load_methods` takes in a file of the user's.
+`METHODS` maps names to `Method`; `method_named` finds one. A method is a function under `linear`, `elementwise`, `statistics`,
+`whole` or `structural`, which `unetscope.merge` has. `load_methods` takes in a file of the user's.
+
+- `declaring`, `method`, `elsewhere`: how a method is written, what it is, what other tools call it
+- `registry`, `files`: where methods are found, and the user's own
+- `combining`, `numpy_later`: what several methods use
+- `page`: docs/methods.md
+
+Every other file holds methods of one kind of idea.
 """
 
 from .files import MethodsFile, load_methods

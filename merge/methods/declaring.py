@@ -90,6 +90,14 @@ def linear(function=None, /, **facts):
 
     Raises:
         MethodError: the function is not a method; so do the other decorators.
+
+    Example:
+        >>> @linear
+        ... def toward(a, b, *, alpha: float = 0.5):
+        ...     "(1 - alpha) a + alpha b: the share of each."
+        ...     return 1 - alpha, alpha
+        >>> toward.inputs, toward.parameters["alpha"].default, toward(1, 3, alpha=0.25)
+        (('a', 'b'), 0.5, (0.75, 0.25))
     """
     return _declared("linear", function, facts)
 
@@ -99,7 +107,16 @@ def elementwise(function: Callable, /) -> Method: ...
 @overload
 def elementwise(**facts: Unpack[Facts]) -> _Decorator: ...
 def elementwise(function=None, /, **facts):
-    """An elementwise method: its function gets pieces of its inputs. `at` is the tile's `Spot`."""
+    """An elementwise method: its function gets pieces of its inputs. `at` is the tile's `Spot`.
+
+    Example:
+        >>> @elementwise
+        ... def midpoint(a, b, *, alpha: float = 0.5):
+        ...     "(1 - alpha) a + alpha b: between the two."
+        ...     return (1 - alpha) * a + alpha * b
+        >>> midpoint(1.0, 3.0, alpha=0.25)
+        1.5
+    """
     return _declared("elementwise", function, facts)
 
 

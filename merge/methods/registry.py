@@ -28,6 +28,11 @@ def method_named(name: str) -> Method:
 
     Raises:
         RecipeError: there is none, with the nearest names.
+
+    Example:
+        >>> method = method_named("weighted-sum")
+        >>> method.inputs, method.shares(2, {"alpha": 0.25})
+        (('a', 'b'), (0.75, 0.25))
     """
     try:
         return METHODS[str(name).replace("-", "_")]

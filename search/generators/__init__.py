@@ -1,4 +1,12 @@
-"""Generators: where images come from."""
+"""Generators: where images come from. `make_generator` builds one from a study's settings; `Generator` is what one is.
+
+Kinds are imported when a study asks for them. The files:
+
+- `contract`, `settings`, `fields`: what a generator is, how its settings are checked, what it makes of a payload's fields
+- `diffusers_live`, `pipeline`, `tokenizer`, `conditioning`, `live_weights`: diffusers in this process
+- `web_ui`, `web_ui_client`, `trial_files`: a web UI that runs already
+- `python_function`: a function of the user's own
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Rewards: where scores come from. `make_reward` builds one from a study's settings; `contract.Reward` is what one is."""
+"""Rewards: where scores come from. `make_reward` builds one from a study's settings; `Reward` is what one is.
+
+Kinds are imported when a study asks for them. The files:
+
+- `contract`, `kinds`, `options`: what a reward is, which there are, how their options are checked
+- `weights`, `pixels`, `clip`, `open_clip_names`, `blip_names`, `head`: models that score, from local files
+- `aesthetic`, `clip_scores`, `image_reward`, `onnx_file`: rewards that are models
+- `http`, `command`, `manual`, `answers`: rewards that are other programs, or people
+- `composite`: several as one
+- `features`: plain measures of an image
+"""
 
 from .contract import Parts, Reward
 from .kinds import KINDS, make_reward
