@@ -103,6 +103,10 @@ def _check(checkpoints: Sequence[Checkpoint]) -> None:
             )
 
 
+# Why a key is left out whose shape is another one in another file.
+SHAPES = "shapes differ"
+
+
 def _reason(key: str, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
     """Why a key is left out, in words; empty when it is not."""
     having = [name for name, checkpoint in zip(names, checkpoints, strict=True) if key in checkpoint]
@@ -113,7 +117,7 @@ def _reason(key: str, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -
     shapes = {checkpoint[key].shape for checkpoint in checkpoints}
     if len(shapes) > 1:
         each = (f"{list(c[key].shape)} in {name}" for name, c in zip(names, checkpoints, strict=True))
-        return "shapes differ: " + ", ".join(each)
+        return f"{SHAPES}: " + ", ".join(each)
     return ""
 
 

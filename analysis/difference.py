@@ -16,6 +16,7 @@ import pandas as pd
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.kernels import kernel
 from ..checkpoints.kernels.definitions import BASE_TERMS, PAIR_TERMS
+from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, Alignment, align, distinct_names
 from .errors import AnalysisError
@@ -38,7 +39,7 @@ class Difference:
         a, b: their names. base: the name of the common ancestor, None without one.
         terms: one row per tensor: description, and the terms that metrics are made of.
         left_out: key, label, component, reason: what one side lacks, or has in another shape.
-        notes: what else to know, in sentences.
+        notes: what else to know.
     """
 
     a: str
@@ -46,7 +47,7 @@ class Difference:
     base: str | None
     terms: pd.DataFrame
     left_out: pd.DataFrame
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ def diff(
     return Difference(names[0], names[1], names[2] if base else None, terms, _left_out(alignment, a, b), notes)
 
 
-def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) -> tuple[Alignment, tuple[str, ...]]:
+def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) -> tuple[Alignment, tuple[Notice, ...]]:
     """Add the base's tensors to what a and b share, where it has them in the same shape."""
     if base is None:
         return alignment, ()
@@ -166,7 +167,8 @@ def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) ->
         tensors.append(tensor)
     if lacking == len(tensors):
         raise AnalysisError(f"{base.path}: shares no tensor with the two checkpoints; it cannot be their base")
-    note = f"{base_name} lacks {lacking} of {len(tensors)} tensors in their shape; its metrics are of the others"
+    text = f"{base_name} lacks {lacking} of {len(tensors)} tensors in their shape; its metrics are of the others"
+    note = Notice("difference.base_lacking", text, (base_name,))
     return Alignment(tuple(tensors), alignment.left_out), (note,) if lacking else ()
 
 

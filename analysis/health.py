@@ -14,11 +14,10 @@ import pandas as pd
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DTYPES
 from ..checkpoints.families.parts.position_ids import is_position_ids
-from ..library.health import Finding, TensorValues, findings, look_at_position_ids
+from ..checkpoints.notices import Notice, worst_first
+from ..library.health import TensorValues, findings, look_at_position_ids
 from .grouping import is_weight
 from .statistics import Statistics
-
-_LEVELS = ("broken", "suspect", "note")
 
 # Trained weights of these models stay within a few tens; one this large is a run that diverged or a faulty merge.
 _HUGE = 1000.0
@@ -27,7 +26,7 @@ _VANISHING = 0.01
 _SUBNORMAL = 0.10
 
 
-def examine(checkpoint: Checkpoint, measured: Statistics) -> list[Finding]:
+def examine(checkpoint: Checkpoint, measured: Statistics) -> list[Notice]:
     """What there is to say about a checkpoint's soundness, the worst first; empty when nothing is wrong.
 
     Args:
@@ -36,7 +35,7 @@ def examine(checkpoint: Checkpoint, measured: Statistics) -> list[Finding]:
     """
     found = list(findings(checkpoint, _values(measured.terms), _position_ids(checkpoint)))
     found += [finding for rule in _RULES for finding in rule(measured.terms)]
-    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
+    return worst_first(found)
 
 
 def _values(terms: pd.DataFrame) -> dict[str, TensorValues]:
@@ -55,24 +54,23 @@ def _position_ids(checkpoint: Checkpoint) -> dict:
     return found
 
 
-def _constant(terms: pd.DataFrame) -> list[Finding]:
+def _constant(terms: pd.DataFrame) -> list[Notice]:
     matrices = terms["shape"].str.contains("x") & is_weight(terms) & (terms["counted"] > 1)
     rows = terms[matrices & (terms["min"] == terms["max"]) & (terms["zeros"] == 0)]
     if rows.empty:
         return []
-    return [
-        Finding("suspect", f"{_tensors(rows)} {'is' if len(rows) == 1 else 'are'} one constant throughout: not trained")
-    ]
+    text = f"{_tensors(rows)} {'is' if len(rows) == 1 else 'are'} one constant throughout: not trained"
+    return [Notice("health.constant", text, tuple(rows["key"]), "warning")]
 
 
-def _huge(terms: pd.DataFrame) -> list[Finding]:
+def _huge(terms: pd.DataFrame) -> list[Notice]:
     size = np.maximum(terms["max"], -terms["min"])
     rows = terms[is_weight(terms) & (size > _HUGE) & np.isfinite(size)]
     if rows.empty:
         return []
     largest = size[rows.index].max()
     text = f"values up to {largest:.3g} in {_tensors(rows)}: far beyond trained weights; training or a merge diverged"
-    return [Finding("suspect", text)]
+    return [Notice("health.huge", text, tuple(rows["key"]), "warning")]
 
 
 def _shares(terms: pd.DataFrame, column: str) -> Iterator[tuple[str, float, pd.DataFrame]]:
@@ -81,26 +79,26 @@ def _shares(terms: pd.DataFrame, column: str) -> Iterator[tuple[str, float, pd.D
         yield label, rows[column].sum() / max(rows["counted"].sum(), 1), rows
 
 
-def _vanishing(terms: pd.DataFrame) -> list[Finding]:
+def _vanishing(terms: pd.DataFrame) -> list[Notice]:
     return [
-        Finding("note", f"{label}: {share:.1%} of the values are too small for fp16 and would become 0")
+        Notice("health.vanishing", f"{share:.1%} of the values are too small for fp16 and would become 0").of(label)
         for label, share, _ in _shares(terms, "vanishing_fp16")
         if share > _VANISHING
     ]
 
 
-def _subnormal(terms: pd.DataFrame) -> list[Finding]:
+def _subnormal(terms: pd.DataFrame) -> list[Notice]:
     return [
-        Finding(
-            "note",
-            f"{label}: {share:.0%} of the values are subnormal in {rows['dtypes'].iloc[0]}, stored with fewer digits",
-        )
+        Notice(
+            "health.subnormal",
+            f"{share:.0%} of the values are subnormal in {rows['dtypes'].iloc[0]}, stored with fewer digits",
+        ).of(label)
         for label, share, rows in _shares(terms, "subnormal")
         if share > _SUBNORMAL
     ]
 
 
-def _mixed(terms: pd.DataFrame) -> list[Finding]:
+def _mixed(terms: pd.DataFrame) -> list[Notice]:
     """A few tensors in another dtype than the rest of their component: harmless, but a sign of patching."""
     found = []
     floats = terms[is_weight(terms) & terms["dtypes"].map(lambda name: DTYPES[name].is_float)]
@@ -108,11 +106,13 @@ def _mixed(terms: pd.DataFrame) -> list[Finding]:
         counts = rows["dtypes"].value_counts()
         if len(counts) > 1:
             what = " and ".join(f"{n:,} of {name}" for name, n in counts.items())
-            found.append(Finding("note", f"{component}: dtypes are mixed: {what} tensors"))
+            found.append(
+                Notice("health.mixed_dtypes", f"dtypes are mixed: {what} tensors", tuple(counts.index)).of(component)
+            )
     return found
 
 
-_RULES: tuple[Callable[[pd.DataFrame], list[Finding]], ...] = (_constant, _huge, _vanishing, _subnormal, _mixed)
+_RULES: tuple[Callable[[pd.DataFrame], list[Notice]], ...] = (_constant, _huge, _vanishing, _subnormal, _mixed)
 
 
 def _tensors(rows: pd.DataFrame) -> str:

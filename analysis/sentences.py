@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from .alignment import SHAPES
 from .difference import Difference
 from .grouping import is_weight
 
 # Two unrelated changes of the same size have a conflict of one half and a cosine of 0.
 _SAME_WAY, _AGREE, _FIGHT = 0.25, 0.45, 0.55
+# How the sentence begins that names the components without a difference.
+IDENTICAL = "Bit-identical"
 _PRECISION = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F8_E4M3": "fp8 (E4M3)", "F8_E5M2": "fp8 (E5M2)"}
 
 
@@ -24,7 +27,7 @@ def sentences(difference: Difference) -> list[str]:
         out.append(
             f"{overall['not_finite']:,} elements are NaN or infinite in one of the files; they are counted nowhere."
         )
-    out += [note + "." for note in difference.notes]
+    out += [note.text + "." for note in difference.notes]
     if difference.base:
         out.append(_merging(difference, overall))
     return out
@@ -40,7 +43,7 @@ def _equal(difference: Difference) -> list[str]:
     parts = difference.table("component")
     identical = [c for c, same in zip(parts["component"], parts["identical"], strict=True) if same]
     rounded = parts[parts["equal_rounded"]]["component"]
-    out = [f"Bit-identical: {', '.join(identical)}."] if identical else []
+    out = [f"{IDENTICAL}: {', '.join(identical)}."] if identical else []
     for component in rounded:
         rows = difference.terms[difference.terms["component"] == component]
         out.append(f"{component} is equal up to {_rounding(rows)} rounding.")
@@ -82,7 +85,7 @@ def percent(value: float) -> str:
 
 def _left_out(left_out: pd.DataFrame) -> list[str]:
     """One sentence per component and reason; shapes are listed one by one."""
-    shapes = left_out["reason"].str.startswith("shapes differ")
+    shapes = left_out["reason"].str.startswith(SHAPES)
     out = []
     for (reason, component), rows in left_out[~shapes].groupby(["reason", "component"], sort=False):
         one = len(rows) == 1

@@ -22,6 +22,7 @@ from .errors import CheckpointError, nearest
 from .families import Family, Place
 from .files import FileReader
 from .kernels import kernel
+from .notices import Notice
 from .recognition.architecture import NO_FAMILY, Architecture, reader_of
 from .strided import Strided
 from .tensors import Piece, Shape, StoredTensor
@@ -98,7 +99,7 @@ class Checkpoint:
     prediction: str | None = None
     noise: str = ""
     prediction_from: str = ""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
     size: int = 0
     stored: tuple[Stored, ...] = ()
     _readers: dict[Path, FileReader] = field(default_factory=dict, repr=False)

@@ -20,6 +20,7 @@ from .families import FAMILIES, Family, Widths, is_buffer
 from .families.diffusers import tokenizer_folder, write_pipeline_config
 from .families.parts.schedule import CONTINUOUS, ZERO_SNR, is_marker
 from .files.output import replace_file
+from .notices import Notice
 from .recognition import DiffusersTranslation, to_diffusers
 from .recognition.architecture import Architecture
 from .tensors import Shape, StoredTensor
@@ -46,7 +47,7 @@ class FolderPlan:
 
     files: dict[str, dict[str, StoredTensor]]
     unplaced: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Notice, ...]
     family: Family
     widths: Widths
     architecture: Architecture
@@ -164,27 +165,30 @@ def _components(family: Family) -> frozenset[str]:
     return frozenset(_expected(family, "real", 4))
 
 
-def _prediction(checkpoint: Checkpoint, family: Family) -> tuple[str, list[str]]:
+def _prediction(checkpoint: Checkpoint, family: Family) -> tuple[str, list[Notice]]:
     """What the scheduler's configuration says, and a note when that is a guess."""
     if checkpoint.prediction:
         return checkpoint.prediction, []
-    note = "nothing in the checkpoint says what it predicts; the scheduler's configuration says epsilon"
+    text = "nothing in the checkpoint says what it predicts; the scheduler's configuration says epsilon"
     if family.predicts is None:
-        note += (
+        text += (
             f", but many {family.title} models (those for 768 pixels) predict v: check scheduler/scheduler_config.json"
         )
-    return "epsilon", [note]
+    return "epsilon", [Notice("diffusers.prediction_guessed", text)]
 
 
-def _lacking(family: Family, architecture: Architecture, here: set[str]) -> list[str]:
+def _lacking(family: Family, architecture: Architecture, here: set[str]) -> list[Notice]:
     """What must be added before a pipeline runs."""
     absent = sorted(_components(family) - here)
     if absent:
-        return [f"the folder has no {', no '.join(absent)}, so it has no model_index.json: load its parts one by one"]
+        text = f"the folder has no {', no '.join(absent)}, so it has no model_index.json: load its parts one by one"
+        return [Notice("diffusers.absent", text, tuple(absent))]
     if not _runs(family, architecture.variant):
-        return ["a depth model needs a depth estimator as well, so model_index.json was not written"]
+        text = "a depth model needs a depth estimator as well, so model_index.json was not written"
+        return [Notice("diffusers.depth_estimator", text)]
     folders = [tokenizer_folder(held.folder) for held in family.components if held.part.text]
-    return [f"tokenizer files are no part of a checkpoint: copy {' and '.join(folders)} from any {family.id} folder"]
+    text = f"tokenizer files are not part of a checkpoint: copy {' and '.join(folders)} from any {family.id} folder"
+    return [Notice("diffusers.tokenizers", text, tuple(folders))]
 
 
 def _channels(family: Family, architecture: Architecture) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from pathlib import PurePath
 
+from .notices import Notice
+
 # So much of another program's message is shown.
 _SHOWN = 300
 
@@ -48,13 +50,17 @@ class Cancelled(UnetscopeError):
 LabelError = RecipeError
 
 
-class Notice(UserWarning):
-    """What a user should know and that stops nothing; the command line prints it as a line of its own."""
+class NoticeWarning(UserWarning):
+    """A `Notice` of code that has no report to put it in; the command line prints it as a line of its own."""
+
+    def __init__(self, notice: Notice):
+        super().__init__(notice.text)
+        self.notice = notice
 
 
-def tell(text: str) -> None:
-    """Issue a `Notice`: one sentence."""
-    warnings.warn(text, Notice, stacklevel=2)
+def tell(notice: Notice) -> None:
+    """Issue a `NoticeWarning`."""
+    warnings.warn(NoticeWarning(notice), stacklevel=2)
 
 
 def nearest(name: str, known) -> str:

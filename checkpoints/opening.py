@@ -13,6 +13,7 @@ from .families import Family
 from .families.any import any_family
 from .families.parts.schedule import marks, said_by_markers, said_by_word
 from .formats import Contents, is_folder, read_file, read_model
+from .notices import Notice
 from .recognition import canonical_names, to_single_file
 from .recognition.architecture import Architecture, reader_of, recognise, unknown_model
 from .recognition.translation import Translation
@@ -93,17 +94,17 @@ def _as_numbers(contents: Contents) -> tuple[Translation, dict[str, str], tuple[
         lacking = (
             f"{counted(len(translation.lacking), 'tensor')} of the single-file layout ({some(translation.lacking)})"
         )
-        translation.notes.append(f"the diffusers layout lacks {lacking}")
+        translation.notes.append(Notice("names.lacking", f"the diffusers layout lacks {lacking}"))
     return translation, metadata, together(stored)
 
 
 def _checkpoint(path, form, translation: Translation, metadata, raw_names, size) -> Checkpoint:
-    for names, what in (
-        (translation.unknown, "have no known place"),
-        (translation.dropped, "carry nothing and are left out"),
+    for code, names, what in (
+        ("names.unknown", translation.unknown, "have no known place"),
+        ("names.dropped", translation.dropped, "carry nothing and are left out"),
     ):
         if names:
-            translation.notes.append(f"{len(names)} tensors {what} ({some(names)})")
+            translation.notes.append(Notice(code, f"{len(names)} tensors {what} ({some(names)})"))
     architecture = recognise({key: stored.shape for key, stored in translation.tensors.items()}, raw_names)
     architecture, family, named = _read_by(architecture, translation.tensors)
     tensors = {key: TensorInfo(key, stored, family) for key, stored in named.items()}

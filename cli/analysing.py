@@ -109,6 +109,7 @@ def stats(
 ) -> None:
     """Measure one checkpoint: mean, deviation, norms, extremes, zeros, NaN; its health in words, the worst first."""
     from ..analysis import draw_histograms, examine, measure, records, save
+    from ..library.health import in_words, to_plain
 
     check_results(overwrite, (csv, TABLES), (histograms, PICTURES))
     with ExitStack() as files, progress("measuring") as moved:
@@ -117,7 +118,7 @@ def stats(
         health = examine(checkpoint, measured)
     table = measured.table(by, sort)
     if json:
-        found = [{"level": f.level, "text": f.text} for f in health]
+        found = [to_plain(finding) for finding in health]
         show_json({"file": file.name, "by": by, "rows": records(table), "health": found})
     else:
         front = [c for c in (by, "key", "label", "component", "kind", "shape") if c in table]
@@ -125,7 +126,7 @@ def stats(
             f"{file.name} by {by} (--csv and --json have more)", table[[*dict.fromkeys(front), *_SHOWN_STATISTICS]]
         )
         for finding in health:
-            say(f"! {finding}")
+            say(f"! {in_words(finding)}")
         if not health:
             say("nothing broken, empty or suspicious")
     if csv:

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from .lazy_commands import LateGroup
+from .spelling import words_spelt
 
 STOPPED = 130
 
@@ -34,9 +35,9 @@ def stop_code(error: KeyboardInterrupt) -> int:
 class Commands(LateGroup):
     """The commands of `unetscope`. What they raise is told here, because typer would end some of it without a word."""
 
-    def make_context(self, *args: Any, **named: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **named: Any) -> Any:
         with _told():
-            return super().make_context(*args, **named)
+            return super().make_context(info_name, words_spelt(self, args), *more, **named)
 
     def invoke(self, ctx: typer.Context) -> Any:
         with _told():
@@ -105,21 +106,21 @@ def stopped_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def notices_shown() -> Iterator[None]:
-    """Print what a user should know (`Notice`) as a line on stderr; other people's warnings as ever."""
-    from ..checkpoints.errors import Notice
+    """Print what a user should know (`NoticeWarning`) as a line on stderr; other people's warnings as ever."""
+    from ..checkpoints.errors import NoticeWarning
 
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
-            if not issubclass(category, Notice):
+            if not issubclass(category, NoticeWarning):
                 others(message, category, *where, **how)
                 return
             from .screen import warn
 
             warn(str(message).replace("\n", " "))
 
-        warnings.simplefilter("always", Notice)
+        warnings.simplefilter("always", NoticeWarning)
         warnings.showwarning = shown
         yield
 

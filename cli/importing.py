@@ -173,8 +173,8 @@ def _show(imported: Imported, output: Path) -> None:
             for name, share in imported.shares.items()
         ]
         show_table("Shares", ["model", "share of the blocks", ""], rows)
-    for text in imported.notes:
-        note(text)
+    for notice in imported.notes:
+        note(str(notice))
     if imported.missing:
         note(f"{len(imported.missing)} models were not found: put their paths into {output}, or give --models FOLDER")
     say(f"wrote {output}: {counted(len(recipe.models), 'model')}, {counted(len(recipe.steps), 'step')}")

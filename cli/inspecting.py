@@ -158,7 +158,7 @@ def _findings(found: Inspection) -> list[str]:
         said.append("its UNET is there as EMA weights only (`merge exchange-ema` puts them in its place)")
     elif found.ema and found.ema.tensors > 2:
         said.append(f"holds a second UNET of EMA weights, {size(found.ema.bytes)} (`convert --prune` drops it)")
-    return [*said, *found.notes]
+    return [*said, *(note.text for note in found.notes)]
 
 
 def _some(keys: tuple[str, ...]) -> str:
@@ -168,9 +168,11 @@ def _some(keys: tuple[str, ...]) -> str:
 def _show_scan(values: Scan) -> None:
     rows = [[component, digest] for component, digest in values.fingerprints.items()]
     show_table("Fingerprints (equal weights, equal fingerprint, whatever the file)", ["component", "fingerprint"], rows)
+    from ..library.health import in_words
+
     if values.sha256:
         say(f"sha256 {values.sha256}, AutoV2 {values.autov2}")
     for finding in values.health:
-        say(f"! {finding}")
+        say(f"! {in_words(finding)}")
     if not values.health:
         say(f"no broken or empty tensors in {len(values.tensors):,}, scanned in {values.seconds:.1f} s")

@@ -40,8 +40,10 @@ def lint(
 
 
 def _show(report: LintReport) -> None:
+    from ..merge.lint.finding import in_words
+
     for finding in report.findings:
-        say(str(finding))
+        say(in_words(finding))
     if report.shares:
         rows = [row for part in report.shares for row in _rows(part)]
         show_table(

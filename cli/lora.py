@@ -256,8 +256,8 @@ def _show(report: LoraReport, json: bool) -> None:
         )
     for reason, keys in report.left_out.items():
         say(f"left out, {reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
-    for text in report.notes:
-        warn(text)
+    for notice in report.notes:
+        warn(str(notice))
     total = f", error {report.error:.3%}, energy kept {report.energy:.3%}" if report.labels else ""
     say(
         f"wrote {report.output} ({size(report.size)}): {counted(report.modules, 'layer')}, rank {_range(report.ranks)}, "

@@ -152,8 +152,8 @@ def show_report(report) -> None:
         if name not in (file, file.rpartition(".")[0]):
             say(f"{name} = {file}")
     show_table(f"What each label is made of ({report.family}, {report.tensors:,} tensors)", columns, rows)
-    for text in report.warnings:
-        warn(text)
+    for warning in report.warnings:
+        warn(str(warning))
     if report.equal_to:
         say(f"equal to {report.equal_to}")
 

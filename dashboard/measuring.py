@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.files.cache import cache_folder
+from ..checkpoints.notices import from_plain, to_plain
 from ..checkpoints.stream import Progress
 from .library import identity_of
 from .records import read_json, write_json
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..analysis.statistics import Statistics
 
 # Part of the name of what is kept; a change of its form counts as never measured.
-_FORM = 1
+_FORM = 2
 
 
 def identity_for(kind: str, identities: Sequence[str | None]) -> str:
@@ -120,7 +121,7 @@ def run_difference(arguments: dict[str, Any], progress: Progress, cancel: thread
         "base": found.base,
         "terms": found.terms.to_dict("list"),
         "left_out": found.left_out.to_dict("list"),
-        "notes": list(found.notes),
+        "notes": [to_plain(note) for note in found.notes],
         "sentences": sentences(found),
     }
     return keep("difference", identity, plain)
@@ -137,7 +138,12 @@ def kept_difference(identity: str) -> Difference | None:
         return None
     left_out = pd.DataFrame(plain["left_out"], dtype=str)
     return Difference(
-        plain["a"], plain["b"], plain["base"], pd.DataFrame(plain["terms"]), left_out, tuple(plain["notes"])
+        plain["a"],
+        plain["b"],
+        plain["base"],
+        pd.DataFrame(plain["terms"]),
+        left_out,
+        tuple(map(from_plain, plain["notes"])),
     )
 
 

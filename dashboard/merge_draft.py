@@ -18,6 +18,7 @@ import streamlit as st
 
 from ..checkpoints.wording import readable
 from .folders import Folders
+from .merge_load import TEXT
 from .records import read_json, state_folder, write_json
 from .weights_editing import Undo
 from .wording import ago, plain
@@ -197,7 +198,7 @@ def _weights(value: Any) -> dict[str, float]:
 def _title() -> str:
     """What a draft is called: its method and its files."""
     state = st.session_state
-    if state.get("m.mode", "").startswith("Recipe"):
+    if state.get("m.mode") == TEXT:
         return state.get("m.name") or "a recipe as text"
     chosen = [
         state[key] for key in sorted(map(str, state)) if key.startswith("m.model.") and isinstance(state[key], str)

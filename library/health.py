@@ -13,12 +13,16 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DType
 from ..checkpoints.families import BUFFERS
 from ..checkpoints.families.parts.position_ids import is_position_ids
+from ..checkpoints.notices import Notice, Severity, worst_first
 from ..checkpoints.wording import counted
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .needless import EMA, needless
 
 Level = Literal["broken", "suspect", "note"]
+_LEVELS: dict[Severity, Level] = {"error": "broken", "warning": "suspect", "note": "note"}
+# NaN or infinite weights: what a merge stops at.
+NOT_FINITE = "health.not_finite"
 _SHOWN = 4
 
 
@@ -44,15 +48,19 @@ class PositionIds(Enum):
     OFF = "not 0..76"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about a file: `broken` spoils pictures, `suspect` may, a `note` is worth knowing."""
+def level(notice: Notice) -> Level:
+    """How bad it is for a file: `broken` spoils pictures, `suspect` may, a `note` is worth knowing."""
+    return _LEVELS[notice.severity]
 
-    level: Level
-    text: str
 
-    def __str__(self) -> str:
-        return f"{self.level}: {self.text}"
+def in_words(notice: Notice) -> str:
+    """A finding as a line: `broken: ...`."""
+    return f"{level(notice)}: {notice.text}"
+
+
+def to_plain(notice: Notice) -> dict[str, str]:
+    """A finding for JSON."""
+    return {"level": level(notice), "text": notice.text, "code": notice.code}
 
 
 def look_at_position_ids(values: np.ndarray, dtype: DType) -> PositionIds:
@@ -65,7 +73,7 @@ def look_at_position_ids(values: np.ndarray, dtype: DType) -> PositionIds:
 
 def findings(
     checkpoint: Checkpoint, values: dict[str, TensorValues], position_ids: dict[str, PositionIds]
-) -> tuple[Finding, ...]:
+) -> tuple[Notice, ...]:
     """What a scan found, worst first."""
     found = [
         *_not_finite(checkpoint, values),
@@ -75,8 +83,7 @@ def findings(
         *_too_large(checkpoint, values),
         *_ballast(checkpoint),
     ]
-    order = ("broken", "suspect", "note")
-    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+    return tuple(worst_first(found))
 
 
 def _is_weight(checkpoint: Checkpoint, key: str) -> bool:
@@ -84,18 +91,19 @@ def _is_weight(checkpoint: Checkpoint, key: str) -> bool:
     return checkpoint.tensors[key].component not in BUFFERS
 
 
-def _not_finite(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
+def _not_finite(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Notice]:
     out = []
-    for weights, level, where in ((True, "broken", ""), (False, "note", " outside the model's own weights")):
+    places: tuple[tuple[bool, str, Severity, str], ...] = (
+        (True, NOT_FINITE, "error", ""),
+        (False, "health.not_finite_beside", "note", " outside the model's own weights"),
+    )
+    for weights, code, severity, where in places:
         for kind, counts in (("NaN", {k: v.nan for k, v in values.items()}), ("infinite", _counts(values, "inf"))):
             hit = {k: n for k, n in counts.items() if n and _is_weight(checkpoint, k) == weights}
             if hit:
                 named = _listed([f"{key} ({n:,} values)" for key, n in hit.items()])
-                out.append(
-                    Finding(
-                        level, f"{_tensors(len(hit))} with {kind} values{where}, {sum(hit.values()):,} in all: {named}"
-                    )
-                )
+                text = f"{_tensors(len(hit))} with {kind} values{where}, {sum(hit.values()):,} in all: {named}"
+                out.append(Notice(code, text, tuple(hit), severity))
     return out
 
 
@@ -103,7 +111,7 @@ def _counts(values: dict[str, TensorValues], name: str) -> dict[str, int]:
     return {key: getattr(found, name) for key, found in values.items()}
 
 
-def _missing(checkpoint: Checkpoint) -> list[Finding]:
+def _missing(checkpoint: Checkpoint) -> list[Notice]:
     if checkpoint.architecture.what not in ("checkpoint", "component"):
         return []
     out = []
@@ -111,54 +119,57 @@ def _missing(checkpoint: Checkpoint) -> list[Finding]:
         needed = [key for key in keys if short_name(key) is not None]
         unused = [key for key in keys if key not in needed]
         if needed:
-            out.append(Finding("broken", f"{component} lacks {_tensors(len(needed))} of its layout: {_listed(needed)}"))
+            text = f"{component} lacks {_tensors(len(needed))} of its layout: {_listed(needed)}"
+            out.append(Notice("health.lacking", text, (component, *needed), "error"))
         if unused:
-            out.append(
-                Finding("note", f"{component} lacks {_tensors(len(unused))} that nothing uses: {_listed(unused)}")
-            )
+            text = f"{component} lacks {_tensors(len(unused))} that nothing uses: {_listed(unused)}"
+            out.append(Notice("health.lacking_unused", text, (component, *unused)))
     if checkpoint.architecture.ema_only:
         core = checkpoint.family.core_title
         text = (
             f"the {core} is there as EMA weights only, which programs do not read: exchange_ema puts them in its place"
         )
-        out.append(Finding("suspect", text))
+        out.append(Notice("health.ema_only", text, (checkpoint.family.core,), "warning"))
     if absent := absent_components(checkpoint):
-        out.append(Finding("note", f"there is no {', no '.join(absent)} in it: programs will take another file's"))
+        text = f"there is no {', no '.join(absent)} in it: programs will take another file's"
+        out.append(Notice("health.absent", text, tuple(absent)))
     return out
 
 
-def _positions(position_ids: dict[str, PositionIds]) -> list[Finding]:
-    level: dict[PositionIds, Level] = {PositionIds.OFF: "suspect", PositionIds.FLOAT: "note"}
-    remedy = {PositionIds.OFF: "; programs that use them misplace words", PositionIds.FLOAT: ""}
+def _positions(position_ids: dict[str, PositionIds]) -> list[Notice]:
+    severity: dict[PositionIds, Severity] = {PositionIds.OFF: "warning", PositionIds.FLOAT: "note"}
+    effect = {PositionIds.OFF: "; programs that use them misplace words", PositionIds.FLOAT: ""}
+    mend = "(convert with --fix-position-ids mends that)"
     return [
-        Finding(level[ids], f"{key}: {ids.value}{remedy[ids]} (convert with --fix-position-ids mends that)")
+        Notice("health.position_ids", f"{ids.value}{effect[ids]} {mend}", (), severity[ids]).of(key)
         for key, ids in position_ids.items()
-        if ids in level
+        if ids in severity
     ]
 
 
-def _zero(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
+def _zero(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Notice]:
     zero = [k for k, v in values.items() if v.zero and _is_weight(checkpoint, k) and not is_position_ids(k)]
     weights = [k for k in zero if len(checkpoint[k].shape) > 1]
     vectors = [k for k in zero if len(checkpoint[k].shape) == 1]
     out = []
     if weights:
-        out.append(Finding("suspect", f"{_tensors(len(weights))} of weights all zero: {_listed(weights)}"))
+        text = f"{_tensors(len(weights))} of weights all zero: {_listed(weights)}"
+        out.append(Notice("health.zero_weights", text, tuple(weights), "warning"))
     if vectors:
-        out.append(Finding("note", f"{_tensors(len(vectors))} of biases or norms all zero: {_listed(vectors)}"))
+        text = f"{_tensors(len(vectors))} of biases or norms all zero: {_listed(vectors)}"
+        out.append(Notice("health.zero_vectors", text, tuple(vectors)))
     return out
 
 
-def _too_large(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Finding]:
+def _too_large(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Notice]:
     hit = [key for key, found in values.items() if found.too_large and _is_weight(checkpoint, key)]
     if not hit:
         return []
-    return [
-        Finding("note", f"{_tensors(len(hit))} with values too large for fp16, which would be infinite: {_listed(hit)}")
-    ]
+    text = f"{_tensors(len(hit))} with values too large for fp16, which would be infinite: {_listed(hit)}"
+    return [Notice("health.too_large", text, tuple(hit))]
 
 
-def _ballast(checkpoint: Checkpoint) -> list[Finding]:
+def _ballast(checkpoint: Checkpoint) -> list[Notice]:
     """What makes the file larger and nothing better."""
     if checkpoint.architecture.what not in ("checkpoint", "component"):
         return []
@@ -168,14 +179,14 @@ def _ballast(checkpoint: Checkpoint) -> list[Finding]:
         # SD1 and SD2 files keep two counters of their EMA weights, of a few bytes.
         if reason != EMA or size > 1000:
             what = f"an {EMA} of the {checkpoint.family.core_title}" if reason == EMA else reason
-            out.append(Finding("note", f"{what}: {_tensors(len(keys))}, {size / 1e6:,.1f} MB; --prune drops it"))
+            text = f"{what}: {_tensors(len(keys))}, {size / 1e6:,.1f} MB; --prune drops it"
+            out.append(Notice("health.needless", text, tuple(keys)))
     gone = {key for keys in known.values() for key in keys}
     unknown = [t for t in checkpoint.tensors.values() if t.component == "other" and t.key not in gone]
     if unknown:
         size = sum(t.nbytes for t in unknown) / 1e6
-        out.append(
-            Finding("note", f"keys of no known component: {_tensors(len(unknown))}, {size:,.1f} MB; --prune keeps them")
-        )
+        text = f"keys of no known component: {_tensors(len(unknown))}, {size:,.1f} MB; --prune keeps them"
+        out.append(Notice("health.unknown", text, tuple(t.key for t in unknown)))
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.encodings.sorting import Stored
 from ..checkpoints.families import components_in_order, families_with, family_of, in_order
+from ..checkpoints.notices import Notice, texts
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.recognition.architecture import Architecture, missing_keys
 from ..checkpoints.tensors import StoredTensor
@@ -114,7 +115,7 @@ class Inspection:
     adapter: Adapter | None = None
     stored: tuple[Stored, ...] = ()
     truncation: Truncation | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
     tensors: tuple[Listed, ...] = ()
     noise: str = ""
@@ -154,7 +155,7 @@ class Inspection:
             "adapter": self.adapter.to_plain() if self.adapter else None,
             "stored": [part.to_plain() for part in self.stored],
             "truncation": asdict(self.truncation) if self.truncation else None,
-            "notes": list(self.notes),
+            "notes": texts(self.notes),
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
 
@@ -190,8 +191,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     adapter = _adapter(checkpoint)
     if adapter and len(adapter.families) > 1:
         titles = " or ".join(family_of(family).title for family in adapter.families)
-        kind = architecture.name.partition(" for ")[0]
-        architecture = replace(architecture, family=None, name=f"{kind} for {titles}")
+        architecture = replace(architecture, family=None, name=f"{architecture.kind} for {titles}")
     return Inspection(
         path=checkpoint.path,
         format=checkpoint.format,

@@ -18,10 +18,11 @@ from ..checkpoints.families.parts.position_ids import is_position_ids
 from ..checkpoints.files import FileReader
 from ..checkpoints.hashes import autov2, identity, known_sha256, remember, sha256
 from ..checkpoints.kernels import kernel
+from ..checkpoints.notices import Notice
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.stream import Pass, Progress, Span, spans
 from .fingerprint import BLOCK, Fingerprints, canonical, short_name
-from .health import Finding, PositionIds, TensorValues, findings, look_at_position_ids
+from .health import PositionIds, TensorValues, findings, look_at_position_ids, to_plain
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Scan:
         position_ids: key -> what is stored there instead of the integers 0..76, if anything.
         sha256: of the file; None for a folder.
         autov2: the first ten digits of it.
-        health: findings in words, worst first; empty for a sound file.
+        health: findings, worst first; empty for a sound file.
         seconds: how long it took.
     """
 
@@ -45,7 +46,7 @@ class Scan:
     position_ids: dict[str, PositionIds] = field(default_factory=dict)
     sha256: str | None = None
     autov2: str | None = None
-    health: tuple[Finding, ...] = ()
+    health: tuple[Notice, ...] = ()
     seconds: float = 0.0
 
     def to_plain(self) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class Scan:
             "position_ids": {key: ids.value for key, ids in self.position_ids.items()},
             "sha256": self.sha256,
             "autov2": self.autov2,
-            "health": [asdict(finding) for finding in self.health],
+            "health": [to_plain(finding) for finding in self.health],
             "seconds": self.seconds,
         }
 

@@ -11,9 +11,12 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.families.parts.schedule import CONTINUOUS
+from ..checkpoints.notices import Notice
 from ..checkpoints.tensors import Shape
 from .errors import MergeError
 
+# They predict differently.
+MIXED = "prediction.mixed"
 # A marker's value is a number, or one for each latent channel.
 _MARKER_BYTES = 1024
 
@@ -55,14 +58,6 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     return checkpoints[0].family if family is None else checkpoints[names.index(said_by)].family
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionNote:
-    """What is to be said of models that predict. `code`: `prediction`, `noise` or `levels` (they differ), `unmarked`."""
-
-    code: str
-    text: str
-
-
 @dataclass(frozen=True)
 class Predictions:
     """What a merged denoiser predicts.
@@ -75,7 +70,7 @@ class Predictions:
 
     kind: str | None
     marked_by: int | None
-    notes: tuple[PredictionNote, ...] = ()
+    notes: tuple[Notice, ...] = ()
 
 
 def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], mix: bool) -> Predictions:
@@ -112,20 +107,20 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
     marked_by = _marked_by(checkpoints, list(named), kind)
     notes = []
     if len(kinds) > 1:
-        notes.append(PredictionNote("prediction", f"the models predict differently ({_by_kind(kinds)})"))
+        text = f"the models predict differently ({_by_kind(kinds)})"
+        notes.append(Notice(MIXED, text, tuple(named.values()), "warning"))
     if len(noises) > 1:
         of = f"; the result is marked as {named[marked_by]} is" if marked_by is not None else ""
         text = (
             f"the models were trained on different noise schedules ({_by_kind(noises)}): their merge fits neither{of}"
         )
-        notes.append(PredictionNote("noise", text))
+        notes.append(Notice("prediction.noise", text, tuple(named.values()), "warning"))
     if owner.noise and marked_by is None:
         text = f"{named[min(named)]} was trained on {owner.noise}, which no key says: the result has no mark of it"
-        notes.append(PredictionNote("unmarked", text))
+        notes.append(Notice("prediction.no_mark", text, (named[min(named)],)))
     if silent and kinds:
-        notes.append(
-            PredictionNote("unmarked", f"nothing says what {', '.join(silent)} predicts; the others: {_by_kind(kinds)}")
-        )
+        text = f"nothing says what {', '.join(silent)} predicts; the others: {_by_kind(kinds)}"
+        notes.append(Notice("prediction.unknown", text, tuple(silent)))
     return Predictions(kind, marked_by, (*notes, *_levels(checkpoints, named, marked_by)))
 
 
@@ -151,9 +146,7 @@ def _markers(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
     return {key: checkpoint[key] for key in checkpoint.keys_by_component.get("marker", ())}
 
 
-def _levels(
-    checkpoints: Sequence[Checkpoint], named: Mapping[int, str], marked_by: int | None
-) -> Iterator[PredictionNote]:
+def _levels(checkpoints: Sequence[Checkpoint], named: Mapping[int, str], marked_by: int | None) -> Iterator[Notice]:
     """Markers whose values differ, as the largest noise level of EDM models may."""
     if marked_by is None:
         return
@@ -164,7 +157,7 @@ def _levels(
         for i, name in named.items():
             if key in checkpoints[i] and not np.array_equal(checkpoints[i].numpy(key), mine):
                 text = f"{key} of {name} is not that of {named[marked_by]}, which the result has"
-                yield PredictionNote("levels", text)
+                yield Notice("prediction.levels", text, (name, named[marked_by], key), "warning")
 
 
 def has_denoiser(checkpoint: Checkpoint) -> bool:

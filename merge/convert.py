@@ -22,6 +22,7 @@ from ..checkpoints.families.parts.schedule import CONTINUOUS, is_marker
 from ..checkpoints.files.folder import OutputFolder
 from ..checkpoints.files.targets import check_target, refuse_holders, refuse_inputs
 from ..checkpoints.formats import FORMATS, is_model_name, written_as
+from ..checkpoints.notices import Notice, texts
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import StoredTensor
@@ -67,12 +68,12 @@ class ConvertReport:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
     seconds: float = 0.0
 
     def to_plain(self) -> dict[str, Any]:
         """The same as dictionaries and lists, ready for JSON."""
-        return {**vars(self), "source": str(self.source), "target": str(self.target)}
+        return {**vars(self), "source": str(self.source), "target": str(self.target), "notes": texts(self.notes)}
 
 
 def convert(
@@ -164,7 +165,7 @@ class _Conversion:
         self._checkpoint, self._target = checkpoint, target
         self._dtype, self._fix = dtype, fix_position_ids
         self._converter = Converter(dtype) if dtype else None
-        notes = [f"{checkpoint.path.name}: {note}" for note in checkpoint.notes]
+        notes = [note.of(checkpoint.path.name) for note in checkpoint.notes]
         self.report = ConvertReport(checkpoint.path, target, to, checkpoint.architecture.name, notes=notes)
         self._dtypes: Counter[str] = Counter()
 
@@ -199,10 +200,11 @@ class _Conversion:
                 del tensors[key]
         if unknown := [key for key in tensors if family.block_of(key).component == "other"]:
             self.report.kept = unknown
-            self.report.notes.append(
+            text = (
                 f"{counted(len(unknown), 'tensor')} of no known component: kept ({some(unknown)}); --drop NAME leaves out what "
                 "you know to be needless"
             )
+            self.report.notes.append(Notice("convert.kept", text, tuple(unknown)))
 
     def _drop(self, tensors: dict[str, StoredTensor], patterns: Sequence[str]) -> None:
         """Leave out tensors by name: a whole one, what it begins with, or a glob, of a key or of the file's own name."""
@@ -224,9 +226,8 @@ class _Conversion:
         """Say what is not there of the layout: a conversion mends nothing."""
         for component, keys in missing_weights(self._checkpoint, tensors).items():
             if needed := [key for key in keys if short_name(key, self._checkpoint.family) is not None]:
-                self.report.notes.append(
-                    f"{component} lacks {counted(len(needed), 'tensor')} of its layout ({some(needed)})"
-                )
+                text = f"{component} lacks {counted(len(needed), 'tensor')} of its layout ({some(needed)})"
+                self.report.notes.append(Notice("convert.lacking", text, (component, *needed)))
 
     def _from_donor(self, donor: Checkpoint) -> dict[str, StoredTensor]:
         mine, family = self._checkpoint, donor.told_family
@@ -257,9 +258,9 @@ class _Conversion:
         if self._checkpoint.family.keeps_names:
             tensors = {stored.name: stored for stored in tensors.values()}
         if self._checkpoint.noise == CONTINUOUS and not any(map(is_marker, tensors)):
-            self.report.notes.append(
-                f"it was trained on {CONTINUOUS} ({self._checkpoint.prediction_from}), which nothing in a single file of it says"
-            )
+            why = self._checkpoint.prediction_from
+            text = f"it was trained on {CONTINUOUS} ({why}), which nothing in a single file of it says"
+            self.report.notes.append(Notice("convert.noise_unmarked", text, (CONTINUOUS,)))
         outgoing = self._outgoing(tensors, "")
         size = sum(t.nbytes for t in outgoing)
         self._write(self._target, outgoing, _metadata(self._checkpoint), how.run(0, size), how.overwrite)
@@ -317,9 +318,9 @@ class _Conversion:
     def _finish(self) -> None:
         self.report.dtypes = dict(self._dtypes)
         if self._converter and self._converter.not_finite:
-            self.report.notes.append(
-                f"NaN or infinite values were there before and still are: {_listed(self._converter.not_finite)}"
-            )
+            found = self._converter.not_finite
+            text = f"NaN or infinite values were there before and still are: {_listed(found)}"
+            self.report.notes.append(Notice("convert.not_finite", text, tuple(found)))
 
 
 def _check_target(target: Path, source: Checkpoint, donor: Checkpoint | None, to: To, overwrite: bool) -> None:

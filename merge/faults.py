@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checkpoints.dtypes import F32
 from ..checkpoints.kernels import kernel
+from ..checkpoints.notices import Notice
 from .errors import MergeError
 from .evaluate import Solved, evaluate, is_broken, mended
 from .plan import Plan
@@ -115,15 +116,19 @@ class Faults:
                 "(bf16, fp32) or output.overflow (--overflow clamp)"
             )
 
-    def repairs(self) -> list[str]:
-        """What was repaired, in sentences, for the report."""
+    def repairs(self) -> list[Notice]:
+        """What was repaired, for the report."""
         how = {
             "zero": "counted as 0",
             "copy": "replaced by the first input that is finite there and has a share (0 where none is)",
         }.get(self._nan, "")
-        said = [f"{name}: NaN or infinite values {how}: {_listed(found)}" for name, found in self._inputs.items()]
+        said = [
+            Notice("merge.not_finite", f"NaN or infinite values {how}: {_listed(found)}", tuple(sorted(found))).of(name)
+            for name, found in self._inputs.items()
+        ]
         if self._results:
-            said.append(f"results too large for the output, clamped: {_listed(self._results)}")
+            text = f"results too large for the output, clamped: {_listed(self._results)}"
+            said.append(Notice("merge.clamped", text, tuple(sorted(self._results))))
         return said
 
 

@@ -17,6 +17,7 @@ from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.dtypes import DType, carrier
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.hashes import identity
+from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import Shape
 from .engine import Put, check_inputs, identities, run
@@ -37,7 +38,7 @@ class Changes:
         unchanged: how many were left as they were.
         tensors: every tensor of the result -> its dtype and shape.
         family, prediction: of the result.
-        warnings: of the plan, and what was repaired, in sentences.
+        warnings: of the plan, and what was repaired.
     """
 
     keys: tuple[str, ...]
@@ -45,7 +46,7 @@ class Changes:
     tensors: dict[str, tuple[DType, Shape]]
     family: str
     prediction: str | None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
 
 class LiveMerge:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoints import Checkpoint, Family, open_checkpoint
+from ..checkpoints.notices import Notice
 from ..checkpoints.stream import default_threads, piece_length
 from .evaluate import tile_length
 from .planner import Planner
@@ -28,7 +29,7 @@ class Plan:
         recipe: what was asked for.
         checkpoints, names: the models by index, and the name of each in the recipe.
         tensors: the output, in the order in which it is written.
-        warnings: what a person should know, in sentences.
+        warnings: what a user should know.
     """
 
     recipe: Recipe
@@ -37,7 +38,7 @@ class Plan:
     family: Family
     prediction: str | None
     tensors: list[TensorPlan]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
     @property
     def bytes_read(self) -> int:

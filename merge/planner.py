@@ -13,6 +13,7 @@ from ..checkpoints.families import Family, components_in_order, is_buffer, is_te
 from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.files.targets import resolved
+from ..checkpoints.notices import Notice
 from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape, denoiser, renaming, tensor_in
 from .ema import with_ema
@@ -21,6 +22,9 @@ from .forms import Form, Lacking, Model
 from .recipe import MERGED, Lora, Recipe
 from .tensor_plan import BUFFERS, TRAINED, TensorPlan
 from .wholeness import Wholeness
+
+# A model that the result does not use.
+UNUSED = "plan.unused"
 
 
 class Planner:
@@ -31,7 +35,7 @@ class Planner:
     Attributes:
         checkpoints, names: the models by index, and the name of each in the recipe.
         family, prediction: of the result.
-        warnings: what a person should know, in sentences.
+        warnings: what a user should know.
     """
 
     def __init__(self, recipe: Recipe, opened: Callable[[Path], Checkpoint]):
@@ -41,7 +45,7 @@ class Planner:
         self.checkpoints: list[Checkpoint] = []
         self.index: dict[str, int] = {}
         self.averaged: dict[int, int] = {}
-        self.warnings: list[str] = []
+        self.warnings: list[Notice] = []
         by_path: dict[Path, int] = {}
         files = {v: v for v in recipe.components.values() if recipe.is_file(v)}
         used = set(recipe.leaves(recipe.result))
@@ -51,7 +55,7 @@ class Planner:
         wanted = {leaf for n, s in recipe.steps.items() if "ema" in s.kind.supplied for leaf in recipe.leaves(n)}
         for name in (*recipe.models, *recipe.loras):
             if name not in used:
-                self.warnings.append(f"model {name!r} is not used by the result")
+                self.warnings.append(Notice(UNUSED, f"model {name!r} is not used by the result", (name,)))
         for name, path in {**{n: p for n, p in recipe.models.items() if n in used}, **files}.items():
             real = resolved(path)
             if real not in by_path:
@@ -70,7 +74,7 @@ class Planner:
         held = (held for checkpoint in self.checkpoints for held in checkpoint.family.components)
         self._texts = {each.id for each in held if each.part.text}
         for checkpoint, name in zip(self.checkpoints, self.names, strict=True):
-            self.warnings += [f"{name}: {note}" for note in checkpoint.notes]
+            self.warnings += [note.of(name) for note in checkpoint.notes]
 
     def _open_lora(self, name: str, lora: Lora) -> Checkpoint:
         """A LoRA as a model of differences; the model that it counts from is the first one unless it names another."""
@@ -101,7 +105,8 @@ class Planner:
         name = self.names[index]
         self.checkpoints[index] = with_ema(self.checkpoints[index], name)
         self.averaged[index] = index
-        self.warnings.append(f"{name} has its UNET as EMA weights only: they are its UNET")
+        text = f"{name} has its UNET as EMA weights only: they are its UNET"
+        self.warnings.append(Notice("plan.ema_only", text, (name,)))
 
     # -- where each component comes from ------------------------------------------------------------------------------
 
@@ -143,7 +148,7 @@ class Planner:
         )
         self.prediction = found.kind
         self.marked_by = None if found.marked_by is None else unets[found.marked_by]
-        self.warnings += [note.text for note in found.notes]
+        self.warnings += found.notes
         self._check_loras(self.family)
         if "text_encoders" in self.recipe.components and not self.family.text_encoders:
             raise MergeError(
@@ -187,9 +192,8 @@ class Planner:
                     f"{family.title}; leave it out"
                 )
             if strange := [key for key in lora.tensors if key not in held]:
-                self.warnings.append(
-                    f"{name}: {len(strange):,} of its tensors are in no model ({strange[0]}, ...): left out"
-                )
+                text = f"{len(strange):,} of its tensors are in no model ({strange[0]}, ...): left out"
+                self.warnings.append(Notice("plan.lora_without_model", text, tuple(strange)).of(name))
 
     def _component(self, component: str) -> Iterator[TensorPlan]:
         source, asked = self.source(component)
@@ -204,7 +208,8 @@ class Planner:
         for i in models:
             keys |= dict.fromkeys(map(renamed, self.checkpoints[i].keys_by_component.get(component, ())))
         if not keys and self.recipe.components.get(component) == MERGED:
-            self.warnings.append(f"no model has a {component}: there is none to merge")
+            text = f"no model has a {component}: there is none to merge"
+            self.warnings.append(Notice("plan.component_absent", text, (component,)))
             return
         if not keys and (
             component in self.recipe.components or (asked and component.upper() in self.family.text_encoders)
@@ -212,7 +217,8 @@ class Planner:
             held = ", ".join(self.names[i] for i in models)
             raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
         if foreign and keys:
-            self.warnings.append(f"{component} is left out: {self.family.title} has no such text encoder")
+            text = f"{component} is left out: {self.family.title} has no such text encoder"
+            self.warnings.append(Notice("plan.text_encoder_left_out", text, (component,)))
             return
         # Of files that hold nothing else, the VAE is what is meant.
         alone = all(self.checkpoints[i].components == {"vae"} for i in models)
@@ -306,7 +312,8 @@ class Planner:
         # Two of them are only a counter and a rate, which pruned files keep.
         with_ema = [name for name, count in zip(self.names, counts, strict=True) if count > 2]
         if with_ema:
-            self.warnings.append(f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET")
+            text = f"the EMA weights of {', '.join(with_ema)} are left out: they describe no merged UNET"
+            self.warnings.append(Notice("plan.ema_left_out", text, tuple(with_ema)))
 
     def _check_effects(self, tensors: list[TensorPlan]) -> None:
         """Refuse an input that changes nothing although the recipe gives it a weight."""

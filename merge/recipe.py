@@ -22,11 +22,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import component_names
 from ..checkpoints.formats import is_model_name
+from ..checkpoints.settings import Settings
 from .errors import RecipeError
 from .inline_steps import DEEPEST, named_steps
 from .methods import Space
@@ -40,11 +41,7 @@ MERGED = "merge"
 OutputDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Output(_Strict):
+class Output(Settings):
     """How the result is stored.
 
     Attributes:
@@ -65,7 +62,7 @@ class Output(_Strict):
     allow_missing: bool = False
 
 
-class Lora(_Strict):
+class Lora(Settings):
     """A LoRA: a file of differences.
 
     Attributes:
@@ -80,7 +77,7 @@ class Lora(_Strict):
     adapter: str | None = None
 
 
-class MethodsSource(_Strict):
+class MethodsSource(Settings):
     """A Python file of merge methods.
 
     Attributes:
@@ -109,7 +106,7 @@ def _lora_by_name(value: Any) -> Any:
     return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
 
 
-class Recipe(_Strict):
+class Recipe(Settings):
     """A merge, written down.
 
     Attributes:

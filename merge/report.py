@@ -14,6 +14,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.families import in_order
 from ..checkpoints.files import FileReader
 from ..checkpoints.kernels import kernel
+from ..checkpoints.notices import Notice, texts
 from ..checkpoints.stream import Pass
 from .forms import Model
 from .plan import Plan
@@ -49,7 +50,7 @@ class Report:
         models: name in the recipe -> file name.
         bytes_read, bytes_written, passes, memory, threads: what it takes; memory is the size of all buffers.
         labels: what each label is made of.
-        warnings: what a person should know, in sentences.
+        warnings: what a user should know.
         equal_to: the model that the result is a copy of, and the dtypes where they change; empty where it is made of more.
         seconds: how long it took; None for a dry run.
         sha256: of the output, where it was asked for.
@@ -66,7 +67,7 @@ class Report:
     memory: int
     threads: int
     labels: list[LabelShares]
-    warnings: list[str]
+    warnings: list[Notice]
     equal_to: str = ""
     seconds: float | None = None
     sha256: str | None = None
@@ -76,7 +77,7 @@ class Report:
         """Plain data for JSON."""
         from dataclasses import asdict
 
-        return asdict(self)
+        return asdict(self) | {"warnings": texts(self.warnings)}
 
 
 def make_report(plan: Plan, output: Path, threads: int | None) -> Report:

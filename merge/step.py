@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.settings import Settings
+from ..checkpoints.spelling import spelt
 from .block_weights import BlockWeights
 from .errors import RecipeError
-from .methods import Method, method_named
+from .methods import METHODS, Method, method_named
 from .validation_errors import SHORT
 
 
-class Step(BaseModel):
+class Step(Settings):
     """One step: a method, its inputs, and the method's parameters under their own names (`alpha: 0.3`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -23,6 +25,12 @@ class Step(BaseModel):
     method: str
     inputs: list[str]
     convention: str | None = None
+
+    @classmethod
+    def words(cls, given: Mapping[Any, Any]) -> dict[str, tuple[str, ...]]:
+        method = METHODS.get(spelt(str(given.get("method")).replace("-", "_"), METHODS))
+        own = {name: p.choices if p.kind == "choice" else () for name, p in method.parameters.items()} if method else {}
+        return super().words(given) | own
 
     @property
     def kind(self) -> Method:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ..checkpoints import Checkpoint, Family
 from ..checkpoints.families import is_buffer
+from ..checkpoints.notices import Notice
 from ..checkpoints.recognition.architecture import missing_keys
 from ..checkpoints.wording import counted
 from ..library.fingerprint import short_name
@@ -90,8 +91,8 @@ class Wholeness:
 
     # -- what follows --------------------------------------------------------------------------------------------------------
 
-    def warnings(self, tensors: Iterable[TensorPlan]) -> list[str]:
-        """What to say of it, in sentences.
+    def warnings(self, tensors: Iterable[TensorPlan]) -> list[Notice]:
+        """What to say of it.
 
         Raises:
             MergeError: a block or component of a model would not be merged, or would be missing from the result.
@@ -99,7 +100,7 @@ class Wholeness:
         found = [*self._unmet_steps(), *self._holes(), *self._unknown()]
         return [*found, *self._missing(tensors)]
 
-    def _unmet_steps(self) -> Iterable[str]:
+    def _unmet_steps(self) -> Iterable[Notice]:
         for (step, component, models, owner), keys in self._unmet.items():
             names, taken = _listed([self._names[i] for i in sorted(models)]), self._names[owner]
             if not self._allowed and any(self._is_needed(key, component) for key in keys):
@@ -107,19 +108,22 @@ class Wholeness:
                     f"steps.{step}: {names} lacks {self._tensors(keys, component)}, and without them the step has no result; "
                     f"take a model that has them, or {_ALLOW} to take them from {taken}"
                 )
-            yield f"{names} lacks {counted(len(keys), 'tensor')} of {component}: copied from {taken}"
+            text = f"{names} lacks {counted(len(keys), 'tensor')} of {component}: copied from {taken}"
+            yield Notice("plan.step_unmet", text, (names, component, taken), step=step)
 
-    def _holes(self) -> Iterable[str]:
+    def _holes(self) -> Iterable[Notice]:
         for (model, component), forms in self._lacking.items():
             name, keys = self._names[model], list(forms)
             if component not in self._checkpoints[model].keys_by_component:
-                yield f"{name} has no {component} and takes no part in it"
+                text = f"{name} has no {component} and takes no part in it"
+                yield Notice("plan.component_lacking", text, (name, component))
                 continue
             others = list(dict.fromkeys(self._names[i] for form in forms.values() for i in form.models()))
             if not self._allowed:
                 self._refuse(model, component, keys, others)
             instead = f"copied from {others[0]}" if len(others) == 1 else f"merged of {_listed(others)}"
-            yield f"{name} lacks {counted(len(keys), 'tensor')} of {component}: {instead}"
+            text = f"{name} lacks {counted(len(keys), 'tensor')} of {component}: {instead}"
+            yield Notice("plan.tensors_lacking", text, (name, component, *others))
 
     def _refuse(self, model: int, component: str, keys: list[str], others: list[str]) -> None:
         """Refuse a hole that nothing says is one, or that takes a block of the model out of the merge."""
@@ -150,18 +154,23 @@ class Wholeness:
         """Whether programs use a tensor: not the last layer of SD2's text encoder, which diffusers' folders leave out."""
         return component not in self._published or short_name(key) is not None
 
-    def _unknown(self) -> Iterable[str]:
+    def _unknown(self) -> Iterable[Notice]:
         if self._merged:
-            yield f"{self._nameless(self._merged)} that all models have: merged with the weight of their block, or BASE's"
+            text = (
+                f"{self._nameless(self._merged)} that all models have: merged with the weight of their block, or BASE's"
+            )
+            yield Notice("plan.unknown_merged", text, tuple(self._merged))
         for model, keys in self._kept.items():
-            yield f"{self._names[model]}: {self._nameless(keys)} that not all models have in that shape: kept as they are"
+            text = f"{self._nameless(keys)} that not all models have in that shape: kept as they are"
+            yield Notice("plan.unknown_kept", text, tuple(keys)).of(self._names[model])
         for model, keys in self._left.items():
-            yield f"{self._names[model]}: {self._nameless(keys)} that the first model lacks: left out"
+            text = f"{self._nameless(keys)} that the first model lacks: left out"
+            yield Notice("plan.unknown_left_out", text, tuple(keys)).of(self._names[model])
 
     def _nameless(self, keys: Sequence[str]) -> str:
         return f"{counted(len(keys), 'tensor')} without a place in {self._family.title} ({_some(keys)})"
 
-    def _missing(self, tensors: Iterable[TensorPlan]) -> Iterable[str]:
+    def _missing(self, tensors: Iterable[TensorPlan]) -> Iterable[Notice]:
         """What the result would lack of its family's layout."""
         made: dict[str, list[str]] = defaultdict(list)
         sources: dict[str, dict[int, None]] = defaultdict(dict)
@@ -179,7 +188,8 @@ class Wholeness:
                     f"the result would lack {self._tensors(lost, component)}, which the layout of {self._family.title} has and "
                     f"{files} lacks; take a whole {component} from another file, or {_ALLOW} to write it so"
                 )
-            yield f"the result lacks {counted(len(lost), 'tensor')} of {component}, as {files} does"
+            text = f"the result lacks {counted(len(lost), 'tensor')} of {component}, as {files} does"
+            yield Notice("plan.result_lacking", text, (component, *lost))
 
     @staticmethod
     def _tensors(keys: Collection[str], component: str) -> str:

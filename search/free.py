@@ -23,6 +23,7 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import Family
+from ..checkpoints.spelling import respelt, spelt
 from ..merge.block_weights import BlockWeights
 from ..merge.errors import RecipeError
 from ..merge.inline_steps import named_steps
@@ -188,6 +189,7 @@ def _step(
     if not isinstance(step, Mapping):
         return step
     out = {}
+    step = respelt(step, {p for m in _methods(step) if m in METHODS for p in METHODS[m].parameters})
     convention = step.get("convention") or data.get("convention") or "supermerger"
     for key, value in step.items():
         where = f"{name}.{key}"
@@ -230,7 +232,7 @@ def _value(where, value, name, step, convention, family, found, roles) -> Any:
 def _methods(step: Mapping) -> list[str]:
     given = step.get("method")
     given = given.get("choose") if is_choice(given) else [given]
-    return [str(x).replace("-", "_") for x in given] if isinstance(given, list) else []
+    return [spelt(str(x).replace("-", "_"), METHODS) for x in given] if isinstance(given, list) else []
 
 
 def _kind(parameter: str, step: Mapping) -> str:

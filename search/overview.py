@@ -272,8 +272,7 @@ def verdict_of(overview: Overview) -> tuple[str, str]:
     found = overview.confirmed or {}
     if found.get("verdict"):
         verdict, text = str(found["verdict"]), str(found.get("text") or "")
-        if text.endswith(f": {verdict}"):  # says the verdict again
-            name = text.partition(" is better")[0]
+        if name := str(found.get("best") or ""):
             text = f"{name[:1].upper()}{name[1:]} was measured again on images that the search never saw."
         return verdict, text
     best, baselines = overview.best, overview.baselines

@@ -26,6 +26,8 @@ from pydantic_core import PydanticCustomError
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
+from ..checkpoints.settings import Settings
+from ..checkpoints.spelling import respelt
 from ..merge.methods.files import with_methods_loaded
 from ..merge.recipe_file import read_yaml
 from ..merge.validation_errors import explained
@@ -39,7 +41,6 @@ from .study_settings import (
     Pruning,
     Seed,
     Stop,
-    Strict,
     named_optimiser,
     switched,
 )
@@ -52,7 +53,7 @@ def known_family(name: str | None) -> str | None:
     return name
 
 
-class Study(Strict):
+class Study(Settings):
     """A study.
 
     Attributes:
@@ -142,7 +143,9 @@ class Study(Strict):
 
     def changed(self, **fields: Any) -> Study:
         """The same study with other fields."""
-        return Study.parse(self.model_dump(exclude_unset=True) | fields, self._where, self._folder)
+        return Study.parse(
+            self.model_dump(exclude_unset=True) | respelt(fields, Study.model_fields), self._where, self._folder
+        )
 
     @property
     def where(self) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ..checkpoints.errors import nearest
+from ..checkpoints.settings import Settings
 from .errors import SearchError
 
 OptimiserName = Literal["gp", "cmaes", "tpe", "qmc", "random"]
@@ -37,13 +38,7 @@ Seed = Annotated[int, Field(ge=0, strict=True), AfterValidator(_a_seed)]
 Number = Annotated[float, BeforeValidator(_only_numbers)]
 
 
-class Strict(BaseModel):
-    """Refuses names that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Optimiser(Strict):
+class Optimiser(Settings):
     """Who proposes points.
 
     Attributes:
@@ -60,7 +55,7 @@ class Optimiser(Strict):
     start_points: Literal["latin", "uniform"] = "latin"
 
 
-class Stop(Strict):
+class Stop(Settings):
     """What ends a search before its budget.
 
     Attributes:
@@ -78,7 +73,7 @@ class Stop(Strict):
     failures: Count = 3
 
 
-class Pruning(Strict):
+class Pruning(Settings):
     """Trials that are worse than the best one on the same images are not finished.
 
     Attributes:
@@ -90,7 +85,7 @@ class Pruning(Strict):
     after: Annotated[int, Field(ge=2, strict=True)] = 4
 
 
-class Confirm(Strict):
+class Confirm(Settings):
     """The best trials again, on prompts and seeds that the search never saw.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from safetensors.torch import load_file, save_file
 
+from unetscope.merge.lint.finding import check_of
 from unetscope.merge.lint.linter import LintReport
 
 
@@ -16,9 +17,9 @@ def changed(source, target, change):
 
 
 def checks(report: LintReport, *severities: str) -> list[str]:
-    return [f.check for f in report.findings if f.severity in (severities or ("error", "warning"))]
+    return [check_of(f) for f in report.findings if f.severity in (severities or ("error", "warning"))]
 
 
 def the(report: LintReport, check: str):
-    (found,) = [f for f in report.findings if f.check == check]
+    (found,) = [f for f in report.findings if check_of(f) == check]
     return found

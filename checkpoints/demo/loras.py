@@ -14,12 +14,12 @@ from ..dtypes import DTYPES, DType, dtype_named
 from ..errors import CheckpointError
 from ..families import family_of, layout
 from ..formats import written_as
+from ..lora.names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
+from ..lora.numbered import text_order, unet_order
 from ..opening import open_checkpoint
 from ..stream import Pass
 from ..tensors import Shape
 from ..transfer import Outgoing, write_tensors
-from ..lora.names import FUSED, STYLES, Style, Target, factor_ends, spelled, targets
-from ..lora.numbered import text_order, unet_order
 
 Modules = Literal["attention", "all"]
 DemoKind = Literal["lora", "locon", "loha", "lokr", "ia3", "full", "norm", "dora"]

@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from .weights import PIECE, change, change_size, constant, start_values
 from ..dtypes import DTYPES, DType, dtype_named
 from ..errors import CheckpointError
 from ..families import FAMILIES, Family, family_of
-from ..formats import FORMATS, written_suffixes
-from ..kernels import kernel
 from ..files.output import replace_file
 from ..files.targets import refuse_inputs
 from ..formats import FORMATS, written_as, written_suffixes
+from ..kernels import kernel
 from ..opening import open_checkpoint
 from ..stream import Pass, Progress
 from ..tensors import Shape
 from ..transfer import Fill, Outgoing, write_tensors
+from .weights import PIECE, change, change_size, constant, start_values
 
 # Keys that say how a model predicts, as community files carry them; plain noise prediction has none.
 _MARKERS: dict[str | None, tuple[str, ...]] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import OutputError, tell
+from ..notices import Notice
 from . import system
 from .output import UnderConstruction, tell_leftovers
 from .partial import FOLDER_LOCK, MOVED_ASIDE, PARTIAL, create_partial_folder, partial_name, remove_abandoned
@@ -114,9 +115,12 @@ def _clean_up(target: Path) -> None:
                     shutil.rmtree(path)
                 else:
                     os.rename(path, target)
-                    tell(f"{target}: a killed run had moved it aside; it is back")
+                    tell(
+                        Notice("output.folder_put_back", "a killed run had moved it aside; it is back").of(str(target))
+                    )
             elif not os.listdir(path):
                 path.rmdir()
             elif (path / FOLDER_LOCK).is_file() and remove_abandoned(path / FOLDER_LOCK):
                 shutil.rmtree(path)
-                tell(f"{path}, left by a killed run to the same folder, was removed")
+                text = f"{path}, left by a killed run to the same folder, was removed"
+                tell(Notice("output.folder_removed", text, (str(path),)))

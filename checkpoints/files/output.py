@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import OutputError, tell
+from ..notices import Notice
 from ..wording import file_size
 from . import system
 from .partial import Leftover, create_partial, leftovers, remove_leftovers, remove_resumable
@@ -275,13 +276,14 @@ def tell_leftovers(target: Path) -> None:
             tell(_left_by_killed_run(left))
 
 
-def _left_by_killed_run(left: Leftover) -> str:
+def _left_by_killed_run(left: Leftover) -> Notice:
     remove = (
         ("rmdir /s" if left.path.is_dir() else "del") if system.WINDOWS else "rm -r" if left.path.is_dir() else "rm"
     )
     command = " ".join([remove, *(f'"{path}"' if system.WINDOWS else shlex.quote(str(path)) for path in left.paths)])
     again = "; the same merge with --resumable continues it" if left.resumable else ""
-    return f"{left.path} ({file_size(left.size)}) was left by a run that was killed{again}; to remove it: {command}"
+    text = f"{left.path} ({file_size(left.size)}) was left by a run that was killed{again}; to remove it: {command}"
+    return Notice("output.leftover", text, (str(left.path),))
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -291,4 +293,5 @@ def _remove_leftovers(target: Path) -> None:
         sizes = {left.path: left.size for left in leftovers(target.parent)}
     for path in remove_leftovers(target):
         size = f" ({file_size(sizes[path])})" if path in sizes else ""
-        tell(f"{path}{size}, left by a killed run to the same file, was removed")
+        text = f"{path}{size}, left by a killed run to the same file, was removed"
+        tell(Notice("output.leftover_removed", text, (str(path),)))

@@ -20,6 +20,7 @@ import xxhash
 
 from ..errors import CheckpointError, OutputError, tell
 from ..wording import counted
+from ..notices import Notice
 from . import system
 from .locks import LOOKED_AT, lock
 from .output import OutputFile
@@ -113,14 +114,13 @@ class Journal:
             else:
                 damaged += 1
         if damaged:
-            tell(
-                f"{self.path.name}: damaged lines of the journal: {damaged:,}; the tensors of those lines are made again"
-            )
+            text = f"damaged lines of the journal: {damaged:,}; the tensors of those lines are made again"
+            tell(Notice("journal.damaged", text).of(self.path.name))
         self._file.truncate(text.rfind(b"\n") + 1)
         return True
 
     def _told_anew(self, why: str) -> bool:
-        tell(f"{self.path.name}: the journal of an earlier run {why}; the merge begins anew")
+        tell(Notice("journal.anew", f"the journal of an earlier run {why}; the merge begins anew").of(self.path.name))
         return False
 
     def drop(self, keys: list[str]) -> None:
@@ -204,10 +204,11 @@ class ResumableFile(OutputFile):
         with FileReader(self._journal.partial) as reader:
             damaged += [key for key in sound if self._checksum(reader, key) != self._journal.sums[key]]
         if damaged:
-            tell(
-                f"{self._journal.partial.name}: {len(damaged):,} of {counted(len(finished), 'tensor')} that an earlier run had "
-                "finished are not as it wrote them (the file was changed or damaged since); they are made again"
+            text = (
+                f"{len(damaged):,} of {counted(len(finished), 'tensor')} that an earlier run had finished are not as it wrote them "
+                "(the file was changed or damaged since); they are made again"
             )
+            tell(Notice("journal.tensors_damaged", text).of(self._journal.partial.name))
             self._journal.drop(damaged)
 
     def _checksum(self, reader: FileReader, key: str) -> str | None:

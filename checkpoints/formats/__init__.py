@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutputError, UnetscopeError
+from ..notices import Notice
 from ..registry import Registry
 from ..wording import counted, dead_link, readable, unreadable
 
@@ -37,7 +38,7 @@ class Contents:
         prediction: `epsilon`, `v`, `edm`, `flow` where the container itself says what the model predicts, None where it does not.
         noise: of what noise, where that is not the usual schedule (`families.parts.schedule`).
         prediction_from: what says so, for people.
-        notes: what was noticed, in sentences.
+        notes: what was noticed.
         size: bytes on disk; 0 for the size of the file.
     """
 
@@ -47,7 +48,7 @@ class Contents:
     prediction: str | None = None
     noise: str = ""
     prediction_from: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
     size: int = 0
 
 
@@ -211,9 +212,10 @@ def _as_text(path: Path, contents: Contents) -> Contents:
     if all(map(_is_text, ["\n".join(names), *contents.metadata, *contents.metadata.values()])):
         return contents
     strange = sum(not _is_text(name) for name in names)
-    note = (
+    text = (
         f"the names of {counted(strange, 'tensor')} hold halves of characters, written out here as \\ud800 and the like"
     )
+    note = Notice("file.half_characters", text)
     tensors, *components = [[replace(t, name=readable(t.name)) for t in tensors] for tensors in lists]
     for made in (tensors, *components):
         if twice := [name for name, count in Counter(tensor.name for tensor in made).items() if count > 1]:

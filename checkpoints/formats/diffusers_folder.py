@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_word
+from ..notices import Notice
 from ..tensors import StoredTensor
 from ..wording import counted
 from . import Contents, Format, is_model_name, read_file
@@ -45,7 +46,7 @@ class DiffusersFolder:
         noise: of what noise, by the same.
         prediction_from: the file that said so, empty when none did.
         metadata: the headers' strings, `<component>.<name>` -> text, and `pipeline` -> its class.
-        notes: what was noticed, in sentences.
+        notes: what was noticed.
     """
 
     path: Path
@@ -57,7 +58,7 @@ class DiffusersFolder:
     noise: str = ""
     prediction_from: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -99,7 +100,7 @@ def read_folder(path: Path) -> DiffusersFolder:
                 "only Stable Diffusion 1, 2 and XL are supported"
             )
         empty = [name for name in COMPONENTS if (path / name).is_dir() and name not in found]
-        out.notes += [f"{name}: the folder holds no weights" for name in empty]
+        out.notes += [Notice("folder.empty", "the folder holds no weights").of(name) for name in empty]
         for name in found:
             _read_component(out, name, path / name)
         _read_prediction(out)
@@ -150,7 +151,8 @@ def _read_index(out: DiffusersFolder) -> None:
         if isinstance(name, str):
             out.metadata["pipeline"] = name
     else:
-        out.notes.append("the folder has no model_index.json; its components were found by their folders' names")
+        text = "the folder has no model_index.json; its components were found by their folders' names"
+        out.notes.append(Notice("folder.no_index", text))
 
 
 def _read_component(out: DiffusersFolder, name: str, folder: Path) -> None:
@@ -159,15 +161,17 @@ def _read_component(out: DiffusersFolder, name: str, folder: Path) -> None:
     chosen = ways[0]
     others = sorted({way.variant for way in ways if way.variant and way.variant != chosen.variant})
     if others:
-        out.notes.append(f"{name}: {chosen.file.name} was read; there is also the variant {', '.join(others)}")
+        text = f"{chosen.file.name} was read; there is also the variant {', '.join(others)}"
+        out.notes.append(Notice("folder.variants", text, tuple(others)).of(name))
     elif chosen.variant:
-        out.notes.append(f"{name}: only the variant {chosen.variant} is there, and was read")
+        text = f"only the variant {chosen.variant} is there, and was read"
+        out.notes.append(Notice("folder.only_variant", text, (chosen.variant,)).of(name))
     if (folder / "config.json").is_file():
         out.configs[name] = _json(folder / "config.json")
     out.files[name], read = _read_shards(chosen.file) if chosen.sharded else ([chosen.file], read_file(chosen.file)[1])
     out.components[name] = read.tensors
     out.metadata |= {f"{name}.{key}": text for key, text in read.metadata.items() if key != "format"}
-    out.notes += [f"{name}: {note}" for note in read.notes]
+    out.notes += [note.of(name) for note in read.notes]
 
 
 _WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(?:\.([\w-]+))?\.(?:safetensors|bin)")
@@ -203,7 +207,7 @@ def _read_shards(index: Path) -> tuple[list[Path], Contents]:
         files.append(file)
         tensors += [t for t in here.tensors if where.get(t.name) == shard]
         metadata |= here.metadata
-        notes += [f"{shard}: {note}" for note in here.notes]
+        notes += [note.of(shard) for note in here.notes]
     missing = where.keys() - {t.name for t in tensors}
     if missing:
         name = min(missing)
@@ -232,9 +236,8 @@ def _read_prediction(out: DiffusersFolder) -> None:
         out.prediction = known
         out.noise = ZERO_SNR if config.get("rescale_betas_zero_snr") is True else ""
     elif said is not None:
-        out.notes.append(
-            f"{_SCHEDULER} says prediction_type {str(said)[:40]!r}, which is no prediction that is known here"
-        )
+        text = f"{_SCHEDULER} says prediction_type {str(said)[:40]!r}, which is not a prediction that is known here"
+        out.notes.append(Notice("folder.prediction_unknown", text, (_SCHEDULER,)))
     out.prediction_from = _SCHEDULER if out.prediction else ""
 
 

@@ -16,6 +16,7 @@ from reprlib import repr
 
 from ..dtypes import DType
 from ..errors import CheckpointError
+from ..notices import Notice
 from ..tensors import Shape, StoredTensor
 from ..wording import some
 from . import Contents, Format, is_model_name
@@ -85,12 +86,13 @@ def _contents(path: Path, to_look: bool = False) -> Contents:
     return Contents(tensors, state.values, notes=_left_out(state))
 
 
-def _left_out(state: State) -> tuple[str, ...]:
+def _left_out(state: State) -> tuple[Notice, ...]:
     """What is said of tensors that no part of the state dict are."""
     if not state.left_out:
         return ()
     shown = some([f"{name[:40]} ({count:,})" for name, count in state.left_out.items()], _SHOWN)
-    return (f"{sum(state.left_out.values()):,} tensors next to the state dict are left out: {shown}",)
+    text = f"{sum(state.left_out.values()):,} tensors next to the state dict are left out: {shown}"
+    return (Notice("file.beside_state_dict", text, tuple(state.left_out)),)
 
 
 def _what_else(path: Path) -> str:

@@ -42,7 +42,7 @@ class State:
 
 def is_tensor(value: object) -> bool:
     """Whether a value is a tensor, or one that torch would make in a way that is not supported."""
-    return isinstance(value, TensorRef) or (isinstance(value, Inert) and value.what.endswith(" of torch"))
+    return isinstance(value, TensorRef) or (isinstance(value, Inert) and value.is_tensor)
 
 
 def find_tensors(content: object) -> State:

@@ -14,6 +14,7 @@ from reprlib import repr
 
 from ..dtypes import DTYPES, PACKED, DType
 from ..errors import CheckpointError, OutputError
+from ..notices import Notice
 from ..tensors import Shape, StoredTensor
 from ..wording import counted, some
 from . import Contents, Format
@@ -198,25 +199,26 @@ def _contents(path: Path, to_look: bool) -> Contents:
     tensors, said, behind = _read(Path(path), to_look)
     metadata, notes = _as_strings(said)
     if tensors and behind > 0:
-        notes.append(f"{behind:,} bytes follow the last tensor")
-    mend = "other programs may refuse the file, and `convert` writes a sound one"
-    return Contents(tensors, metadata, notes=tuple(f"{note}; {mend}" for note in notes))
+        notes.append(_unsound("file.trailing_bytes", f"{behind:,} bytes follow the last tensor"))
+    return Contents(tensors, metadata, notes=tuple(notes))
 
 
-def _as_strings(said: object) -> tuple[dict[str, str], list[str]]:
+def _unsound(code: str, what: str) -> Notice:
+    return Notice(code, f"{what}; other programs may refuse the file, and `convert` writes a sound one")
+
+
+def _as_strings(said: object) -> tuple[dict[str, str], list[Notice]]:
     """Metadata as strings, and what had to be changed for that."""
     if not isinstance(said, dict):
-        return {}, [
-            f"its metadata are no object of names and texts, and are left out ({str(said)[:_SHOWN_CHARACTERS]})"
-        ]
+        text = f"its metadata is not an object of names and texts, and is left out ({str(said)[:_SHOWN_CHARACTERS]})"
+        return {}, [_unsound("file.metadata_left_out", text)]
     other = [name for name, value in said.items() if not isinstance(value, str)]
     if not other:
         return said, []
     metadata = {k: v if isinstance(v, str) else _text(v) for k, v in said.items()}
     shown = some([name[:_SHOWN_CHARACTERS] for name in other], _SHOWN)
-    return metadata, [
-        f"{counted(len(other), 'value')} in its metadata {'is' if len(other) == 1 else 'are'} no text ({shown})"
-    ]
+    text = f"{counted(len(other), 'value')} in its metadata {'is not a text' if len(other) == 1 else 'are not texts'} ({shown})"
+    return metadata, [_unsound("file.metadata_not_text", text)]
 
 
 def _text(value: object) -> str:

@@ -55,10 +55,12 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Inert:
-    """What stands in for an object that was not made: what it would be, and the attributes that the pickle gives it."""
+    """What stands in for an object that was not made: what it would be, the attributes that the pickle gives it, and whether it
+    is a tensor, of a kind that is not read."""
 
     what: str
     attributes: dict | None = None
+    is_tensor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,7 @@ def _build(function: Global, arguments: tuple) -> object:
             pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
             return _plain_keys(pair for pair in pairs if len(pair) == 2)
         case "torch._utils", name if name.startswith("_rebuild_"):
-            return Inert(f"{name.removeprefix('_rebuild_').replace('_', ' ')} of torch")
+            return Inert(f"{name.removeprefix('_rebuild_').replace('_', ' ')} of torch", is_tensor=True)
         case _:
             return Inert(str(function))
 
@@ -257,7 +259,7 @@ def _tensor(arguments: tuple, dtype: object, metadata: tuple) -> TensorRef | Ine
     storage, offset, shape, strides, *_ = arguments
     bits = metadata[0] if metadata else None
     if isinstance(bits, dict) and any(bits.get(flag) for flag in ("conj", "neg")):
-        return Inert("conjugated or negated view of torch")
+        return Inert("conjugated or negated view of torch", is_tensor=True)
     if isinstance(dtype, Global):
         dtype = _BY_TORCH_NAME.get(dtype.name, dtype.name) if dtype.module == "torch" else str(dtype)
     return TensorRef(storage, offset, shape, strides, dtype)

@@ -27,6 +27,7 @@ import llvmlite.binding as llvm
 from ..errors import UnetscopeError, tell
 from ..files.cache import cache_folder
 from ..files.output import replace_file
+from ..notices import Notice
 from .definitions import SIGNATURES
 
 _ROOM = Path(__file__).parent
@@ -149,10 +150,11 @@ def _save(name: str, code: bytes) -> None:
     faults = [_fault(folder) for folder in _folders() if folder.is_dir()]
     if faults and all(faults) and not _TOLD:
         _TOLD.append(faults[-1])
-        tell(
+        text = (
             f"{faults[-1]}, so compiled kernels are not kept there: they are compiled for this run alone. Take the right to write "
             "from others (chmod go-w), or set UNETSCOPE_CACHE to a folder of your own"
         )
+        tell(Notice("kernels.not_kept", text))
 
 
 # -- whose it is --------------------------------------------------------------------------------------------------------

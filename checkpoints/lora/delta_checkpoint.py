@@ -18,7 +18,6 @@ from ..families import Family, family_of
 from ..kernels import kernel
 from ..recognition.architecture import known_id
 from ..tensors import Shape, StoredTensor
-from ..wording import some
 from .opening import Lora, open_lora
 from .own import OwnNames
 from .values import Rows
@@ -119,7 +118,7 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None, *, adapter
         family = base.told_family
         shapes = {key: info.shape for key, info in base.tensors.items()}
     lora = _opened(path, base, family, shapes, adapter)
-    tensors, notes = {}, lora.without_effect()
+    tensors, notes = {}, [*lora.without_effect(), *lora.left_out()]
     for key, module in lora.modules.items():
         if module.needs_weight and (base is None or key not in base):
             lora.close()
@@ -131,8 +130,6 @@ def lora_checkpoint(path: Path | str, base: Checkpoint | None = None, *, adapter
         if module.needs_weight:
             pieces += base[key].stored.pieces
         tensors[key] = TensorInfo(key, StoredTensor(key, F32, module.shape, tuple(pieces)), family_of(lora.family))
-    if lora.unknown:
-        notes.append(f"{len(lora.unknown)} tensors have no known place and are left out ({some(lora.unknown)})")
     return LoraCheckpoint(
         lora.path,
         lora.format,

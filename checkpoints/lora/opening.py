@@ -12,10 +12,11 @@ from pathlib import Path
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError
 from ..families import Family, components_in_order, family_of
+from ..notices import Notice
 from ..opening import read_tensors
 from ..recognition.architecture import Architecture, adapter_or_embedding, known_id
 from ..tensors import Shape
-from ..wording import counted
+from ..wording import counted, some
 from .building import LayerTensors, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, ModulePart
@@ -75,7 +76,7 @@ class Lora:
         """Kind -> how many layers of it there are."""
         return dict(Counter(part.formula.kind for _, part in self.layers.values()).most_common())
 
-    def check_effect(self) -> list[str]:
+    def check_effect(self) -> list[Notice]:
         """`without_effect`, of a LoRA that is applied as a whole.
 
         Raises:
@@ -84,13 +85,21 @@ class Lora:
         self.refuse_without_effect(str(self.path))
         return self.without_effect()
 
-    def without_effect(self) -> list[str]:
+    def without_effect(self) -> list[Notice]:
         """What to say of changes that are nothing, whatever their factors are: their alpha is 0."""
         formulas = [part.formula for module in self.modules.values() for part in module.parts]
         silent = sum(formula.is_zero for formula in formulas)
         if not silent:
             return []
-        return [f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"]
+        text = f"the alpha of {counted(silent, 'change')} of {len(formulas):,} is 0: nothing changes there"
+        return [Notice("lora.alpha_zero", text)]
+
+    def left_out(self) -> list[Notice]:
+        """What to say of tensors that have no known place."""
+        if not self.unknown:
+            return []
+        text = f"{len(self.unknown)} tensors have no known place and are left out ({some(self.unknown)})"
+        return [Notice("lora.unknown", text, tuple(self.unknown))]
 
     @property
     def needs_base(self) -> bool:
@@ -102,7 +111,7 @@ class Lora:
         """What it is, in the terms of checkpoints."""
         family = family_of(self.family)
         parts = tuple(components_in_order({family.block_of(key).component for key in self.modules}))
-        return Architecture(known_id(family), "lora", parts=parts, name=f"LoRA for {family.title}")
+        return Architecture(known_id(family), "lora", parts=parts, name=f"LoRA for {family.title}", kind="LoRA")
 
     def idle(self, keys: Collection[str] | None = None) -> list[str]:
         """Of these keys (all that it changes) those whose change is multiplied by 0."""

@@ -47,6 +47,7 @@ class Architecture:
         name: one line for people, e.g. `SDXL checkpoint, inpainting`.
         ema_only: whether the denoiser is not there but for its moving average, of which its family is told.
         told: whether the names show what it is.
+        kind: of what changes a model, what it is called without its family: `LoRA`.
     """
 
     family: str | None
@@ -56,11 +57,12 @@ class Architecture:
     name: str = ""
     ema_only: bool = False
     told: bool = True
+    kind: str = ""
 
     def for_family(self, family: str | Family) -> Architecture:
         """The same adapter, for another family, or for a model of none as its record calls it."""
         record = family_of(family)
-        return replace(self, family=known_id(record), name=f"{self.name.partition(' for ')[0]} for {record.title}")
+        return replace(self, family=known_id(record), name=f"{self.kind} for {record.title}")
 
 
 def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> Architecture:
@@ -80,7 +82,7 @@ def recognise(shapes: Mapping[str, Shape], raw_names: Collection[str] = ()) -> A
         return Architecture(None, "other", parts=parts, name=_adapter_name(kind, names, shapes))
     if kind := lora_kind(forms):
         target = _adapter_family(names, shapes)
-        return Architecture(target, "lora", parts=parts, name=f"{kind} for {_title(target)}")
+        return Architecture(target, "lora", parts=parts, name=f"{kind} for {_title(target)}", kind=kind)
     if controlnet_signs(forms):
         target = _adapter_family(names, shapes)
         beside = ", with the UNET that it steers" if family else ""

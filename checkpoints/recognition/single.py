@@ -13,6 +13,7 @@ from ..families import FAMILIES, Family, Part, family_by, known_parts
 from ..families.any import beside_parts
 from ..families.parts.part import Renamed
 from ..families.signs import Signs
+from ..notices import Notice
 from ..tensors import StoredTensor
 from ..wording import counted
 from . import denoiser
@@ -88,7 +89,8 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
         own, wrapper = named, ""
     out = Translation(notes=notes)
     if wrapper:
-        out.notes.append(f"every name begins with `{wrapper}`, which was taken off")
+        text = f"every name begins with `{wrapper}`, which was taken off"
+        out.notes.append(Notice("names.wrapper", text, (wrapper,)))
     found, family = components_of(own)
     if family is None and found:
         parts = {name for members in _members(own, found).values() for name in members}
@@ -100,7 +102,7 @@ def canonical_names(tensors: Sequence[StoredTensor]) -> Translation:
     return out
 
 
-def _unwrapped(named: Named) -> tuple[list[str], Named]:
+def _unwrapped(named: Named) -> tuple[list[Notice], Named]:
     """The names without the word that PEFT puts into those of layers with an adapter, and a note on it.
 
     Names stay where the adapters are still there: what the layers do is in both, and the adapters' scale is not in the file.
@@ -110,13 +112,13 @@ def _unwrapped(named: Named) -> tuple[list[str], Named]:
         return [], named
     if any(".lora_" in name for name in named):
         layers = counted(len(wrapped), "tensor")
-        return [
-            f"{layers} of layers with an adapter of PEFT, which is not merged: merge it where it was trained"
-        ], named
+        text = f"{layers} of layers with an adapter of PEFT, which is not merged: merge it where it was trained"
+        return [Notice("names.adapter_not_merged", text)], named
     plain = {name.replace(_PEFT_LAYER, "."): tensor for name, tensor in named.items()}
     if len(plain) < len(named):
         return [], named
-    return [f"{counted(len(wrapped), 'name')} of PEFT's layers were read without `{_PEFT_LAYER[1:]}`"], plain
+    text = f"{counted(len(wrapped), 'name')} of PEFT's layers were read without `{_PEFT_LAYER[1:]}`"
+    return [Notice("names.adapter_layers", text)], plain
 
 
 def _known_prefixes() -> tuple[str, ...]:
@@ -285,9 +287,11 @@ def _note(found: list[Located], out: Translation, lone: bool) -> None:
     """What was renamed, in sentences."""
     for component in found:
         if lone and len(found) == 1:
-            out.notes.append(f"the file is a {component.title} alone{component.naming}")
+            text = f"the file is a {component.title} alone{component.naming}"
+            out.notes.append(Notice("names.component_alone", text, (component.title,)))
         elif component.prefix != component.target or not component.native:
-            out.notes.append(
+            text = (
                 f"the {component.title} stands behind `{component.prefix}`{component.naming}; "
                 f"it was read as one behind `{component.target}`"
             )
+            out.notes.append(Notice("names.component_elsewhere", text, (component.title,)))

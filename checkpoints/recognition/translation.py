@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..families import FAMILIES, Component, Family, family_of, layout
 from ..families.parts import clip
 from ..families.parts.part import renamed
+from ..notices import Notice
 from ..tensors import StoredTensor
 from . import denoiser
 
@@ -32,7 +33,7 @@ class Translation:
     unknown: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
     family: str | None = None
 
     def take(self, component: str, prefix: str, translated: Mapping[str, StoredTensor], left: Sequence[str]) -> None:

@@ -146,8 +146,10 @@ def _values(identity: str, metric: str, level: str, subject: Subject) -> dict[st
 
 
 def _sentences(identity: str) -> None:
+    from ...analysis.sentences import IDENTICAL
+
     said = (kept("difference", identity) or {}).get("sentences") or ["Nothing differs."]
-    order = sorted(said, key=lambda sentence: sentence.startswith("Bit-identical"))
+    order = sorted(said, key=lambda sentence: sentence.startswith(IDENTICAL))
     with st.expander(plain(order[0]), expanded=False, icon=":material/notes:"):
         for sentence in order[1:] or ["There is no more to say."]:
             st.markdown(plain(sentence))

@@ -250,7 +250,7 @@ def _overview(entry: Entry, found: Any) -> None:
         f"{component}: {counted(len(keys), 'key')} of its layout {'is' if len(keys) == 1 else 'are'} missing"
         for component, keys in found.missing.items()
     ]
-    for sentence in [*said, *found.notes]:
+    for sentence in [*said, *(note.text for note in found.notes)]:
         st.warning(plain(sentence))
 
 

@@ -57,13 +57,14 @@ def from_log(text: str, name: str, request: Request) -> Imported:
     except ValueError as error:
         raise draft.error(str(error)) from None
     for column in table.unknown:
-        draft.note(f"column {column!r} has no meaning here")
+        draft.note("import.column", f"column {column!r} has no meaning here")
     best = max(table.rows, key=lambda row: (row.score, -row.number))
     draft.note(
-        f"row {best.number} of {table.count} was taken, the best by score: {best.score:g}; the other rows are left out"
+        "import.best_row",
+        f"row {best.number} of {table.count} was taken, the best by score: {best.score:g}; the other rows are left out",
     )
     if bad := table.count - len(table.rows):
-        draft.note(f"{bad} rows could not be read")
+        draft.note("import.rows_unread", f"{bad} rows could not be read")
     return automb_recipe(automb_weights(list(best.values), "automb", draft), ["", ""], "", draft)
 
 

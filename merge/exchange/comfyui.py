@@ -106,11 +106,13 @@ class _Graph:
                 draft.refuse(f"node {save} saves a {part} that cannot be read; that of the first model was taken")
         if len(parts) < 3:
             draft.note(
+                "import.parts_alone",
                 f"{self._kind(save)} wrote {' and '.join(parts)} alone; text encoders that the models hold are merged in the same "
-                f"steps here{'' if 'vae' in parts else ', and a VAE is that of the first'}"
+                f"steps here{'' if 'vae' in parts else ', and a VAE is that of the first'}",
             )
         draft.note(
-            "ComfyUI saves the dtype that it loaded the models in, and rounds each patched tensor to it once; fp16 is written here"
+            "import.loaded_dtype",
+            "ComfyUI saves the dtype that it loaded the models in, and rounds each patched tensor to it once; fp16 is written here",
         )
         return draft.finish(model.name, components=components)
 
@@ -186,7 +188,7 @@ class _Graph:
             # One for each architecture: numbers by the beginning of keys. Others of that name are not known.
             return self._blocks(node)
         if kind in _SAMPLING:
-            draft.note(f"{kind} changes how a model is sampled, not its weights, and is left out")
+            draft.note("import.sampling", f"{kind} changes how a model is sampled, not its weights, and is left out")
             return (self._input(node, _SAMPLING[kind]),)
         links = [field for field, value in self._inputs(node).items() if _is_link(value)]
         if kind == "Reroute":
@@ -242,7 +244,7 @@ class _Graph:
     def _file(self, path: str) -> File:
         found = str(self._draft.found(path) or one_line(path))
         if not self._draft.found(path):
-            self._draft.note(f"{found} was loaded by itself; write its path into components")
+            self._draft.note("import.loaded_alone", f"{found} was loaded by itself; write its path into components")
         return File(found if "/" in found else f"./{found}")
 
     def _several(self, node: str) -> tuple[Any, ...]:
@@ -299,7 +301,10 @@ class _Graph:
             )
         name = self._draft.step("subtract", [a.name, b.name])
         if what == "clip" and self._has_left():
-            self._draft.note("ComfyUI leaves logit_scale out of differences of text encoders; here it is in them")
+            self._draft.note(
+                "import.logit_scale",
+                "ComfyUI leaves logit_scale out of differences of text encoders; here it is in them",
+            )
         if multiplier != 1:
             name = self._draft.step("weighted_average", [name], {"weights": [multiplier], "normalise": False})
         return (Whole(name, delta=True),)

@@ -11,6 +11,7 @@ from ... import __version__
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family, family_of
 from ...checkpoints.formats import without_suffix
+from ...checkpoints.notices import Notice, texts
 from ..errors import RecipeError
 from ..methods import METHODS
 from ..recipe import MERGED, Recipe
@@ -50,7 +51,7 @@ class Imported:
     Attributes:
         recipe: in our terms.
         origin: which file it comes from, and of what kind that is.
-        notes: what could not be carried over, or was taken for granted, one sentence each.
+        notes: what could not be carried over, or was taken for granted.
         hashes: model name -> hash, as recorded.
         missing: names of the models that are recorded by hash or bare name and were not found as files.
         shares: model name -> its share in the result's UNET; None where no single number says it. Empty when unknown.
@@ -59,7 +60,7 @@ class Imported:
 
     recipe: Recipe
     origin: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
     hashes: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     shares: dict[str, float | None] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class Imported:
         """All of it as plain data."""
         return {
             "origin": self.origin,
-            "notes": list(self.notes),
+            "notes": texts(self.notes),
             "missing": list(self.missing),
             "hashes": dict(self.hashes),
             "shares": dict(self.shares),
@@ -114,11 +115,16 @@ class Draft:
         self.missing: dict[str, None] = {}
         self._by_identity: dict[str, str] = {}
         self._by_content: dict[str, str] = {}
-        self._notes: dict[str, None] = {}
+        self._notes: dict[Notice, None] = {}
 
-    def note(self, text: str) -> None:
+    def note(self, code: str, text: str) -> None:
         """Something that the recipe does not say as the original did."""
-        self._notes[one_line(text)] = None
+        self._notes[Notice(code, one_line(text))] = None
+
+    def differs(self, text: str) -> None:
+        """How a method differs there from ours, as its record says; nothing where it says nothing."""
+        if text:
+            self.note("import.method", text)
 
     def refuse(self, text: str) -> None:
         """Something that has no equivalent: an error, or a note where the user asked for what is possible.
@@ -128,7 +134,7 @@ class Draft:
         """
         if not self.request.partial:
             raise RecipeError(f"{one_line(self.origin)}: {one_line(text)}; --partial writes what is possible")
-        self.note(text)
+        self.note("import.no_equivalent", text)
 
     def error(self, text: str) -> RecipeError:
         """A fault of the file, as an error to raise."""
@@ -151,7 +157,9 @@ class Draft:
             return self._by_identity[identity]
         found = None if known else self.found(digest or "") or self.found(path)
         if found and digest and not self.found(digest):
-            self.note(f"{found} was found by its name; whether it has the hash {digest} is not known")
+            self.note(
+                "import.found_by_name", f"{found} was found by its name; whether it has the hash {digest} is not known"
+            )
         name = named or self._new_name(_stem(path))
         (self.loras if lora else self.models)[name] = written = str(found) if found else _path_text(path)
         self._by_identity[identity] = name
@@ -166,7 +174,7 @@ class Draft:
         try:
             return self.request.find(said) if said else None
         except UnetscopeError as error:
-            self.note(str(error))
+            self.note("import.not_found", str(error))
             return None
 
     def step(self, method: str, inputs: list[str], parameters: dict[str, Any] | None = None, near: str = "") -> str:
@@ -219,7 +227,7 @@ class Draft:
         notes = list(self._notes)
         shares, how = shares_of(recipe, self.request.family)
         if how:
-            notes.append(how)
+            notes.append(Notice("import.shares", how))
         missing = tuple(name for name in self.missing if name in used)
         hashes = {name: digest for name, digest in self.hashes.items() if name in used}
         family = None if self.request.family is None else family_of(self.request.family)

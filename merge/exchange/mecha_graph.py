@@ -110,7 +110,7 @@ class MechaGraph:
         except UnetscopeError as error:
             raise Refused(str(error)) from None
         for note in notes:
-            self.draft.note(f"line {self.line.number}: {note}")
+            self.draft.note("import.line", f"line {self.line.number}: {note}")
         return BlockNode(weights)
 
     def weights(self, value: Any) -> str:

@@ -56,9 +56,12 @@ class _Reader(MechaGraph):
         components = {"vae": "merge"} if self.versioned else {}
         components |= result.components
         if not self.versioned:
-            self.draft.note("sd-mecha of that time left the VAE as it is: it is copied from the first model")
+            self.draft.note(
+                "import.vae_copied", "sd-mecha of that time left the VAE as it is: it is copied from the first model"
+            )
         self.draft.note(
-            "what is rounded where is decided by sd-mecha's call, not by its recipe: the result is written as fp16"
+            "import.rounding",
+            "what is rounded where is decided by sd-mecha's call, not by its recipe: the result is written as fp16",
         )
         return self.draft.finish(result.name, components=components)
 
@@ -94,7 +97,7 @@ class _Reader(MechaGraph):
 
     def _parameter(self, arguments: list, named: dict) -> Any:
         name = arguments[0] if arguments and isinstance(arguments[0], str) else "parameter"
-        self.draft.note(f"{name} is a parameter of the recipe; write the model's path in below")
+        self.draft.note("import.parameter", f"{name} is a parameter of the recipe; write the model's path in below")
         return Weights(self.draft.model(name))
 
     def _dict(self, arguments: list, named: dict) -> Any:

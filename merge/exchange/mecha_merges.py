@@ -37,7 +37,8 @@ def _added(graph: MechaGraph, given: dict, method: Method) -> Any:
     a, b, alpha = given.get("a"), given.get("b"), given.get("alpha")
     if "alpha" not in given and not graph.versioned:
         graph.draft.note(
-            f"line {graph.line.number}: add_difference has no alpha; 0.5 was taken, the default of that time"
+            "import.alpha_default",
+            f"line {graph.line.number}: add_difference has no alpha; 0.5 was taken, the default of that time",
         )
     if isinstance(alpha, Mask):
         return _masked(graph, graph.weights(a), graph.delta(b), alpha)
@@ -123,13 +124,15 @@ def _of_model(graph: MechaGraph, given: dict, method: Method) -> Weights:
 
 def _median(graph: MechaGraph, given: dict, method: Method) -> Any:
     if limits := [f"{x}={one_line(given[x], 20)}" for x in ("eps", "maxiter", "ftol") if x in given]:
-        graph.draft.note(f"the median's limits ({', '.join(limits)}) are left out")
+        graph.draft.note("import.median_bounds", f"the median's limits ({', '.join(limits)}) are left out")
     return _plain(graph, given, method, Mecha(takes="*models"))
 
 
 def _whole(graph: MechaGraph, given: dict, method: Method) -> Any:
     """A method of a, b and c that older releases had in one piece."""
-    graph.draft.note(f"sd-mecha's {method.name} differed from release to release; here it is that of its last ones")
+    graph.draft.note(
+        "import.release", f"sd-mecha's {method.name} differed from release to release; here it is that of its last ones"
+    )
     alpha = graph.number(given, "alpha", 1.0)
     name = graph.step(method.name, [graph.source(given.get(x)) for x in "abc"], alpha=alpha)
     return Weights(name) if isinstance(given.get("a"), Weights) else Delta(name)
@@ -137,7 +140,8 @@ def _whole(graph: MechaGraph, given: dict, method: Method) -> Any:
 
 def _cast(graph: MechaGraph, given: dict) -> Any:
     graph.draft.note(
-        f"line {graph.line.number}: a cast to another dtype or device is left out; all is worked out in fp32"
+        "import.cast",
+        f"line {graph.line.number}: a cast to another dtype or device is left out; all is worked out in fp32",
     )
     return given.get("a")
 
@@ -175,8 +179,7 @@ def reader(name: str) -> tuple[str, Callable[[MechaGraph, dict[str, Any]], Any]]
 
 def _reading(method: Method, said: Mecha) -> Callable[[MechaGraph, dict[str, Any]], Any]:
     def read(graph: MechaGraph, given: dict[str, Any]) -> Any:
-        if said.note:
-            graph.draft.note(said.note)
+        graph.draft.differs(said.note)
         if said.read == "plain":
             return _plain(graph, given, method, said)
         return _READ[said.read](graph, given, method)

@@ -29,7 +29,9 @@ def _trimmed(graph: MechaGraph, given: dict, usual: float) -> dict[str, Any]:
     """TIES' parameters; `usual` is the share that is kept by default."""
     density = graph.plain(given, "k", usual)
     if density != 1.0:
-        graph.draft.note("sd-mecha keeps one element more of each difference than its k says")
+        graph.draft.note(
+            "import.one_element_more", "sd-mecha keeps one element more of each difference than its k says"
+        )
     return {"density": density, **_consensus(graph, given)}
 
 
@@ -37,8 +39,9 @@ def _stock(graph: MechaGraph, given: dict) -> None:
     """Notes what sd-mecha's releases make of `apply_stock` where no median is asked for."""
     if graph.versioned and not _switch(graph, given, "apply_median"):
         graph.draft.note(
+            "import.apply_stock",
             "sd-mecha 1.1 reads apply_stock the wrong way round: true leaves model stock out, false multiplies every row by its "
-            "factor; here the plain mean is taken either way"
+            "factor; here the plain mean is taken either way",
         )
 
 
@@ -49,14 +52,15 @@ def _consensus(graph: MechaGraph, given: dict) -> dict[str, str]:
         raise Refused("TIES with apply_stock has no equivalent")
     limits = {"eps": 1e-6, "maxiter": 100, "ftol": 1e-20}
     if odd := [f"{x}={given[x]}" for x, usual in limits.items() if median and given.get(x, usual) != usual]:
-        graph.draft.note(f"the median's limits ({', '.join(odd)}) are left out")
+        graph.draft.note("import.median_limits", f"the median's limits ({', '.join(odd)}) are left out")
     if median:
-        graph.draft.note(MECHA_MEDIAN)
+        graph.draft.differs(MECHA_MEDIAN)
     by_size = _switch(graph, given, "vote_sgn") == graph.versioned
     if "vote_sgn" in given:
         graph.draft.note(
+            "import.vote_sgn",
             f"vote_sgn was read as sd-mecha's releases {'from' if graph.versioned else 'before'} 1.0 have it: signs are "
-            f"elected by their {'sum' if by_size else 'count'}"
+            f"elected by their {'sum' if by_size else 'count'}",
         )
     return {"elect": "sum" if by_size else "count", "combine": "median" if median else "mean"}
 
@@ -84,7 +88,9 @@ def _dropout(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     if graph.plain(given, "overlap", 1.0) % 2 != 1.0 or graph.plain(given, "overlap_emphasis", 0.0):
         raise Refused("dropout whose masks depend on each other (overlap) has no equivalent")
     density, power = _kept(graph, given), graph.plain(given, "rescale", 1.0)
-    graph.draft.note("dropout counts kept elements that are 0 in its mean; here they are left out of it")
+    graph.draft.note(
+        "import.dropout_zeros", "dropout counts kept elements that are 0 in its mean; here they are left out of it"
+    )
     parameters: dict[str, Any] = {"density": density, "elect": "none", "combine": "mean", **_seed(graph, given)}
     parameters["rescale"] = "density" if power == 1.0 else "none"
     if power not in (0.0, 1.0) and density > 0:
@@ -100,7 +106,8 @@ def _kept(graph: MechaGraph, given: dict) -> float:
 def _seed(graph: MechaGraph, given: dict) -> dict[str, int]:
     seed = given.get("seed")
     graph.draft.note(
-        "which elements are dropped depends on the generator of random numbers: never the same as sd-mecha's"
+        "import.random",
+        "which elements are dropped depends on the generator of random numbers: never the same as sd-mecha's",
     )
     usable = isinstance(seed, int | float) and not isinstance(seed, bool) and 0 < seed < 1 << 63
     return {"seed": int(seed)} if usable else {}
@@ -108,7 +115,8 @@ def _seed(graph: MechaGraph, given: dict) -> dict[str, int]:
 
 def _model_stock(graph: MechaGraph, given: dict, method: Method) -> Waiting:
     graph.draft.note(
-        "sd-mecha's model stock compares rows of neighbouring models; here whole tensors of all models are compared"
+        "import.model_stock_rows",
+        "sd-mecha's model stock compares rows of neighbouring models; here whole tensors of all models are compared",
     )
     return Waiting(method.name, _deltas(graph, given, "deltas"), {})
 

@@ -51,7 +51,7 @@ def from_mergekit(data: dict, name: str, request: Request) -> Imported:
     found = known.get(method) if isinstance(method, str) else None
     for unknown in [x for x in data if x not in _KNOWN]:
         if unknown in _HARMLESS:
-            draft.note(f"{one_line(unknown, 60)} has no meaning for these models")
+            draft.note("import.setting", f"{one_line(unknown, 60)} has no meaning for these models")
         elif unknown == "modules":
             raise draft.error("modules: parts of several models are put together, which has no equivalent here")
         else:
@@ -72,7 +72,9 @@ class _Configuration:
         if base is not None and self.base is None and base not in [name for name, _ in listed]:
             draft.refuse(f"base_model: {self.method} takes it for a model, and it is not listed among them")
         if self.base is not None and any(own for name, own in listed if name == self.base):
-            draft.note("parameters of the base model have no effect in mergekit, and are left out")
+            draft.note(
+                "import.base_parameters", "parameters of the base model have no effect in mergekit, and are left out"
+            )
 
     def imported(self) -> Imported:
         kind, draft = self.kind, self.draft
@@ -83,8 +85,7 @@ class _Configuration:
         owns = [MergekitSettings([own, *self.scopes], draft) for _, own in self.models]
         values = self._values(owns)
         result = self._step([name for name, _ in self.models], owns, values)
-        if kind.note:
-            draft.note(kind.note)
+        draft.differs(kind.note)
         return draft.finish(result, components={"vae": MERGED}, output=self._output())
 
     def _step(self, models: list[str], owns: list[MergekitSettings], values: dict[str, Any]) -> str:
@@ -119,7 +120,9 @@ class _Configuration:
                 raise self.draft.error(
                     "slices: layers of several models are put together, which has no equivalent here"
                 )
-            self.draft.note(f"layer_range {one_line(ranges[0], 40)} was taken for the whole model")
+            self.draft.note(
+                "import.layer_range", f"layer_range {one_line(ranges[0], 40)} was taken for the whole model"
+            )
             entries, scopes, base = sources, [one.get("parameters"), *scopes], one.get("base_model") or base
         out = []
         for entry in entries if isinstance(entries, list) else []:
@@ -156,7 +159,7 @@ class _Configuration:
         if (match := _REVISION.fullmatch(value)) and not is_model_name(value):
             value, revision = match.groups()
         if revision is not None:
-            self.draft.note(f"revision {one_line(revision, 60)} of {value} has no meaning for files")
+            self.draft.note("import.revision", f"revision {one_line(revision, 60)} of {value} has no meaning for files")
         return value
 
     # -- parameters ---------------------------------------------------------------------------------------------------
@@ -199,9 +202,10 @@ class _Configuration:
             values["combine"] = "mean" if asked else "sum"
             if asked and any(x < 0 for w in values["weights"] for x in (w.values() if isinstance(w, dict) else [w])):
                 self.draft.note(
+                    "import.negative_weight",
                     f"a weight is negative: mergekit's {self.method} divides by the signed sum of the weights that agree, "
                     "which turns changes round or makes them as large as you like; here the sum is of their sizes, and the "
-                    "elected sign stays"
+                    "elected sign stays",
                 )
         elif asked and not all(isinstance(w, float) for w in values["weights"]):
             self.draft.refuse("normalize: weights that differ from key to key are taken as they are here")
@@ -235,9 +239,12 @@ class _Configuration:
             if name in read:
                 continue
             if name in _TECHNICAL:
-                draft.note(f"{name} has no equivalent here, and no effect on what is meant")
+                draft.note("import.parameter_unused", f"{name} has no equivalent here, and no effect on what is meant")
             elif name in kind.without_effect:
-                draft.note(f"{name} has no effect in mergekit's {self.method}, and is left out")
+                draft.note(
+                    "import.parameter_without_effect",
+                    f"{name} has no effect in mergekit's {self.method}, and is left out",
+                )
             else:
                 draft.refuse(f"parameter {one_line(name, 60)} has no equivalent here")
 
@@ -246,11 +253,13 @@ class _Configuration:
             x.removeprefix("torch.") if isinstance(x, str) else x for x in map(self.data.get, ("out_dtype", "dtype"))
         )
         if worked and worked != "float32":
-            self.draft.note(f"the original works in {one_line(worked, 40)}; here all is worked out in fp32")
+            self.draft.note(
+                "import.worked_dtype", f"the original works in {one_line(worked, 40)}; here all is worked out in fp32"
+            )
         dtype = dtype or worked
         if dtype is None:
             return {}
         if not isinstance(dtype, str) or dtype not in _DTYPES:
-            self.draft.note(f"dtype {one_line(dtype, 40)} is not known here; fp16 is written")
+            self.draft.note("import.dtype_unknown", f"dtype {one_line(dtype, 40)} is not known here; fp16 is written")
             return {}
         return {"dtype": _DTYPES[dtype]}

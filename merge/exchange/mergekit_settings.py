@@ -44,7 +44,7 @@ class MergekitSettings:
         if start is None:
             start = 0.5 if name == "t" else 1.0
             said = "no filter of it fits every key" if lines else "is not given"
-            self._draft.note(f"{name}: {said}, and mergekit asks for one; {start:g} was taken")
+            self._draft.note("import.one_number", f"{name}: {said}, and mergekit asks for one; {start:g} was taken")
         if not lines:
             return start
         # A selector reaches the VAE where it names it; mergekit's filters reach every tensor.

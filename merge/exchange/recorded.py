@@ -107,13 +107,16 @@ class _History:
             components["vae"] = self._baked(recipe["bake_in_vae"])
         if self._rounded:
             draft.note(
+                "import.intermediate_rounding",
                 f"the original saved {self._rounded} intermediate {'file' if self._rounded == 1 else 'files'}, each rounded to "
-                "fp16 or to its inputs' dtype; here nothing is rounded between steps"
+                "fp16 or to its inputs' dtype; here nothing is rounded between steps",
             )
         half, written = recipe.get("save_as_half"), _CHATTIORI_DTYPES.get(str(recipe.get("fp")))
         output = {"dtype": "keep" if half is False else written} if half is False or written else {}
         if half is None and not written:
-            draft.note("the dtype of the original is not recorded; the result is written as fp16")
+            draft.note(
+                "import.dtype_not_recorded", "the dtype of the original is not recorded; the result is written as fp16"
+            )
         title = recipe.get("custom_name")
         title = one_line(title, 200) if isinstance(title, str) else ""
         return draft.finish(result, components=components, output=output, title=title)
@@ -140,7 +143,8 @@ class _History:
             shown = recorded if isinstance(recorded, str) else child
             if not inner and _is_broken(record.recorded(said)):
                 self._draft.note(
-                    f"{shown} was merged itself, and the record of that is broken; the file itself is used"
+                    "import.record_broken",
+                    f"{shown} was merged itself, and the record of that is broken; the file itself is used",
                 )
             if inner and self._opens(inner, shown, len(stack)):
                 unfinished.add(child)
@@ -158,7 +162,10 @@ class _History:
         draft = self._draft
         if not _fields(recipe):
             kind = _text(recipe.get("type")) or "an unnamed tool"
-            draft.note(f"{shown} is itself a merge of {kind}, whose record is not unrolled; the file itself is used")
+            draft.note(
+                "import.record_not_unrolled",
+                f"{shown} is itself a merge of {kind}, whose record is not unrolled; the file itself is used",
+            )
             return False
         if depth >= DEEPEST:
             draft.refuse(f"the history of {shown} goes on below {DEEPEST} merges")
@@ -166,7 +173,8 @@ class _History:
         self._rounded += 1
         if recipe.get("bake_in_vae") not in _NO_VAE:
             draft.note(
-                f"{shown}: VAE {_text(recipe['bake_in_vae'])} was baked in, which only the last merge can have here"
+                "import.vae_of_inner",
+                f"{shown}: VAE {_text(recipe['bake_in_vae'])} was baked in, which only the last merge can have here",
             )
         return True
 
@@ -178,18 +186,19 @@ class _History:
         if not _is_said(said):
             if filed and (recorded := next(filter(None, (self._record.find(key)[1] for key in _NULL)), None)):
                 self._draft.note(
-                    f"{what} has no hash in the record; the name that is filed without one, {recorded}, was taken"
+                    "import.filed_without_hash",
+                    f"{what} has no hash in the record; the name that is filed without one, {recorded}, was taken",
                 )
                 return self._draft.model(str(recorded))
             self._unknown += 1
             name = self._draft.model(f"unknown model {self._unknown}")
-            self._draft.note(f"{what} has no hash in the record: {name} stands for it")
+            self._draft.note("import.no_hash", f"{what} has no hash in the record: {name} stands for it")
             return name
         digest, recorded, _ = self._record.find(said.strip())
         identity = digest or said.strip()
         if identity not in self._names:
             shown = recorded if isinstance(recorded, str) else identity
-            self._draft.note(f"{shown} is named among its own ancestors; its history ends there")
+            self._draft.note("import.own_ancestor", f"{shown} is named among its own ancestors; its history ends there")
             return self._draft.model(f"{shown} (earlier)")
         return self._names[identity]
 
@@ -200,7 +209,9 @@ class _History:
             return "merge"
         found = self._draft.found(vae)
         if not found:
-            self._draft.note(f"VAE {vae} was baked in; it was not found, so put its path into components")
+            self._draft.note(
+                "import.vae_not_found", f"VAE {vae} was baked in; it was not found, so put its path into components"
+            )
         path = str(found or one_line(vae))
         return path if "/" in path else f"./{path}"
 
@@ -236,8 +247,9 @@ class _History:
             return self._inputs(recipe, shown)[0]
         self._lost(recipe, shown)
         self._draft.note(
+            "import.web_ui_rounding",
             "the web UI averages the VAE with the rest (so does this recipe), works in the inputs' own dtypes and rounds "
-            "after every operation; its half is for fp32 alone, bf16 stays bf16. Here all is worked out in fp32 and rounded once"
+            "after every operation; its half is for fp32 alone, bf16 stays bf16. Here all is worked out in fp32 and rounded once",
         )
         inputs = self._inputs(recipe, shown)
         values = {p: self._number(recipe.get("multiplier"), "multiplier", shown) for p in numbers_of(found)}
@@ -257,8 +269,7 @@ class _History:
         if calculation == _SCALED:
             return self._scaled(recipe, shown, vectors, release)
         method, said = found
-        if said.note:
-            draft.note(said.note)
+        draft.differs(said.note)
         values: dict[str, Any] = dict(said.fixed)
         for parameter in numbers_of(method):
             by_block = vectors if parameter in said.blocks else {}
@@ -289,8 +300,9 @@ class _History:
                 continue
             if len(chosen) > 1:
                 self._draft.note(
+                    "import.blocks_twice",
                     f"{shown}: {field} {', '.join(chosen[:40])}: what two of these name counts once here; supermerger's releases "
-                    "before 2025-11-27 took it for neither"
+                    "before 2025-11-27 took it for neither",
                 )
             for parameter in ("alpha", "beta"):
                 if parameter in values:
@@ -330,12 +342,15 @@ class _History:
             said = _text(recipe.get(f"weights_{parameter}"))
             self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
         if parameter == "beta" and vector and release.extended:
-            self._draft.note(f"{shown}: supermerger took beta's 110 numbers for alpha; here they are beta's")
+            self._draft.note(
+                "import.beta_vector", f"{shown}: supermerger took beta's 110 numbers for alpha; here they are beta's"
+            )
         lines = elemental_lines(recipe.get("elemental_merge")) if parameter == "alpha" else []
         if lines and release.xl and not release.extended:
             self._draft.note(
+                "import.elemental_blocks",
                 "supermerger looks SDXL's blocks up in the list of SD1's in elemental lines (M00 is OUT02); here they stand as the "
-                "blocks that were changed"
+                "blocks that were changed",
             )
         return with_lines(weights, lines, self._draft, release) if lines else weights
 
@@ -367,7 +382,8 @@ class _History:
             draft.refuse(f"{shown}: calculation {_text(recipe['calculation'])} has no equivalent here")
         self._lost(recipe, shown)
         draft.note(
-            "Chattiori-Model-Merger leaves the VAE as it is in the first model, and records its numbers to three places"
+            "import.chattiori",
+            "Chattiori-Model-Merger leaves the VAE as it is in the first model, and records its numbers to three places",
         )
         values: dict[str, Any] = {}
         for parameter in numbers_of(method):
@@ -400,14 +416,19 @@ class _History:
         """Names the options of a merge that recipes here do not have."""
         if recipe.get("discard_weights"):
             self._draft.note(
-                f"{shown}: keys that fit {_text(recipe['discard_weights'])!r} were discarded (discard_weights); here they are kept"
+                "import.discarded",
+                f"{shown}: keys that fit {_text(recipe['discard_weights'])!r} were discarded (discard_weights); here they are kept",
             )
         if recipe.get("config_source") not in (None, 0, 3):
             self._draft.note(
-                f"{shown}: config_source {_text(recipe['config_source'])} (a .yaml file beside the result)"
+                "import.config_source",
+                f"{shown}: config_source {_text(recipe['config_source'])} (a .yaml file beside the result)",
             )
         if recipe.get("is_instruct_pix2pix"):
-            self._draft.note(f"{shown}: is_instruct_pix2pix; the extra channels are those of the first model")
+            self._draft.note(
+                "import.instruct_pix2pix",
+                f"{shown}: is_instruct_pix2pix; the extra channels are those of the first model",
+            )
 
 
 def _is_said(said: Any) -> bool:

@@ -193,8 +193,9 @@ def typed_release(vectors: list[list[float]], family: str | Family | None, draft
     """Of weights that were typed, not merged: they mean what people mean by them."""
     if vectors:
         draft.note(
+            "import.embeddings_follow_in00",
             f"the embeddings follow IN00 here; supermerger's releases of {_MOVED} to {_MENDED} gave SD1's TIME_EMBED OUT11's "
-            "number, and left SDXL's TIME_EMBED and LABEL_EMB as they are in the first model"
+            "number, and left SDXL's TIME_EMBED and LABEL_EMB as they are in the first model",
         )
     return Release(is_xl(vectors, family))
 
@@ -204,31 +205,43 @@ def recorded_release(
 ) -> Release:
     """Of a merge that was made: which release made it, as far as its record shows that; and notes on what follows."""
     xl = is_xl(vectors, family)
-    draft.note("supermerger does not record its Adjust; a merge with it differs in the first and the last convolution")
+    draft.note(
+        "import.adjust",
+        "supermerger does not record its Adjust; a merge with it differs in the first and the last convolution",
+    )
     if xl is not False:
         draft.note(
+            "import.tensors_not_merged",
             "supermerger leaves tensors without weight or bias in their name as they are in the first model (of CLIP_G "
-            "logit_scale, positional_embedding and text_projection); here they are merged"
+            "logit_scale, positional_embedding and text_projection); here they are merged",
         )
     if xl is None:
         draft.note(
+            "import.embeddings_of_xl",
             f"if the models are SDXL, supermerger's releases before {_MENDED} left TIME_EMBED and LABEL_EMB as they are in the "
-            "first model; --family says so"
+            "first model; --family says so",
         )
         return Release(None, recorded=True)
     if not xl:
         if not vectors:
             return Release(False, recorded=True, embeddings="OUT11")
         before = "" if {"Off", "Include", "Exclude"} & set(recipe) else "; earlier ones gave it IN00's"
-        draft.note(f"TIME_EMBED has OUT11's number, as in supermerger's releases of {_MOVED} to {_MENDED}{before}")
+        draft.note(
+            "import.embeddings_guessed" if before else "import.embeddings_out11",
+            f"TIME_EMBED has OUT11's number, as in supermerger's releases of {_MOVED} to {_MENDED}{before}",
+        )
         return Release(False, recorded=True, embeddings="OUT11")
     long = any(len(vector) == len(EXTENDED) - 1 for vector in vectors)
     if long or _written_back(recipe.get("weights_alpha_orig")):
-        draft.note(f"TIME_EMBED and LABEL_EMB are merged, as in supermerger's releases since {_MENDED}")
+        draft.note(
+            "import.embeddings_merged",
+            f"TIME_EMBED and LABEL_EMB are merged, as in supermerger's releases since {_MENDED}",
+        )
         return Release(True, recorded=True, extended=long)
     draft.note(
+        "import.embeddings_left",
         f"TIME_EMBED and LABEL_EMB stay as they are in the first model, as in supermerger's releases before {_MENDED}; later ones "
-        "gave them IN00's number"
+        "gave them IN00's number",
     )
     return Release(True, recorded=True, embeddings="")
 
@@ -349,7 +362,8 @@ def with_lines(weights: Any, lines: list[str], draft: Draft, release: Release) -
             draft.refuse(f"the elemental lines cannot be read: {line!r} names a block that supermerger does not have")
         elif not selectors:
             draft.note(
-                f"the elemental line {line!r} names no block that the program found in SDXL, and changed nothing"
+                "import.elemental_line",
+                f"the elemental line {line!r} names no block that the program found in SDXL, and changed nothing",
             )
         found += [(selector, ratio) for selector in selectors or ()]
     if release.recorded and release.xl and not release.embeddings:

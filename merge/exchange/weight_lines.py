@@ -61,7 +61,7 @@ def from_weight_lines(text: str, name: str, request: Request) -> Imported:
     settings, vectors, elemental = _sorted(text, automb, draft)
     for setting in settings:
         if setting not in (*_SETTINGS, *(_AUTOMB_SETTINGS if automb else ())):
-            draft.note(f"{setting}={settings[setting]} has no meaning here")
+            draft.note("import.line_setting", f"{setting}={settings[setting]} has no meaning here")
     if automb:
         _check_automb(settings, vectors, elemental, draft)
         weights = automb_weights(vectors[0], "automb-recipe", draft)
@@ -90,8 +90,10 @@ def automb_weights(values: list[float], convention: str, draft: Draft) -> dict[s
         else:
             out = 11
         values[out], values[-1] = values[-1], values[out]
-        draft.note("OUT and TIME_EMBED were exchanged, as the old AutoMBW wrote them (--old-automb)")
-    draft.note("AutoMBW leaves the text encoders and the VAE with model A")
+        draft.note(
+            "import.automb_exchanged", "OUT and TIME_EMBED were exchanged, as the old AutoMBW wrote them (--old-automb)"
+        )
+    draft.note("import.automb_text_encoders", "AutoMBW leaves the text encoders and the VAE with model A")
     return {"vector": values, "convention": convention}
 
 
@@ -116,7 +118,10 @@ def inputs_of(draft: Draft, recorded: list[str]) -> list[str]:
         else:
             letter = "ABCDE"[i]
             names.append(draft.model(f"model {letter}"))
-            draft.note(f"the file does not name model {letter}; write its path in below, or give --inputs")
+            draft.note(
+                "import.model_not_named",
+                f"the file does not name model {letter}; write its path in below, or give --inputs",
+            )
     return names
 
 
@@ -124,7 +129,7 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
     mode = settings.get("mode") or draft.request.mode
     if not mode:
         mode = "Weight sum"
-        draft.note("the weights came without a mode; Weight sum was taken (--mode says another)")
+        draft.note("import.no_mode", "the weights came without a mode; Weight sum was taken (--mode says another)")
     said, note = method_of(mode, settings.get("calcmode", "normal")), ""
     if said:
         found, note, values = said[0], said[1].note, dict(said[1].fixed)
@@ -132,8 +137,7 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
         values = {}
     else:
         raise draft.error(f"there is no mode {mode!r} {settings.get('calcmode', '')}; there are {', '.join(modes())}")
-    if note:
-        draft.note(note)
+    draft.differs(note)
     release, parameters = typed_release(vectors, draft.request.family, draft), numbers_of(found)
     for i, parameter in enumerate(parameters):
         base = _number(settings, f"base_{parameter}", draft)
@@ -143,7 +147,7 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
             plain = _number(settings, parameter, draft)
             values[parameter] = plain if plain is not None else base if base is not None else 0.0
             if plain is None and base is None and not elemental:
-                draft.note(f"no {parameter} is given; 0 was taken")
+                draft.note("import.number_zero", f"no {parameter} is given; 0 was taken")
     if elemental:
         values["alpha"] = with_lines(values.get("alpha", 0.0), elemental, draft, release)
     if len(vectors) > len(parameters):
@@ -155,7 +159,10 @@ def _supermerger(settings: dict[str, str], vectors: list[list[float]], elemental
 
 def _weights(vector: list[float], base: float | None, draft: Draft, release: Release) -> Any:
     if base is not None and len(vector) not in _WITHOUT_BASE:
-        draft.note(f"the vector of {len(vector)} numbers begins with BASE, which wins over the base that is given")
+        draft.note(
+            "import.base_in_vector",
+            f"the vector of {len(vector)} numbers begins with BASE, which wins over the base that is given",
+        )
         base = None
     return block_weights(vector, base, release)
 
@@ -173,7 +180,8 @@ def _automb_output(settings: dict[str, str], draft: Draft) -> dict[str, str]:
     """What AutoMBW's own settings say of the result."""
     if "output_mode" in settings:
         draft.note(
-            f"output_mode={settings['output_mode']}: the result is written as fp16 here; output.dtype says another"
+            "import.output_mode",
+            f"output_mode={settings['output_mode']}: the result is written as fp16 here; output.dtype says another",
         )
     fix = settings.get("position_id_fix", "keep")
     return {} if fix.casefold().startswith("keep") else {"position_ids": "restore"}
@@ -185,7 +193,7 @@ def _check_automb(settings: dict[str, str], vectors: list, elemental: list[str],
         draft.refuse(f"AutoMBW's mode {settings['mode']!r} is not known here; a weighted sum is")
     for name in ("modelc", "alpha", "beta", "base_alpha", "base_beta", "calcmode"):
         if name in settings:
-            draft.note(f"{name}={settings[name]} has no part in a weighted sum by 27 or 22 numbers")
+            draft.note("import.no_part", f"{name}={settings[name]} has no part in a weighted sum by 27 or 22 numbers")
     if len(vectors) > 1:
         draft.refuse(f"{len(vectors)} lines of weights are given; AutoMBW has one")
     if elemental:
@@ -213,7 +221,9 @@ def _sorted(text: str, automb: bool, draft: Draft) -> tuple[dict[str, str], list
         else:
             draft.refuse(f"the line {line!r} is no setting, no vector and no elemental line")
     if printed:
-        draft.note(f"{printed} lines below the weights, which the program printed, were left out")
+        draft.note(
+            "import.printed_lines", f"{printed} lines below the weights, which the program printed, were left out"
+        )
     return settings, vectors, elemental
 
 

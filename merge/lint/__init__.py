@@ -12,8 +12,7 @@ In the order in which data passes:
 - `finding`, `linter`: a finding, and the report of them all
 """
 
-from .finding import Finding, Severity
 from .linter import LintReport, lint, lint_file
 from .shares import ComponentShares, component_shares
 
-__all__ = ["ComponentShares", "Finding", "LintReport", "Severity", "component_shares", "lint", "lint_file"]
+__all__ = ["ComponentShares", "LintReport", "component_shares", "lint", "lint_file"]

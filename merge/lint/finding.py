@@ -1,40 +1,38 @@
-"""One thing that a recipe had better not do."""
+"""How a finding, which is a `Notice`, is told by lint."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+from ...checkpoints.notices import Notice
+
+# The checks of lint itself; anything else is what the merge would say when it runs.
+_CHECKS = """
+    architecture base dtype ema health inpainting kind labels missing nan prediction range recipe refused rounding text_encoder
+    total twice uniform unused vae"""
+CHECKS = frozenset(_CHECKS.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found about a recipe.
+def check_of(finding: Notice) -> str:
+    """Which check found it: the topic of its code, `plan` for what the merge itself would say."""
+    return finding.topic if finding.topic in CHECKS else "plan"
 
-    Attributes:
-        severity: an `error` stops the merge or spoils it, a `warning` is likely a mistake, a `note` is worth knowing.
-        check: which check found it, a word for programs (`base`, `rounding`, `text_encoder`...).
-        found: what, in a sentence.
-        why: why it matters.
-        remedy: what to do.
-        step: the step concerned, empty where it is none.
-        models: the models concerned, by their names in the recipe.
-    """
 
-    severity: Severity
-    check: str
-    found: str
-    why: str
-    remedy: str
-    step: str = ""
-    models: tuple[str, ...] = ()
+def in_words(finding: Notice) -> str:
+    """A finding as a line: what was found, why it matters, what to do."""
+    where = f"steps.{finding.step}: " if finding.step else ""
+    return f"{finding.severity}: {where}{finding.text}. {finding.why}. {finding.remedy}."
 
-    def __str__(self) -> str:
-        where = f"steps.{self.step}: " if self.step else ""
-        return f"{self.severity}: {where}{self.found}. {self.why}. {self.remedy}."
 
-    def to_plain(self) -> dict[str, Any]:
-        """The same, ready for JSON."""
-        return asdict(self) | {"models": list(self.models)}
+def to_plain(finding: Notice) -> dict[str, Any]:
+    """A finding for JSON."""
+    return {
+        "severity": finding.severity,
+        "check": check_of(finding),
+        "code": finding.code,
+        "found": finding.text,
+        "why": finding.why,
+        "remedy": finding.remedy,
+        "step": finding.step,
+        "models": list(finding.subject),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,24 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family
 from ...checkpoints.hashes import identity
+from ...checkpoints.notices import SEVERITIES, Notice, Severity, worst_first
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Cancelled, Progress
 from ...checkpoints.wording import dead_link
+from ...library.health import NOT_FINITE
 from ...library.scan import scan
 from ...library.scan_cache import keep_scan, kept_scan
 from ..collapse import fitting_families
 from ..errors import RecipeError
 from ..plan import planned
+from ..planner import UNUSED
 from ..recipe import Recipe
-from .finding import SEVERITIES, Finding, Severity
+from .finding import check_of, to_plain
 from .headers import header_findings
 from .sampling import take_sample
 from .shares import ComponentShares, component_shares, is_whole
 from .steps import recipe_findings, share_findings, weight_findings
 from .values import value_findings
-
-# The planner's warnings that have findings of their own.
-_TOLD = (" is not used by the result", "predict differently", "nothing says what")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class LintReport:
     """
 
     recipe: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Notice] = field(default_factory=list)
     shares: list[ComponentShares] = field(default_factory=list)
     family: str = ""
     missing: dict[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class LintReport:
         return {
             "recipe": self.recipe,
             "family": self.family,
-            "findings": [finding.to_plain() for finding in self.findings],
+            "findings": [to_plain(finding) for finding in self.findings],
             "counts": {severity: self.count(severity) for severity in SEVERITIES},
             "shares": [part.to_plain() for part in self.shares],
             "missing": self.missing,
@@ -86,12 +86,12 @@ def lint_file(path: Path | str, **options: Any) -> LintReport:
     try:
         recipe = Recipe.load(Path(path))
     except UnetscopeError as error:
-        refused = Finding(
-            "error",
-            "recipe",
+        refused = Notice(
+            "recipe.refused",
             str(error),
-            "The merge refuses it, and nothing else can be checked",
-            "Mend it and look again",
+            severity="error",
+            why="The merge refuses it, and nothing else can be checked",
+            remedy="Mend it and look again",
         )
         return LintReport(str(path), [refused])
     return lint(recipe, str(path), **options)
@@ -138,7 +138,7 @@ def lint(
         try:
             family = _family(recipe, models)
         except UnetscopeError as error:  # nothing tells what it is for: the rest cannot be looked at
-            report.findings = _sorted([*report.findings, _refused(error)])
+            report.findings = worst_first([*report.findings, _refused(error)])
             return report
         report.family = family.id
         report.findings += weight_findings(recipe, family)
@@ -153,12 +153,12 @@ def lint(
             if not report.count("error"):
                 report.findings.append(_refused(error))
         else:
-            steps_told = any(f.check == "range" for f in report.findings)
-            report.findings += [f for f in share_findings(recipe, meant) if not (steps_told and f.check == "range")]
+            steps_told = any(check_of(f) == "range" for f in report.findings)
+            report.findings += [f for f in share_findings(recipe, meant) if not (steps_told and check_of(f) == "range")]
             _look_at_values(recipe, models, family, report, progress, cancel)
         if not report.missing and not any(f.severity == "error" for f in report.findings):
             _plan(recipe, report)
-    report.findings = _sorted(report.findings)
+    report.findings = worst_first(report.findings)
     return report
 
 
@@ -185,13 +185,13 @@ def _open(recipe: Recipe, report: LintReport, files: ExitStack) -> dict[str, Che
             report.missing[name] = f"{lora.path}: no such file; check the name"
     for name, reason in report.missing.items():
         report.findings.append(
-            Finding(
-                "error",
-                "missing",
+            Notice(
+                "missing.file",
                 f"{name} cannot be opened: {reason}",
-                "The merge stops there, and what depends on its weights was not checked",
-                "Correct the path (`unetscope index FOLDER --find NAME` finds a model by name or hash)",
-                models=(name,),
+                (name,),
+                severity="error",
+                why="The merge stops there, and what depends on its weights was not checked",
+                remedy="Correct the path (`unetscope index FOLDER --find NAME` finds a model by name or hash)",
             )
         )
     return models
@@ -214,18 +214,18 @@ def _look_at_values(recipe: Recipe, models: dict, family: Family, report: LintRe
     except UnetscopeError as error:
         report.findings.append(_refused(error))
         return
-    told = {frozenset(f.models) for f in report.findings if f.check == "twice"}
+    told = {frozenset(f.subject) for f in report.findings if check_of(f) == "twice"}
     report.findings += [
         f
         for f in value_findings(recipe, family, sample, report.shares)
-        if f.check != "twice" or frozenset(f.models) not in told
+        if check_of(f) != "twice" or frozenset(f.subject) not in told
     ]
 
 
 def _scan(recipe: Recipe, models: dict[str, Checkpoint], report: LintReport, threads, progress, cancel) -> None:
     for name, checkpoint in models.items():
         one_file = checkpoint.path.is_file()
-        kept = kept_scan(identity(checkpoint.path)) if one_file else None
+        kept = _kept(checkpoint.path) if one_file else None
         if kept is None:
             try:
                 kept = scan(checkpoint.path, threads=threads, progress=progress, cancel=cancel).to_plain()
@@ -236,21 +236,26 @@ def _scan(recipe: Recipe, models: dict[str, Checkpoint], report: LintReport, thr
                 continue
             if one_file:
                 keep_scan(identity(checkpoint.path), kept)
-        for problem in kept.get("health", ()):
+        for problem in kept["health"]:
             broken = problem["level"] == "broken"
-            stops = (
-                broken and recipe.output.nan == "error" and ("NaN" in problem["text"] or "infinite" in problem["text"])
-            )
+            stops = problem["code"] == NOT_FINITE and recipe.output.nan == "error"
             report.findings.append(
-                Finding(
-                    "error" if stops else "warning" if problem["level"] != "note" else "note",
-                    "health",
+                Notice(
+                    problem["code"],
                     f"{name}: {problem['text']}",
+                    (name,),
+                    "error" if stops else "warning" if problem["level"] != "note" else "note",
                     "Values like these spoil pictures" if broken else "It goes into the merge as it is",
                     "Take an undamaged copy of the file" if broken else "Nothing, if you know of it",
-                    models=(name,),
                 )
             )
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """What the last scan of a file found; None where there is none, or one of an older release, whose findings have no codes."""
+    found = kept_scan(identity(file))
+    coded = found is not None and all("code" in problem for problem in found.get("health", ({},)))
+    return found if coded else None
 
 
 def _plan(recipe: Recipe, report: LintReport) -> None:
@@ -261,16 +266,16 @@ def _plan(recipe: Recipe, report: LintReport) -> None:
     except UnetscopeError as error:
         report.findings.append(_refused(error))
         return
-    for text in warnings:
-        if not any(told in text for told in _TOLD):
-            report.findings.append(
-                Finding("note", "plan", text, "The merge says so when it runs", "Nothing, if that is what you expect")
-            )
+    told = {UNUSED, *(finding.code for finding in report.findings)}
+    why, remedy = "The merge says so when it runs", "Nothing, if that is what you expect"
+    report.findings += [
+        replace(notice, severity="note", subject=(), why=why, remedy=remedy, step="")
+        for notice in warnings
+        if notice.code not in told
+    ]
 
 
-def _refused(error: UnetscopeError) -> Finding:
-    return Finding("error", "refused", str(error), "The merge stops there", "Mend it and look again")
-
-
-def _sorted(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+def _refused(error: UnetscopeError) -> Notice:
+    return Notice(
+        "refused.by_merge", str(error), severity="error", why="The merge stops there", remedy="Mend it and look again"
+    )

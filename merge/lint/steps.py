@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family
+from ...checkpoints.notices import Notice
 from ..block_weights import BlockWeights
 from ..recipe import Recipe
-from .finding import Finding
 from .shares import ComponentShares, names_of
 
 # Beyond these a model is extrapolated farther than twice its difference.
@@ -19,13 +19,13 @@ _STRENGTHS = ("alpha", "beta", "weights")
 _NEAR_ONE = 1e-6
 
 
-def recipe_findings(recipe: Recipe) -> Iterator[Finding]:
+def recipe_findings(recipe: Recipe) -> Iterator[Notice]:
     """What can be said without the architecture."""
     yield from _unused(recipe)
     yield from _chains(recipe)
 
 
-def weight_findings(recipe: Recipe, family: Family) -> Iterator[Finding]:
+def weight_findings(recipe: Recipe, family: Family) -> Iterator[Notice]:
     """Block weights that the architecture lacks, and strengths out of the usual range; per step."""
     for name in _used_steps(recipe):
         step = recipe.steps[name]
@@ -34,13 +34,13 @@ def weight_findings(recipe: Recipe, family: Family) -> Iterator[Finding]:
             lists = {p: w if isinstance(w, list) else [w] for p, w in given.items()}
             resolved = {p: [each.resolve(family) for each in w] for p, w in lists.items()}
         except UnetscopeError as error:
-            yield Finding(
-                "error",
-                "labels",
+            yield Notice(
+                "labels.unknown",
                 str(error),
-                f"The models are {family.id}, and the merge refuses weights for what they lack",
-                "Write weights for the labels of this architecture (`unetscope layers` lists them)",
-                name,
+                severity="error",
+                why=f"The models are {family.id}, and the merge refuses weights for what they lack",
+                remedy="Write weights for the labels of this architecture (`unetscope layers` lists them)",
+                step=name,
             )
             continue
         for parameter in _STRENGTHS:
@@ -53,61 +53,61 @@ def weight_findings(recipe: Recipe, family: Family) -> Iterator[Finding]:
                     break
 
 
-def _far(step: str, parameter: str, odd: dict[str, float]) -> Finding:
+def _far(step: str, parameter: str, odd: dict[str, float]) -> Notice:
     label, value = max(odd.items(), key=lambda item: abs(item[1]))
     more = f" and {len(odd) - 1} other labels" if len(odd) > 1 else ""
-    return Finding(
-        "warning",
-        "range",
+    return Notice(
+        "range.parameter",
         f"{parameter} is {value:.4g} for {label}{more}",
-        f"Outside {_LOWEST:g} to {_HIGHEST:g} a merge leaves the range in which its models were trained, and pictures break",
-        "Check for a missing decimal point or a percentage, or choose a smaller value",
-        step,
+        severity="warning",
+        why=f"Outside {_LOWEST:g} to {_HIGHEST:g} a merge leaves the range in which its models were trained, and pictures break",
+        remedy="Check for a missing decimal point or a percentage, or choose a smaller value",
+        step=step,
     )
 
 
-def share_findings(recipe: Recipe, shares: list[ComponentShares]) -> Iterator[Finding]:
+def share_findings(recipe: Recipe, shares: list[ComponentShares]) -> Iterator[Notice]:
     """Shares that do not add up, models without any, coefficients that add up to too much."""
     for part in shares:
         low, high = part.total
         if max(abs(low - 1), abs(high - 1)) > _NEAR_ONE:
             said = f"{low:.4g}" if high - low < _NEAR_ONE else f"{low:.4g} to {high:.4g}"
-            yield Finding(
-                "warning",
-                "total",
+            yield Notice(
+                "total.not_one",
                 f"the shares of the models in {part.component} add up to {said}, not to 1",
-                "All weights grow or shrink by that factor, which no training has seen",
-                "Let the shares add up to 1 (weighted_average does with normalise: true)",
-                recipe.result if recipe.result in recipe.steps else "",
                 tuple(part.shares),
+                severity="warning",
+                why="All weights grow or shrink by that factor, which no training has seen",
+                remedy="Let the shares add up to 1 (weighted_average does with normalise: true)",
+                step=recipe.result if recipe.result in recipe.steps else "",
             )
     yield from _far_shares(recipe, shares)
     reached = {leaf for part in shares for leaf, (low, high) in part.extremes.items() if (low, high) != (0.0, 0.0)}
     reached |= {leaf for part in shares for leaf, share in part.shares.items() if share is None}
     for name in names_of(recipe):
         if name in _used_leaves(recipe) and name not in reached:
-            yield Finding(
-                "warning",
-                "unused",
+            yield Notice(
+                "unused.weight",
                 f"{name} has the weight 0 everywhere",
-                "The result is the same without it",
-                "Give it a weight, or leave it out",
-                models=(name,),
+                (name,),
+                severity="warning",
+                why="The result is the same without it",
+                remedy="Give it a weight, or leave it out",
             )
 
 
-def _far_shares(recipe: Recipe, shares: list[ComponentShares]) -> Iterator[Finding]:
+def _far_shares(recipe: Recipe, shares: list[ComponentShares]) -> Iterator[Notice]:
     for part in shares:
         for name, (low, high) in part.extremes.items():
             if low < _LOWEST - _NEAR_ONE or high > _HIGHEST + _NEAR_ONE:
                 value = low if abs(low) > abs(high) else high
-                yield Finding(
-                    "warning",
-                    "range",
+                yield Notice(
+                    "range.share",
                     f"the steps together give {name} the coefficient {value:.4g} in {part.component}",
-                    f"Outside {_LOWEST:g} to {_HIGHEST:g} a merge leaves the range in which its models were trained",
-                    "Look at the steps that use it more than once, or choose smaller weights",
-                    models=(name,),
+                    (name,),
+                    severity="warning",
+                    why=f"Outside {_LOWEST:g} to {_HIGHEST:g} a merge leaves the range in which its models were trained",
+                    remedy="Look at the steps that use it more than once, or choose smaller weights",
                 )
 
 
@@ -124,23 +124,23 @@ def _used_steps(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(name for s in sources if s in recipe.steps for name in recipe.order(s)))
 
 
-def _unused(recipe: Recipe) -> Iterator[Finding]:
+def _unused(recipe: Recipe) -> Iterator[Notice]:
     used = {*_used_leaves(recipe), *_used_steps(recipe)}
     for kind, names in (("model", recipe.models), ("LoRA", recipe.loras), ("step", recipe.steps)):
         for name in names:
             if name not in used:
-                yield Finding(
-                    "warning",
-                    "unused",
+                yield Notice(
+                    "unused.by_result",
                     f"the {kind} {name} is not used by the result ({recipe.result})",
-                    "What it was meant for does not happen",
-                    f"Name it as an input of a step that leads to {recipe.result}, or leave it out",
-                    name if kind == "step" else "",
                     () if kind == "step" else (name,),
+                    severity="warning",
+                    why="What it was meant for does not happen",
+                    remedy=f"Name it as an input of a step that leads to {recipe.result}, or leave it out",
+                    step=name if kind == "step" else "",
                 )
 
 
-def _chains(recipe: Recipe) -> Iterator[Finding]:
+def _chains(recipe: Recipe) -> Iterator[Notice]:
     """Two-model merges at 0.5, one after another, which look like a mean of all and are none."""
     halves = {name for name in _used_steps(recipe) if _is_mean(recipe, name)}
     inner = {s for name in halves for s in recipe.steps[name].inputs if s in halves}
@@ -148,14 +148,14 @@ def _chains(recipe: Recipe) -> Iterator[Finding]:
         shares = _mean_shares(recipe, top, halves)
         if len(shares) > 2 and len(set(shares.values())) > 1:
             said = ", ".join(f"{name} {share}" for name, share in shares.items())
-            yield Finding(
-                "warning",
-                "uniform",
+            yield Notice(
+                "uniform.chain",
                 f"a chain of even steps is no even mean of its {len(shares)} inputs: the shares are {said}",
-                "What enters first is halved again by every later step",
-                f"For even shares use one step: method: uniform, inputs: [{', '.join(shares)}]",
-                top,
                 tuple(name for name in shares if name in recipe.models),
+                severity="warning",
+                why="What enters first is halved again by every later step",
+                remedy=f"For even shares use one step: method: uniform, inputs: [{', '.join(shares)}]",
+                step=top,
             )
 
 

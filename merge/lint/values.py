@@ -10,9 +10,9 @@ import numpy as np
 from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import Family, is_text
 from ...checkpoints.kernels import kernel
+from ...checkpoints.notices import Notice
 from ..collapse import Collapse
 from ..recipe import Recipe
-from .finding import Finding
 from .sampling import Sample
 from .shares import ComponentShares
 
@@ -26,7 +26,7 @@ _NEARLY = 2.5e-4
 _FEW = 0.1
 
 
-def value_findings(recipe: Recipe, family: Family, sample: Sample, shares: list[ComponentShares]) -> Iterator[Finding]:
+def value_findings(recipe: Recipe, family: Family, sample: Sample, shares: list[ComponentShares]) -> Iterator[Notice]:
     """What is wrong with the sampled weights of a recipe's models."""
     yield from _not_finite(recipe, sample)
     yield from _same_weights(family, sample)
@@ -39,40 +39,40 @@ def value_findings(recipe: Recipe, family: Family, sample: Sample, shares: list[
             yield from _vae(part, sample)
 
 
-def _not_finite(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
+def _not_finite(recipe: Recipe, sample: Sample) -> Iterator[Notice]:
     for name in sample.names:
         bad = [key for key, values in sample.values[name].items() if not np.isfinite(values).all()]
         if bad:
             stops = recipe.output.nan == "error"
-            yield Finding(
-                "error" if stops else "warning",
-                "nan",
+            yield Notice(
+                "nan.sampled",
                 f"{name} has NaN or infinite values in {len(bad)} of {len(sample.values[name])} sampled tensors ({bad[0]}, ...)",
-                "The merge stops at them"
+                (name,),
+                severity="error" if stops else "warning",
+                why="The merge stops at them"
                 if stops
                 else f"They are repaired (nan: {recipe.output.nan}), but the model is damaged",
-                "Take an undamaged copy of the file" + (", or set output.nan to copy or zero" if stops else ""),
-                models=(name,),
+                remedy="Take an undamaged copy of the file" + (", or set output.nan to copy or zero" if stops else ""),
             )
 
 
-def _same_weights(family: Family, sample: Sample) -> Iterator[Finding]:
+def _same_weights(family: Family, sample: Sample) -> Iterator[Notice]:
     for a, b in combinations(sample.names, 2):
         if sample.identical(a, b, sample.core):
-            yield Finding(
-                "warning",
-                "twice",
+            yield Notice(
+                "twice.weights",
                 f"{a} and {b} have the same {sample.core_title}: all sampled weights are equal",
-                "Its shares add up, and a difference of the two is 0",
-                "Use one of them, or name the file that was meant",
-                models=(a, b),
+                (a, b),
+                severity="warning",
+                why="Its shares add up, and a difference of the two is 0",
+                remedy="Use one of them, or name the file that was meant",
             )
 
 
 # -- the base ---------------------------------------------------------------------------------------------------------
 
 
-def _bases(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
+def _bases(recipe: Recipe, sample: Sample) -> Iterator[Notice]:
     for name, step in recipe.steps.items():
         at = step.kind.base_at
         if at is None:
@@ -84,42 +84,42 @@ def _bases(recipe: Recipe, sample: Sample) -> Iterator[Finding]:
             yield from _base(name, base, models, sample)
 
 
-def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[Finding]:
+def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[Notice]:
     remedy = f"Give as base the model that {' and '.join(models)} were trained from"
     for component in (c for c in sample.keys if c != "vae"):
         far = {m: d for m in models if (d := sample.distance(m, base, component)) is not None}
         unrelated = {m: d for m, d in far.items() if d > _UNRELATED}
         if unrelated:
             said = ", ".join(f"{m} is {d:.2f} of its length away" for m, d in unrelated.items())
-            yield Finding(
-                "warning",
-                "base",
+            yield Notice(
+                "base.unrelated",
                 f"{base} is no base of {', '.join(unrelated)}: in {component}, {said} (fine-tunes: 0.001 to 0.2)",
-                "The difference is then a whole model, not what training changed",
-                remedy,
-                step,
                 (base, *unrelated),
+                severity="warning",
+                why="The difference is then a whole model, not what training changed",
+                remedy=remedy,
+                step=step,
             )
             continue
         for a, b in combinations(far, 2):
             between = sample.distance(a, b, component)
             if between is not None and 0 < between < _NEARER * min(far[a], far[b]):
-                yield Finding(
-                    "warning",
-                    "base",
+                yield Notice(
+                    "base.farther",
                     f"in {component}, {a} and {b} are {min(far[a], far[b]) / between:.1f} times nearer to each other "
                     f"({between:.3g}) than to {base} ({far[a]:.3g}, {far[b]:.3g})",
-                    f"They seem to come from a nearer model, and each difference holds the whole way from {base} to that one",
-                    remedy,
-                    step,
                     (base, a, b),
+                    severity="warning",
+                    why=f"They seem to come from a nearer model, and each difference holds the whole way from {base} to that one",
+                    remedy=remedy,
+                    step=step,
                 )
 
 
 # -- rounding ---------------------------------------------------------------------------------------------------------
 
 
-def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[Finding]:
+def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[Notice]:
     if recipe.output.dtype == "keep":
         return
     collapse = Collapse(recipe, family, {name: i for i, name in enumerate(sample.names)})
@@ -132,15 +132,15 @@ def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[Fi
         for start in (s for s in step.inputs if recipe.space_of(s) == "weight"):
             found = changed_share(recipe, collapse, name, start, sample)
             if found is not None and found < _FEW:
-                yield Finding(
-                    "warning",
-                    "rounding",
+                yield Notice(
+                    "rounding.lost",
                     f"only {found:.1%} of the weights that it moves away from {start} are stored as another number: the "
                     f"others move by less than half a step of {recipe.output.dtype} and are rounded back",
-                    f"The result is {start}, but for a few weights",
-                    "Choose larger weights, or write fp32",
-                    name,
                     tuple(recipe.models_of(name)),
+                    severity="warning",
+                    why=f"The result is {start}, but for a few weights",
+                    remedy="Choose larger weights, or write fp32",
+                    step=name,
                 )
                 break
 
@@ -183,7 +183,7 @@ def _stored(values: np.ndarray, dtype) -> np.ndarray:
 # -- text encoders and VAE --------------------------------------------------------------------------------------------
 
 
-def _text_encoder(part: ComponentShares, sample: Sample) -> Iterator[Finding]:
+def _text_encoder(part: ComponentShares, sample: Sample) -> Iterator[Notice]:
     mixed = [n for n, share in part.shares.items() if share is not None and share and n in sample.names]
     # Where shares are negative, differences are added, and what a copy takes away is meant.
     if len(mixed) < 2 or any(share is None or share < 0 for share in part.shares.values()):
@@ -197,13 +197,13 @@ def _text_encoder(part: ComponentShares, sample: Sample) -> Iterator[Finding]:
     if not copied or not own:
         return
     said = "; ".join(f"{name}'s is that of {', '.join(twins)}" for name, twins in copied.items())
-    yield Finding(
-        "warning",
-        "text_encoder",
+    yield Notice(
+        "text_encoder.copies",
         f"{part.component} is averaged, though some of it are copies: {said}",
-        f"What {' and '.join(own)} learned there counts only {sum(part.shares[n] for n in own):.3g}",
-        f"Take it whole from one model (components: {{{part.component}: {own[0]}}}), if its learning is wanted",
-        models=(*own, *copied),
+        (*own, *copied),
+        severity="warning",
+        why=f"What {' and '.join(own)} learned there counts only {sum(part.shares[n] for n in own):.3g}",
+        remedy=f"Take it whole from one model (components: {{{part.component}: {own[0]}}}), if its learning is wanted",
     )
 
 
@@ -212,34 +212,34 @@ def _alike(sample: Sample, a: str, b: str, component: str) -> bool:
     return found is not None and found < _NEARLY
 
 
-def _vae(part: ComponentShares, sample: Sample) -> Iterator[Finding]:
+def _vae(part: ComponentShares, sample: Sample) -> Iterator[Notice]:
     used = [n for n, share in part.shares.items() if (share is None or share) and n in sample.names]
     differ = [(a, b) for a, b in combinations(used, 2) if not _alike_or_unknown(sample, a, b)]
     if differ:
-        yield Finding(
-            "warning",
-            "vae",
+        yield Notice(
+            "vae.averaged",
             f"the VAE is averaged, and those of {differ[0][0]} and {differ[0][1]} differ",
-            "A mean of two VAEs is seldom one: pictures lose contrast and colour",
-            f"Take it whole from one model (components: {{vae: {used[0]}}})",
-            models=tuple(used),
+            tuple(used),
+            severity="warning",
+            why="A mean of two VAEs is seldom one: pictures lose contrast and colour",
+            remedy=f"Take it whole from one model (components: {{vae: {used[0]}}})",
         )
     elif used:
         yield from _odd_vae(used[0], sample)
 
 
-def _odd_vae(used: str, sample: Sample) -> Iterator[Finding]:
+def _odd_vae(used: str, sample: Sample) -> Iterator[Notice]:
     others = [n for n in sample.names if n != used and sample.shared(n, used, "vae")]
     if len(others) < 2 or any(_alike_or_unknown(sample, used, n) for n in others):
         return
     if all(_alike_or_unknown(sample, others[0], n) for n in others[1:]):
-        yield Finding(
-            "note",
-            "vae",
+        yield Notice(
+            "vae.odd",
             f"the VAE is {used}'s, and all other models have another one",
-            "It may be a replacement that its author meant, or a damaged one",
-            f"Look at a picture, or take the VAE of the others (components: {{vae: {others[0]}}})",
-            models=(used, *others),
+            (used, *others),
+            severity="note",
+            why="It may be a replacement that its author meant, or a damaged one",
+            remedy=f"Look at a picture, or take the VAE of the others (components: {{vae: {others[0]}}})",
         )
 
 

@@ -18,6 +18,7 @@ from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.names import usual_channels
 from ...checkpoints.lora.own import OwnNames, joined
+from ...checkpoints.notices import Notice
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ..block_weights import BlockWeights
@@ -181,7 +182,7 @@ def _combine(
         )
         report = LoraReport(str(how.output), family_of(family).id, style, [path.name for path in inputs])
         work.losses.fill(report)
-        report.notes = work.notes()
+        report.notes = work.notes
         writer.finish(report, {**origin, "error": report.error}, kept)
         report.seconds = time.perf_counter() - began
         return report
@@ -206,13 +207,14 @@ class _Combination:
         self._loras, self._base, self._cut, self._writer = loras, base, cut, writer
         self.losses = Losses(family_of(loras[0].family))
         found: dict[tuple[str, bool], list[tuple[float, Change]]] = {}
-        self._notes: list[str] = []
+        self.notes: list[Notice] = []
         for lora, weight in zip(loras, weights, strict=True):
             used = [(strength, c) for c in changes_of(lora) if (strength := weight.weight(c.key))]
             for strength, change in used:
                 found.setdefault((change.layer.target.path, change.bias), []).append((strength, change))
-            said = lora.check_effect() if used else ["its strength is 0 wherever it changes anything: left out"]
-            self._notes += [f"{lora.path.name}: {text}" for text in said]
+            unused = Notice("lora.unused", "its strength is 0 wherever it changes anything: left out")
+            said = [*(lora.check_effect() if used else [unused]), *lora.left_out()]
+            self.notes += [notice.of(lora.path.name) for notice in said]
         self.jobs = [(_widest(parts), parts) for parts in found.values()]
         if not self.jobs:
             raise MergeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
@@ -255,14 +257,3 @@ class _Combination:
         if not (np.isfinite(whole.up).all() and np.isfinite(whole.down).all()):
             files = ", ".join(str(change.lora.path) for _, change in parts)
             raise MergeError(f"{files}: the change of {layer.key} holds NaN or infinity; train or download it again")
-
-    def notes(self) -> list[str]:
-        """What else to know."""
-        found = list(self._notes)
-        for lora in self._loras:
-            if lora.unknown:
-                shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
-                found.append(
-                    f"{lora.path.name}: {len(lora.unknown)} tensors have no known place and are left out ({shown})"
-                )
-        return found

@@ -13,7 +13,7 @@ from ...checkpoints.families import family_of
 from ...checkpoints.files.targets import check_target, refuse_inputs
 from ...checkpoints.formats import written_as
 from ...checkpoints.kernels import kernel
-from ...checkpoints.lora import Lora, open_lora
+from ...checkpoints.lora import open_lora
 from ...checkpoints.lora.formulas import LowRank
 from ...checkpoints.lora.roles import split
 from ...checkpoints.lora.values import values
@@ -68,16 +68,9 @@ def convert_lora(
         ranks = [part.formula.rank for _, part in opened.layers.values() if part.formula.rank is not None]
         report.ranks = (min(ranks, default=0), max(ranks, default=0))
         report.parameters = sum(t.elements for t in tensors if not t.name.endswith(".alpha"))
-        report.notes = _notes(opened)
+        report.notes = opened.left_out()
         report.seconds = time.perf_counter() - began
         return report
-
-
-def _notes(lora: Lora) -> list[str]:
-    if not lora.unknown:
-        return []
-    shown = ", ".join(lora.unknown[:3]) + (", ..." if len(lora.unknown) > 3 else "")
-    return [f"{len(lora.unknown)} tensors have no known place and are left out ({shown})"]
 
 
 def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:

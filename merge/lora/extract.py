@@ -18,6 +18,7 @@ from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import Family
 from ...checkpoints.lora.names import has_own_names
+from ...checkpoints.notices import Notice
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ...checkpoints.wording import counted
@@ -277,10 +278,11 @@ class _Extraction:
                 for name, is_one in _OUTSIDE
                 if any(x and is_one(self._base[key]) for key, x in self._outside.items())
             ]
-            report.notes.append(
-                f"{outside / (inside + outside):.2%} of the difference's square lies where this LoRA changes nothing: "
+            text = (
+                f"{outside / (inside + outside):.2%} of the difference's square is where this LoRA changes nothing: "
                 f"{', '.join(kinds)}"
             )
+            report.notes.append(Notice("lora.outside", text, tuple(kinds)))
 
 
 def _squares(change: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from ...checkpoints.families import Family, in_order
+from ...checkpoints.notices import Notice, texts
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LoraReport:
         labels: by block label, in network order.
         error, energy: over all of them; see `LabelLoss`.
         left_out: reason -> keys.
-        notes: what else to know, in sentences.
+        notes: what else to know.
         seconds: how long it took.
     """
 
@@ -62,12 +63,12 @@ class LoraReport:
     error: float = 0.0
     energy: float = 1.0
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
     seconds: float = 0.0
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return asdict(self) | {"notes": texts(self.notes)}
 
 
 @dataclass

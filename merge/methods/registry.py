@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...checkpoints.errors import nearest
 from ...checkpoints.registry import Registry
+from ...checkpoints.spelling import spelt
 from ..errors import MethodError, RecipeError
 from .method import Method
 
@@ -35,7 +36,7 @@ def method_named(name: str) -> Method:
         (('a', 'b'), (0.75, 0.25))
     """
     try:
-        return METHODS[str(name).replace("-", "_")]
+        return METHODS[spelt(str(name).replace("-", "_"), METHODS)]
     except KeyError:
         raise RecipeError(
             f"there is no merge method {name!r}{nearest(name, METHODS)}; `unetscope methods` lists all of them"

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from ...checkpoints.settings import Settings
 from ...merge.validation_errors import explained
 from ..errors import SearchError
-
-
-class Settings(BaseModel):
-    """Settings of a generator; names that it does not know are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 Kind = TypeVar("Kind", bound=Settings)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...checkpoints.errors import nearest
+from ...checkpoints.spelling import respelt
 from ..errors import SearchError
 from .contract import Reward
 
@@ -30,6 +31,7 @@ class Features(Reward):
     measures = "sharpness, exposure, colourfulness and noise, whatever an image shows"
 
     def __init__(self, weights: dict[str, float] | None = None):
+        weights = None if weights is None else respelt(weights, WEIGHTS)
         for name in weights or {}:
             if name not in WEIGHTS:
                 raise SearchError(

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ...checkpoints.errors import nearest
+from ...checkpoints.spelling import respelt, spelt
 from ...merge.validation_errors import wrong
 from ..errors import SearchError
 
@@ -50,6 +51,7 @@ def checked_options(made: type, options: Mapping[str, Any], kind: str, folder: P
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made).parameters.values())
     names = [name for name in takes if name != _BASE]
+    options = respelt(options, names)
     for name in options:
         if name not in names and not anything:
             there = f"it takes {', '.join(names)}" if names else "it takes no options"
@@ -81,6 +83,8 @@ def _hints(made: type) -> dict[str, Any]:
 def _value(value: Any, hint: Any, where: str) -> Any:
     if hint is None or hint is Any:
         return value
+    if typing.get_origin(hint) is typing.Literal:
+        value = spelt(value, typing.get_args(hint))
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

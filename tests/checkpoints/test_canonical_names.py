@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from places import place
+from told import codes, the
 
 from unetscope.checkpoints.dtypes import F32
 from unetscope.checkpoints.families import FAMILIES, family_of, layout
@@ -67,7 +68,7 @@ def test_text_model_is_put_back_where_a_checkpoint_lacks_it():
     bare = {key.replace(".text_model.", "."): shape for key, shape in shapes.items()}
     translation, read = read_alone(bare)
     assert bare != shapes == read
-    assert len(translation.notes) == 1 and "text_model." in translation.notes[0]
+    assert codes(translation.notes) == ["names.text_model_lacking"]
 
 
 def test_linear_attention_in_a_checkpoints_vae_is_read_as_convolutions():
@@ -75,7 +76,7 @@ def test_linear_attention_in_a_checkpoints_vae_is_read_as_convolutions():
     linear = {k: s[:2] if ".attn_1." in k and k.startswith("first_stage_model.") else s for k, s in shapes.items()}
     translation, read = read_alone(linear)
     assert linear != shapes == read
-    assert "8 attention matrices" in translation.notes[0]
+    assert len(the(translation.notes, "names.attention_linear").subject) == 8
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from places import place
+from told import codes, the
 
 from unetscope.checkpoints.errors import CheckpointError
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
@@ -121,7 +122,7 @@ def test_the_plain_weights_are_read_before_a_variant_and_a_note_says_so(copy, pi
     modules()["unet"].save_pretrained(copy / "unet", variant="fp16")
     folder = read_folder(copy)
     assert [file.name for file in folder.files["unet"]] == ["diffusion_pytorch_model.safetensors"]
-    assert folder.notes == ["unet: diffusion_pytorch_model.safetensors was read; there is also the variant fp16"]
+    assert the(folder.notes, "folder.variants").subject == ("unet", "fp16")
 
 
 def test_a_variant_alone_is_read_and_a_note_says_so(copy):
@@ -129,7 +130,7 @@ def test_a_variant_alone_is_read_and_a_note_says_so(copy):
     modules()["unet"].save_pretrained(copy / "unet", variant="fp16")
     folder = read_folder(copy)
     assert [file.name for file in folder.files["unet"]] == ["diffusion_pytorch_model.fp16.safetensors"]
-    assert folder.notes == ["unet: only the variant fp16 is there, and was read"]
+    assert the(folder.notes, "folder.only_variant").subject == ("unet", "fp16")
 
 
 def test_safetensors_are_read_before_a_pickle(copy):
@@ -141,14 +142,14 @@ def test_a_folder_without_a_model_index_is_read_with_a_note(copy):
     (copy / "model_index.json").unlink()
     folder = read_folder(copy)
     assert set(folder.components) == {"unet", "vae", "text_encoder"}
-    assert "no model_index.json" in folder.notes[0]
+    assert "folder.no_index" in codes(folder.notes)
 
 
 def test_a_component_without_weights_is_noted(copy):
     (copy / "vae/diffusion_pytorch_model.safetensors").unlink()
     folder = read_folder(copy)
     assert "vae" not in folder.components
-    assert folder.notes == ["vae: the folder holds no weights"]
+    assert the(folder.notes, "folder.empty").subject == ("vae",)
 
 
 def test_the_headers_strings_are_kept_by_component(tmp_path):

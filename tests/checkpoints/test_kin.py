@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import load, tensors_of
+from told import codes
 from typer.testing import CliRunner
 
 from unetscope.checkpoints import open_checkpoint
@@ -210,7 +211,7 @@ def test_nothing_is_missing_broken_or_junk_in_a_whole_file(family, tmp_path):
     found = inspect(path)
     assert found.architecture.family == family
     assert (found.missing, found.absent, found.junk) == ({}, (), ())
-    assert [f for f in scan(path).health if f.level == "broken"] == []
+    assert [f for f in scan(path).health if f.severity == "error"] == []
 
 
 @pytest.mark.parametrize("family", ["ssd_1b", "koala_700m", "sd1_bk_small", "sd2_unclip", "kolors", "zero123"])
@@ -368,7 +369,7 @@ def test_without_exchange_ema_they_are_the_unet_too_and_serve_as_a_text_encoders
         "output": {"dtype": "fp32"},
     }
     report = merge(Recipe.parse(recipe), tmp_path / "out.safetensors")
-    assert any("EMA weights only" in warning for warning in report.warnings)
+    assert "plan.ema_only" in codes(report.warnings)
     found, one, two = load(tmp_path / "out.safetensors"), tensors_of("sd1", 2), tensors_of("sd1", 3)
     name = f"{UNET}out.2.weight"
     assert torch.allclose(found[name].double(), 0.75 * one[name].double() + 0.25 * two[name].double(), atol=1e-6)
@@ -395,8 +396,8 @@ def test_pruning_keeps_the_only_unet_and_inspect_does_not_advise_to_drop_it(tmp_
     convert(path, tmp_path / "out.safetensors", prune=True)
     assert set(load(tmp_path / "out.safetensors")) == set(load(path))
     assert inspect(path).absent == ()
-    said = " ".join(f.text for f in scan(path).health)
-    assert "EMA weights only" in said and "--prune" not in said
+    said = codes(scan(path).health)
+    assert "health.ema_only" in said and "health.needless" not in said
     code, printed = run("inspect", path, "--json")
     assert code == 0 and json.loads(printed)["architecture"]["ema_only"] is True
     with pytest.raises(CheckpointError, match="EMA weights only"):
@@ -418,5 +419,5 @@ def test_a_continuous_model_merged_with_a_discrete_one_is_warned_of(tmp_path):
         recipe = Recipe.parse({"models": {"a": str(discrete), "b": str(b)}, "steps": steps})
         return merge(recipe, tmp_path / f"out-{b.name}").warnings
 
-    assert any("noise schedules" in warning for warning in warnings(cosxl))
-    assert not any("noise schedules" in warning for warning in warnings(other))
+    assert "prediction.noise" in codes(warnings(cosxl))
+    assert "prediction.noise" not in codes(warnings(other))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from unetscope.checkpoints.errors import Notice
+from unetscope.checkpoints.errors import NoticeWarning
 from unetscope.checkpoints.kernels import machine_code
 from unetscope.checkpoints.kernels.machine_code import is_own, usable
 
@@ -104,7 +104,7 @@ def test_where_no_folder_is_ones_own_kernels_are_compiled_in_memory_and_that_is_
     for folder in folders:
         folder.chmod(0o777)
         planted(folder)
-    with pytest.warns(Notice, match="can be written by other users") as told:
+    with pytest.warns(NoticeWarning) as told:
         assert works() and works()
     assert len(told) == 1
     assert all(len(os.listdir(folder)) == 1 for folder in folders)

@@ -300,7 +300,7 @@ def test_what_stands_next_to_the_state_dict_is_counted(tmp_path):
     torch.save({"state_dict": {"w": a(4)}, **rest}, tmp_path / "a.ckpt")
     check(tmp_path / "a.ckpt", {"w": a(4)})
     (note,) = inspect(tmp_path / "a.ckpt").notes
-    assert re.findall(r"[\w.]+ \(\d+\)|^\d+", note) == ["3", "ema (2)", "optimizer (1)"]
+    assert re.findall(r"[\w.]+ \(\d+\)|^\d+", note.text) == ["3", "ema (2)", "optimizer (1)"]
 
 
 @pytest.mark.parametrize("content", [{"a.b": 1, "a": {"b": 2}}, {1: 1, "1": 2}])

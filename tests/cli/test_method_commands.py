@@ -174,3 +174,13 @@ def test_a_tree_has_loras_as_leaves_and_the_roles_of_base_methods(here, run, lor
     Path("r.yaml").write_text(yaml.safe_dump(data))
     code, _, err = run("diagram", "r.yaml", "-o", "tree.svg")
     assert (code, err) == (0, "") and lora.name in Path("tree.svg").read_text()
+
+
+def test_american_spellings_are_taken_on_the_command_line(here, run):
+    given = ["a.safetensors", "b.safetensors", "--weights", "0.5,0.25"]
+    for flag in ("--no-normalise", "--no-normalize"):
+        written = ["-o", f"out{flag}.safetensors", "--save-recipe", f"out{flag}.yaml"]
+        code, _, err = run("merge", "weighted-average", *given, flag, *written)
+        assert code == 0, err
+    one, other = (Path(f"out--no-normali{x}e.yaml").read_text() for x in "sz")
+    assert one == other and "normalise: false" in one

@@ -16,7 +16,7 @@ from places import place
 from safetensors.torch import save_file
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
-from unetscope.library.health import PositionIds
+from unetscope.library.health import PositionIds, level
 from unetscope.library.scan import scan
 
 UNET_WEIGHT = "model.diffusion_model.input_blocks.4.1.proj_in.weight"
@@ -47,7 +47,7 @@ def saved(tmp_path):
 def test_a_sound_file_has_no_broken_or_suspect_findings(make_checkpoint):
     path, tensors = make_checkpoint("a", "sdxl")
     found = scan(path)
-    assert [f for f in found.health if f.level != "note"] == []
+    assert [f for f in found.health if f.severity != "note"] == []
     assert set(found.tensors) == set(tensors)
     assert list(found.fingerprints) == WEIGHTS["sdxl"]
 
@@ -75,8 +75,8 @@ def test_nan_infinite_and_zero_values_are_counted(dtype, kernel, make_checkpoint
         "model.diffusion_model.out.2.weight",
         "model.diffusion_model.out.2.bias",
     }
-    assert [f.level for f in found.health] == ["broken", "broken", "suspect", "note"]
-    assert UNET_WEIGHT in found.health[0].text and "5 values" in found.health[0].text
+    assert [level(f) for f in found.health] == ["broken", "broken", "suspect", "note"]
+    assert found.health[0].subject == (UNET_WEIGHT,) and "5 " in found.health[0].text
 
 
 def test_values_too_large_for_fp16_are_noted_where_they_can_be(make_checkpoint):
@@ -85,7 +85,7 @@ def test_values_too_large_for_fp16_are_noted_where_they_can_be(make_checkpoint):
 
     found = scan(make_checkpoint("a", dtype="fp32", change=change)[0])
     assert found.tensors[UNET_WEIGHT].too_large == 1
-    assert [f.level for f in found.health if "too large" in f.text] == ["note"]
+    assert [f.severity for f in found.health if f.code == "health.too_large"] == ["note"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_position_ids_are_judged_by_their_values(ids, state, make_checkpoint):
     path, _ = make_checkpoint("a", change=lambda t: t.update({POSITIONS: ids.reshape(1, 77)}))
     found = scan(path)
     assert found.position_ids == {POSITIONS: state}
-    levels = [f.level for f in found.health if "position_ids" in f.text]
+    levels = [level(f) for f in found.health if f.code == "health.position_ids"]
     assert levels == {PositionIds.SOUND: [], PositionIds.FLOAT: ["note"], PositionIds.OFF: ["suspect"]}[state]
 
 
@@ -114,23 +114,23 @@ def test_missing_weights_are_broken_and_ballast_is_noted(make_checkpoint):
         tensors["model_ema.diffusion_modelout2weight"] = torch.ones(2000)
 
     health = scan(make_checkpoint("a", change=change)[0]).health
-    assert health[0].level == "broken" and UNET_WEIGHT in health[0].text
-    assert [f.level for f in health] == ["broken", "note", "note"]
-    assert "EMA" in health[1].text and "1 tensor, 0.0 MB" in health[2].text
+    assert [f.code for f in health] == ["health.lacking", "health.needless", "health.unknown"]
+    assert [level(f) for f in health] == ["broken", "note", "note"]
+    assert UNET_WEIGHT in health[0].subject and health[2].subject == ("junk",) and "0.0 MB" in health[2].text
 
 
 def test_an_sd2_without_the_layer_that_it_does_not_use_is_not_broken(make_checkpoint):
     def change(tensors):
         return {k: t for k, t in tensors.items() if "resblocks.23." not in k}
 
-    assert [f.level for f in scan(make_checkpoint("a", "sd2", change=change)[0]).health] == ["note"]
+    assert [f.severity for f in scan(make_checkpoint("a", "sd2", change=change)[0]).health] == ["note"]
 
 
 def test_a_lora_is_scanned_without_being_taken_for_a_broken_checkpoint(saved):
     tensors = {f"lora_unet_x_{i}.lora_{way}.weight": torch.ones(4, 4) for i in range(3) for way in ("down", "up")}
     tensors["lora_unet_x_0.lora_up.weight"][0, 0] = torch.nan
     found = scan(saved(tensors))
-    assert found.fingerprints == {} and [f.level for f in found.health] == ["note"]
+    assert found.fingerprints == {} and [f.severity for f in found.health] == ["note"]
     assert len(found.sha256) == 64
 
 

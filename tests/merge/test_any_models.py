@@ -17,6 +17,7 @@ from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.cli import main
 from unetscope.merge import METHODS, MergeError, Recipe, merge
 from unetscope.merge.errors import RecipeError
+from unetscope.merge.lint.finding import check_of
 from unetscope.merge.lint.linter import lint
 from unetscope.merge.lora import merge_loras
 from unetscope.merge.lora.bake import bake_recipe
@@ -293,14 +294,14 @@ def test_lint_finds_nothing_where_nothing_is_wrong_and_knows_the_shares(files):
     ],
 )
 def test_lint_finds_what_is_wrong(step, names, check, files):
-    assert check in {finding.check for finding in lint(recipe_of(files, step, names)).findings}
+    assert check in {check_of(finding) for finding in lint(recipe_of(files, step, names)).findings}
 
 
 def test_a_copy_under_another_prefix_is_found(files, tmp_path):
     write(tmp_path / "copy.safetensors", z_image(), 0, PREFIX)
     models = {"a": str(files / "a.safetensors"), "copy": str(tmp_path / "copy.safetensors")}
     report = lint(Recipe.parse({"models": models, "steps": {"mix": {"method": "uniform", "inputs": list(models)}}}))
-    assert "twice" in {finding.check for finding in report.findings}
+    assert "twice" in {check_of(finding) for finding in report.findings}
 
 
 def test_a_trace_finds_the_shares_and_a_recipe_that_makes_the_merge_again(files, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tiny import load
+from told import codes, the
 
 from unetscope.merge import Recipe, RecipeError, merge
 from unetscope.merge.exchange import Request, import_recipe
@@ -213,7 +214,7 @@ def test_differences_that_are_thinned_out_are_those_of_their_release(name):
     else:
         assert plain[-1] == {"method": "weighted_sum", "inputs": ["base", "model_stock"], "alpha": 0.5}
     if "seed" in expected:
-        assert any("random numbers" in note for note in found.notes)
+        assert "import.random" in codes(found.notes)
 
 
 def test_a_node_that_is_not_known_may_be_left_out_of_a_chain_of_differences():
@@ -224,7 +225,7 @@ def test_a_node_that_is_not_known_may_be_left_out_of_a_chain_of_differences():
         imported(text)
     found = imported(text, partial=True)
     assert [step.method for step in found.recipe.steps.values()] == ["ties"]
-    assert any("isotropic_own" in note for note in found.notes)
+    assert "isotropic_own" in the(found.notes, "import.no_equivalent").text
 
 
 def test_a_base_among_its_own_fine_tunes_is_a_difference_of_nothing():
@@ -291,7 +292,7 @@ def test_blocks_that_are_not_given_are_named():
     ]
     found = imported("\n".join([*lines, 'merge "weighted_sum" &0 &1 &4']))
     assert found.recipe.steps["weighted_sum"].given["alpha"]["IN04"] == 0.5
-    assert any("no BASE, IN00" in note for note in found.notes)
+    assert "import.line" in codes(found.notes)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_partial_leaves_out_what_is_not_known_and_says_so():
 def test_defaults_of_the_first_dialects_are_those_of_their_time():
     found = imported('model "a"\nmodel "b"\nmodel "c"\ncall "subtract" &1 &2\ncall "add_difference" &0 &3')
     assert found.recipe.steps["add_difference"].given["alpha"] == 0.5
-    assert any("default of that time" in note for note in found.notes)
+    assert "import.alpha_default" in codes(found.notes)
 
 
 def test_parameters_of_a_recipe_stand_as_models_to_fill_in():
@@ -362,7 +363,7 @@ def test_block_weights_that_name_every_slot_of_an_architecture_are_of_that_one()
 )
 def test_where_a_method_of_sd_mecha_differs_the_import_and_the_export_say_so(node, said):
     found = imported(f'version 0.1.0\n{DELTAS}merge {node}\nmerge "add_difference" &0 &5 1.0')
-    assert any(said in note for note in found.notes)
+    assert "import.method" in codes(found.notes)
     from unetscope.merge.exchange import to_mecha
 
     assert said in to_mecha(found.recipe, "sd1")

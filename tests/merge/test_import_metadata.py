@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from tiny import load, tensors_of
+from told import codes, the
 
 from unetscope.merge import Recipe, RecipeError, merge
 from unetscope.merge.exchange import Request, import_recipe
@@ -67,7 +68,7 @@ def test_a_chain_of_merges_is_unrolled_down_to_every_leaf_with_its_share(leaves)
     assert [found.shares[f"leaf{i}"] for i in range(leaves)] == pytest.approx(shares.tolist(), abs=1e-12)
     assert found.hashes["leaf1"] == digest(1)
     # A file on disk was made for every merge but the last.
-    assert sum("intermediate" in note for note in found.notes) == (leaves > 2)
+    assert codes(found.notes).count("import.intermediate_rounding") == (leaves > 2)
 
 
 def test_a_model_that_is_merged_twice_is_one_step():
@@ -105,7 +106,7 @@ def test_null_hashes_stand_as_unknown_models_and_are_named():
     found = imported(webui(digest(1), None, multiplier=0.4), {digest(1): entry("a.safetensors")})
     assert list(found.recipe.models) == ["a", "unknown model 1"]
     assert "unknown model 1" in found.missing
-    assert any("secondary_model_hash" in note for note in found.notes)
+    assert "import.no_hash" in codes(found.notes)
     assert found.shares == pytest.approx({"a": 0.6, "unknown model 1": 0.4})
 
 
@@ -139,7 +140,7 @@ def test_unknown_merges_are_an_error_and_with_partial_a_note():
     with pytest.raises(RecipeError, match=r"Sigmoid.*--partial"):
         imported(recipe, {})
     found = imported(webui(digest(5), digest(3)), {digest(5): entry("s", recipe)}, partial=True)
-    assert any("Sigmoid" in note for note in found.notes)
+    assert any("Sigmoid" in note.text for note in found.notes if note.code == "import.no_equivalent")
     assert len(found.recipe.models) == 2
 
 
@@ -147,7 +148,7 @@ def test_a_merge_of_an_unknown_tool_among_the_inputs_stays_one_model():
     strange = {"type": "merge-models-chattiori", "primary_model_hash": digest(1), "merge_method": "Weighted Sum"}
     found = imported(webui(digest(5), digest(3)), {digest(5): entry("s.safetensors", strange), digest(3): entry("b")})
     assert found.recipe.steps["merged"].inputs == ["s", "b"]
-    assert any("chattiori" in note for note in found.notes)
+    assert "import.record_not_unrolled" in codes(found.notes)
     with pytest.raises(RecipeError, match="chattiori"):
         imported(strange, {})
 
@@ -156,7 +157,7 @@ def test_a_record_that_goes_in_a_circle_ends():
     one, two = webui(digest(2), digest(3)), webui(digest(1), digest(3))
     models = {digest(1): entry("one", one), digest(2): entry("two", two), digest(3): entry("leaf")}
     found = imported(webui(digest(1), digest(2)), models)
-    assert any("its own ancestors" in note for note in found.notes)
+    assert "import.own_ancestor" in codes(found.notes)
 
 
 def test_a_history_deeper_than_recipes_go_is_refused():
@@ -338,10 +339,7 @@ def test_what_chattiori_model_merger_does_and_we_do_not_is_refused(more):
 
 def test_a_broken_record_of_an_input_is_noted():
     models = {digest(1): entry("a.safetensors") | {"sd_merge_recipe": '{"type": "webui", "int'}, digest(2): entry("b")}
-    assert any(
-        "a.safetensors was merged itself" in note and "broken" in note
-        for note in imported(webui(*models), models).notes
-    )
+    assert "a.safetensors" in the(imported(webui(*models), models).notes, "import.record_broken").text
 
 
 def test_of_models_without_a_hash_the_last_one_keeps_its_recorded_name():
@@ -350,11 +348,10 @@ def test_of_models_without_a_hash_the_last_one_keeps_its_recorded_name():
     found = imported(webui(digest(1), None, None, method="Add difference"), models)
     assert found.recipe.steps["merged"].inputs == ["a", "unknown model 1", "c"]
     assert found.recipe.models["c"] == "c.safetensors"
-    assert any("c.safetensors" in note and "tertiary_model_hash" in note for note in found.notes)
+    assert "c.safetensors" in the(found.notes, "import.filed_without_hash").text
     one = imported(webui(None, digest(1)), {digest(1): entry("a"), "None": entry("b.safetensors")})
     assert one.recipe.steps["merged"].inputs == ["b", "a"]
 
 
 def test_how_the_web_ui_rounds_and_averages_the_vae_is_noted():
-    notes = " ".join(imported(webui(digest(1), digest(2)), {}).notes)
-    assert "VAE" in notes and "bf16" in notes
+    assert "import.web_ui_rounding" in codes(imported(webui(digest(1), digest(2)), {}).notes)

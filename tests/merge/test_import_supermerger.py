@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from step_results import result
+from told import codes
 
 from unetscope.checkpoints.families import family_of
 from unetscope.merge import RecipeError
@@ -129,15 +130,16 @@ def test_every_tensor_has_the_number_that_the_program_gave_it(family, lines, mbw
 
 
 def test_what_the_record_does_not_say_is_noted():
-    notes = " ".join(imported(record("sdxl", elemental_merge=["M00::1.0"])).notes)
-    assert all(x in notes for x in ("TIME_EMBED and LABEL_EMB", "logit_scale", "M00 is OUT02", "Adjust"))
-    notes = " ".join(imported(record("sd1")).notes)
-    assert "OUT11" in notes and "earlier ones" not in notes
+    told = {"adjust", "tensors_not_merged", "embeddings_left", "elemental_blocks"}
+    assert {f"import.{word}" for word in told} <= set(
+        codes(imported(record("sdxl", elemental_merge=["M00::1.0"])).notes)
+    )
+    assert "import.embeddings_out11" in codes(imported(record("sd1")).notes)
     old = record("sd1")
     del old["Off"]  # before releases that had Include and Exclude
-    assert "earlier ones" in " ".join(imported(old).notes)
+    assert "import.embeddings_guessed" in codes(imported(old).notes)
     # Nothing tells SD1 from SDXL.
-    assert "--family" in " ".join(imported(record("sd1", mbw=False)).notes)
+    assert "import.embeddings_of_xl" in codes(imported(record("sd1", mbw=False)).notes)
 
 
 def test_newer_releases_merge_the_embeddings_of_sdxl_with_in00():

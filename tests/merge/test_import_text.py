@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from told import codes, the
 
 from unetscope.checkpoints.families import layout
 from unetscope.merge import RecipeError
@@ -82,8 +85,8 @@ def test_what_automb_printed_below_its_weights_is_left_out_and_its_settings_are_
     found = import_text(text, "02b.recipe.txt")
     assert {x: labels(found)[x] for x in LINE_ORDER} == dict(zip(LINE_ORDER, numbers(27), strict=True))
     assert found.recipe.output.position_ids == "restore"
-    assert any("6 lines below the weights" in note for note in found.notes)
-    assert any("Max Precision" in note for note in found.notes)
+    assert "6 " in the(found.notes, "import.printed_lines").text
+    assert "import.output_mode" in codes(found.notes)
     later = "\n".join(reversed(automb_line(27).strip().splitlines()))
     assert list(import_text(later, "x").recipe.models.values())[1] == "b.safetensors"
 
@@ -97,12 +100,12 @@ def test_the_best_row_of_a_log_is_taken_in_the_order_of_its_columns(columns, ord
     assert {x: by_label[x] for x in order} == pytest.approx({x: 1 + i / 100 for i, x in enumerate(order)})
     assert list(found.recipe.models.values()) == ["a.safetensors", "b.safetensors"]
     assert not found.missing
-    assert any("row 2 of 4" in note and "0.9" in note for note in found.notes)
+    assert re.findall(r"[\d.]+", the(found.notes, "import.best_row").text) == ["2", "4", "0.9"]
 
 
 def test_a_log_with_windows_line_breaks_written_twice_has_as_many_rows():
     text = log(27, [0.2, 0.9]).replace("\n", "\r\r\n")
-    assert any("row 2 of 2" in note for note in import_text(text, "log.csv").notes)
+    assert "2 of 2" in the(import_text(text, "log.csv").notes, "import.best_row").text
 
 
 def test_a_log_without_models_leaves_names_to_fill_in():
@@ -126,7 +129,7 @@ def test_a_vector_of_supermerger_begins_with_base():
     by_label = labels(found)
     assert [by_label[x] for x in ("CLIP_L", "IN00", "M00", "OUT11")] == [0.01, 0.02, 0.14, 0.26]
     assert found.recipe.components == {"vae": "merge"}
-    assert any("Weight sum was taken" in note for note in found.notes)
+    assert "import.no_mode" in codes(found.notes)
 
 
 def test_modes_settings_and_a_second_vector_are_read():
@@ -230,7 +233,7 @@ def test_a_linear_configuration_of_mergekit_is_a_weighted_average():
     found = import_text(LINEAR, "x.yaml")
     assert found.shares == pytest.approx({"model": 0.75, "model.2": 0.25})
     assert found.recipe.output.dtype == "bf16"
-    assert any("tokenizer_source" in note for note in found.notes)
+    assert "import.setting" in codes(found.notes)
 
 
 def test_task_arithmetic_with_filters_takes_the_first_that_fits():
@@ -328,11 +331,11 @@ def test_every_method_that_mergekit_shares_with_us_keeps_its_defaults_and_option
 
 def test_a_negative_weight_where_signs_are_elected_is_noted():
     text = BASED.replace("two}", "two, parameters: {weight: -0.4}}") + "merge_method: ties\nparameters: {weight: 0.7}"
-    assert any("negative" in note for note in import_text(text, "x.yaml").notes)
-    assert not any("negative" in note for note in import_text(text.replace("-0.4", "0.4"), "x.yaml").notes)
+    assert "import.negative_weight" in codes(import_text(text, "x.yaml").notes)
+    assert "import.negative_weight" not in codes(import_text(text.replace("-0.4", "0.4"), "x.yaml").notes)
     # Without a division the two agree.
     added = import_text(text.replace("{weight: 0.7}", "{weight: 0.7, normalize: false}"), "x.yaml")
-    assert not any("negative" in note for note in added.notes)
+    assert "import.negative_weight" not in codes(added.notes)
 
 
 def test_filters_of_a_model_come_before_those_of_the_configuration():
@@ -353,7 +356,7 @@ def test_loras_and_revisions_of_mergekit_models_are_carried_over_or_named():
     assert {name: lora.path for name, lora in found.recipe.loras.items()} == {"lora": "b/lora"}
     assert found.recipe.steps["add"].inputs == ["m", "lora"]
     assert found.recipe.models == {"m": "a/m", "n": "c/n"}
-    assert any("revision v2" in note for note in found.notes)
+    assert "import.revision" in codes(found.notes)
 
 
 @pytest.mark.parametrize(

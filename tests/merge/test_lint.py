@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import layout
 from unetscope.merge.lint import component_shares, lint, lint_file
+from unetscope.merge.lint.finding import check_of
 
 UNET = "model.diffusion_model."
 HEALTHY = {
@@ -49,7 +50,7 @@ def test_a_chain_of_halves_is_no_mean_and_its_shares_are_told(recipe):
         "two": {"method": "weighted_sum", "inputs": ["one", "c"], "alpha": 0.5},
     }
     found = the(lint(recipe("a b c", steps)), "uniform")
-    assert found.step == "two" and "c 1/2, a 1/4, b 1/4" in found.found and "uniform" in found.remedy
+    assert found.step == "two" and "c 1/2, a 1/4, b 1/4" in found.text and "uniform" in found.remedy
     balanced = {
         "one": {"method": "weighted_sum", "inputs": ["a", "b"]},
         "two": {"method": "weighted_sum", "inputs": ["c", "base"]},
@@ -69,30 +70,30 @@ def test_the_shares_of_a_long_chain_are_powers_of_a_half(recipe):
     assert table == pytest.approx({"a": 1 / 8, "b": 1 / 8, "c": 1 / 4, "base": 1 / 2})
     assert (
         f"base {Fraction(1, 2)}, c {Fraction(1, 4)}, a {Fraction(1, 8)}, b {Fraction(1, 8)}"
-        in the(lint(made), "uniform").found
+        in the(lint(made), "uniform").text
     )
 
 
 def test_what_the_result_does_not_use_is_named(recipe):
     steps = {"idle": {"method": "uniform", "inputs": ["a", "c"]}, "mix": {"method": "uniform", "inputs": ["a", "b"]}}
     report = lint(recipe("a b c", steps))
-    unused = [f for f in report.findings if f.check == "unused"]
-    assert {(f.step, f.models) for f in unused} == {("idle", ()), ("", ("c",))}
+    unused = [f for f in report.findings if check_of(f) == "unused"]
+    assert {(f.step, f.subject) for f in unused} == {("idle", ()), ("", ("c",))}
 
 
 def test_a_model_of_weight_nothing_is_named(recipe):
     report = lint(recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0}}))
-    assert the(report, "unused").models == ("b",)
+    assert the(report, "unused").subject == ("b",)
 
 
 @pytest.mark.parametrize("alpha, far", [(2.0, False), (-1.0, False), (2.5, True), (-1.5, True), ({"IN04": 70}, True)])
 def test_a_strength_out_of_range_is_named(alpha, far, recipe):
     step = {"method": "add_difference", "inputs": ["a", "b", "base"], "alpha": alpha}
     report = lint(recipe("a b base", {"mix": step}))
-    found = [f for f in report.findings if f.check == "range"]
+    found = [f for f in report.findings if check_of(f) == "range"]
     assert bool([f for f in found if f.step == "mix"]) == far
     if far:
-        assert any("IN04" in f.found for f in found) or not isinstance(alpha, dict)
+        assert any("IN04" in f.text for f in found) or not isinstance(alpha, dict)
 
 
 def test_steps_that_are_each_sound_may_add_up_to_too_much(recipe):
@@ -100,15 +101,15 @@ def test_steps_that_are_each_sound_may_add_up_to_too_much(recipe):
         "one": {"method": "add_difference", "inputs": ["a", "b", "base"], "alpha": 1.5},
         "two": {"method": "add_difference", "inputs": ["one", "b", "base"], "alpha": 1.5},
     }
-    found = [f for f in lint(recipe("a b base", steps)).findings if f.check == "range"]
-    assert {"3 in unet" in f.found for f in found if f.models == ("b",) and "unet" in f.found} == {True}
-    assert {f.models for f in found} == {("b",), ("base",)}
+    found = [f for f in lint(recipe("a b base", steps)).findings if check_of(f) == "range"]
+    assert {"3 in unet" in f.text for f in found if f.subject == ("b",) and "unet" in f.text} == {True}
+    assert {f.subject for f in found} == {("b",), ("base",)}
 
 
 def test_shares_that_do_not_add_up_are_named(recipe):
     step = {"method": "weighted_average", "inputs": ["a", "b"], "weights": [0.5, 0.3], "normalise": False}
-    found = [f for f in lint(recipe("a b", {"mix": step})).findings if f.check == "total"]
-    assert {"0.8" in f.found for f in found} == {True}
+    found = [f for f in lint(recipe("a b", {"mix": step})).findings if check_of(f) == "total"]
+    assert {"0.8" in f.text for f in found} == {True}
     for sound in ("tasks", "iso", "add"):
         used = " ".join(HEALTHY[sound]["inputs"])
         assert "total" not in checks(lint(recipe(used, {"mix": HEALTHY[sound]})))
@@ -124,7 +125,7 @@ def test_a_recipe_that_is_none_is_one_error(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("models: {a: x.safetensors}\nsteps: {s: {method: weighted_som, inputs: [a]}}\n")
     report = lint_file(path)
-    assert checks(report) == ["recipe"] and "weighted_sum" in report.findings[0].found
+    assert checks(report) == ["recipe"] and "weighted_sum" in report.findings[0].text
 
 
 # -- headers ----------------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_missing_files_are_named_and_the_rest_is_checked(recipe):
         "two": {"method": "weighted_sum", "inputs": ["one", "gone"]},
     }
     report = lint(recipe("a b gone", steps))
-    assert list(report.missing) == ["gone"] and the(report, "missing").models == ("gone",)
+    assert list(report.missing) == ["gone"] and the(report, "missing").subject == ("gone",)
     assert "uniform" in checks(report) and report.shares
 
 
@@ -144,15 +145,15 @@ def test_one_file_under_two_names_is_found(folder, recipe, tmp_path):
     os.link(folder / "a.safetensors", tmp_path / "hard.safetensors")
     report = lint(recipe("a twin", {"mix": {"method": "weighted_sum", "inputs": ["a", "twin"]}},
                          paths={"twin": tmp_path / "hard.safetensors"}))  # fmt: skip
-    assert the(report, "twice").models == ("a", "twin") and "same file" in the(report, "twice").found
+    assert the(report, "twice").subject == ("a", "twin") and "same file" in the(report, "twice").text
 
 
 def test_equal_weights_in_another_file_are_found(folder, recipe, tmp_path):
     wide = changed(folder / "a.safetensors", tmp_path / "wide.safetensors",
                    lambda k, t: t.float() if t.is_floating_point() else None)  # fmt: skip
     made = recipe("a wide", {"mix": {"method": "weighted_sum", "inputs": ["a", "wide"]}}, paths={"wide": wide})
-    assert "sampled" in the(lint(made), "twice").found
-    assert "fingerprints" in the(lint(made, deep=True), "twice").found
+    assert "sampled" in the(lint(made), "twice").text
+    assert "fingerprints" in the(lint(made, deep=True), "twice").text
 
 
 def test_models_that_predict_differently_are_found(folder, recipe, tmp_path):
@@ -172,7 +173,7 @@ def test_another_architecture_is_found(recipe, tmp_path):
         recipe("xl a base", {"mix": {"method": "add_difference", "inputs": ["xl", "a", "base"]}}, paths=paths)
     )
     assert report.family == "sdxl"
-    assert {f.models for f in report.findings if f.check == "architecture"} == {("xl", "a"), ("xl", "base")}
+    assert {f.subject for f in report.findings if check_of(f) == "architecture"} == {("xl", "a"), ("xl", "base")}
 
 
 def test_a_lora_among_the_models_is_found(recipe, tmp_path):
@@ -182,7 +183,7 @@ def test_a_lora_among_the_models_is_found(recipe, tmp_path):
     report = lint(
         recipe("a l", {"mix": {"method": "uniform", "inputs": ["a", "l"]}}, paths={"l": tmp_path / "l.safetensors"})
     )
-    assert the(report, "kind").models == ("l",) and "loras" in the(report, "kind").remedy
+    assert the(report, "kind").subject == ("l",) and "loras" in the(report, "kind").remedy
 
 
 def test_an_inpainting_model_belongs_first(recipe, tmp_path, folder):
@@ -197,7 +198,7 @@ def test_an_inpainting_model_belongs_first(recipe, tmp_path, folder):
 def test_an_output_of_fewer_digits_is_told(recipe, folder, tmp_path):
     step = {"mix": {"method": "uniform", "inputs": ["a", "b"]}}
     found = the(lint(recipe("a b", step, output={"dtype": "fp8_e4m3"})), "dtype")
-    assert found.severity == "warning" and "3 binary digits" in found.found
+    assert found.severity == "warning" and "3 binary digits" in found.text
     assert "dtype" not in checks(lint(recipe("a b", step)), "note", "warning")
     assert the(lint(recipe("a b", step, output={"dtype": "bf16"})), "dtype").severity == "note"
 
@@ -212,7 +213,7 @@ def test_ema_weights_that_nothing_reads_are_told(folder, recipe, tmp_path):
     save_file(tensors | ema, tmp_path / "ema.safetensors", {"format": "pt"})
     step = {"mix": {"method": "uniform", "inputs": ["ema", "b"]}}
     report = lint(recipe("ema b", step, paths={"ema": tmp_path / "ema.safetensors"}))
-    assert the(report, "ema").severity == "note" and the(report, "ema").models == ("ema",)
+    assert the(report, "ema").severity == "note" and the(report, "ema").subject == ("ema",)
 
 
 # -- shares -----------------------------------------------------------------------------------------------------------

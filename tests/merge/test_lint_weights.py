@@ -12,6 +12,7 @@ from tiny import tensors_of
 
 from unetscope.library.scan import scan
 from unetscope.merge.lint import lint
+from unetscope.merge.lint.finding import check_of
 
 UNET = "model.diffusion_model."
 HEALTHY = {"method": "uniform", "inputs": ["a", "b", "c"]}
@@ -29,16 +30,16 @@ HEALTHY = {"method": "uniform", "inputs": ["a", "b", "c"]}
 )
 def test_a_base_of_another_family_tree_is_found(method, inputs, recipe):
     report = lint(recipe("a b other", {"mix": {"method": method, "inputs": inputs.split()}}))
-    bases = [f for f in report.findings if f.check == "base"]
-    assert bases and all(f.step == "mix" and f.models[0] == "other" for f in bases)
-    assert any("unet" in f.found for f in bases) and any("clip_l" in f.found for f in bases)
+    bases = [f for f in report.findings if check_of(f) == "base"]
+    assert bases and all(f.step == "mix" and f.subject[0] == "other" for f in bases)
+    assert any("unet" in f.text for f in bases) and any("clip_l" in f.text for f in bases)
 
 
 def test_of_task_vectors_the_model_that_does_not_belong_is_named(recipe):
     report = lint(
         recipe("base a stranger", {"mix": {"method": "task_arithmetic", "inputs": ["base", "a", "stranger"]}})
     )
-    assert {f.models for f in report.findings if f.check == "base"} == {("base", "stranger")}
+    assert {f.subject for f in report.findings if check_of(f) == "base"} == {("base", "stranger")}
 
 
 def test_a_base_that_is_only_a_distant_relative_is_found(folder, recipe, tmp_path):
@@ -53,8 +54,8 @@ def test_a_base_that_is_only_a_distant_relative_is_found(folder, recipe, tmp_pat
 
     paths = {"old": changed(folder / "base.safetensors", tmp_path / "old.safetensors", far)}
     made = recipe("a b old", {"mix": {"method": "add_difference", "inputs": ["a", "b", "old"]}}, paths=paths)
-    (found,) = [f for f in lint(made).findings if f.check == "base" and "unet" in f.found]
-    assert found.models == ("old", "a", "b") and "nearer to each other" in found.found
+    (found,) = [f for f in lint(made).findings if check_of(f) == "base" and "unet" in f.text]
+    assert found.subject == ("old", "a", "b") and "nearer to each other" in found.text
 
 
 def test_the_distances_that_are_told_are_those_of_the_sampled_weights(folder, recipe):
@@ -80,10 +81,10 @@ def test_the_distances_that_are_told_are_those_of_the_sampled_weights(folder, re
 def test_moves_that_fp16_rounds_back_are_found(recipe):
     steps = {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.0005}}
     found = the(lint(recipe("a b", steps)), "rounding")
-    assert found.step == "mix" and "fp16" in found.found
+    assert found.step == "mix" and "fp16" in found.text
     assert "rounding" not in checks(lint(recipe("a b", steps, output={"dtype": "fp32"})))
     nearly_b = {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.9995}}
-    assert "away from b" in the(lint(recipe("a b", nearly_b)), "rounding").found
+    assert "away from b" in the(lint(recipe("a b", nearly_b)), "rounding").text
 
 
 def test_the_share_of_weights_that_change_is_that_of_numpy(folder, recipe):
@@ -118,7 +119,7 @@ def test_a_text_encoder_that_is_averaged_with_a_copy_is_found(folder, recipe, tm
     }
     step = {"mix": {"method": "uniform", "inputs": ["a", "b", "base"]}}
     found = the(lint(recipe("a b base", step, paths=paths)), "text_encoder")
-    assert found.models == ("a", "b", "base") and "0.333" in found.why
+    assert found.subject == ("a", "b", "base") and "0.333" in found.why
     whole = recipe("a b base", step, paths=paths, components={"text_encoders": "a"})
     assert "text_encoder" not in checks(lint(whole))
     assert "text_encoder" not in checks(lint(recipe("a b c", {"mix": HEALTHY})))
@@ -142,11 +143,11 @@ def test_a_mean_of_different_vaes_is_found(folder, recipe, tmp_path):
     step = {"mix": {"method": "uniform", "inputs": ["a", "b", "c"]}}
     averaged = recipe("a b c", step, paths=paths, components={"vae": "merge"})
     assert the(lint(averaged), "vae").severity == "warning"
-    assert not [f for f in lint(recipe("a b c", step, paths=paths)).findings if f.check == "vae"]
+    assert not [f for f in lint(recipe("a b c", step, paths=paths)).findings if check_of(f) == "vae"]
     odd = the(lint(recipe("a b c", step, paths=paths, components={"vae": "c"})), "vae")
-    assert odd.severity == "note" and odd.models[0] == "c"
+    assert odd.severity == "note" and odd.subject[0] == "c"
     same = recipe("a b base", {"mix": {"method": "uniform", "inputs": ["a", "b", "base"]}}, components={"vae": "merge"})
-    assert not [f for f in lint(same).findings if f.check == "vae"]
+    assert not [f for f in lint(same).findings if check_of(f) == "vae"]
 
 
 def test_nan_in_the_sample_stops_the_merge_or_is_repaired(folder, recipe, tmp_path):
@@ -173,7 +174,7 @@ def test_one_nan_anywhere_is_found_by_reading_everything(folder, recipe, tmp_pat
     assert checks(lint(made)) == []
     assert scan(path).tensors[UNET + "output_blocks.3.0.in_layers.0.weight"].nan == 1
     (found,) = [f for f in lint(made, deep=True).findings if f.severity == "error"]
-    assert found.check == "health" and "NaN" in found.found and found.models == ("b",)
+    assert check_of(found) == "health" and "NaN" in found.text and found.subject == ("b",)
 
 
 def test_random_models_without_any_relation_have_no_common_base(recipe, tmp_path):

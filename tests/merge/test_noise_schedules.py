@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import load, tensors_of
+from told import codes, the
 
 from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.errors import CheckpointError
@@ -17,6 +18,7 @@ from unetscope.library.inspection import inspect
 from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.convert import convert
 from unetscope.merge.lint import lint
+from unetscope.merge.lint.finding import check_of
 from unetscope.merge.plan import planned
 
 EMPTY = torch.zeros(0)
@@ -73,8 +75,8 @@ def test_what_predicts_differently_is_refused_and_other_noise_is_told_in_either_
                 plan_of(files, *names)
             continue
         _, warnings, _ = plan_of(files, *names)
-        assert any("noise schedules" in warning for warning in warnings) == (noise != other)
-        found = [f for f in lint(recipe_of(files, names)).findings if f.check == "prediction"]
+        assert ("prediction.noise" in codes(warnings)) == (noise != other)
+        found = [f for f in lint(recipe_of(files, names)).findings if check_of(f) == "prediction"]
         assert [f.severity for f in found] == ["warning"] * (noise != other)
 
 
@@ -91,9 +93,9 @@ def test_the_result_is_marked_as_what_it_predicts(files):
 
 
 def test_other_noise_levels_of_the_same_mark_are_told(files):
-    assert not any("sigma_max" in w for w in plan_of(files, "cosxl", "cosxl_marked_twice")[1])
-    (told,) = (w for w in plan_of(files, "cosxl", "cosxl_80")[1] if "sigma_max" in w)
-    assert "cosxl_80" in told
+    assert "prediction.levels" not in codes(plan_of(files, "cosxl", "cosxl_marked_twice")[1])
+    told = the(plan_of(files, "cosxl", "cosxl_80")[1], "prediction.levels")
+    assert "cosxl_80" in told.subject and any("sigma_max" in key for key in told.subject)
 
 
 def test_a_merge_is_written_with_its_marks(files, tmp_path):
@@ -136,11 +138,11 @@ def test_a_single_file_of_a_folder_says_what_its_scheduler_says(files, tmp_path,
         assert {key for key, info in checkpoint.tensors.items() if info.component == "marker"} == marks
     report = convert(folder, tmp_path / "single.safetensors")
     assert marks <= load(tmp_path / "single.safetensors").keys()
-    assert any(CONTINUOUS in note for note in report.notes) == (said[1] == CONTINUOUS)
+    assert ("convert.noise_unmarked" in codes(report.notes)) == (said[1] == CONTINUOUS)
     step = {"method": "copy", "inputs": ["a"]}
     with planned(Recipe.parse({"models": {"a": str(folder)}, "steps": {"m": step}})) as plan:
         assert {t.key for t in plan.tensors if t.place.component == "marker"} == marks
-        assert any("no mark" in warning for warning in plan.warnings) == (said[1] == CONTINUOUS)
+        assert ("prediction.no_mark" in codes(plan.warnings)) == (said[1] == CONTINUOUS)
     if said[1] != CONTINUOUS and said[0] != "flow":
         back = convert(folder, tmp_path / "back", to="diffusers")
         assert not back.dropped

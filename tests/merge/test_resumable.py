@@ -16,10 +16,11 @@ import pytest
 import torch
 import xxhash
 from safetensors.torch import load_file, save_file
+from told import the
 
 from unetscope.checkpoints import OutputError
 from unetscope.checkpoints.checkpoint import Checkpoint
-from unetscope.checkpoints.errors import Notice
+from unetscope.checkpoints.errors import NoticeWarning
 from unetscope.checkpoints.files.resumable import JOURNAL, RESUMABLE, Journal, ResumableFile
 from unetscope.checkpoints.stream import Cancelled
 from unetscope.merge import MergeError, Recipe, merge
@@ -211,7 +212,7 @@ def _holed(path):
 def test_a_half_made_file_that_was_damaged_since_is_made_again_where_it_was(damage, lost, half_made):
     _, partial = half_made.put_back()
     damage(partial)
-    with pytest.warns(Notice) if lost else contextlib.nullcontext():
+    with pytest.warns(NoticeWarning) if lost else contextlib.nullcontext():
         resumed = half_made.again().resumed
     assert 12 - lost <= resumed <= 12 - bool(lost)
 
@@ -237,7 +238,7 @@ def test_a_damaged_journal_costs_time_and_nothing_else(change, half_made):
     journal, _ = half_made.put_back()
     lines = change(half_made.first, half_made.rest)
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.warns(Notice):
+    with pytest.warns(NoticeWarning):
         assert half_made.again().resumed < 12
 
 
@@ -258,8 +259,8 @@ def test_repairs_of_the_first_run_are_in_the_report_of_the_second(make_checkpoin
     undisturbed = merge(asked, tmp_path / "whole.safetensors")
     _broken_off(asked, target, monkeypatch, reads=1500)
     report = merge(asked, target, resumable=True)
-    assert report.resumed and broken in " ".join(undisturbed.warnings)
-    assert [w for w in report.warnings if broken in w] == [w for w in undisturbed.warnings if broken in w]
+    assert report.resumed and broken in the(undisturbed.warnings, "merge.not_finite").subject
+    assert the(report.warnings, "merge.not_finite") == the(undisturbed.warnings, "merge.not_finite")
 
 
 def test_a_merge_that_can_never_be_finished_leaves_nothing(make_checkpoint, tmp_path):

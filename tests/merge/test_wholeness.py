@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from places import place
 from safetensors.torch import save_file
 from tiny import load, raw
+from told import codes, the
 
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.library.inspection import inspect
@@ -78,7 +81,7 @@ def test_the_others_are_merged_as_if_it_were_not_there(names, method, inputs, mo
     assert torch.allclose(load(out)[TEXT].double(), wanted, atol=1e-6)
     shares = next(row.shares for row in report.labels if row.label == "CLIP_L")
     assert shares == pytest.approx(expected)
-    assert inspect(out).missing == {} and not any("copied" in w for w in report.warnings)
+    assert inspect(out).missing == {} and "plan.tensors_lacking" not in codes(report.warnings)
 
 
 def test_a_variadic_method_that_is_not_linear_works_on_the_others_with_their_own_weights(made, tmp_path):
@@ -104,9 +107,10 @@ def test_where_no_rule_says_what_is_left_it_is_refused_unless_allowed(names, met
     report = merge(of(models, step, output={"allow_missing": True}), tmp_path / "out.safetensors")
     owner = next(name[-1] for name in names.split() if not name.startswith("only"))
     assert (load(tmp_path / "out.safetensors")[TEXT] == made[1][owner][TEXT].float()).all()
-    assert any(
-        "197 tensors of clip_l: copied from" in w or "196 tensors of clip_l: copied from" in w for w in report.warnings
-    )
+    told = [
+        n for n in report.warnings if n.code in ("plan.tensors_lacking", "plan.step_unmet") and "clip_l" in n.subject
+    ]
+    assert any("197 " in notice.text or "196 " in notice.text for notice in told)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_what_may_be_missing_by_the_recipes_leave_is_counted(make_checkpoint, tm
     (pa, a), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=HOLES["a block"])
     allowed = of({"a": pa, "b": pb}, ("weighted_sum", "a b", {}), output={"allow_missing": True})
     report = merge(allowed, tmp_path / "out.safetensors")
-    assert any("b lacks 38 tensors of unet: copied from a" in w for w in report.warnings)
+    assert "38 " in (told := the(report.warnings, "plan.tensors_lacking")).text and told.subject == ("b", "unet", "a")
     key = UNET + "input_blocks.4.0.in_layers.2.weight"
     assert (load(tmp_path / "out.safetensors")[key] == a[key].float()).all()
 
@@ -201,8 +205,12 @@ def test_scan_calls_no_result_broken_of_which_the_merge_said_nothing(make_checkp
     (pa, _), (pb, _) = make_checkpoint("a"), make_checkpoint("b", seed=2, change=HOLES["half of the VAE"])
     recipe = of({"a": pa}, ("copy", "a", {}), components={"vae": str(pb)}, output={"allow_missing": True})
     report = merge(recipe, tmp_path / "out.safetensors")
-    broken = [f for f in scan(tmp_path / "out.safetensors").health if f.level == "broken"]
-    assert len(broken) == 1 and any("lacks 106 tensors of vae" in w for w in report.warnings)
+    broken = [f for f in scan(tmp_path / "out.safetensors").health if f.severity == "error"]
+    assert (
+        len(broken) == 1
+        and "106 " in (told := the(report.warnings, "plan.result_lacking")).text
+        and "vae" in told.subject
+    )
 
 
 def test_a_third_model_is_merged_where_the_second_has_a_hole_of_one_tensor(make_checkpoint, tmp_path):
@@ -214,7 +222,7 @@ def test_a_third_model_is_merged_where_the_second_has_a_hole_of_one_tensor(make_
     assert torch.allclose(
         load(tmp_path / "out.safetensors")[WEIGHT], (a[WEIGHT].float() + c[WEIGHT].float()) / 2, atol=1e-6
     )
-    assert any("b lacks 1 tensor of unet" in w for w in report.warnings)
+    assert the(report.warnings, "plan.tensors_lacking").subject[:2] == ("b", "unet")
 
 
 @pytest.mark.parametrize("buffer", ["text_model.embeddings.position_ids"])
@@ -247,7 +255,7 @@ def test_tensors_that_all_models_have_are_merged_with_their_blocks_weight_or_tha
     report = merge(of({"a": pa, "b": pb}, ("weighted_sum", "a b", {"alpha": alpha})), tmp_path / "out.safetensors")
     found = load(tmp_path / "out.safetensors")
     assert (found[INSIDE] == 6).all() and (found[ODD] == 2).all() and found["count"].tolist() == [0]
-    assert any("2 tensors without a place" in w and "merged" in w for w in report.warnings)
+    assert len(the(report.warnings, "plan.unknown_merged").subject) == 2
 
 
 def test_tensors_of_other_shapes_stay_the_first_models_and_strange_ones_of_the_second_are_left_out(
@@ -261,10 +269,12 @@ def test_tensors_of_other_shapes_stay_the_first_models_and_strange_ones_of_the_s
     step = ("weighted_sum", "a b", {"alpha": 0.5})
     report = merge(of({"a": pa, "b": pb}, step), tmp_path / "out.safetensors")
     assert (load(tmp_path / "out.safetensors")[ODD] == 1).all()
-    assert any("a: 2 tensors without a place" in w for w in report.warnings)  # and the integer
+    assert (
+        len((told := the(report.warnings, "plan.unknown_kept")).subject) == 3 and told.subject[0] == "a"
+    )  # and the integer
     report = merge(of({"a": pc, "b": pb}, step), tmp_path / "other.safetensors")
     assert not {ODD, INSIDE, "count"} & set(load(tmp_path / "other.safetensors"))
-    assert any("b: 3 tensors without a place" in w and "left out" in w for w in report.warnings)
+    assert len((told := the(report.warnings, "plan.unknown_left_out")).subject) == 4 and told.subject[0] == "b"
 
 
 def test_what_training_left_is_in_no_result(make_checkpoint, tmp_path):
@@ -334,7 +344,10 @@ def test_layers_whose_alpha_is_0_are_counted(make_checkpoint, tmp_path):
     path, tensors = make_checkpoint("base")
     lora = lora_of(tensors, tmp_path / "lora.safetensors", {"q": 0, "k": 2})
     report = merge(bake_recipe(path, [LoraUse(lora)]), tmp_path / "out.safetensors")
-    assert sum("alpha of 1 change of 2 is 0" in w for w in report.warnings) == 1 and report.equal_to == ""
+    assert (
+        re.findall(r"\d+", the(report.warnings, "lora.alpha_zero").text)[-3:] == ["1", "2", "0"]
+        and report.equal_to == ""
+    )
 
 
 def test_a_lora_that_hits_nothing_is_refused(make_checkpoint, tmp_path):
@@ -420,5 +433,5 @@ def test_lint_reports_what_the_merge_refuses_as_an_error_alone(made, tmp_path):
         {k.removeprefix(VAE): t for k, t in tensors["b"].items() if k.startswith(VAE)}, tmp_path / "vae.safetensors"
     )
     found = lint(of({"a": paths["a"], "b": tmp_path / "vae.safetensors"}, ("weighted_sum", "a b", {"alpha": 0.5})))
-    assert [f.severity for f in found.findings if f.models == ("b",) or f.severity == "error"] == ["error"]
+    assert [f.severity for f in found.findings if f.subject == ("b",) or f.severity == "error"] == ["error"]
     assert all("b" not in part.shares for part in found.shares)

@@ -7,6 +7,7 @@ import yaml
 
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.search.preparation import prepare
+from unetscope.search.rewards import make_reward
 from unetscope.search.study import Study
 
 IMAGES = {"payloads": [{"prompt": "a castle"}], "generator": {"kind": "python"}, "reward": "features"}
@@ -118,3 +119,23 @@ def test_models_that_are_missing_are_found_before_the_search_even_where_only_a_f
 def test_mistakes_in_held_out_prompts_say_so(panel, picture_study):
     with pytest.raises(UnetscopeError, match=r"study\.yaml: confirm: payloads: there is no .*held"):
         picture_study(confirm={"payloads": "held/"}).held_out()
+
+
+def test_a_study_takes_american_names_and_words(parse):
+    american = parse(optimizer={"name": "tpe"}, reward={"kind": "features", "weights": {"colorfulness": 1}})
+    make_reward(american.reward, american.folder)  # which refuses features that it does not know
+    assert american.optimiser.name == "tpe"
+    assert american.changed(optimizer="gp").optimiser.name == "gp"
+    step = {
+        "method": "weighted_average",
+        "inputs": ["a", "b"],
+        "weights": {"free": [0, 1]},
+        "normalize": {"choose": [True, False]},
+    }
+    steps = {"mix": step}
+    template = american.changed(recipe={**american.recipe, "steps": steps}).template()
+    assert "normalise" in template.recipe(template.middle()).steps["mix"].given
+    free = {name: american.model_dump(exclude_unset=True)[name] for name in ("recipe", "optimiser")}
+    assert (
+        Study.parse({**free, "objective": "score.py:f", "direction": "minimize"}, "study.yaml").direction == "minimise"
+    )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ...notices import Notice
 from .modules import linear, named, norm
 from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, turned
@@ -244,7 +245,8 @@ def _with_text_model(named: Named) -> Renamed:
     bare = {name for name in named if with_text_model(name) not in named}
     out = Renamed({with_text_model(name) if name in bare else name: tensor for name, tensor in named.items()})
     if bare:
-        out.notes.append(f"{len(bare)} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back")
+        text = f"{len(bare)} text encoder keys lacked `text_model.`, as in some SD1 files; it was put back"
+        out.notes.append(Notice("names.text_model_lacking", text, tuple(sorted(bare))))
     return out
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...notices import Notice
+
 # As `tensors.Shape`, whose module needs numpy: what a family is must be known without.
 Shape = tuple[int, ...]
 
@@ -79,7 +81,7 @@ class Renamed:
     tensors: dict[str, StoredTensor]
     left: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Notice] = field(default_factory=list)
 
 
 def renamed(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...notices import Notice
 from .modules import conv, named, norm
 from .part import Opening, Part, Renamed, Tensors, renamed
 from .tables import columns, inner_name, split_at, turned
@@ -220,7 +221,8 @@ def _read(named: Mapping[str, StoredTensor]) -> Renamed:
     flat = {name for name, t in named.items() if is_attention_matrix(name) and len(t.shape) in (2, 3)}
     out = Renamed({name: as_convolution(t) if name in flat else t for name, t in named.items()})
     if flat:
-        out.notes.append(f"{len(flat)} attention matrices of the VAE are linear layers here; read as 1x1 convolutions")
+        text = f"{len(flat)} attention matrices of the VAE are linear layers here; read as 1x1 convolutions"
+        out.notes.append(Notice("names.attention_linear", text, tuple(sorted(flat))))
     return out
 
 
