@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo app test lint format docs diagrams screenshots wheel bench clean
+.PHONY: demo app test test-all lint format docs diagrams screenshots wheel bench clean
 
 demo: $(VENV)/.search
 	$(PY) examples/demo.py
@@ -13,7 +14,11 @@ app: $(VENV)/.app
 	$(VENV)/bin/unetscope app
 
 test: $(VENV)/.test
-	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+# Only what `make test` leaves out; plain `pytest` runs both.
+test-all: $(VENV)/.test
+	$(PYTEST) -m long
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

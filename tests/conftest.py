@@ -45,8 +45,42 @@ LONGEST = (
 )
 
 
+# So many generated cases a test tries in a short run; all that its settings say, or UNETSCOPE_FUZZ, is `long`.
+FEW = 60
+# Hypothesis has no other place for what one run of a test is to try.
+SETTINGS = "_hypothesis_internal_use_settings"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of many generated cases stand there twice."""
+    if hasattr(metafunc.function, "hypothesis"):
+        said = getattr(metafunc.function, SETTINGS).max_examples
+        if said > FEW:
+            whole = pytest.param(int(os.environ.get("UNETSCOPE_FUZZ", said)), id="many", marks=pytest.mark.long)
+            metafunc.parametrize("cases", [pytest.param(FEW, id="few"), whole], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def cases(request, monkeypatch) -> None:
+    """Has a test of generated cases try so many."""
+    if hasattr(request, "param"):
+        said = getattr(request.function, SETTINGS)
+        monkeypatch.setattr(request.function, SETTINGS, settings(said, max_examples=request.param))
+
+
+def is_a_combination(item: pytest.Item) -> bool:
+    """Whether more than one parameter has another value than its first."""
+    names = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    firsts = [name.split(",")[0].strip() if isinstance(name, str) else name[0] for name in names]
+    return sum(item.callspec.indices[name] > 0 for name in firsts) > 1
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others in the order of their names."""
+    """Marks combinations; and puts the longest files first, the others in the order of their names."""
+    for item in items:
+        if item.get_closest_marker("one_by_one") and is_a_combination(item):
+            item.add_marker("long")
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -1,17 +1,15 @@
 """sd-mecha as the tests ask it: in fp32 from start to end, and, where whole files would tell no more, on few tensors.
 
-It walks its whole graph for every tensor, and of a checkpoint's 1,145 most take the same way: what a weight is decided by is
-the label, and the kind of layer. Whole files are compared in `test_parity_sd_mecha`.
+It walks its whole graph for every tensor. Whole files are compared in `test_parity_sd_mecha`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import sd_mecha
 import torch
-from places import layer_kind, place
+from places import place
 from safetensors.torch import save_file
 from tiny import tensors_of
 
@@ -42,41 +40,12 @@ def merged(node) -> dict[str, torch.Tensor]:
     return {k: v for k, v in sd_mecha.merge(node, **_OPTIONS).items() if isinstance(v, torch.Tensor)}
 
 
-@dataclass(frozen=True)
-class Models:
-    """Checkpoints of one family for us, and of the same names for sd-mecha, with two tensors of each label and of each kind."""
-
-    whole: tuple[Path, ...]
-    thin: tuple[Path, ...]
-
-    def thinned(self, text: str) -> str:
-        """A recipe of the whole files as one of the others."""
-        for whole, thin in zip(self.whole, self.thin, strict=True):
-            text = text.replace(str(whole), str(thin))
-        return text
-
-
-def _few(tensors: dict[str, torch.Tensor]) -> set[str]:
-    """The first and the last tensor of each label, and of each component's kinds of layer."""
-    labels = {key: place(key).label for key in tensors}
-    kinds = {key: (place(key).component, layer_kind(key)) for key in tensors}
-    found: set[str] = set()
-    for sorts in (labels, kinds):
-        found.update({sort: key for key, sort in sorts.items()}.values())
-        found.update({sort: key for key, sort in reversed(sorts.items())}.values())
-    return found
-
-
-def write_models(folder: Path, family: str, names: str) -> Models:
-    """Random weights, another seed for each name."""
-    (folder / "thin").mkdir()
-    for seed, name in enumerate(names):
-        tensors = tensors_of(family, seed)
-        save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
-        few = {key: tensors[key] for key in _few(tensors)}
-        save_file(few, folder / "thin" / f"{name}.safetensors", {"format": "pt"})
-    whole = tuple(folder / f"{name}.safetensors" for name in names)
-    return Models(whole, tuple(path.parent / "thin" / path.name for path in whole))
+def write_models(folder: Path, family: str, names: str) -> tuple[Path, ...]:
+    """Thin checkpoints of random weights, another seed for each name."""
+    paths = tuple(folder / f"{name}.safetensors" for name in names)
+    for seed, path in enumerate(paths):
+        save_file(tensors_of(family, seed, thin=True), path, {"format": "pt"})
+    return paths
 
 
 def assert_same_weights(out: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:

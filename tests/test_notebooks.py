@@ -11,6 +11,7 @@ from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+pytestmark = pytest.mark.long
 # Seconds: only a cell that hangs takes longer.
 PATIENCE = 3600
 # How many pictures of the SVG kind a notebook shows.

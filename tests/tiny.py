@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from places import layer_kind, place
 from safetensors.torch import load_file
 
 from unetscope.checkpoints.families import layout
@@ -30,11 +31,32 @@ def _tensors(family: str, seed: int, dtype: str, scale: float, in_channels: int)
     return out
 
 
+@cache
+def _few(family: str) -> set[str]:
+    """The first and the last tensor of each label, and of each component's kinds of layer; all of M00 and OUT.
+
+    Of a checkpoint's 1,145 tensors most take the same way: what a weight is decided by is the label, and the kind of layer.
+    """
+    keys = list(layout(family, widths="narrow"))
+    labels = {key: place(key).label for key in keys}
+    kinds = {key: (place(key).component, layer_kind(key)) for key in keys}
+    found = {key for key in keys if labels[key] in ("M00", "OUT")}
+    for sorts in (labels, kinds):
+        found.update({sort: key for key, sort in sorts.items()}.values())
+        found.update({sort: key for key, sort in reversed(sorts.items())}.values())
+    return found
+
+
 def tensors_of(
-    family: str, seed: int, dtype: str = "fp16", scale: float = 0.05, in_channels: int = 4
+    family: str, seed: int, dtype: str = "fp16", scale: float = 0.05, in_channels: int = 4, thin: bool = False
 ) -> dict[str, torch.Tensor]:
-    """A set of such weights that may be changed."""
-    return {k: t.clone() for k, t in _tensors(family, seed, dtype, scale, in_channels).items()}
+    """A set of such weights that may be changed.
+
+    A `thin` one has a tenth of the tensors, for what takes long with each of them; merges of such ones are allowed by
+    `output: {allow_missing: true}`.
+    """
+    tensors = _tensors(family, seed, dtype, scale, in_channels)
+    return {k: t.clone() for k, t in tensors.items() if not thin or k in _few(family)}
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:

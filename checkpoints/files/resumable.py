@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import xxhash
 
 from ..errors import CheckpointError, OutputError, tell
-from ..wording import counted
 from ..notices import Notice
+from ..wording import counted
 from . import system
 from .locks import LOOKED_AT, lock
 from .output import OutputFile

@@ -55,6 +55,7 @@ def three(write_model, random_model, dtypes=("fp16", "fp16", "fp16")):
     return [write_model(n, t, d) for n, t, d in zip("abc", (a, b, base), dtypes, strict=True)]
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("dtypes", [("fp16",) * 3, ("bf16", "fp32", "fp16"), ("fp64", "fp16", "fp32")])
 @pytest.mark.parametrize("by", ["tensor", "label", "component", "kind", "layer"])
 def test_metrics_match_numpy_in_every_grouping(write_model, random_model, dtypes, by):

@@ -89,6 +89,7 @@ def test_a_heatmap_draws_any_metric_of_the_difference_and_no_other(write_model, 
         draw_heatmap(diff(a, b), "sign_conflict")
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("count", [2, 3, 12, 30])
 @pytest.mark.parametrize("reference", [None, 1])
 def test_names_on_a_map_never_overlap(count, reference):

@@ -33,6 +33,7 @@ def reference(x: np.ndarray, normal: float) -> dict[str, float]:
     }
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(("dtype", "normal"), [("fp16", 2.0**-14), ("bf16", 2.0**-126), ("fp32", 2.0**-126)])
 @pytest.mark.parametrize("by", ["tensor", "label", "component"])
 def test_statistics_match_numpy(write_model, random_model, dtype, normal, by):

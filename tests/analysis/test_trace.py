@@ -106,6 +106,7 @@ def test_random_shares_of_every_label_come_back_within_their_own_errors(count, d
     assert np.mean(np.abs(scores) < 1.96) > 0.9
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("base", [True, False])
 def test_nothing_exact_is_claimed_when_an_ingredient_is_withheld(dtype, base, pool, values, tmp_path):

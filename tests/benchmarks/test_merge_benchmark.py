@@ -29,6 +29,7 @@ def module(name: str):
     return found
 
 
+@pytest.mark.long
 def test_a_quick_run_measures_checks_and_fills_the_page(tmp_path):
     page = tmp_path / "benchmarks.md"
     page.write_text("before\n<!-- merge: begin -->\nold\n<!-- merge: end -->\nafter\n")

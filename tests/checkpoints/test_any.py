@@ -147,6 +147,7 @@ def test_a_vector_has_one_number_a_block(name):
         BlockWeights.parse(vector[1:]).resolve(record)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("prefix", ["", *PREFIXES, "module.model.diffusion_model.", "dit.", "_orig_mod.net."])
 def test_a_prefix_is_no_part_of_a_key(name, prefix):
@@ -157,6 +158,7 @@ def test_a_prefix_is_no_part_of_a_key(name, prefix):
     assert wrapped.labels == plain.labels
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "unet"])
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "net."])
 def test_a_file_opens_with_its_own_keys_and_values(name, prefix, tmp_path):
@@ -229,6 +231,7 @@ SMALL = flux()
 LARGE = {key: tuple(40 * n for n in shape) for key, shape in SMALL.items()}
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("model", [SMALL, LARGE], ids=["smaller than its text encoder", "larger"])
 @pytest.mark.parametrize("image", ["vae.", "first_stage_model."])
 def test_text_encoders_and_vae_beside_an_unknown_model_keep_their_names(model, image, tmp_path):

@@ -21,6 +21,7 @@ def component(family, *components, **options):
     return {key: shape for key, shape in shapes(family, **options).items() if place(key).component in components}
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("widths", ["real", "narrow"])
 @pytest.mark.parametrize(
     ("family", "name"),
@@ -31,6 +32,7 @@ def test_whole_checkpoints_are_recognised_at_any_width(family, name, widths):
     assert (found.family, found.what, found.variant, found.name) == (family, "checkpoint", "base", f"{name} checkpoint")
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("widths", ["real", "narrow"])
 @pytest.mark.parametrize("family", TOLD_BY_THE_UNET)
 def test_a_unet_alone_is_a_component_of_its_family(family, widths):

@@ -118,6 +118,7 @@ def test_what_a_vae_training_file_has_beside_the_vae_keeps_its_name():
     assert set(read) == set(component_of("sd1", "vae")) | {"loss.logvar"}
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(
     ("family", "folder"), [("sd1", "text_encoder"), ("sd2", "text_encoder"), ("sdxl", "text_encoder_2")]
 )
@@ -139,6 +140,7 @@ def test_a_lone_text_encoder_of_transformers_gets_the_keys_of_its_kind(family, f
     assert translation.unknown == []
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(("family", "component"), [("sd2", "clip_h"), ("sdxl", "clip_g"), ("sdxl_refiner", "clip_g")])
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_a_lone_open_clip_gets_the_prefix_of_its_kind(family, component, prefix):

@@ -7,6 +7,7 @@ import pytest
 from places import place
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from samples import others_long
 
 from unetscope.checkpoints.demo import demo_collection, write_demo
 from unetscope.checkpoints.demo.models import write_demo_ckpt
@@ -200,6 +201,7 @@ def test_a_ckpt_holds_the_same_weights_nested_as_trainers_nest_them(folder):
     assert not list(folder.glob("old.ckpt.*"))
 
 
+@pytest.mark.long
 def test_the_collection_can_be_made_twice(folder):
     seen = []
     made = demo_collection(folder / "collection", seen.append)
@@ -255,7 +257,8 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("family", PIPELINES)
+# Those of SD1, SD2 and SDXL run in the tests of live pictures, too.
+@pytest.mark.parametrize("family", others_long(PIPELINES, lambda family: family in ("sd1", "sdxl_refiner")))
 def test_diffusers_loads_and_runs_a_narrow_demo_offline(family, folder):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

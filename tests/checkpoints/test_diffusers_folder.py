@@ -108,6 +108,7 @@ def test_a_pickled_component_is_read(copy, pipeline):
     assert shapes(read_folder(copy).components["unet"]) == torch_shapes(pipeline[1]["unet"])
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("safe", [True, False])
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_with_an_index_are_read_as_one(tmp_path, safe, variant):

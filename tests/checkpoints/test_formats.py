@@ -45,6 +45,7 @@ def test_other_names_are_not_those_of_models(name):
     assert not is_model_name(name) and without_suffix(name) == name
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".pth", ".bin"])
 @pytest.mark.parametrize("content", ["safetensors", "pickle"])
 def test_the_bytes_decide_what_a_file_is_whatever_it_is_called(tmp_path, suffix, content):

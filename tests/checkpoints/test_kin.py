@@ -77,6 +77,7 @@ def test_the_unet_has_as_many_tensors_and_parameters_as_the_published_one(family
     assert sum(int(np.prod(shape)) for shape in unet.values()) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("widths", ["real", "narrow"])
 @pytest.mark.parametrize("family", [f for f in KIN if f != "zero123"])
 def test_the_unet_is_the_one_that_diffusers_builds_of_its_configuration(family, widths):
@@ -100,6 +101,7 @@ def test_each_block_that_it_has_is_named_and_no_other(family):
 # -- what a file is taken for ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("widths", ["real", "narrow"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_whole_file_is_of_its_own_family(family, widths):
@@ -107,6 +109,7 @@ def test_a_whole_file_is_of_its_own_family(family, widths):
     assert (found.family, found.what, found.variant) == (family, "checkpoint", "base")
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", BY_LAYOUT)
 @pytest.mark.parametrize("block", ["input_blocks.2.", "output_blocks.1.", "output_blocks.4.0.", "out."])
 def test_a_kin_that_lost_a_block_stays_what_it_is_and_the_loss_is_counted(family, block):
@@ -116,6 +119,7 @@ def test_a_kin_that_lost_a_block_stays_what_it_is_and_the_loss_is_counted(family
     assert set(missing_keys(family, kept, "unet")) == set(whole) - set(kept) != set()
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", sorted({family_of(f).parent for f in KIN}))
 @pytest.mark.parametrize("seed", range(6))
 def test_a_family_that_lost_blocks_layers_or_its_middle_is_no_kin(family, seed):

@@ -132,6 +132,7 @@ ELEMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("lines", ELEMENTS)
 @pytest.mark.parametrize("start", ["", "OUTD", "ALL0.5", ",".join(str(i / 20) for i in range(17))])
 def test_elements_are_those_of_the_extension(lines, start):

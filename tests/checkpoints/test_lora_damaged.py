@@ -137,6 +137,7 @@ def test_a_checkpoint_is_no_lora_and_is_called_what_it_is(make_checkpoint):
             open_lora(path)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "full"])
 @pytest.mark.parametrize(("theirs", "ours"), [("sdxl", "sd1"), ("sd2", "sd1"), ("sd1", "sd2"), ("sd2", "sdxl")])
 def test_a_lora_for_another_family_than_the_bases_is_refused_as_that(tmp_path, make_checkpoint, theirs, ours, kind):

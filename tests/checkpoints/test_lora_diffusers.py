@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from copy import deepcopy
 from functools import cache
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import others_long
 from tiny import tensors_of
 
 from unetscope.checkpoints.demo import write_demo_lora
@@ -110,6 +112,8 @@ def assert_moved(family: str, pipe, changes: dict[str, np.ndarray], tolerance: f
 COUNTS = {"sd1": 192 + 72, "sd2": 192 + 23 * 6, "sdxl": 722 + 72 + 192}
 # diffusers knows single-file names of SDXL only.
 READ = [(f, s) for f in COUNTS for s in ("kohya", "diffusers", "peft")] + [("sdxl", "single-file")]
+# Each family once, and each style once.
+SHORT = {("sd1", "kohya"), ("sd1", "diffusers"), ("sd1", "peft"), ("sd2", "peft"), ("sdxl", "single-file")}
 
 
 def fused(path, family: str):
@@ -127,14 +131,16 @@ def changes_of(path, tensors) -> dict[str, np.ndarray]:
         return {key: module.delta(tensors[key].numpy()) for key, module in lora.modules.items()}
 
 
-@pytest.mark.parametrize(("family", "style"), READ)
+@pytest.mark.parametrize(("family", "style"), others_long(READ, lambda *case: case in SHORT))
 def test_a_lora_that_diffusers_loads_changes_the_weights_that_it_changes_here(tmp_path, family, style):
     alpha = 2.5 if style in ("kohya", "single-file") else None
     path = write_demo_lora(tmp_path / "a.safetensors", family, style=style, dtype="fp32", alpha=alpha)
     assert assert_moved(family, fused(path, family), changes_of(path, first(family))) == COUNTS[family]
 
 
-@pytest.mark.parametrize(("family", "style"), [(family, style) for family, style in READ if family != "sd2"])
+@pytest.mark.parametrize(
+    ("family", "style"), others_long((case for case in READ if case[0] != "sd2"), lambda *case: case in SHORT)
+)
 def test_diffusers_reads_what_is_converted_for_it(tmp_path, family, style):
     source = write_demo_lora(tmp_path / "a.safetensors", family, dtype="fp32", alpha=2.5)
     convert_lora(source, tmp_path / "b.safetensors", to=style)
@@ -143,8 +149,10 @@ def test_diffusers_reads_what_is_converted_for_it(tmp_path, family, style):
 
 
 # Of files whose alphas differ by layer diffusers 0.42 takes one alpha for all; these styles have none.
-@pytest.mark.parametrize("style", ["diffusers", "peft"])
-@pytest.mark.parametrize("family", COUNTS)
+@pytest.mark.parametrize(
+    ("family", "style"),
+    others_long(itertools.product(COUNTS, ("diffusers", "peft")), lambda *case: case in SHORT),
+)
 def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
     before, after = first(family), tensors_of(family, 2, "fp32")
     for name, tensors in (("base", before), ("tuned", after)):
@@ -158,6 +166,7 @@ def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
     assert assert_moved(family, fused(out, family), moved) == COUNTS[family]
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("options", ["plain", "use_rslora", "use_dora", "patterns"])
 def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, family, options):

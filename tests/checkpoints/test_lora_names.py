@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import others_long
 
 from unetscope.checkpoints import CheckpointError, open_checkpoint
 from unetscope.checkpoints.demo import write_demo_lora
@@ -47,6 +48,7 @@ def test_every_matrix_of_unet_and_text_encoders_is_a_target_once(family):
     assert sum(t.third is not None for t in found) == 3 * sum("in_proj_weight" in k for k in keys)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", LORA_FAMILIES)
 @pytest.mark.parametrize("style", SPELLED)
 def test_spellings_are_read_back_as_the_module_that_they_were_made_of(family, style):
@@ -108,6 +110,7 @@ ENDINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(("around", "sign"), ODD_UNET)
 @pytest.mark.parametrize("module", ODD_INSIDE)
 def test_whatever_stands_around_a_module_it_is_found(around, sign, module):
@@ -234,6 +237,7 @@ def test_the_family_follows_from_the_width_of_the_text(tmp_path, inputs, family)
         assert lora.family == family
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", LORA_FAMILIES)
 @pytest.mark.parametrize("style", STYLES)
 def test_a_demo_lora_is_of_its_family_and_style(tmp_path, family, style):
@@ -277,6 +281,7 @@ def test_numbers_count_the_layers_in_the_order_of_diffusers(family):
     assert [t.module for t in unet_order(family, "since 0.15", resnets=False)] == injected(unet)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("classes", [("Attention",), ("Attention", "GEGLU")], ids=["attention alone", "GEGLU too"])
 @pytest.mark.parametrize("prefix", ["unet:", ""])
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
@@ -326,7 +331,11 @@ def test_numbers_that_are_those_of_no_model_are_refused(tmp_path):
 MADE = [(f, {"kind": k}) for f in LORA_FAMILIES for k in KINDS] + [(f, {"style": "numbered"}) for f in ("sd1", "sd2")]
 
 
-@pytest.mark.parametrize(("family", "options"), MADE, ids=str)
+# Each family once, and each kind once.
+SEEN = [*{family: {"kind": "lora"} for family in LORA_FAMILIES}.items(), *(("sd1", {"kind": kind}) for kind in KINDS)]
+
+
+@pytest.mark.parametrize(("family", "options"), others_long(MADE, lambda *case: case in SEEN), ids=str)
 def test_opening_and_applying_agree_on_the_family(tmp_path, family, options):
     path = write_demo_lora(tmp_path / "a.safetensors", family, **options)
     with open_lora(path) as lora, open_checkpoint(path) as seen:

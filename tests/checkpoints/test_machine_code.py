@@ -120,6 +120,7 @@ def printed(*code: str, cache) -> str:
     return out.stdout.strip()
 
 
+@pytest.mark.long
 def test_compiled_code_is_kept_loaded_without_numba_and_made_anew_when_it_is_damaged(tmp_path):
     count = "print(count(), 'numba' in sys.modules)"
     assert printed(count, cache=tmp_path) == "2 True"

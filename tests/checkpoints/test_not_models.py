@@ -70,6 +70,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".bin", ""])
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_named_whatever_it_is_called(tmp_path, name, suffix):

@@ -72,6 +72,7 @@ BAD = {
 }
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("dry", [True, False])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gets_one_sentence_and_leaves_nothing_behind(name, dry, here, run):

@@ -31,6 +31,7 @@ RECIPE = (
 )
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("form", [scaled_fp8, bare_int8], ids=lambda form: form.__name__)
 @pytest.mark.parametrize("name", COMPUTING)
 def test_what_computes_refuses_codes_in_one_sentence_and_writes_nothing(name, form, here, run):

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.dashboard import shell
+from unetscope.dashboard import library, shell
 from unetscope.merge import Recipe, merge
 
 
@@ -37,11 +37,23 @@ def demo_files(tmp_path_factory) -> Path:
     return folder
 
 
+def _as_it_lies(path: Path) -> tuple[str, int, int]:
+    """What tells a copy of a demo file that nobody changed."""
+    return path.name, path.stat().st_size, path.stat().st_mtime_ns
+
+
+@pytest.fixture(scope="session")
+def demo_headers(demo_files) -> dict[tuple[str, int, int], dict]:
+    """What the library reads in these files: reading them took longer than most pages."""
+    return {_as_it_lies(path): library._read_headers(path) for path in demo_files.iterdir()}
+
+
 @pytest.fixture
-def models(demo_files, tmp_path, monkeypatch) -> Path:
+def models(demo_files, demo_headers, tmp_path, monkeypatch) -> Path:
     """A models folder of the test's own with these files, which the app is started with."""
-    folder = tmp_path / "models"
+    folder, read = tmp_path / "models", library._read_headers
     shutil.copytree(demo_files, folder)
+    monkeypatch.setattr(library, "_read_headers", lambda path: demo_headers.get(_as_it_lies(path)) or read(path))
     monkeypatch.setenv("UNETSCOPE_MODELS", str(folder))
     return folder
 

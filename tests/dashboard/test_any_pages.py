@@ -76,6 +76,7 @@ def test_the_library_has_a_card_for_each(name, strange, open_page):
     assert read_library(strange).named(f"{name}.safetensors").family == "any"
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(
     ("level", "block"), [("Blocks", None), ("Modules", None), ("Layers", "LAYERS03"), ("Layers", "START")]
 )

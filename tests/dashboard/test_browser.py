@@ -24,6 +24,8 @@ from unetscope.checkpoints.formats.safetensors_file import plan_header
 from unetscope.dashboard.screenshots import browser_page, find_browser, served, settle
 from unetscope.merge import Recipe, merge
 
+pytestmark = pytest.mark.long
+
 
 def why_not() -> str:
     try:

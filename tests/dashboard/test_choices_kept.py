@@ -45,6 +45,7 @@ def choose_vae(at):
     at.selectbox(key="m.component.vae").set_value("spare.safetensors").run()
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("choose", [choose_b, choose_three, choose_vae])
 @pytest.mark.parametrize("label", ["Merge", "Dry run"])
 def test_a_merge_whose_file_vanishes_before_the_click_is_refused_by_name(choose, label, page, models):
@@ -211,6 +212,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize(
     "path", ["v2/base.safetensors", "/mnt/disk/base.safetensors", "../../base.safetensors", "C:\\base.safetensors"]
 )

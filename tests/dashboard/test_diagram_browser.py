@@ -14,6 +14,7 @@ from unetscope.checkpoints.demo import write_demo
 
 HERE = Path(__file__).parent
 APP = HERE.parent.parent / "app.py"
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,7 @@ def test_a_cell_of_the_heatmap_selects_the_layers_of_its_kind(models, compared, 
     assert len(at.dataframe[0].value) > 1000
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("metric", ["relative_l2", "cosine_distance", "changed", "max_abs"])
 @pytest.mark.parametrize("level", ["Blocks", "Modules", "Layers"])
 def test_every_level_can_be_coloured_by_every_kind_of_metric(models, compared, open_page, metric, level):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from places import place
+from samples import first_of_each
 from tiny import load, raw
 
 from unetscope.checkpoints import open_checkpoint
@@ -179,7 +180,21 @@ def lora(models):
     return "style.safetensors"
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.result != "delta"])
+def controls_of(name: str) -> tuple:
+    """What makes the page of a method unlike those of others: its inputs, and the sorts of its parameters."""
+    method = METHODS[name]
+    return (
+        tuple(method.inputs),
+        method.variadic,
+        bool(method.deltas),
+        frozenset(p.kind for p in method.parameters.values()),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    first_of_each((name for name, method in METHODS.items() if method.result != "delta"), controls_of),
+)
 def test_every_method_that_makes_a_model_has_controls(name, models, no_workers, lora, open_page):
     method = METHODS[name]
     at = open_page("merge")

@@ -38,6 +38,7 @@ def check_safe(svg: str) -> None:
         assert len(element.text or "") < 10_000
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("level", ["block", "layer"])
 def test_hostile_names_never_leave_their_place(name, level):

@@ -90,6 +90,7 @@ def test_a_trace_written_and_read_again_is_the_same(tmp_path):
     assert read_graph(tmp_path / "t.json") == replace(graph)
 
 
+@pytest.mark.long
 def test_the_committed_trace_is_what_diffusers_and_torchview_say_today():
     pytest.importorskip("diffusers")
     pytest.importorskip("torchview")

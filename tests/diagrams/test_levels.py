@@ -85,6 +85,7 @@ def test_layer_level_of_one_block_draws_its_tensors_and_no_others():
     assert keys == {k for k in architecture_graph("sdxl").tensors if ".input_blocks.7." in k}
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("level", ["block", "module", "layer"])
 def test_ids_are_unique(family, level):

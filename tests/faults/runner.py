@@ -23,7 +23,7 @@ from pathlib import Path
 
 KINDS = {"full": 1, "broken": 2, "interrupted": 3, "half": 4}
 # Seconds until a command is taken for hung; an undisturbed one takes a tenth.
-PATIENCE = 120.0
+PATIENCE = 600.0
 OLD = b"an older file"
 
 

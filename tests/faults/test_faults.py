@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import others_long
 
 HERE = Path(__file__).parent
 SAMPLE = {"merge": 6, "resumed": 6, "convert": 4, "extract": 4, "tables": 4, "index": 3, "search": 3}
@@ -28,7 +29,7 @@ def shim(tmp_path_factory):
     return library
 
 
-@pytest.mark.parametrize("case", SAMPLE)
+@pytest.mark.parametrize("case", others_long(SAMPLE, lambda case: case in ("merge", "index")))
 def test_system_calls_that_fail(case, shim, tmp_path):
     if case == "search":
         pytest.importorskip("optuna")

@@ -1,14 +1,12 @@
-"""How many cases a fuzz test tries: a few hundred, or as many as UNETSCOPE_FUZZ says."""
+"""What fuzz tests are made of: settings, values of every sort, and damage."""
 
 from __future__ import annotations
-
-import os
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("UNETSCOPE_FUZZ", 200)),
+    max_examples=800,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -52,6 +52,7 @@ def test_a_sound_file_has_no_broken_or_suspect_findings(make_checkpoint):
     assert list(found.fingerprints) == WEIGHTS["sdxl"]
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("kernel", ["numba", "numpy"])
 def test_nan_infinite_and_zero_values_are_counted(dtype, kernel, make_checkpoint, monkeypatch):

@@ -35,7 +35,7 @@ def recipe(folder):
 
 @pytest.fixture(scope="session")
 def mecha_models(tmp_path_factory):
-    """`mecha_models("sd1")`: three checkpoints, whole for us and thinned for sd-mecha; no test changes them."""
+    """`mecha_models("sd1")`: three thin checkpoints; no test changes them."""
     from mecha_oracle import write_models
 
     return cache(lambda family: write_models(tmp_path_factory.mktemp(f"mecha-{family}"), family, "abc"))

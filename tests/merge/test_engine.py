@@ -47,6 +47,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("method", FORMULAS)
 def test_every_method_equals_its_formula_in_double_precision(method, family, make_checkpoint, tmp_path):
@@ -108,6 +109,7 @@ def test_both_kernels_and_both_ways_of_io_write_the_same_file(kernel, portable, 
     assert all(raw(expected[k]) == raw(got[k]) for k in expected)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("method", ["uniform", "add_difference", "train_difference", "sum_twice"])
 def test_merging_a_model_with_copies_of_itself_gives_it_back_bit_for_bit(method, dtype, make_checkpoint, tmp_path):

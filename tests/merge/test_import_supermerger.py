@@ -120,6 +120,7 @@ LINES = [
 ]
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("mbw", [True, False], ids=["by block", "one number"])
 @pytest.mark.parametrize("lines", LINES, ids=[str(i) for i in range(len(LINES))])
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -225,6 +226,7 @@ def chosen(key, family, names, elements):
     return block in names or (vae and "VAE" in names) or any(e in key for e in elements)
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("field", ["Include", "Exclude"])
 @pytest.mark.parametrize(
     "names, elements",

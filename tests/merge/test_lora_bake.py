@@ -157,6 +157,7 @@ def conv_in_file(path, kind, rng, channels=4, bias=False) -> dict[str, np.ndarra
     return tensors
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("kind", ["locon", "locon of flat factors", "full", "dora", "dora of inputs", "ia3 of inputs"])
 @pytest.mark.parametrize("channels", [8, 9])
 def test_a_change_of_the_first_convolution_is_padded_with_zeros(make_checkpoint, tmp_path, kind, channels):

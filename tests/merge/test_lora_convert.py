@@ -46,6 +46,7 @@ def deltas(path) -> dict[str, np.ndarray]:
         return {key: module.delta() for key, module in lora.modules.items()}
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("style", list(NAMES))
 def test_there_and_back_again_the_bytes_are_the_same(tmp_path, family, style):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from places import place
+from samples import others_long
 from step_results import result
 from tiny import load, raw
 
@@ -26,18 +27,19 @@ STEPS = {
 
 @pytest.fixture
 def files(make_checkpoint):
-    made = {n: make_checkpoint(n, seed=i, dtype="fp32") for i, n in enumerate("bxy")}
+    made = {n: make_checkpoint(n, seed=i, dtype="fp32", thin=True) for i, n in enumerate("bxy")}
     return {n: path for n, (path, _) in made.items()}, {n: tensors for n, (_, tensors) in made.items()}
 
 
 def merged(folder, paths, steps, threads=1, name="out"):
-    data = {"models": {n: str(p) for n, p in paths.items()}, "steps": steps, "output": {"dtype": "fp32"}}
+    output = {"dtype": "fp32", "allow_missing": True}
+    data = {"models": {n: str(p) for n, p in paths.items()}, "steps": steps, "output": output}
     merge(Recipe.parse(data), folder / f"{name}.safetensors", fsync=False, threads=threads)
     return load(folder / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize("method", STEPS)
-def test_files_have_the_values_of_the_formulas_whatever_threads_and_pieces(method, files, tmp_path, monkeypatch):
+def test_files_have_the_values_of_the_formulas(method, files, tmp_path):
     paths, tensors = files
     steps = {"s": {"method": method, **STEPS[method]}}
     one = merged(tmp_path, paths, steps)
@@ -46,6 +48,14 @@ def test_files_have_the_values_of_the_formulas_whatever_threads_and_pieces(metho
         given = [tensors[n][key].numpy() for n in steps["s"]["inputs"]]
         expected = result(method, given, names=steps["s"]["inputs"], key=key, **values)
         assert (one[key].numpy() == expected).all(), key
+
+
+# One that sums nothing, and one whose sums are kept by tile.
+@pytest.mark.parametrize("method", others_long(STEPS, lambda method: method in ("ties", "model_stock")))
+def test_files_do_not_depend_on_threads_and_pieces(method, files, tmp_path, monkeypatch):
+    paths, _ = files
+    steps = {"s": {"method": method, **STEPS[method]}}
+    one = merged(tmp_path, paths, steps)
     monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 18)
     monkeypatch.setattr("unetscope.merge.evaluate._TILE", 1 << 13)
     four = merged(tmp_path, paths, steps, threads=4, name="four")
@@ -98,7 +108,8 @@ def test_a_dry_run_tells_passes_and_the_memory_that_counting_takes(files, tmp_pa
 
     def said(method):
         steps = {"s": {"method": method, "inputs": ["b", "x", "y"]}}
-        recipe = Recipe.parse({"models": {n: str(p) for n, p in paths.items()}, "steps": steps})
+        models, output = {n: str(p) for n, p in paths.items()}, {"allow_missing": True}
+        recipe = Recipe.parse({"models": models, "steps": steps, "output": output})
         return dry_run(recipe, tmp_path / "out.safetensors", threads=1)
 
     plain, measured = said("task_arithmetic"), said("ties")
@@ -116,7 +127,10 @@ def test_the_text_encoder_takes_part_and_the_vae_does_not(files, tmp_path):
 def test_of_models_with_more_channels_the_same_ones_are_merged_whatever_a_step_turns_out_to_be(
     make_checkpoint, tmp_path
 ):
-    made = {n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=4 if n == "b" else 9) for i, n in enumerate("abc")}
+    channels = {"a": 9, "b": 4, "c": 9}
+    made = {
+        n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=channels[n], thin=True) for i, n in enumerate("abc")
+    }
     steps = {
         "flat": {"method": "iso_c", "inputs": ["a", "c"]},
         "turned": {
@@ -136,7 +150,10 @@ def test_of_models_with_more_channels_the_same_ones_are_merged_whatever_a_step_t
 
 @pytest.mark.parametrize("ranks", ["row", "tensor"])
 def test_rows_of_models_with_more_channels_are_those_of_the_channels_that_all_have(ranks, make_checkpoint, tmp_path):
-    made = {n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=9 if n == "b" else 4) for i, n in enumerate("bxy")}
+    channels = {"b": 9, "x": 4, "y": 4}
+    made = {
+        n: make_checkpoint(n, seed=i, dtype="fp32", in_channels=channels[n], thin=True) for i, n in enumerate("bxy")
+    }
     step = {"method": "della", "inputs": ["b", "x", "y"], "ranks": ranks, "rescale": "l1"}
     out = merged(tmp_path, {n: path for n, (path, _) in made.items()}, {"s": step})
     key = "model.diffusion_model.input_blocks.0.0.weight"

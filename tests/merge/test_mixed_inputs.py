@@ -10,6 +10,7 @@ import pytest
 import torch
 from places import TEXT_ENCODERS, UNET_LABELS, place
 from safetensors.torch import save_file
+from samples import others_long
 from tiny import TORCH, load, tensors_of
 
 from unetscope.checkpoints.families.diffusers import text_configs, unet_config, vae_config
@@ -175,7 +176,7 @@ class Inputs:
         return np.repeat([self.label_names.index(place(key).label) for key in self.starts], sizes)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=others_long(FAMILIES, lambda family: family != "sd2"))
 def inputs(request, tmp_path_factory):
     return Inputs(request.param, tmp_path_factory.mktemp(request.param))
 

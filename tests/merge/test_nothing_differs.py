@@ -79,7 +79,7 @@ def test_what_is_added_to_the_base_is_what_it_was():
 
 @pytest.mark.parametrize("method", ON_DIFFERENCES)
 def test_a_file_of_negative_zeros_is_merged_with_copies_of_itself(method, tmp_path):
-    tensors = tensors_of("sd1", seed=4)
+    tensors = tensors_of("sd1", seed=4, thin=True)
     for tensor in tensors.values():
         if tensor.is_floating_point():
             tensor.view(-1)[::3] = -0.0
@@ -90,7 +90,7 @@ def test_a_file_of_negative_zeros_is_merged_with_copies_of_itself(method, tmp_pa
     recipe = {
         "models": paths,
         "steps": {"s": {"method": method, "inputs": ["b", "x", "y"]}},
-        "output": {"dtype": "keep"},
+        "output": {"dtype": "keep", "allow_missing": True},
     }
     merge(Recipe.parse(recipe), tmp_path / "out.safetensors", fsync=False)
     out = load(tmp_path / "out.safetensors")

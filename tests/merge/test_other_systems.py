@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 import torch
 from safetensors.torch import save_file
+from samples import others_long
 from tiny import tensors_of
 
 from unetscope.checkpoints import OutputError
@@ -108,7 +109,7 @@ def here(folder):
     return digest
 
 
-@pytest.mark.parametrize("what", COMMANDS)
+@pytest.mark.parametrize("what", others_long(COMMANDS, lambda what: what in ("a merge", "a conversion of a pickle")))
 def test_where_the_system_offers_what_windows_offers_the_bytes_are_the_same(what, folder, here):
     before, expected = set(os.listdir(folder)), here(what)
     assert run(folder, AS_WINDOWS, COMMANDS[what], "windows.safetensors") == expected

@@ -57,6 +57,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: s["method"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_the_prediction_is_what_the_merge_does(step, dtype, make_checkpoint, tmp_path):

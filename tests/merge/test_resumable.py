@@ -16,6 +16,7 @@ import pytest
 import torch
 import xxhash
 from safetensors.torch import load_file, save_file
+from samples import others_long
 from told import the
 
 from unetscope.checkpoints import OutputError
@@ -59,7 +60,7 @@ def left_behind(target) -> list[str]:
     return sorted(name for name in os.listdir(target.parent) if name.startswith(target.name) and name != target.name)
 
 
-@pytest.mark.parametrize("reads", [40, 400, 1500])
+@pytest.mark.parametrize("reads", others_long([40, 400, 1500], lambda reads: reads == 400))
 def test_a_killed_run_is_gone_on_with_and_gives_the_bytes_of_an_undisturbed_one(reads, files, tmp_path):
     target, whole, yaml = tmp_path / "out.safetensors", tmp_path / "whole.safetensors", tmp_path / "recipe.yaml"
     yaml.write_text(recipe(files).to_yaml())

@@ -73,6 +73,7 @@ def core_of(path: Path) -> dict[str, torch.Tensor]:
 # -- what a file is ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("prefix", ["", "transformer.", CORE])
 def test_its_denoiser_is_known_behind_every_prefix_in_every_container(models, tmp_path, prefix, suffix):

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 from pictures import same_picture
+from samples import others_long
 from tiny import load
 
 from unetscope.checkpoints.demo import write_demo
@@ -123,7 +124,7 @@ def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, m
     generator.close()
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", others_long(ENCODERS, lambda family: family == "sd1"))
 def test_pictures_of_merges_that_differ_a_little_in_one_block_are_not_the_same(family, models, folder):
     found, shots = models(family), [shot(), shot(8, sampler_name="DPM++ 2M Karras")]
     generator = make_generator({"kind": "diffusers", "device": "cpu"}, folder)
@@ -136,14 +137,17 @@ def test_pictures_of_merges_that_differ_a_little_in_one_block_are_not_the_same(f
     generator.close()
 
 
-@pytest.mark.parametrize(("dtype", "output"), [("fp16", "fp16"), ("bf16", "fp32"), ("fp16", "fp8_e4m3")])
-def test_half_precision_holds_the_saved_weights_rounded_once(dtype, output, models, folder):
-    found, path = models("sdxl"), folder / "half.safetensors"
+HALVES = [("fp16", "fp16", "sdxl"), ("bf16", "fp32", "sd1"), ("fp16", "fp8_e4m3", "sd1")]
+
+
+@pytest.mark.parametrize(("dtype", "output", "family"), others_long(HALVES, lambda *case: case[1] == "fp8_e4m3"))
+def test_half_precision_holds_the_saved_weights_rounded_once(dtype, output, family, models, folder):
+    found, path = models(family), folder / "half.safetensors"
     generator = make_generator({"kind": "diffusers", "device": "cpu", "dtype": dtype}, folder)
     wanted = recipe(found, {"*": 0.3, "IN*": 0.6}, output={"dtype": output})
     generator.prepare(wanted)
     merge(wanted, path, overwrite=True)
-    saved = from_file(path, "sdxl", folder)
+    saved = from_file(path, family, folder)
     for name, module in generator.modules.items():
         expected = getattr(saved, name).state_dict()
         kind = torch.float32 if name == "vae" else {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
@@ -190,7 +194,10 @@ def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live,
     batched.close()
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, "DPM++ 2M SDE Karras", "Euler Beta", "LMS Karras", "Heun Exponential"])
+SCHEDULES = ["Euler Beta", "DPM++ 2M SDE Karras", "LMS Karras", "Heun Exponential"]
+
+
+@pytest.mark.parametrize("name", others_long([*SAMPLERS, *SCHEDULES], lambda name: name not in SCHEDULES[1:]))
 def test_every_sampler_makes_the_same_finite_picture_twice(name, live):
     one = shot(3, sampler_name=name, steps=4)
     first, again = (np.asarray(live.images([one])[0]) for _ in range(2))
@@ -212,6 +219,7 @@ def test_emphasis_and_long_prompts_and_clip_skip_change_the_picture(live):
     assert same_picture(live.images([neutral])[0], plain)
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_fifty_trials(live, models):
     process = psutil.Process()
     draw, found, seen = random.Random(0), models("sd1"), []

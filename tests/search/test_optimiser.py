@@ -48,6 +48,7 @@ def best_true(tmp_path, name: str, seed: int) -> float:
     return problem.true(np.array(list(best.values()))) / problem.true(np.full(DIMENSIONS, 0.5))
 
 
+@pytest.mark.long
 def test_a_gaussian_process_beats_random_search_in_27_dimensions(tmp_path):
     gp = np.mean([best_true(tmp_path / str(s), "gp", s) for s in range(2)])
     chance = np.mean([best_true(tmp_path / str(s), "random", s) for s in range(2)])

@@ -24,6 +24,8 @@ from unetscope.search.run_folder import RunFolder
 from unetscope.search.storage import open_storage, without_password
 from unetscope.search.study import Study
 
+pytestmark = pytest.mark.long
+
 
 def _missing(reason: str) -> None:
     if os.environ.get("UNETSCOPE_REQUIRE_POSTGRES") == "1":

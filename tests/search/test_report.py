@@ -146,6 +146,7 @@ def test_the_report_says_what_the_reward_measures(tmp_path):
         assert text.count(" measures ") == times and "no model" not in text
 
 
+@pytest.mark.long
 def test_a_confirmation_is_shown_with_its_intervals(tmp_path):
     against = {"a": {"mean": 0.3, "low": 0.1, "high": 0.5}}
     trial = {"name": "trial 3", "role": "trial", "searched": 5.0, "score": 4.8, "against": against, "better": "yes"}
@@ -167,6 +168,7 @@ def test_the_verdict_of_a_confirmation_is_said_once(tmp_path):
     assert verdict_of(read_overview(run.path)) == ("yes", said)
 
 
+@pytest.mark.long
 def test_a_log_of_automb_has_a_report_too(tmp_path):
     rng, lines = np.random.default_rng(0), [",".join([*map(str, range(27)), "score", "eval_times", "iter_times"])]
     for _ in range(30):
@@ -183,6 +185,7 @@ def test_a_log_of_automb_has_a_report_too(tmp_path):
     assert f"{best.score:.6g}" in page.text
 
 
+@pytest.mark.long
 def test_a_tree_of_searches_has_a_page_that_leads_to_each(tmp_path):
     for name in ("ab", "top"):
         write_run(tmp_path / "tree" / "nodes" / name, trials=4, images=False, title=name)
@@ -246,6 +249,7 @@ def test_without_optuna_rank_correlations_stand_in(run, monkeypatch):
     assert sum(one.share for one in found.values()) == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_a_lower_score_can_be_the_better_one(tmp_path):
     run = write_run(tmp_path / "run", trials=20, reward={"name": "loss", "higher_is_better": False}, images=False)
     found = read_overview(run.path)
@@ -265,6 +269,7 @@ def test_the_spread_is_over_the_best_trials(run):
     assert spread.middle == pytest.approx(np.median(values))
 
 
+@pytest.mark.long
 def test_a_search_that_does_not_beat_its_baselines_says_so(tmp_path):
     run = write_run(tmp_path / "run", trials=3, images=False)
     assert "No proposal beats the baselines so far" in verdict_of(read_overview(run.path))[1]

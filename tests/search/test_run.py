@@ -170,6 +170,7 @@ def test_ctrl_c_finishes_the_trial_and_ends_well(tmp_path):
 
 
 @posix
+@pytest.mark.long
 def test_a_second_ctrl_c_stops_at_once_and_the_point_is_tried_again(tmp_path):
     study = write_study(tmp_path, SMALL, pause=600)
     process = start(tmp_path, study, "-o", "run")
@@ -188,6 +189,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_point_is_tried_again(tmp_path):
 
 
 @posix
+@pytest.mark.long
 def test_a_killed_search_loses_at_most_the_trial_that_it_was_making(tmp_path):
     study = write_study(tmp_path, SMALL, pause=0.3)
     process = start(tmp_path, study, "-o", "run")
@@ -209,6 +211,7 @@ def test_a_killed_search_loses_at_most_the_trial_that_it_was_making(tmp_path):
 
 
 @posix
+@pytest.mark.long
 @pytest.mark.parametrize("storage", [None, "sqlite:///shared.db"])
 def test_two_workers_share_a_search(tmp_path, storage):
     study = write_study(tmp_path, SMALL, workers=2)
@@ -256,6 +259,7 @@ def _wait_for_port(port: int, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_search_may_be_kept_behind_optunas_grpc_proxy(tmp_path, monkeypatch):
     pytest.importorskip("grpc")
     with socket.socket() as free:

@@ -52,7 +52,7 @@ def make(folder, ui):
     made, waits = [], []
 
     def generator(**settings):
-        settings = {"kind": "web_ui", "models_folder": "models", "url": ui.url, "timeout": 20} | settings
+        settings = {"kind": "web_ui", "models_folder": "models", "url": ui.url, "timeout": 600} | settings
         made.append(WebUiGenerator(settings, folder, wait=waits.append))
         made[-1].waits = waits
         return made[-1]
