@@ -34,11 +34,11 @@ docs: $(VENV)/.test
 
 diagrams: $(VENV)/.test
 	$(PY) -m unetscope.diagrams.trace
-	$(PY) -m unetscope.diagrams.gallery
+	$(PY) docs/pictures/gallery.py
 	$(PY) docs/pictures/architecture.py
 
 screenshots: $(VENV)/.test
-	$(PY) -m unetscope.dashboard.screenshots docs/pictures/dashboard
+	$(PY) docs/pictures/screenshots.py docs/pictures/dashboard
 
 wheel: $(VENV)/.test
 	$(PY) tests/wheel.py

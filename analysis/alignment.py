@@ -8,7 +8,7 @@ from math import prod
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.tensors import Shape
-from ..checkpoints.wording import readable
+from ..checkpoints.text import readable
 from .errors import AnalysisError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..checkpoints.text import percent
 from .alignment import SHAPES
 from .difference import Difference
 from .grouping import is_weight
@@ -71,16 +72,6 @@ def _changed(difference: Difference, relative: float) -> str:
 
 def _of(row) -> str:
     return f"{row.label} ({percent(row.relative_l2)})"
-
-
-def percent(value: float) -> str:
-    """A ratio as a percentage with two digits that count: `9.0 %`, `0.012 %`; `undefined` for NaN."""
-    if np.isnan(value):
-        return "undefined"
-    if value == 0:
-        return "0 %"
-    digits = max(0, 1 - int(np.floor(np.log10(abs(value) * 100))))
-    return f"{value * 100:.{digits}f} %"
 
 
 def _left_out(left_out: pd.DataFrame) -> list[str]:

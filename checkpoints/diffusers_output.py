@@ -24,7 +24,7 @@ from .notices import Notice
 from .recognition import DiffusersTranslation, to_diffusers
 from .recognition.architecture import Architecture
 from .tensors import Shape, StoredTensor
-from .wording import some
+from .text import some
 
 _FILES = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -18,7 +18,7 @@ from .recognition import canonical_names, to_single_file
 from .recognition.architecture import Architecture, reader_of, recognise, unknown_model
 from .recognition.translation import Translation
 from .tensors import StoredTensor
-from .wording import counted, some
+from .text import counted, some
 
 _SIDECAR_LIMIT = 1 << 20
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..checkpoints.text import file_size
 from .arguments import Overwrite, Threads, expand
-from .screen import bar, note, progress, say, show_frame, show_json, show_table, size, warn
+from .screen import bar, note, progress, say, show_frame, show_json, show_table, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -288,4 +289,4 @@ def _plot(found: Comparison, by: str, folder: Path, dark: bool) -> None:
         for name, drawn in (("clusters", draw_clusters), ("map", draw_map)):
             target = folder / f"{group}_{name}.png"
             save(drawn(found, group, dark=dark), target)
-            note(f"wrote {target} ({size(target.stat().st_size)})")
+            note(f"wrote {target} ({file_size(target.stat().st_size)})")

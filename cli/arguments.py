@@ -83,7 +83,7 @@ def expand(paths: list[str]) -> list[Path]:
 def _listed(name: str) -> list[Path]:
     """The files that a list names; blank lines and lines that begin with # are left out."""
     from ..checkpoints.errors import CheckpointError
-    from ..checkpoints.wording import unreadable
+    from ..checkpoints.text import unreadable
 
     try:
         # Windows' editors begin a file with a mark that is no part of the first name.

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..checkpoints.text import file_size
 from .arguments import Json, Overwrite, Threads, WrittenDType
-from .screen import progress, say, show_json, size
+from .screen import progress, say, show_json
 
 _DTYPE = Annotated[
     WrittenDType | None,
@@ -40,7 +41,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write a checkpoint in another format, dtype or layout, pruned or repaired."""
-    from ..checkpoints.wording import counted
+    from ..checkpoints.text import counted
     from ..merge.convert import convert as converted
 
     with progress("converting") as moved:
@@ -68,4 +69,4 @@ def convert(
         say(f"from the donor: {len(report.filled):,} tensors")
     for note in report.notes:
         say(f"! {note}")
-    say(f"wrote {report.target} ({size(report.size)}) in {report.seconds:.1f} s")
+    say(f"wrote {report.target} ({file_size(report.size)}) in {report.seconds:.1f} s")

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..checkpoints.text import file_size
 from .arguments import FamilyArgument, Json, Overwrite, Threads, WrittenDType
-from .screen import progress, say, show_json, size
+from .screen import progress, say, show_json
 
 
 def demo_checkpoint(
@@ -52,4 +53,4 @@ def demo_checkpoint(
     if json:
         show_json({"output": str(path), "bytes": path.stat().st_size})
     else:
-        say(f"wrote {path} ({size(path.stat().st_size)})")
+        say(f"wrote {path} ({file_size(path.stat().st_size)})")

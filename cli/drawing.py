@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..checkpoints.text import file_size
 from .arguments import Methods, Overwrite
-from .screen import say, show_table, size, warn
+from .screen import say, show_table, warn
 
 if TYPE_CHECKING:
     from ..checkpoints import Family
@@ -67,7 +68,7 @@ def diagram(
     if drawing.unused:
         warn(f"values that belong to nothing in this diagram: {', '.join(drawing.unused[:8])}")
     drawing.save(output)
-    say(f"wrote {output} ({size(output.stat().st_size)})")
+    say(f"wrote {output} ({file_size(output.stat().st_size)})")
 
 
 def layers(

@@ -75,7 +75,7 @@ def _told() -> Iterator[None]:
 
 def complain(text: str) -> None:
     """One line on stderr, whatever stands in the names that it quotes."""
-    from .screen import printable
+    from ..checkpoints.text import printable
 
     print(f"unetscope: {printable(text).replace(chr(10), ' ')}", file=sys.stderr)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .arguments import FamilyOption, Json, Methods, Overwrite
 from .screen import note, say, show_json, show_table
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checkpoints.text import file_size
 from .arguments import Json, Threads
-from .screen import progress, say, show_json, show_table, size, warn
+from .screen import progress, say, show_json, show_table, warn
 
 if TYPE_CHECKING:
     from ..library.hash_index import HashIndex, IndexedFile
@@ -54,7 +55,7 @@ def index(
 def _row(file: IndexedFile) -> list[str]:
     return [
         str(file.path),
-        size(file.size) if file.size else "",
+        file_size(file.size) if file.size else "",
         file.sha256[:10] if file.sha256 else "",
         f"claimed by {file.sha256_from}" if file.claimed else file.sha256_from,
         file.legacy or "",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checkpoints.text import amount, file_size, printable, some
 from .arguments import Json, Threads
-from .screen import amount, printable, progress, say, show_json, show_table, size, tree
+from .screen import progress, say, show_json, show_table, tree
 
 if TYPE_CHECKING:
     from ..library.inspection import Amount, Inspection
@@ -45,7 +46,7 @@ def _show(found: Inspection) -> None:
     say(f"{found.path.name}: {found.architecture.name}")
     of_a_model = found.architecture.what in ("checkpoint", "component")
     about = f"; prediction type: {found.predicts or 'not marked'}" if of_a_model else ""
-    say(f"{found.format}, {size(found.size)}, {amount(found.total.parameters)} parameters{about}")
+    say(f"{found.format}, {file_size(found.size)}, {amount(found.total.parameters)} parameters{about}")
     show_table("Components", *_rows("component", found.components, found.total.bytes))
     if len(found.labels) > len(found.components):
         show_table("Block labels", *_rows("label", found.labels, found.total.bytes))
@@ -62,7 +63,7 @@ def _show(found: Inspection) -> None:
 
 def _show_stored(found: Inspection) -> None:
     rows = [
-        [part.title, f"{part.tensors:,}", size(part.bytes), part.sign, "yes" if part.decoded else "not yet"]
+        [part.title, f"{part.tensors:,}", file_size(part.bytes), part.sign, "yes" if part.decoded else "not yet"]
         for part in found.stored
     ]
     show_table("Stored as", ["encoding", "tensors", "size", "told by", "decoded"], rows)
@@ -77,7 +78,7 @@ def _show_tensors(found: Inspection) -> None:
 
 def _rows(name: str, amounts: dict[str, Amount], whole: int) -> tuple[list[str], list[list[str]]]:
     rows = [
-        [key, f"{a.tensors:,}", amount(a.parameters), size(a.bytes), f"{a.bytes / max(whole, 1):.1%}", _dtypes(a)]
+        [key, f"{a.tensors:,}", amount(a.parameters), file_size(a.bytes), f"{a.bytes / max(whole, 1):.1%}", _dtypes(a)]
         for key, a in amounts.items()
     ]
     return [name, "tensors", "parameters", "size", "share", "dtypes"], rows
@@ -136,15 +137,21 @@ def _findings(found: Inspection) -> list[str]:
         for part in found.stored
         if not part.decoded
     ]
-    said += [f"{component}: {len(keys):,} keys are missing: {_some(keys)}" for component, keys in found.missing.items()]
+    said += [
+        f"{component}: {len(keys):,} keys are missing: {some(keys, _SHOWN_KEYS)}"
+        for component, keys in found.missing.items()
+    ]
     if found.absent:
         said.append(f"has no {', '.join(found.absent)}")
     if found.training:
         said.append(
-            f"{len(found.training):,} keys were left by training: {_some(found.training)} (`convert --prune` drops them)"
+            f"{len(found.training):,} keys were left by training: {some(found.training, _SHOWN_KEYS)} "
+            "(`convert --prune` drops them)"
         )
     if unknown := tuple(key for key in found.junk if key not in found.training):
-        said.append(f"{len(unknown):,} keys belong to no known component, and may be needed: {_some(unknown)}")
+        said.append(
+            f"{len(unknown):,} keys belong to no known component, and may be needed: {some(unknown, _SHOWN_KEYS)}"
+        )
     if found.adapter and found.adapter.problem:
         said.append(found.adapter.problem)
     if found.adapter and len(found.adapter.families) > 1:
@@ -153,16 +160,14 @@ def _findings(found: Inspection) -> list[str]:
             f"changes a text encoder alone, which {fits} have alike: it can be baked into each; the likeliest is first"
         )
     if found.adapter and found.adapter.unknown:
-        said.append(f"{len(found.adapter.unknown):,} tensors fit no layer of the model: {_some(found.adapter.unknown)}")
+        said.append(
+            f"{len(found.adapter.unknown):,} tensors fit no layer of the model: {some(found.adapter.unknown, _SHOWN_KEYS)}"
+        )
     if found.architecture.ema_only:
         said.append("its UNET is there as EMA weights only (`merge exchange-ema` puts them in its place)")
     elif found.ema and found.ema.tensors > 2:
-        said.append(f"holds a second UNET of EMA weights, {size(found.ema.bytes)} (`convert --prune` drops it)")
+        said.append(f"holds a second UNET of EMA weights, {file_size(found.ema.bytes)} (`convert --prune` drops it)")
     return [*said, *(note.text for note in found.notes)]
-
-
-def _some(keys: tuple[str, ...]) -> str:
-    return ", ".join(keys[:_SHOWN_KEYS]) + (", ..." if len(keys) > _SHOWN_KEYS else "")
 
 
 def _show_scan(values: Scan) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted, file_size
 from .arguments import Json, Overwrite
 from .merging import Options, Output, _with_common, carry_out
-from .screen import progress, say, show_json, show_table, size, warn
+from .screen import progress, say, show_json, show_table, warn
 
 if TYPE_CHECKING:
     from ..merge.lora import LoraReport, LoraUse
@@ -260,7 +260,7 @@ def _show(report: LoraReport, json: bool) -> None:
         warn(str(notice))
     total = f", error {report.error:.3%}, energy kept {report.energy:.3%}" if report.labels else ""
     say(
-        f"wrote {report.output} ({size(report.size)}): {counted(report.modules, 'layer')}, rank {_range(report.ranks)}, "
+        f"wrote {report.output} ({file_size(report.size)}): {counted(report.modules, 'layer')}, rank {_range(report.ranks)}, "
         f"{report.style} names{total}, {report.seconds:.1f} s"
     )
 

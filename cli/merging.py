@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..checkpoints.text import file_size
 from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
 from .exit_codes import complain, stop_code
 from .lazy_commands import LateGroup, Maker, command
-from .screen import progress, say, show_json, show_report, show_table, size
+from .screen import progress, say, show_json, show_report, show_table
 from .short_forms import option
 
 if TYPE_CHECKING:
@@ -118,12 +119,12 @@ def _carry_out(recipe: Recipe, output: Path, options: Options) -> None:
     if options.dry_run:
         times = "once" if report.passes == 1 else f"up to {report.passes} times"
         say(
-            f"would read {size(report.bytes_read)} {times} and write {size(report.bytes_written)} to {output}, "
-            f"with {report.threads} threads and at most {size(report.memory)} of buffers; nothing was written"
+            f"would read {file_size(report.bytes_read)} {times} and write {file_size(report.bytes_written)} to {output}, "
+            f"with {report.threads} threads and at most {file_size(report.memory)} of buffers; nothing was written"
         )
     else:
         rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
-        say(f"wrote {output} ({size(report.bytes_written)}) in {report.seconds:.1f} s, {size(rate)}/s")
+        say(f"wrote {output} ({file_size(report.bytes_written)}) in {report.seconds:.1f} s, {file_size(rate)}/s")
         if report.resumed:
             say(f"{report.resumed:,} of {report.tensors:,} tensors were finished by an earlier run")
         if report.sha256:
@@ -277,7 +278,7 @@ def grid(
     if json:
         show_json([report.to_plain() for _, report in reports])
         return
-    rows = [[c.target.name, c.unet.name, c.text_encoder.name, size(r.bytes_written)] for c, r in reports]
+    rows = [[c.target.name, c.unet.name, c.text_encoder.name, file_size(r.bytes_written)] for c, r in reports]
     show_table(f"{'Would write' if dry_run else 'Wrote'} to {output}", ["file", "UNET", "text encoders", "size"], rows)
 
 

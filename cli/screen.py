@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.wording import file_size
+from ..checkpoints.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_MODELS = 5
-size = file_size
 
 
 def console(stderr: bool = False):
@@ -92,21 +91,11 @@ def warn(text: str) -> None:
     print(f"warning: {printable(text)}", file=sys.stderr)
 
 
-def printable(value: Any) -> str:
-    """Text without control characters: what stands in a file must not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-
-
 def _is_number(cell: Any) -> bool:
     return (
         str(cell).replace(",", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
         or cell == ""
     )
-
-
-def amount(count: int) -> str:
-    """A number of parameters for people: `859.5 M`."""
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def tree(root: Any, line: Callable[[Any], str], children: Callable[[Any], Sequence[Any]], indent: str = "") -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..checkpoints.wording import readable
+from ..checkpoints.text import free_name, readable
 from .arguments import expand
 
 if TYPE_CHECKING:
@@ -178,8 +178,6 @@ def _named(paths: list[Path], taken: set[str]) -> dict[str, Path]:
     """A name for every file: its stem, with a number where that is taken (or `merge`, which is a word of recipes)."""
     names: dict[str, Path] = {}
     for path in paths:
-        name, n = readable(path.stem), 2
-        while name in names or name in taken or name == "merge":
-            name, n = f"{readable(path.stem)}.{n}", n + 1
+        name = free_name(readable(path.stem), lambda free: free in names or free in taken or free == "merge")
         names[name] = path
     return names

@@ -12,17 +12,17 @@ from typing import Any
 
 import streamlit as st
 
-from .library import Shelf
-from .wording import plain
+from .library import Library
+from .markdown import plain
 
 _PROPOSED = ":proposed"
 
 
-def why_not(shelf: Shelf) -> Callable[[str], str]:
+def why_not(library: Library) -> Callable[[str], str]:
     """Says of a name what keeps a page from using its file; empty when nothing does that the library knows of."""
 
     def why(name: str) -> str:
-        entry = shelf.named(name)
+        entry = library.named(name)
         if entry is None:
             return "is gone from the models folder; put it back and reload the page, or choose another"
         if entry.error:

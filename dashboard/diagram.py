@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent / "diagram_component"
 _SCRIPT = ("view.js", "items.js", "weights.js", "shares.js", "prediction.js", "diagram.js")
 
 
-class Gram(TypedDict, total=False):
+class DistancePrediction(TypedDict, total=False):
     """What the page needs to predict distances of a merge that was never run.
 
     The result of a block whose weight is w is x = at_zero + w * per_weight, a share for each model; its squared distance to
@@ -65,7 +65,7 @@ def unet_diagram(
     editable: bool = False,
     limits: tuple[float, float] = (0.0, 1.0),
     selected: Sequence[str] = (),
-    gram: Gram | None = None,
+    gram: DistancePrediction | None = None,
     shares: Mapping[str, Sequence[tuple[float, str]]] | None = None,
     legend: Sequence[tuple[str, str]] = (),
     height: int = 700,
@@ -85,7 +85,7 @@ def unet_diagram(
         editable: whether weights can be changed.
         limits: the least and largest weight.
         selected: names of boxes to select.
-        gram: what live prediction needs; see `Gram`.
+        gram: what live prediction needs; see `DistancePrediction`.
         shares: label -> what it is made of, as (share, `#rrggbb`), drawn as a stacked bar in its box (which needs the room of
             a badge); shares below 0 are drawn pale.
         legend: (`#rrggbb`, words) for the colours of `fills` and `shares`.
@@ -166,7 +166,7 @@ def _from_page(value: Any) -> dict[str, Any] | None:
     }
 
 
-def _plain(gram: Gram | None) -> dict[str, Any] | None:
+def _plain(gram: DistancePrediction | None) -> dict[str, Any] | None:
     """The Gram matrices as JSON, with defaults and the palette that the page colours with."""
     if gram is None:
         return None

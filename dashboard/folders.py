@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.formats import written_suffixes
-from ..checkpoints.wording import readable
-from .records import read_json, state_folder, write_json
+from .state_files import read_json, state_folder, write_json
 
 MODELS_VARIABLE, OUTPUT_VARIABLE = "UNETSCOPE_MODELS", "UNETSCOPE_OUTPUT"
 # Signs that Windows keeps for itself; a file that is to travel does without them.
@@ -57,17 +56,6 @@ class Folders:
         if not path.exists():
             raise UnetscopeError(f"{name}: is not in the models folder {self.models}; reload the page if it was moved")
         return path
-
-    def name_of(self, path: Path | str) -> str:
-        """The name of a path below the models folder.
-
-        Raises:
-            UnetscopeError: it is not below it.
-        """
-        try:
-            return readable(Path(path).relative_to(self.models).as_posix())
-        except ValueError:
-            raise UnetscopeError(f"{path}: is not below the models folder {self.models}") from None
 
     def target(self, name: str) -> Path:
         """The file to write for a name typed as the output's; `.safetensors` is added where it is missing.

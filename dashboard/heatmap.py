@@ -45,37 +45,20 @@ def heatmap(
         log: whether the scale is logarithmic; ends: from `colour_range`.
         labels, kind: which cells are framed: those of these blocks, and of this kind alone if one is given.
     """
-    frame = table[~table["label"].isin(BUFFER_LABELS)][
-        ["label", "kind", "tensors", "parameters", metric, "identical"]
-    ].copy()
-    frame["value"] = frame[metric].astype(float)
-    low = ends[0] if ends else None
-    # A log scale has no place for 0: what did not change gets the lowest colour, as in the diagram.
-    frame["shade"] = frame["value"].clip(lower=low) if log and low else frame["value"]
+    frame = _cells(table, metric, ends[0] if log and ends else None)
     frame["chosen"] = frame["label"].isin(list(labels)) & ((frame["kind"] == kind) | (kind is None))
-    frame["printed"] = [_printed(value, same) for value, same in zip(frame["value"], frame["identical"], strict=True)]
-    order = kinds_in_order(set(frame["kind"]))
     scale = alt.Scale(
         type="log" if log and ends else "linear", range=PALETTE, domain=list(ends) if ends else [0, 1], clamp=True
     )
-    cell = alt.selection_point(name=CELL, fields=["label", "kind"], on="click", clear=False)
+    legend = alt.Legend(orient="top", gradientLength=260, format="~g", tickCount=4)
+    across, down = alt.Axis(labelAngle=-90, labelOverlap=False), alt.Axis(labelOverlap=False)
     return (
         alt.Chart(frame)
         .mark_rect(strokeWidth=2)
         .encode(
-            x=alt.X(
-                "label:N",
-                sort=in_order(set(frame["label"])),
-                title=None,
-                axis=alt.Axis(labelAngle=-90, labelOverlap=False),
-            ),
-            y=alt.Y("kind:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False)),
-            color=alt.Color(
-                "shade:Q",
-                scale=scale,
-                title=title,
-                legend=alt.Legend(orient="top", gradientLength=260, format="~g", tickCount=4),
-            ),
+            x=alt.X("label:N", sort=in_order(set(frame["label"])), title=None, axis=across),
+            y=alt.Y("kind:N", sort=kinds_in_order(set(frame["kind"])), title=None, axis=down),
+            color=alt.Color("shade:Q", scale=scale, title=title, legend=legend),
             stroke=alt.condition("datum.chosen", alt.value(_CHOSEN), alt.value("transparent")),
             tooltip=[
                 alt.Tooltip("label:N", title="block"),
@@ -85,10 +68,23 @@ def heatmap(
                 alt.Tooltip("parameters:Q", title="parameters", format=","),
             ],
         )
-        .add_params(cell)
+        .add_params(alt.selection_point(name=CELL, fields=["label", "kind"], on="click", clear=False))
         .properties(height=height)
         .configure_view(fill=_NOTHING, stroke=None)
     )
+
+
+def _cells(table: pd.DataFrame, metric: str, lowest: float | None) -> pd.DataFrame:
+    """A row for each cell: `value`, `shade` that colours it, and `printed`.
+
+    A log scale has no place for 0: what did not change gets the `lowest` colour, as in the diagram.
+    """
+    shown = ["label", "kind", "tensors", "parameters", metric, "identical"]
+    frame = table[~table["label"].isin(BUFFER_LABELS)][shown].copy()
+    frame["value"] = frame[metric].astype(float)
+    frame["shade"] = frame["value"].clip(lower=lowest) if lowest else frame["value"]
+    frame["printed"] = [_printed(value, same) for value, same in zip(frame["value"], frame["identical"], strict=True)]
+    return frame
 
 
 def _printed(value: float, same: bool) -> str:

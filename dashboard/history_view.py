@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from .wording import printable
+from ..checkpoints.text import printable
 
 if TYPE_CHECKING:
     from ..diagrams import TreeNode

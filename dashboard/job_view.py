@@ -1,16 +1,56 @@
-"""How a job looks on a page: progress with rate and time left, a button to stop it, how it ended."""
+"""How a job looks on a page: a button that starts it, progress with rate and time left, a button to stop it, how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
+from ..checkpoints.text import ago, duration, file_size
 from . import jobs
 from .jobs import Job
-from .wording import ago, duration, plain, size
+from .markdown import plain
+from .results import kept, key_of
 
 _REFRESH_SECONDS = 0.5
+
+
+def offer(
+    kind: str,
+    title: str,
+    arguments: dict[str, Any],
+    button: str,
+    *,
+    help: str | None = None,
+    icon: str | None = None,
+    at_once: bool = False,
+) -> str | None:
+    """The key of what a measurement found; where it has not been measured, None and a way to it: a button, or the job on its way.
+
+    Args:
+        kind: of the task, which a page's record holds.
+        title: of the job, for people.
+        arguments: of the job.
+        button: what stands on the button.
+        help, icon: of the button.
+        at_once: start it without a click, unless it was stopped or has failed.
+    """
+    key = key_of(jobs.task_named(kind), arguments)
+    if kept(kind, key) is not None:
+        return key
+    job = jobs.newest(kind, arguments)
+    came_to_nothing = job is not None and job.status in ("failed", "cancelled")
+    if job is not None and job.status != "done":
+        show_job(job.id, key=f"offer-{kind}")
+        if not job.ended:
+            return None
+    if at_once and not came_to_nothing:
+        show_job(jobs.submit(kind, title, arguments).id, key=f"offer-{kind}")
+    elif st.button(button, type="secondary" if icon else "primary", key=f"start-{kind}", icon=icon, help=help):
+        jobs.submit(kind, title, arguments)
+        st.rerun()
+    return None
 
 
 def progress_line(job: Job) -> str:
@@ -23,9 +63,9 @@ def progress_line(job: Job) -> str:
         return "starting"
     if job.task.counts == "files":
         return f"{job.done} of {job.total} · {plain(job.doing)}"
-    parts = [f"{size(job.done)} of {size(job.total)}"]
+    parts = [f"{file_size(job.done)} of {file_size(job.total)}"]
     if job.rate:
-        parts.append(f"{size(job.rate)}/s")
+        parts.append(f"{file_size(job.rate)}/s")
     if job.left is not None:
         parts.append(f"{duration(job.left)} left")
     return plain(" · ".join(parts))

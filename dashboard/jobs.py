@@ -2,7 +2,13 @@
 
 A page hands in a job and forgets it; a refresh, a second tab or a restarted app finds it by its files. A lane's worker process
 (`worker`) runs the lane's jobs one after another and ends when there are none. It holds the lane's lock while it lives, so
-a job that is marked as running while nobody holds the lock has died.
+a job that is marked as running while nobody holds the lock has died. The order in which work passes the modules:
+
+    tasks, and measuring, scanning, merging, demo    what can be asked for
+    jobs       what was asked for and how far it is, on disk
+    worker     the process that does it
+    results    where what a measurement found is kept
+    job_view   what a page shows of it
 
     jobs/<id>/job.json       kind, title, arguments; written once
     jobs/<id>/state.json     written by the worker: running, done, failed, cancelled
@@ -28,11 +34,17 @@ from typing import Any, Literal
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.files.locks import ProcessLock
-from .records import read_json, state_folder, write_json
-from .tasks import LANES, Lane, Task, built_in_task
+from .demo import DEMO
+from .measuring import COMPARISON, DIFFERENCE, GRAM, STATISTICS, TRACE
+from .merging import MERGE
+from .results import key_of
+from .scanning import SCAN
+from .state_files import read_json, state_folder, write_json
+from .tasks import LANES, Lane, Task
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
+_OWN = {task.kind: task for task in (DEMO, SCAN, STATISTICS, DIFFERENCE, COMPARISON, TRACE, GRAM, MERGE)}
 DIED = (
     "its process ended without a word: the machine ran out of memory, was switched off, or somebody stopped it; nothing was "
     "finished, so it can be started again; a file that it had begun is listed on the page Jobs, where it can be removed"
@@ -51,7 +63,7 @@ class Job:
         task: what is done.
         title: for people.
         arguments: of the task.
-        identity: two jobs of the same identity compute the same thing; empty for none.
+        identity: what a measurement's result is kept under (`results.key_of`); empty for others.
         origin: what it was started from, such as the draft of a merge; empty for none.
         home: the models folder of the app that it was started in; empty where it had none.
         status: `queued`, `running`, `done`, `failed` or `cancelled`.
@@ -97,7 +109,7 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """What the task returned, for people; None before it is done."""
+        """What the task returned, of a measurement its key and sentences, for people; None before it is done."""
         return read_json(self.folder / "result.json", shown=True) if self.status == "done" else None
 
     @property
@@ -106,19 +118,13 @@ class Job:
         return min(self.done / self.total, 1.0) if self.total > 0 else 0.0
 
 
-def task_named(kind: str, module: str | None = None) -> Task | None:
-    """The task of a kind, whichever page has it; None when there is none.
+def task_named(kind: str) -> Task | None:
+    """The task of a kind, whichever page has it; None when there is none. Our own are found without importing any page."""
+    if kind in _OWN:
+        return _OWN[kind]
+    from . import page
 
-    Args:
-        module: where its function stands. A task of this package's own stands next to it, and is found without importing pages,
-            which workers do without.
-    """
-    found = built_in_task(kind, module)
-    if found is None:
-        from . import page
-
-        found = page.task_named(kind)
-    return found
+    return page.task_named(kind)
 
 
 def jobs_folder() -> Path:
@@ -129,10 +135,8 @@ def lane_lock(lane: Lane) -> ProcessLock:
     return ProcessLock(jobs_folder() / f"{lane}.lock")
 
 
-def submit(
-    kind: str, title: str, arguments: dict[str, Any], *, identity: str = "", origin: str = "", home: str | None = None
-) -> Job:
-    """Queue a job and see that a worker runs; with an identity, a job that waits or runs already is returned instead.
+def submit(kind: str, title: str, arguments: dict[str, Any], *, origin: str = "", home: str | None = None) -> Job:
+    """Queue a job and see that a worker runs; where one of the same work waits or runs already, that one is returned instead.
 
     Without a `home` it is that of this app.
 
@@ -142,7 +146,8 @@ def submit(
     task = task_named(kind)
     if task is None:
         raise KeyError(kind)
-    if identity and (same := newest(kind, identity)) and not same.ended and not same.stopping:
+    same = newest(kind, arguments)
+    if same and same.origin == origin and not same.ended and not same.stopping:
         return same
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
@@ -150,8 +155,8 @@ def submit(
     own = f"{stamp}-{int(now % 1 * 1e6):05x}{secrets.token_hex(2)}"
     folder = jobs_folder() / own
     record = {
-        "kind": kind, "module": task.run.__module__, "title": title, "arguments": arguments, "identity": identity,
-        "origin": origin, "home": own_home() if home is None else home, "created": now,
+        "kind": kind, "title": title, "arguments": arguments, "identity": key_of(task, arguments), "origin": origin,
+        "home": own_home() if home is None else home, "created": now,
     }  # fmt: skip
     write_json(folder / "job.json", record)
     start_worker(task.lane, force=True)
@@ -173,9 +178,12 @@ def listed(kind: str | None = None) -> list[Job]:
     return [job for job in found if job and kind in (None, job.kind)]
 
 
-def newest(kind: str, identity: str) -> Job | None:
-    """The latest job of that kind and identity."""
-    return next((job for job in listed(kind) if job.identity == identity), None)
+def newest(kind: str, arguments: dict[str, Any]) -> Job | None:
+    """The latest job of the same work: the same measurement of the same contents, or else of the same arguments."""
+    task = task_named(kind)
+    key = key_of(task, arguments) if task else ""
+    same = (job for job in listed(kind) if (job.identity == key if key else job.arguments == arguments))
+    return next(same, None)
 
 
 def own_home() -> str:
@@ -200,7 +208,7 @@ def start_again(own: str) -> Job | None:
     job = get(own)
     if job is None or not job.ended:
         return job
-    return submit(job.kind, job.title, job.arguments, identity=job.identity, origin=job.origin, home=job.home)
+    return submit(job.kind, job.title, job.arguments, origin=job.origin, home=job.home)
 
 
 def cancel(own: str) -> None:
@@ -286,7 +294,8 @@ def _read(folder: Path) -> Job | None:
     record, state, moved = (read_json(folder / f"{name}.json") for name in ("job", "state", "progress"))
     if not isinstance(record, dict):
         return None
-    task = task_named(record.get("kind"), record.get("module"))
+    kind = record.get("kind")
+    task = task_named(kind) if isinstance(kind, str) else None
     if task is None:
         return None
     state = state if isinstance(state, dict) else {}

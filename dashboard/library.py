@@ -16,8 +16,8 @@ from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES
 from ..checkpoints.files.cache import cache_folder
 from ..checkpoints.formats import is_model_folder, is_scanned_name
-from ..checkpoints.wording import readable
-from .records import read_json, write_json
+from ..checkpoints.text import readable
+from .state_files import read_json, write_json
 
 # Part of what is kept; a change of its form counts as never read.
 _FORM = 2
@@ -83,7 +83,7 @@ _FROM_HEADERS = {one.name for one in fields(Entry)} - {"name", "path", "identity
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Library:
     """The library at a moment.
 
     Attributes:
@@ -120,7 +120,7 @@ class _Found:
     changed: float
 
 
-def read_library(models: Path, seconds: float | None = None) -> Shelf:
+def read_library(models: Path, seconds: float | None = None) -> Library:
     """The checkpoints below a folder.
 
     Args:
@@ -144,7 +144,7 @@ def read_library(models: Path, seconds: float | None = None) -> Shelf:
             entries.append(_entry(one, kept))
         if new:
             _save_index(index, {one.identity for one in found}, models)
-    return Shelf(tuple(entries), unread, tuple(skipped))
+    return Library(tuple(entries), unread, tuple(skipped))
 
 
 def identity_of(path: Path) -> str:

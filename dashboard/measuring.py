@@ -1,23 +1,15 @@
-"""The tasks that measure: statistics, differences, comparisons and traces; and where every measuring task keeps what it found.
-
-What is kept is named after the files' identities, so it is found again after a restart and forgotten when a file changes.
-"""
+"""The tasks that measure: statistics, differences, comparisons, traces and inner products; and their results as objects."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.files.cache import cache_folder
 from ..checkpoints.notices import from_plain, to_plain
 from ..checkpoints.stream import Progress
-from .library import identity_of
-from .records import read_json, write_json
+from .results import kept
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -25,40 +17,9 @@ if TYPE_CHECKING:
     from ..analysis.difference import Difference
     from ..analysis.statistics import Statistics
 
-# Part of the name of what is kept; a change of its form counts as never measured.
-_FORM = 2
 
-
-def identity_for(kind: str, identities: Sequence[str | None]) -> str:
-    """What a measurement of these files, in this order, is kept under; None stands for a file that was not given."""
-    text = "\n".join([kind, str(_FORM), *(identity or "-" for identity in identities)])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _file(kind: str, identity: str) -> Path:
-    return cache_folder() / kind / f"{identity}.json"
-
-
-def kept(kind: str, identity: str) -> dict[str, Any] | None:
-    """What was found, as plain data; None when it has not been measured."""
-    file = _file(kind, identity)
-    try:
-        changed = file.stat().st_mtime_ns
-    except OSError:
-        return None
-    return _read(file, changed)
-
-
-@lru_cache(maxsize=16)
-def _read(file: Path, changed: int) -> dict[str, Any] | None:
-    found = read_json(file, shown=True)
-    return found if isinstance(found, dict) else None
-
-
-def keep(kind: str, identity: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Keep what was found, as plain data, for `kept`; what a measuring task returns."""
-    write_json(_file(kind, identity), found)
-    return {"identity": identity, "sentences": found.get("sentences", [])}
+def _file(path: str | None) -> Path | None:
+    return Path(path) if path else None
 
 
 def _opened(stack: ExitStack, path: str | None):
@@ -71,28 +32,26 @@ def _opened(stack: ExitStack, path: str | None):
 
 
 def run_statistics(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
-    """Measure every tensor of `file` (a path), and keep moments and histograms."""
+    """Measure every tensor of `file` (a path): moments and histograms."""
     from ..analysis.statistics import measure
 
-    identity = identity_for("statistics", [identity_of(Path(arguments["file"]))])
     with ExitStack() as stack:
         found = measure(_opened(stack, arguments["file"]), progress=progress, cancel=cancel)
     histograms = {}
     for label, counts in found.histograms.items():
         filled = counts.nonzero()[0]
         histograms[label] = {"bins": filled.tolist(), "counts": counts[filled].tolist()}
-    plain = {"name": found.name, "terms": found.terms.to_dict("list"), "histograms": histograms}
-    return keep("statistics", identity, plain)
+    return {"name": found.name, "terms": found.terms.to_dict("list"), "histograms": histograms}
 
 
-def kept_statistics(file_identity: str) -> Statistics | None:
-    """What was measured of one file."""
+def kept_statistics(key: str) -> Statistics | None:
+    """What was measured of one file, by its key."""
     import numpy as np
     import pandas as pd
 
     from ..analysis.statistics import BINS, Statistics
 
-    plain = kept("statistics", identity_for("statistics", [file_identity]))
+    plain = kept("statistics", key)
     if plain is None:
         return None
     histograms = {}
@@ -106,16 +65,14 @@ def kept_statistics(file_identity: str) -> Statistics | None:
 
 
 def run_difference(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
-    """Compare `a` and `b`, with `base` or None (paths), and keep the terms of every metric per tensor."""
+    """Compare `a` and `b`, with `base` or None (paths): the terms of every metric per tensor."""
     from ..analysis.difference import diff
     from ..analysis.sentences import sentences
 
-    paths = [arguments["a"], arguments["b"], arguments.get("base")]
-    identity = identity_for("difference", [identity_of(Path(p)) if p else None for p in paths])
     with ExitStack() as stack:
-        a, b, base = (_opened(stack, path) for path in paths)
+        a, b, base = (_opened(stack, arguments.get(name)) for name in ("a", "b", "base"))
         found = diff(a, b, base, progress=progress, cancel=cancel)
-    plain = {
+    return {
         "a": found.a,
         "b": found.b,
         "base": found.base,
@@ -124,16 +81,15 @@ def run_difference(arguments: dict[str, Any], progress: Progress, cancel: thread
         "notes": [to_plain(note) for note in found.notes],
         "sentences": sentences(found),
     }
-    return keep("difference", identity, plain)
 
 
-def kept_difference(identity: str) -> Difference | None:
-    """What was measured between two files, by `identity_for("difference", ...)`."""
+def kept_difference(key: str) -> Difference | None:
+    """What was measured between two files, by its key."""
     import pandas as pd
 
     from ..analysis.difference import Difference
 
-    plain = kept("difference", identity)
+    plain = kept("difference", key)
     if plain is None:
         return None
     left_out = pd.DataFrame(plain["left_out"], dtype=str)
@@ -154,13 +110,11 @@ def run_comparison(arguments: dict[str, Any], progress: Progress, cancel: thread
     """Compare `files` (paths) with each other, seen from `reference` (one of them, or None)."""
     from ..analysis.collection import compare
 
-    paths, reference = list(arguments["files"]), arguments.get("reference")
-    at = paths.index(reference) if reference in paths else None
-    identity = comparison_identity([identity_of(Path(p)) for p in paths], at)
+    at = _reference_of(arguments)
     with ExitStack() as stack:
-        models = [_opened(stack, path) for path in paths]
+        models = [_opened(stack, path) for path in arguments["files"]]
         found = compare(models, reference=None if at is None else models[at], progress=progress, cancel=cancel)
-    plain = {
+    return {
         "names": list(found.names),
         "reference": found.reference,
         "products": {group: matrix.tolist() for group, matrix in found.products.items()},
@@ -169,21 +123,26 @@ def run_comparison(arguments: dict[str, Any], progress: Progress, cancel: thread
         "components": found.components,
         "left_out": found.left_out,
     }
-    return keep("comparison", identity, plain)
 
 
-def comparison_identity(identities: Sequence[str], reference: int | None) -> str:
-    """What a comparison of these files is kept under; `reference` is a position among them."""
-    return identity_for("comparison", [*identities, None if reference is None else str(reference)])
+def _reference_of(arguments: dict[str, Any]) -> int | None:
+    """The position of the reference among the files."""
+    files, reference = list(arguments["files"]), arguments.get("reference")
+    return files.index(reference) if reference in files else None
 
 
-def kept_comparison(identity: str) -> Comparison | None:
-    """What was measured of many files, by `comparison_identity`."""
+def _compared(arguments: dict[str, Any]) -> list[Path | str | None]:
+    at = _reference_of(arguments)
+    return [*map(Path, arguments["files"]), None if at is None else str(at)]
+
+
+def kept_comparison(key: str) -> Comparison | None:
+    """What was measured of many files, by its key."""
     import numpy as np
 
     from ..analysis.collection import Comparison
 
-    plain = kept("comparison", identity)
+    plain = kept("comparison", key)
     if plain is None:
         return None
     return Comparison(
@@ -197,22 +156,45 @@ def kept_comparison(identity: str) -> Comparison | None:
     )
 
 
-# -- a merge and its candidates ---------------------------------------------------------------------------------------
+# -- a merge ----------------------------------------------------------------------------------------------------------
 
 
 def run_trace(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
-    """Trace `merged` among `among`, with `base` or None (paths), and keep the report with its recipe as YAML."""
+    """Trace `merged` among `among`, with `base` or None (paths): the report, with its recipe as YAML."""
     from ..analysis.trace import trace
 
-    paths = [arguments["merged"], arguments.get("base"), *arguments["among"]]
-    identity = identity_for("trace", [identity_of(Path(p)) if p else None for p in paths])
     with ExitStack() as stack:
-        merged, base, *among = (_opened(stack, path) for path in paths)
+        merged, base = (_opened(stack, arguments.get(name)) for name in ("merged", "base"))
+        among = [_opened(stack, path) for path in arguments["among"]]
         report = trace(merged, among, base=base, progress=progress, cancel=cancel)
-    return keep("trace", identity, report.to_plain() | {"yaml": report.recipe_yaml()})
+    return report.to_plain() | {"yaml": report.recipe_yaml()}
 
 
-STATISTICS = Task("statistics", run_statistics, "analysis", "Measure statistics")
-DIFFERENCE = Task("difference", run_difference, "analysis", "Compare two files")
-COMPARISON = Task("comparison", run_comparison, "analysis", "Compare a collection")
-TRACE = Task("trace", run_trace, "analysis", "Trace a merge")
+def _traced(arguments: dict[str, Any]) -> list[Path | None]:
+    return [_file(path) for path in (arguments["merged"], arguments.get("base"), *arguments["among"])]
+
+
+def run_gram(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
+    """Measure the inner products of `files` (paths), from which the distances of a merge are predicted, summed per label.
+
+    Returns:
+        `names`: of the files; `labels`: label -> matrix.
+    """
+    from ..analysis.gram import gram_matrices
+
+    with ExitStack() as stack:
+        checkpoints = [_opened(stack, path) for path in arguments["files"]]
+        table = gram_matrices(checkpoints, progress=progress, cancel=cancel)
+    return {"names": list(table.names), "labels": {x: matrix.tolist() for x, matrix in table.by_label().items()}}
+
+
+STATISTICS = Task(
+    "statistics", run_statistics, "analysis", "Measure statistics", inputs=lambda asked: [Path(asked["file"])]
+)
+DIFFERENCE = Task(
+    "difference", run_difference, "analysis", "Compare two files",
+    inputs=lambda asked: [_file(asked.get(name)) for name in ("a", "b", "base")],
+)  # fmt: skip
+COMPARISON = Task("comparison", run_comparison, "analysis", "Compare a collection", inputs=_compared)
+TRACE = Task("trace", run_trace, "analysis", "Trace a merge", inputs=_traced)
+GRAM = Task("gram", run_gram, "analysis", "Measure distances", inputs=lambda asked: [*map(Path, asked["files"])])

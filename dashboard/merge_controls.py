@@ -9,7 +9,7 @@ import streamlit as st
 from ..checkpoints.families import Family, is_text
 from ..merge.methods import METHODS, Method
 from .choices import Choices, propose
-from .library import Entry, Shelf
+from .library import Entry, Library
 from .merge_form import MergeForm, components_for
 from .merge_parameters import KEEP, held, keep_parameters
 
@@ -47,13 +47,13 @@ def _about(method: Method) -> None:
             st.caption(f"**{word}:** {text}")
 
 
-def choose_models(method: Method, shelf: Shelf, choices: Choices) -> tuple[Entry, ...]:
+def choose_models(method: Method, library: Library, choices: Choices) -> tuple[Entry, ...]:
     """The models and LoRAs, in the method's order; fewer than it takes while some are open or cannot be used."""
     found: list[Entry] = []
     for name in method.inputs:
         # Files of other architectures cannot be merged with the first model.
         family = found[0].family if found else None
-        by_name = {e.name: e for e in (shelf.loras if name in method.deltas else shelf.models)}
+        by_name = {e.name: e for e in (library.loras if name in method.deltas else library.models)}
         fitting = [n for n, e in by_name.items() if not found or e.family in (family, None)]
         before = [e.name for e in found]
         title = "LoRA" if name in method.deltas else "Base" if name == "base" else f"Model {name.upper()}"
@@ -64,7 +64,7 @@ def choose_models(method: Method, shelf: Shelf, choices: Choices) -> tuple[Entry
         if chosen is None:
             return tuple(found)
         found.append(by_name[chosen])
-    return (*found, *_more_models(method, shelf, found, choices)) if method.variadic else tuple(found)
+    return (*found, *_more_models(method, library, found, choices)) if method.variadic else tuple(found)
 
 
 def _unfit(found: list[Entry]) -> str:
@@ -73,9 +73,9 @@ def _unfit(found: list[Entry]) -> str:
     return f"does not go with {first}; choose another"
 
 
-def _more_models(method: Method, shelf: Shelf, first: list[Entry], choices: Choices) -> list[Entry]:
+def _more_models(method: Method, library: Library, first: list[Entry], choices: Choices) -> list[Entry]:
     """Any number of models after the base, if there is one, which takes LoRAs as well."""
-    offered = [*shelf.models, *shelf.loras] if method.on_deltas else shelf.models
+    offered = [*library.models, *library.loras] if method.on_deltas else library.models
     by_name = {e.name: e for e in offered if not first or e.family in (first[0].family, None)}
     about = "Models of the base's architecture, and LoRAs." if method.on_deltas else "Files of one architecture."
     chosen = choices.many(
@@ -96,7 +96,7 @@ def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list
     return min(offered, key=last_wanted, default=None)
 
 
-def choose_components(shelf: Shelf, family: Family | None, choices: Choices) -> dict[str, str]:
+def choose_components(library: Library, family: Family | None, choices: Choices) -> dict[str, str]:
     """Components that come from elsewhere: component -> library name or `merge`."""
     found: dict[str, str] = {}
     with st.popover(
@@ -107,7 +107,7 @@ def choose_components(shelf: Shelf, family: Family | None, choices: Choices) -> 
         for component, title in components_for(family).items():
             files = [
                 e.name
-                for e in shelf.models
+                for e in library.models
                 if (family is None or e.family in (family.id, None)) and _holds(e, component)
             ]
             fixed = [_AS_RESULT, _MERGED] if component == "vae" else [_AS_RESULT]
@@ -150,15 +150,15 @@ def choose_output() -> dict[str, Any]:
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
-def begin_with(name: str, shelf: Shelf) -> None:
+def begin_with(name: str, library: Library) -> None:
     """Choose a file of the library: as the first model, or, a LoRA, as what is added to one. Called before controls are drawn."""
-    state, entry = st.session_state, shelf.named(name)
+    state, entry = st.session_state, library.named(name)
     if entry is None or entry.what != "lora":
         state["m.model.a"] = name
         return
     state["m.method"], state["m.model.difference"] = "add", entry.name
-    now = shelf.named(state.get("m.model.a"))
-    by_name = {model.name: model for model in shelf.models if model.family == entry.family}
+    now = library.named(state.get("m.model.a"))
+    by_name = {model.name: model for model in library.models if model.family == entry.family}
     if by_name and ("m.model.a" not in state or (now is not None and now.family != entry.family)):
         propose("m.model.a", _usual("a", list(by_name), by_name, []), [])
 

@@ -16,33 +16,30 @@ from typing import Any
 
 import streamlit as st
 
-from ..checkpoints.wording import readable
+from ..checkpoints.text import ago, readable
 from .folders import Folders
+from .markdown import plain
 from .merge_load import TEXT
-from .records import read_json, state_folder, write_json
+from .merge_state import begin_draft, merge_state
+from .state_files import read_json, state_folder, write_json
 from .weights_editing import Undo
-from .wording import ago, plain
 
 PARAMETER = "draft"
 _ID = re.compile(r"[0-9a-f]{12}")
 _FORM = 1
 _KEPT = 200
-# What belongs to a moment and not to a draft: buttons, refusals, reports, what is typed into a table or picked to be loaded.
-_PASSING = (
-    "m.run", "m.dry", "m.take", "m.leave", "m.refused", "m.overwrite", "m.waits", "m.loaded", "m.complaint", "m.file", "m.repeat",
-    "m.table.",
-)  # fmt: skip
+# Controls that belong to a moment and not to a draft: buttons, what is typed into a table or picked to be loaded.
+_PASSING = ("m.run", "m.dry run", "m.take", "m.leave", "m.overwrite", "m.file", "m.repeat", "m.table.")
 
 
 def draft_id() -> str:
     """The id of this tab's draft; empty where the page stands alone."""
-    return st.session_state.get("draft", {}).get("id", "")
+    return merge_state().draft
 
 
 def followed_drafts() -> tuple[str, ...]:
     """The ids under which this tab's merges were started: its draft's, and those that it is a copy of."""
-    own = st.session_state.get("draft", {})
-    return (own.get("id", ""), *own.get("copies", ()))
+    return (merge_state().draft, *merge_state().copies)
 
 
 def has_draft(own: str) -> bool:
@@ -52,52 +49,51 @@ def has_draft(own: str) -> bool:
 
 def open_draft(folders: Folders) -> None:
     """Have the controls hold what the address names; to be called before they are drawn."""
-    state, asked = st.session_state, st.query_params.get(PARAMETER, "")
-    own = state.get("draft")
-    kept = None if own is not None and asked in followed_drafts() else _read(asked)
+    own, asked = merge_state(), st.query_params.get(PARAMETER, "")
+    kept = None if own.draft and asked in followed_drafts() else _read(asked)
     # An address that is of no draft, or of one that this tab went on from with a copy, takes nothing away.
-    if own is None or kept:
-        if own is not None:
-            _forget_controls()
-        state["draft"] = {"id": asked if _ID.fullmatch(asked) else _new_id()}
-        if kept:
-            _restore(kept, folders)
+    if kept:
+        _restore(asked, kept, folders)
+    elif not own.draft:
+        own.draft = asked if _ID.fullmatch(asked) else _new_id()
     if st.query_params.get(PARAMETER) != draft_id():
         st.query_params[PARAMETER] = draft_id()
-    for said in state["draft"].pop("said", ()):
-        st.info(plain(said))
+    own = merge_state()
+    for note in own.notes:
+        st.info(plain(note))
+    own.notes = []
 
 
 def keep_draft(folders: Folders) -> None:
     """Write what the controls hold, if it has changed since; to be called when they have been drawn."""
-    own = st.session_state["draft"]
-    values = _controls()
+    own, values = merge_state(), _controls()
     text = json.dumps(values, sort_keys=True)
-    if text == own.setdefault("text", text):  # what the page proposes when it is opened is nobody's draft
+    if own.text is None:  # what the page proposes when it is opened is nobody's draft
+        own.text = text
+    if text == own.text:
         return
-    file = _file(own["id"])
-    there = read_json(file)
-    if isinstance(there, dict) and there.get("turn") != own.get("turn"):
-        own["copies"] = [*own.get("copies", ()), own["id"]]
-        own["id"] = st.query_params[PARAMETER] = _new_id()
+    there = read_json(_file(own.draft))
+    if isinstance(there, dict) and there.get("turn") != own.turn:
+        own.copies.append(own.draft)
+        own.draft = st.query_params[PARAMETER] = _new_id()
         st.info("This draft was changed in another tab; this tab goes on with a copy of its own.")
-    own["text"], own["turn"] = text, secrets.token_hex(4)
+    own.text, own.turn = text, secrets.token_hex(4)
     record = {
-        "form": _FORM, "turn": own["turn"], "models": str(folders.models), "copies": own.get("copies", []),
-        "title": _title(), "values": values,
+        "form": _FORM, "turn": own.turn, "models": str(folders.models), "copies": own.copies, "title": _title(),
+        "values": values,
     }  # fmt: skip
     with contextlib.suppress(OSError):  # a full disk ends a merge, not a page
-        write_json(_file(own["id"]), record)
+        write_json(_file(own.draft), record)
         _prune()
 
 
 def continue_panel(folders: Folders) -> None:
     """A way back to the last draft of these folders, as long as nothing has been done in this tab."""
-    own = st.session_state["draft"]
-    if "turn" in own or own.get("begun", False):
+    own = merge_state()
+    if own.turn is not None or own.begun:
         return
-    own["begun"] = "text" in own and json.dumps(_controls(), sort_keys=True) != own["text"]
-    last = None if own["begun"] else _last(folders)
+    own.begun = own.text is not None and json.dumps(_controls(), sort_keys=True) != own.text
+    last = None if own.begun else _last(folders)
     if last is not None:
         file, changed, kept = last
         st.button(
@@ -110,9 +106,7 @@ def continue_panel(folders: Folders) -> None:
 def _continue(own: str, folders: Folders) -> None:
     kept = _read(own)
     if kept:
-        _forget_controls()
-        st.session_state["draft"] = {"id": own}
-        _restore(kept, folders)
+        _restore(own, kept, folders)
         st.query_params[PARAMETER] = draft_id()
 
 
@@ -129,34 +123,29 @@ def _controls() -> dict[str, Any]:
     return found
 
 
-def _forget_controls() -> None:
-    for key in [key for key in st.session_state if str(key).startswith("m.")]:
-        del st.session_state[key]
-
-
-def _restore(kept: dict[str, Any], folders: Folders) -> None:
+def _restore(draft: str, kept: dict[str, Any], folders: Folders) -> None:
+    """Have the controls, and this tab, hold a draft that was read."""
     from ..merge.methods import METHODS
 
-    state, own = st.session_state, st.session_state["draft"]
+    state, own = st.session_state, begin_draft(draft)
     for key, value in kept["values"].items():
         if str(key).startswith("m.") and not str(key).startswith(_PASSING):
             with contextlib.suppress(TypeError, ValueError, KeyError):
                 state[key] = _unpacked(value)
-    own |= {"turn": kept.get("turn"), "copies": list(kept.get("copies", ()))}
-    said = []
+    own.turn, own.copies = kept.get("turn"), list(kept.get("copies", ()))
     if state.get("m.method") not in (None, *METHODS):
-        said.append(
+        own.notes.append(
             f"The draft's method {state['m.method']} is not known here; start the app with its file (--methods)."
         )
         del state["m.method"]
     if kept.get("models") != str(folders.models):
         # Another app may be at work on it, with its own folders.
-        own |= {"copies": [*own["copies"], own["id"]], "id": _new_id()}
-        said.append(
+        own.copies.append(own.draft)
+        own.draft = _new_id()
+        own.notes.append(
             f"This draft was made for the models folder {readable(str(kept.get('models')))}; here it is a copy, with the files of "
             f"these names in {readable(str(folders.models))}."
         )
-    own["said"] = said
 
 
 def _packed(value: Any) -> Any:

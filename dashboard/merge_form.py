@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.formats import is_model_name
-from ..checkpoints.wording import readable
+from ..checkpoints.text import free_name, readable
 from .folders import Folders
 from .weights_editing import Weights, to_lines, weighted_labels
 
@@ -186,10 +186,8 @@ def model_names(models: tuple[str, ...], taken: tuple[str, ...] = ()) -> list[st
     names: list[str] = []
     for model in models:
         stem = PurePosixPath(model).stem
-        name, n = ("model" if stem in ("merge", _RESULT) else stem), 2
-        while name in names or name in taken:
-            name, n = f"{stem}.{n}", n + 1
-        names.append(name)
+        wanted = "model" if stem in ("merge", _RESULT) else stem
+        names.append(free_name(wanted, lambda name: name in names or name in taken))
     return names
 
 
@@ -199,7 +197,7 @@ def runnable(recipe: Recipe, folders: Folders) -> dict[str, Any]:
     Raises:
         UnetscopeError: a path leads out of the models folder or to nothing in it.
     """
-    return _with_files(recipe, lambda path: str(folders.find(path))).to_plain()
+    return recipe.with_paths(lambda path: str(folders.find(path)), methods=False).to_plain()
 
 
 def typed(recipe: Recipe, folders: Folders, names: tuple[str, ...]) -> Recipe:
@@ -219,13 +217,13 @@ def typed(recipe: Recipe, folders: Folders, names: tuple[str, ...]) -> Recipe:
             raise UnetscopeError(f"{error}{f'; there is {other}' if other else ''}") from None
         return name
 
-    return _with_files(recipe, named)
+    return recipe.with_paths(named, methods=False)
 
 
 def replaced_paths(recipe: Recipe, names: tuple[str, ...], models: Path | None = None) -> dict[str, str]:
     """Path in a recipe -> the library's file of the same base name, for each that the library has in another place only."""
     find, paths = finder(names, models), list[str]()
-    _with_files(recipe, lambda path: paths.append(path) or path)
+    recipe.with_paths(lambda path: paths.append(path) or path, methods=False)
     return {
         path: found for path in paths if (found := find(path)) is not None and found != _same_file(path, names, models)
     }
@@ -233,7 +231,7 @@ def replaced_paths(recipe: Recipe, names: tuple[str, ...], models: Path | None =
 
 def in_library(recipe: Recipe, find: Callable[[str], str | None]) -> Recipe:
     """The recipe with the library's names in place of the paths of the machine that it comes from; unknown ones stay."""
-    return _with_files(recipe, lambda path: find(path) or path)
+    return recipe.with_paths(lambda path: find(path) or path, methods=False)
 
 
 def finder(names: tuple[str, ...], models: Path | None = None) -> Callable[[str], str | None]:
@@ -257,14 +255,6 @@ def _same_file(path: str, names: tuple[str, ...], models: Path | None) -> str | 
     if models is not None and Path(path).is_relative_to(models):
         forms.append(readable(Path(path).relative_to(models).as_posix()))
     return next((form for form in forms if form in names), None)
-
-
-def _with_files(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
-    """The recipe with every path of a model, LoRA or component changed."""
-    models = {name: change(path) for name, path in recipe.models.items()}
-    loras = {name: lora.model_copy(update={"path": change(lora.path)}) for name, lora in recipe.loras.items()}
-    components = {c: change(s) if recipe.is_file(s) else s for c, s in recipe.components.items()}
-    return recipe.model_copy(update={"models": models, "loras": loras, "components": components})
 
 
 def _parameter(value: Any) -> Any:

@@ -8,13 +8,14 @@ import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import Family
+from .drawable import Drawable
 from .folders import Folders
-from .library import Entry, Shelf
+from .library import Entry, Library
+from .markdown import plain
 from .merge_controls import apply
 from .merge_form import finder, from_recipe, in_library, replaced_paths, typed
 from .merge_parameters import KEEP, held
-from .subject import Subject
-from .wording import plain
+from .merge_state import Waiting, merge_state
 
 if TYPE_CHECKING:
     from ..merge import Recipe
@@ -34,43 +35,46 @@ def choose_mode() -> str:
     )
 
 
-def load_panel(shelf: Shelf, folders: Folders) -> None:
+def load_panel(library: Library, folders: Folders) -> None:
     """Pick a recipe file or a merged checkpoint and load it."""
     with st.popover("Load a recipe, or repeat a merge", icon=":material/upload_file:"):
         given = st.file_uploader("Recipe (YAML)", type=["yaml", "yml"], key="m.file", max_upload_size=_MOST_MB)
-        st.button("Load the recipe", disabled=given is None, on_click=_load_file, args=(shelf, folders))
-        merged = [entry.name for entry in shelf.entries if entry.merged]
+        st.button("Load the recipe", disabled=given is None, on_click=_load_file, args=(library, folders))
+        merged = [entry.name for entry in library.entries if entry.merged]
         name = st.selectbox("Merged file of the library", merged, index=None, key="m.repeat", placeholder="choose one")
-        st.button("Load its recipe", disabled=name is None, on_click=_load_metadata, args=(shelf, folders, name))
+        st.button("Load its recipe", disabled=name is None, on_click=_load_metadata, args=(library, folders, name))
 
 
-def say_loaded(shelf: Shelf, folders: Folders) -> None:
+def say_loaded(library: Library, folders: Folders) -> None:
     """What came of loading; a recipe whose files stand in other places waits for a word."""
-    for kind, text in st.session_state.pop("m.loaded", ()):
-        (st.success if kind == "good" else st.warning)(plain(text))
-    waits = st.session_state.get("m.waits")
-    if not waits:
+    own = merge_state()
+    for went_well, text in own.loaded:
+        (st.success if went_well else st.warning)(plain(text))
+    own.loaded = []
+    if own.waiting is None:
         return
-    lines = "\n".join(f"- {plain(path)}  →  **{plain(found)}**" for path, found in waits["replaced"].items())
+    lines = "\n".join(f"- {plain(path)}  →  **{plain(found)}**" for path, found in own.waiting.replaced.items())
     st.warning(
-        f"{plain(waits['where'])} is not loaded yet. It names files that are not where it says; the library has others of the "
+        f"{plain(own.waiting.where)} is not loaded yet. It names files that are not where it says; the library has others of the "
         f"same name, which may hold something else:\n{lines}"
     )
     with st.container(horizontal=True):
-        st.button("Take these files", key="m.take", type="primary", on_click=_take, args=(shelf, folders))
+        st.button("Take these files", key="m.take", type="primary", on_click=_take, args=(library, folders))
         st.button("Load it as text, unchanged", key="m.leave", on_click=_leave)
 
 
-def _take(shelf: Shelf, folders: Folders) -> None:
-    waits = st.session_state.pop("m.waits")
-    _load(waits["text"], waits["where"], shelf, folders, agreed=waits["replaced"])
+def _take(library: Library, folders: Folders) -> None:
+    waiting = merge_state().waiting
+    _load(waiting.text, waiting.where, library, folders, agreed=waiting.replaced)
 
 
 def _leave() -> None:
-    st.session_state["m.text"], st.session_state["m.mode"] = st.session_state.pop("m.waits")["text"], TEXT
+    own = merge_state()
+    st.session_state["m.text"], st.session_state["m.mode"] = own.waiting.text, TEXT
+    own.waiting = None
 
 
-def recipe_text(shelf: Shelf, folders: Folders) -> tuple[Recipe | None, str]:
+def recipe_text(library: Library, folders: Folders) -> tuple[Recipe | None, str]:
     """The recipe that is typed as text, or what is wrong with it."""
     text = st.text_area(
         "Recipe", key="m.text", height=420, help="Paths count from the models folder.", **KEEP,
@@ -80,7 +84,7 @@ def recipe_text(shelf: Shelf, folders: Folders) -> tuple[Recipe | None, str]:
     if not text.strip():
         return None, "type or load a recipe first"
     try:
-        return typed(parse(text, "the recipe"), folders, _names(shelf)), ""
+        return typed(parse(text, "the recipe"), folders, _names(library)), ""
     except UnetscopeError as error:
         return None, str(error)
 
@@ -93,67 +97,67 @@ def parse(text: str, where: str) -> Recipe:
     return Recipe.parse(parse_yaml(text, where), where)
 
 
-def _names(shelf: Shelf) -> tuple[str, ...]:
-    return tuple(entry.name for entry in shelf.entries)
+def _names(library: Library) -> tuple[str, ...]:
+    return tuple(entry.name for entry in library.entries)
 
 
-def _load_file(shelf: Shelf, folders: Folders) -> None:
+def _load_file(library: Library, folders: Folders) -> None:
     given = st.session_state.get("m.file")
     if given is not None:
-        _load(given.getvalue().decode("utf-8-sig", errors="replace"), given.name, shelf, folders)
+        _load(given.getvalue().decode("utf-8-sig", errors="replace"), given.name, library, folders)
 
 
-def _load_metadata(shelf: Shelf, folders: Folders, name: str) -> None:
+def _load_metadata(library: Library, folders: Folders, name: str) -> None:
     from ..checkpoints import open_checkpoint
 
-    entry = shelf.named(name)
+    entry = library.named(name)
     try:
         with open_checkpoint(entry.path, to_look=True) as checkpoint:
             text = checkpoint.metadata.get("unetscope.recipe")
     except UnetscopeError as error:
-        _say("bad", str(error))
+        _say(False, str(error))
         return
     if text is None:
-        _say("bad", f"{name}: was merged by another program, whose record names models by hash only; the page Library shows it "
+        _say(False, f"{name}: was merged by another program, whose record names models by hash only; the page Library shows it "
                     "under `Merged from`.")  # fmt: skip
         return
-    _load(text, name, shelf, folders)
+    _load(text, name, library, folders)
 
 
-def _load(text: str, where: str, shelf: Shelf, folders: Folders, agreed: dict[str, str] | None = None) -> None:
+def _load(text: str, where: str, library: Library, folders: Folders, agreed: dict[str, str] | None = None) -> None:
     """Into the controls where they can say it, else into the text.
 
     Files that the library has in other places than the recipe says are taken when somebody has agreed to these very ones.
     """
-    state, names = st.session_state, _names(shelf)
+    state, names = st.session_state, _names(library)
     find = finder(names, folders.models)
-    state.pop("m.waits", None)
+    merge_state().waiting = None
     try:
         recipe = parse(text, where)
         replaced = replaced_paths(recipe, names, folders.models)
         if replaced and replaced != agreed:
-            state["m.waits"] = {"text": text, "where": where, "replaced": replaced}
+            merge_state().waiting = Waiting(text, where, replaced)
             return
         recipe = in_library(recipe, find)
     except UnetscopeError as error:
-        _say("bad", str(error))
+        _say(False, str(error))
         return
     state["m.text"] = recipe.to_yaml()
     try:
-        apply(from_recipe(recipe, find, lambda name: _record(shelf.named(name))))
+        apply(from_recipe(recipe, find, lambda name: _record(library.named(name))))
     except UnetscopeError as error:
         state["m.mode"] = TEXT
-        _say("bad", f"{where}: {error}. It is loaded as text.")
+        _say(False, f"{where}: {error}. It is loaded as text.")
     else:
         state["m.mode"] = CONTROLS
-        _say("good", f"{where}: loaded into the controls.")
+        _say(True, f"{where}: loaded into the controls.")
 
 
 def _record(entry: Entry) -> Family | None:
     """The record of a file of the library, whose blocks a recipe weighs."""
-    subject = Subject.of_blocks(entry)
-    return subject.record if subject else None
+    drawable = Drawable.of_blocks(entry)
+    return drawable.record if drawable else None
 
 
-def _say(kind: str, text: str) -> None:
-    st.session_state["m.loaded"] = (*st.session_state.get("m.loaded", ()), (kind, text))
+def _say(went_well: bool, text: str) -> None:
+    merge_state().loaded.append((went_well, text))

@@ -14,8 +14,8 @@ import streamlit as st
 from ..checkpoints.families import Family
 from ..merge.methods import Method, Parameter
 from .library import Entry
+from .markdown import plain
 from .weights_editing import Undo, Weights, even
-from .wording import plain
 
 KEEP = {"persist_state": "session"}
 # Where a parameter has no usual value.

@@ -1,4 +1,4 @@
-"""What the diagram needs to predict a merge's distances while a weight moves, and the job that measures it."""
+"""What the diagram needs to predict a merge's distances while a weight moves; offered to be measured where it is not there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 import streamlit as st
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.text import file_size
 from ..merge.methods import Method
-from . import jobs
-from .diagram import Gram
-from .job_view import show_job
+from .diagram import DistancePrediction
+from .job_view import offer
 from .library import Entry
-from .prediction import gram_identity, kept_gram
-from .wording import size
+from .results import kept
 
 # Below this, reading the models takes less time than finding the button.
 _AT_ONCE_BYTES = 200e6
@@ -44,7 +43,9 @@ def shares_along(
     return list(zero), [b - a for a, b in zip(zero, one, strict=True)]
 
 
-def gram_for(method: Method, values: Mapping[str, Any], parameter: str, models: tuple[Entry, ...]) -> Gram | None:
+def gram_for(
+    method: Method, values: Mapping[str, Any], parameter: str, models: tuple[Entry, ...]
+) -> DistancePrediction | None:
     """The inner products of the models if they have been measured; else offers to, and None."""
     if len(models) != len(method.inputs) or len({entry.identity for entry in models}) < 2:
         return None
@@ -52,27 +53,16 @@ def gram_for(method: Method, values: Mapping[str, Any], parameter: str, models: 
     if line is None:
         st.caption("Distances cannot be predicted for this method or combination of block weights.")
         return None
-    identity = gram_identity([entry.identity for entry in models])
-    kept = kept_gram(identity)
-    if kept is None:
-        _offer(identity, models)
-        return None
-    return Gram(labels=kept["labels"], models=kept["names"], at_zero=line[0], per_weight=line[1], target=0)
-
-
-def _offer(identity: str, models: tuple[Entry, ...]) -> None:
-    job = jobs.newest("gram", identity)
-    if job and (not job.ended or job.status == "failed"):
-        show_job(job.id, key="gram")
-        return
     total = sum(entry.size for entry in models)
-    wanted = total < _AT_ONCE_BYTES and not (job and job.status == "cancelled")
-    if not wanted:
-        wanted = st.button(
-            f"Predict distances (reads {size(total)} once)", icon=":material/straighten:",
-            help="Colours each block by how far the result will be from a model, while you move its weight.",
-        )  # fmt: skip
-    if wanted:
-        names = " and ".join(entry.name for entry in models)
-        job = jobs.submit("gram", f"Measure {names}", {"files": [entry.path for entry in models]}, identity=identity)
-        show_job(job.id, key="gram")
+    title = f"Measure {' and '.join(entry.name for entry in models)}"
+    key = offer(
+        "gram", title, {"files": [entry.path for entry in models]}, f"Predict distances (reads {file_size(total)} once)",
+        icon=":material/straighten:", at_once=total < _AT_ONCE_BYTES,
+        help="Colours each block by how far the result will be from a model, while you move its weight.",
+    )  # fmt: skip
+    if key is None:
+        return None
+    found = kept("gram", key)
+    return DistancePrediction(
+        labels=found["labels"], models=found["names"], at_zero=line[0], per_weight=line[1], target=0
+    )

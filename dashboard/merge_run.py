@@ -12,11 +12,12 @@ from . import jobs
 from .folders import Folders
 from .job_view import show_ended, show_job
 from .library import content_of
+from .markdown import plain
 from .merge_draft import draft_id, followed_drafts
 from .merge_form import runnable
 from .merge_parameters import KEEP
+from .merge_state import merge_state
 from .report_view import show_report
-from .wording import plain
 
 if TYPE_CHECKING:
     from ..merge import Recipe
@@ -61,8 +62,7 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinishe
     }
     with below:
         if dry or run:
-            st.session_state.pop("m.dry", None)
-            st.session_state["m.refused"] = (asked, problem) if problem else None
+            merge_state().dry, merge_state().refused = None, (asked, problem) if problem else None
             if not problem:
                 _start(recipe, target, folders, overwrite, dry, asked)
         progress_panel(recipe, target, folders, asked, () if unfinished else (complaint,))
@@ -70,9 +70,9 @@ def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinishe
 
 def _replace_it(target: Path) -> bool:
     """The tick that lets a file be replaced: this file with what is in it now, and no other."""
-    state, now = st.session_state, content_of(target)
-    if state.get("m.overwrite of") != now:
-        state["m.overwrite"], state["m.overwrite of"] = False, now
+    own, now = merge_state(), content_of(target)
+    if own.replaces != now:
+        st.session_state["m.overwrite"], own.replaces = False, now
     return st.checkbox("Replace it", key="m.overwrite")
 
 
@@ -80,19 +80,19 @@ def _start(recipe: Recipe, target: Path, folders: Folders, overwrite: bool, dry:
     """A dry run comes first in any case: what it refuses never becomes a job."""
     from ..merge import Recipe, dry_run
 
-    state = st.session_state
+    own = merge_state()
     try:
         data = runnable(recipe, folders)
         report = dry_run(Recipe.parse(data), target, overwrite=overwrite)
     except UnetscopeError as error:
-        state["m.refused"] = (asked, str(error))
+        own.refused = (asked, str(error))
         return
     if dry:
-        state["m.dry"] = (asked["recipe"], report.to_plain())
+        own.dry = (asked["recipe"], report.to_plain())
         return
     arguments = {"recipe": data, "output": str(target), "overwrite": overwrite}
     if overwrite:
-        arguments["replaces"] = state.pop("m.overwrite of")  # the next merge asks again
+        arguments["replaces"], own.replaces = own.replaces, None  # the next merge asks again
     jobs.submit("merge", f"Merge {output_name(target, folders)}", arguments, origin=draft_id())
     st.rerun()
 
@@ -117,13 +117,13 @@ def progress_panel(
         asked: what a click would ask for now.
         said: what stands above already.
     """
-    refused = st.session_state.get("m.refused")
+    refused = merge_state().refused
     if refused and refused[0] == asked and refused[1] not in said:
         st.error(plain(refused[1]))
     merges = own_merges()
     for job in reversed([job for job in merges if not job.ended]):
         show_job(job.id, key="merge")
-    if st.session_state.get("m.dry"):
+    if merge_state().dry:
         st.info("The dry run's report is below; nothing was written.")
     elif merges and merges[0].ended and _is_of(merges[0], recipe, target, folders):
         show_ended(merges[0])
@@ -141,8 +141,8 @@ def _is_of(job: jobs.Job, recipe: Recipe | None, target: Path | None, folders: F
 
 def outcome(recipe: Recipe | None) -> None:
     """The reports: of the dry run, and of the last merge of this page that ended."""
-    if kept := st.session_state.get("m.dry"):
-        text, report = kept
+    if merge_state().dry:
+        text, report = merge_state().dry
         if recipe is None or text != recipe.to_yaml():
             st.caption("The dry run below is of the controls before the last change.")
         show_report(report, key="dry")

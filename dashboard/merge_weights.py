@@ -16,26 +16,29 @@ from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.families.presets import preset_names
 from ..merge.methods import Parameter
 from . import weights_editing as editing
-from .diagram import Gram, last_act, unet_diagram
+from .diagram import DistancePrediction, last_act, unet_diagram
+from .drawable import Drawable, drawing_of, svg_of
+from .markdown import plain
 from .merge_parameters import KEEP, MIDDLE, held, keep_weights, undo_of, weights_key, weights_of
-from .subject import Subject, draw_subject, svg_of
+from .merge_state import merge_state
 from .weights_editing import Undo, Weights
-from .wording import plain
 
 _HEIGHT = 620
 _DIGITS = 4  # finer than anybody drags
+# What a tool makes of the weights as they are, for the blocks that it is about.
+_Change = Callable[[Weights, list[str]], Weights]
 
 
-def edit_weights(parameter: Parameter, subject: Subject, gram: Gram | None) -> Weights:
+def edit_weights(parameter: Parameter, drawable: Drawable, gram: DistancePrediction | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
-    family = subject.record
-    name, weights, key = parameter.name, weights_of(parameter, family), f"merge-{parameter.name}-{subject.name}"
+    family = drawable.record
+    name, weights, key = parameter.name, weights_of(parameter, family), f"merge-{parameter.name}-{drawable.name}"
     weights = _taken_over(name, weights, key)
     _tools(parameter, family, weights)
     low, high = (0.0, 1.0) if parameter.share else st.session_state.get("m.limits", (0.0, 1.0))
     limits = (min(low, *weights.values()), max(high, *weights.values()))
     unet_diagram(
-        _drawing(subject),
+        _drawing(drawable),
         weights=weights,
         editable=True,
         limits=limits,
@@ -60,9 +63,9 @@ def _taken_over(parameter: str, weights: Weights, key: str) -> Weights:
     return moved
 
 
-def _drawing(subject: Subject) -> str:
+def _drawing(drawable: Drawable) -> str:
     """The block diagram with room for handles."""
-    return svg_of(draw_subject(subject, "block", badges=editing.weighted_labels(subject.record)))
+    return svg_of(drawing_of(drawable, "block", badges=editing.weighted_labels(drawable.record)))
 
 
 # -- tools ------------------------------------------------------------------------------------------------------------
@@ -71,9 +74,9 @@ def _drawing(subject: Subject) -> str:
 def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
     chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
-    state = st.session_state
+    state, own = st.session_state, merge_state()
 
-    def change(make: Callable[[Weights, list[str]], Weights]) -> Callable[[], None]:
+    def change(make: _Change) -> Callable[[], None]:
         """A button's action. It looks at the controls when it acts: what was typed just before a click counts."""
 
         def act() -> None:
@@ -84,16 +87,9 @@ def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
                     parameter.check_number(value, f"{parameter.name} of {label}")
                 keep_weights(parameter.name, changed)
             except UnetscopeError as error:
-                state["m.complaint"] = str(error)
+                own.complaint = str(error)
 
         return act
-
-    def gradient(now: Weights, labels: list[str]) -> Weights:
-        first, last, curve = (state[f"m.gradient.{name}"] for name in ("first", "last", "curve"))
-        return editing.gradient(now, labels, first, last, curve, family)
-
-    def random(now: Weights, labels: list[str]) -> Weights:
-        return editing.randomised(now, labels, *state["m.random.range"], int(state["m.random.seed"]), family)
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         _history_buttons(parameter.name)
@@ -114,21 +110,38 @@ def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
             st.button("Use them", on_click=paste, type="primary")
             _copy(weights, family)
         with st.popover("Gradient", icon=":material/gradient:"):
-            _number("From", 0.0, "m.gradient.first")
-            _number("To", 1.0, "m.gradient.last")
-            st.selectbox("Curve", ("linear", "cosine"), key="m.gradient.curve", **KEEP)
-            st.caption(f"Over {where}, in network order.")
-            st.button("Apply", on_click=change(gradient), type="primary")
+            _gradient(where, family, change)
         with st.popover("Random", icon=":material/casino:"):
-            st.slider("Between", -1.0, 2.0, step=0.05, **held("m.random.range", (0.0, 1.0)))
-            st.number_input("Seed", step=1, help="The same seed, the same weights.", **held("m.random.seed", 1))
-            st.button(f"Randomise {where}", on_click=change(random), type="primary")
+            _random(where, family, change)
         st.button(
             "Mirror", icon=":material/flip:", on_click=change(lambda now, labels: editing.mirrored(now, family)),
             help="Each OUT block takes the weight of the IN block whose skip connection it receives.",
         )  # fmt: skip
-    if complaint := state.pop("m.complaint", ""):
-        st.error(plain(complaint))
+    if own.complaint:
+        st.error(plain(own.complaint))
+        own.complaint = ""
+
+
+def _gradient(where: str, family: Family, change: Callable[[_Change], Callable[[], None]]) -> None:
+    def make(now: Weights, labels: list[str]) -> Weights:
+        first, last, curve = (st.session_state[f"m.gradient.{name}"] for name in ("first", "last", "curve"))
+        return editing.gradient(now, labels, first, last, curve, family)
+
+    _number("From", 0.0, "m.gradient.first")
+    _number("To", 1.0, "m.gradient.last")
+    st.selectbox("Curve", ("linear", "cosine"), key="m.gradient.curve", **KEEP)
+    st.caption(f"Over {where}, in network order.")
+    st.button("Apply", on_click=change(make), type="primary")
+
+
+def _random(where: str, family: Family, change: Callable[[_Change], Callable[[], None]]) -> None:
+    def make(now: Weights, labels: list[str]) -> Weights:
+        limits, seed = st.session_state["m.random.range"], int(st.session_state["m.random.seed"])
+        return editing.randomised(now, labels, *limits, seed, family)
+
+    st.slider("Between", -1.0, 2.0, step=0.05, **held("m.random.range", (0.0, 1.0)))
+    st.number_input("Seed", step=1, help="The same seed, the same weights.", **held("m.random.seed", 1))
+    st.button(f"Randomise {where}", on_click=change(make), type="primary")
 
 
 def _selected(weights: Weights) -> list[str]:

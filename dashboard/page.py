@@ -53,7 +53,7 @@ class Page:
         order: in the navigation, from small to large; the first one is what the app opens with. By default after the built-in
             pages that look at models, before Jobs and Settings.
         group: the heading that it stands under in the navigation; pages without one stand there by themselves.
-        tasks: the kinds of jobs that it may start; those of measurements are started with `measure_view.offer`.
+        tasks: the kinds of jobs that it may start; those of measurements are started with `job_view.offer`.
         scenes: the pictures that it wants.
         needs: modules that its functions import, and registries that they read (`module:REGISTRY`); they are brought in in the
             background as soon as the first page is drawn.

@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from .wording import amount, duration, plain, size
+from ..checkpoints.text import amount, duration, file_size
+from .markdown import plain
 
 
 def show_report(report: dict[str, Any], key: str) -> None:
@@ -15,14 +16,14 @@ def show_report(report: dict[str, Any], key: str) -> None:
     rate = (report["bytes_read"] + report["bytes_written"]) / max(report["seconds"] or 0, 1e-9)
     if ran:
         st.success(
-            f"Wrote {plain(report['output'])} ({plain(size(report['bytes_written']))}) in "
-            f"{plain(duration(report['seconds']))}, {plain(size(rate))}/s"
+            f"Wrote {plain(report['output'])} ({plain(file_size(report['bytes_written']))}) in "
+            f"{plain(duration(report['seconds']))}, {plain(file_size(rate))}/s"
         )
     else:
         st.info(
-            f"Would read {plain(size(report['bytes_read']))} and write {plain(size(report['bytes_written']))} to "
-            f"{plain(report['output'])}, with {report['threads']} threads and at most {plain(size(report['memory']))} of buffers. "
-            "Nothing was written."
+            f"Would read {plain(file_size(report['bytes_read']))} and write {plain(file_size(report['bytes_written']))} to "
+            f"{plain(report['output'])}, with {report['threads']} threads and at most "
+            f"{plain(file_size(report['memory']))} of buffers. Nothing was written."
         )
     for warning in report["warnings"]:
         st.warning(plain(warning))

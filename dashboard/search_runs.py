@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.wording import readable
+from ..checkpoints.text import readable
 from .folders import Folders
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _MOST_LOG_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
-class Found:
-    """A search.
+class SearchRun:
+    """A search that was found.
 
     Attributes:
         name: below the folder that it was found in; its whole path where another search has that name in another folder.
@@ -45,14 +45,14 @@ def roots(folders: Folders) -> list[Path]:
     return [path for path in dict.fromkeys(found) if path.is_dir()]
 
 
-def find_runs(folders: Folders) -> list[Found]:
+def find_runs(folders: Folders) -> list[SearchRun]:
     """Every run folder and log, the one that changed last first. Links are not followed out of the folders."""
-    found: dict[Path, Found] = {}
+    found: dict[Path, SearchRun] = {}
     for root in roots(folders):
         for path in _walk(root):
             try:
                 name = readable(path.relative_to(root).as_posix() if path != root else root.name)
-                found.setdefault(path, Found(name, path, changed_at(path)))
+                found.setdefault(path, SearchRun(name, path, changed_at(path)))
             except OSError:  # removed just now
                 continue
     called = Counter(run.name for run in found.values())

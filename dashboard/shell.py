@@ -9,10 +9,13 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from . import jobs
+from .folder_choice import choose_here
 from .folders import Folders, current_folders
-from .library import Shelf, read_library
+from .job_view import progress_line
+from .library import Library, read_library
+from .markdown import plain
 from .own_methods import load_own_methods
 from .page import PAGES, Page, bring_in, in_order
 
@@ -42,8 +45,6 @@ def main() -> None:
         pages = in_order()
         links = {page.id: _link(page, first=page is pages[0]) for page in pages}
     except UnetscopeError as error:  # a file of methods, or somebody else's page
-        from .wording import plain
-
         st.error(plain(error))
         st.stop()
     jobs.tend()
@@ -102,34 +103,32 @@ def require_folders() -> Folders:
     try:
         folders = current_folders()
     except UnetscopeError as error:
-        from .wording import plain
-
         st.error(plain(error))
-        _offer_folder()
+        choose_here()
     else:
         if folders:
             return folders
         st.info("No models folder is chosen yet: the folder with your checkpoints, with all its sub-folders.")
-        _offer_folder()
+        choose_here()
     st.stop()
 
 
-def shelf_of(folders: Folders, whole: bool = True) -> Shelf:
+def library_of(folders: Folders, whole: bool = True) -> Library:
     """The library. A page that does not have all of it yet says so, and looks again by itself.
 
     With `whole` it ends there: a choice from the files that happen to have been read would be another one a moment later.
     """
     known = st.session_state.setdefault("whole library of", None) == str(folders.models)
     # Once it was there, new files are waited for: a page that ends here loses the click that it was drawn for.
-    shelf = read_library(folders.models, None if known and whole else READ_SECONDS)
-    if not shelf.unread:
+    library = read_library(folders.models, None if known and whole else READ_SECONDS)
+    if not library.unread:
         st.session_state["whole library of"] = str(folders.models)
     else:
-        st.caption(f"reading the headers of {counted(shelf.unread, 'more file')} …")
+        st.caption(f"reading the headers of {counted(library.unread, 'more file')} …")
         _look_again([])
         if whole:
             st.stop()
-    return shelf
+    return library
 
 
 @st.fragment(run_every=0.1)
@@ -140,18 +139,9 @@ def _look_again(looks: list[None]) -> None:
         st.rerun()
 
 
-def _offer_folder() -> None:
-    from .pages.settings import choose_here
-
-    choose_here()
-
-
 @st.fragment(run_every=2.0)
 def _running() -> None:
     """One line on the jobs that run, on every page."""
-    from .job_view import progress_line
-    from .wording import plain
-
     active = jobs.here([job for job in jobs.listed() if not job.ended])
     if active:
         job = next((job for job in reversed(active) if job.status == "running"), active[-1])

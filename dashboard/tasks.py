@@ -1,12 +1,11 @@
-"""What a job does, and in which lane it queues. A page's record holds the tasks that it may start."""
+"""What can be asked for: a function that runs as a job, the lane in which it queues, and what decides its result."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoints.stream import Progress
@@ -28,6 +27,9 @@ class Task:
             imports what takes long itself.
         lane: where it queues.
         verb: what it does, for people.
+        inputs: of a measurement, `inputs(arguments)`: all that decides its result, in this order: files as `Path`, by what is in
+            them, words, None for what was not given. Its result, a dict, is kept under them (`results`) until a file changes.
+            None for a task whose result is its job's alone.
         counts: what its progress counts.
         show: `show(result, key)` draws what came of it on the page Jobs; as plain data where there is none.
     """
@@ -36,19 +38,6 @@ class Task:
     run: Callable[[dict[str, Any], Progress, threading.Event], Any]
     lane: Lane
     verb: str
+    inputs: Callable[[dict[str, Any]], Sequence[Path | str | None]] | None = None
     counts: Literal["bytes", "files"] = "bytes"
     show: Callable[[Any, str], None] | None = None
-
-
-_OUR_MODULE = re.compile(re.escape(__name__.rpartition(".")[0]) + r"\.[a-z_]+")
-
-
-def built_in_task(kind: str | None, module: str | None) -> Task | None:
-    """The task of a kind that stands in one of this package's own modules, next to its function; None for any other."""
-    if not isinstance(module, str) or not _OUR_MODULE.fullmatch(module):
-        return None
-    try:
-        found = import_module(module)
-    except ImportError:  # of another version
-        return None
-    return next((task for task in vars(found).values() if isinstance(task, Task) and task.kind == kind), None)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
+from ..checkpoints.stream import Progress
 from .jobs import Job, lane_lock, listed, mark_dead, record_state
 from .own_methods import load_own_methods
-from .records import write_json
+from .results import keep, key_of
+from .state_files import write_json
 from .tasks import Lane
 
 _PROGRESS_SECONDS = 0.25
@@ -55,8 +57,7 @@ def run(job: Job) -> None:
     watcher.start()
     try:
         load_own_methods()
-        result = job.task.run(job.arguments, _Recorder(job.folder), cancel)
-        write_json(job.folder / "result.json", result)
+        write_json(job.folder / "result.json", _result(job, _Recorder(job.folder), cancel))
         _end(job, "done")
     except UnetscopeError as error:
         if _stopped.is_set():
@@ -72,6 +73,16 @@ def run(job: Job) -> None:
         _end(job, "failed", f"a fault of the program: {type(error).__name__}: {error}")
     finally:
         ended.set()
+
+
+def _result(job: Job, progress: Progress, cancel: threading.Event) -> Any:
+    """What the record of a job says of its result; that of a measurement is kept in its own place."""
+    key = key_of(job.task, job.arguments)  # of the files as they are when they are opened
+    found = job.task.run(job.arguments, progress, cancel)
+    if not key:
+        return found
+    keep(job.kind, key, found)
+    return {"identity": key, "sentences": found.get("sentences", [])}
 
 
 def _end(job: Job, status: str, error: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from . import text as texts
+from ..checkpoints.text import number
 from .summary import Slot
 from .svg import Canvas
 from .values import Paint
@@ -29,7 +29,7 @@ class Content:
 def draw_box(canvas: Canvas, x: float, y: float, w: float, content: Content, paint: Paint, h: float = HEIGHT) -> None:
     """A box with its upper left corner at (x, y)."""
     room = w - 2 * _PAD
-    value = texts.number(paint.value) if paint.value is not None else ""
+    value = number(paint.value) if paint.value is not None else ""
     with canvas.group(
         f"block-{content.label}", f"block {paint.group}", content.tooltip, label=content.label, value=value
     ):
@@ -69,10 +69,10 @@ def draw_pills(canvas: Canvas, right: float, y: float, slot: Slot | None) -> flo
 
 def draw_badge(canvas: Canvas, x: float, bottom: float, w: float, share: float) -> None:
     """A bar below the text for a second value, 0 to 1, with its number beside it."""
-    number = texts.number(share) if math.isfinite(share) else "?"
+    value = number(share) if math.isfinite(share) else "?"
     length = w - 2 * _PAD - 44
     y = bottom - 15
-    canvas.text(x + _PAD, y + 9, number, "sb")
+    canvas.text(x + _PAD, y + 9, value, "sb")
     for part, cls in ((1.0, "bar track"), (min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0, "bar")):
         if part:
             canvas.rect(x + _PAD + 40, y + 2, length * part, 6, cls, rx=3)

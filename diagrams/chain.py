@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from ..checkpoints.families import Family
-from ..checkpoints.wording import counted
+from ..checkpoints.text import amount, counted
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Node, Shape
@@ -163,7 +163,7 @@ class ChainLevel:
 
 
 def _facts(members: list[Member]) -> str:
-    return f"{counted(len(members), 'tensor')} · {texts.count(sum(member.params for member in members))}"
+    return f"{counted(len(members), 'tensor')} · {amount(sum(member.params for member in members))}"
 
 
 def _inside(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from ..checkpoints.families import Family, family_of
-from ..checkpoints.wording import counted
+from ..checkpoints.text import amount, counted
 from . import text as texts
 from .architectures import DrawingError
 from .boxes import HEIGHT, Content, draw_box
@@ -55,7 +55,7 @@ def component_dot(family: str | Family, label: str, look: Look, title: str) -> s
     _, chain = _laid_out(label, groups)
     lines = [f"digraph component {{ graph [label={text_of(title)} labelloc=t] node [shape=box fontname=Helvetica]"]
     for name in chain:
-        params = texts.count(sum(texts.elements(shape) for shape in groups[name].values()))
+        params = amount(sum(texts.elements(shape) for shape in groups[name].values()))
         lines.append(f"{quoted(name)} [label={text_of(name, _what(groups[name]), params)}]")
     lines += [f"{quoted(a)} -> {quoted(b)}" for a, b in pairwise(chain)]
     return "\n".join([*lines, "}"]) + "\n"
@@ -117,7 +117,7 @@ def _box(canvas: Canvas, label: str, name: str, tensors: Group, spot: Spot, look
     names = (f"{label} {name}", name)
     paint = look.values.paint(_kind(label, tensors), names, members, label_names(label))
     params = sum(m.params for m in members)
-    facts = f"{counted(len(tensors), 'tensor')} · {texts.count(params)}"
+    facts = f"{counted(len(tensors), 'tensor')} · {amount(params)}"
     what = _what(tensors)
     tooltip = f"{label} {name}: {what}; {params:,} parameters; {_prefix(tensors)}"
     draw_box(canvas, spot.x, spot.y, spot.w, Content(name, what, facts, None, None, tooltip), paint, spot.h)

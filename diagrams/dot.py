@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..checkpoints.text import amount
 from . import text as texts
 from .graph import Graph
 from .graphviz import LIMITS, quoted
@@ -58,7 +59,7 @@ def _blocks(graph: Graph, look: Look) -> list[str]:
     lines = []
     for label, block in blocks_of(graph).items():
         paint = look.values.paint(block.kind, label_names(label), block.members(), lost=block.lost(graph))
-        facts = f"{texts.shape(block.output)}, {texts.count(block.params)}"
+        facts = f"{texts.shape(block.output)}, {amount(block.params)}"
         lines.append(_node(label, (label, block.what, facts), paint))
     for a, b in graph.block_edges():
         lines.append(_edge(a, b, graph.record.skip_partner(a) == b))
@@ -73,7 +74,7 @@ def _modules(graph: Graph, only: str | None, look: Look) -> list[str]:
         lines.append(f"subgraph {quoted('cluster_' + label)} {{ label={text_of(label)}")
         for unit in block.units:
             paint = look.values.paint(unit.kind, (unit.name, unit.prefix), unit.members(), (label,), unit.lost(graph))
-            lines.append(_node(unit.name, (unit.what, unit.name, unit.prefix, texts.count(unit.params)), paint))
+            lines.append(_node(unit.name, (unit.what, unit.name, unit.prefix, amount(unit.params)), paint))
             drawn.add(unit.name)
         lines.append("}")
     label_of = {node.unit: node.label for node in graph.nodes}

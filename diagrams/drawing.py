@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import Family, family_of, is_text, known_labels
 from ..checkpoints.families.conventions import DEFAULT_CONVENTION, convention_named
-from ..checkpoints.wording import readable
+from ..checkpoints.text import readable
 from . import text as texts
 from .architectures import DrawingError, drawn_families, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph

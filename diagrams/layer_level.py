@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..checkpoints.text import amount
 from . import text as texts
 from .boxes import draw_pills
 from .graph import Graph, Node
@@ -92,7 +93,7 @@ class LayerLevel(UGrid):
             self.canvas.text(spot.x + _PAD, spot.y + 23, block.label, "lb")
             at = spot.x + _PAD + self.canvas.width_of(block.label, "lb") + 12
             left = draw_pills(self.canvas, spot.right - _PAD, spot.y + 8, self.slots[block.label])
-            facts = f"{block.what} · {texts.count(block.params)}"
+            facts = f"{block.what} · {amount(block.params)}"
             self.canvas.text(at, spot.y + 23, facts, "sm", left - at - 8, "soft")
         flow, placed = self.placed[block.label]
         x = spot.x + (spot.w - placed.width) / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import text as texts
+from ..checkpoints.text import tick
 from .palette import ColourScale
 from .svg import Canvas
 
@@ -22,11 +22,11 @@ def draw_scale(canvas: Canvas, x: float, y: float, scale: ColourScale, units: st
         kind = "logarithmic" if scale.kind == "log" else "linear"
         canvas.text(x, y + 10, f"{units} ({kind} scale)" if units else f"colour: value ({kind} scale)", "sb", 420)
         canvas.rect(x, y + 18, _BAR, 14, fill="url(#palette)", rx=0)
-        for tick in scale.ticks():
-            at = x + _BAR * scale.fraction(tick)
+        for value in scale.ticks():
+            at = x + _BAR * scale.fraction(value)
             canvas.path(f"M{at:.1f} {y + 32:.1f}v4", "box")
-            side = {scale.low: "", scale.high: "end"}.get(tick, "mid")
-            canvas.text(at, y + 47, texts.short(tick), "xs", extra=side)
+            side = {scale.low: "", scale.high: "end"}.get(value, "mid")
+            canvas.text(at, y + 47, tick(value), "xs", extra=side)
         marks = [("none", "", "no value")] + ([("", "url(#hatched)", "missing or mismatched")] if missing else [])
         at = x + _BAR + 28
         for cls, fill, line in marks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import text as texts
+from ..checkpoints.text import amount, number
 from .boxes import draw_badge, draw_pills
 from .summary import Block, Unit
 from .ugrid import UGrid
@@ -127,12 +127,12 @@ class ModuleLevel(UGrid):
         x, y, w = self.unit_spots[unit.name]
         names = (unit.name, unit.prefix)
         paint = self.look.values.paint(unit.kind, names, unit.members(), (unit.label,), unit.lost(self.graph))
-        value = texts.number(paint.value) if paint.value is not None else ""
+        value = number(paint.value) if paint.value is not None else ""
         tooltip = f"{unit.name}; {unit.prefix}; {unit.label}; {unit.params:,} parameters"
         data = {"module": unit.name, "label": unit.label, "key": unit.prefix, "value": value}
         with self.canvas.group(f"module-{unit.name}", f"module {paint.group}", tooltip, **data):
             self.canvas.rect(x, y, w, _UNIT, f"box {paint.box}".strip(), paint.fill, rx=6)
-            params = texts.count(unit.params)
+            params = amount(unit.params)
             self.canvas.text(x + w - 10, y + 18, paint.printed, "mb", extra="end")
             self.canvas.text(x + 10, y + 18, unit.what, "mb", w - 26 - self.canvas.width_of(paint.printed, "mb"))
             self.canvas.text(x + 10, y + 34, unit.name, "xs", w - 20)

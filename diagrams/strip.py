@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..checkpoints.text import number
 from . import text as texts
 from .graph import Graph, Node, Shape
 from .layer_flow import Item
@@ -111,4 +112,4 @@ def _draw_cell(canvas: Canvas, x: float, y: float, width: float, cell: Cell, loo
     with canvas.group(f"layer-{cell.key}", f"layer {paint.group}", tooltip, key=cell.key):
         canvas.rect(x, y, width - 1, _ROW - 1, paint.box, paint.fill, rx=2)
         if paint.value is not None and width > 30:
-            canvas.text(x + width / 2, y + 13.5, texts.number(paint.value), "xxs", width + 2, "mid")
+            canvas.text(x + width / 2, y + 13.5, number(paint.value), "xxs", width + 2, "mid")

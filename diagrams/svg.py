@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from xml.sax.saxutils import escape, quoteattr
 
+from ..checkpoints.text import free_name
 from . import text as texts
 from .palette import colour
 from .theme import TEXTS, Theme, root_class, stylesheet
@@ -59,10 +60,7 @@ class Canvas:
         self.parts.append("</g>")
 
     def _unique(self, name: str) -> str:
-        own = base = self.prefix + safe_id(name)
-        n = 2
-        while own in self._ids:
-            own, n = f"{base}-{n}", n + 1
+        own = free_name(self.prefix + safe_id(name), self._ids.__contains__, "{}-{}")
         self._ids.add(own)
         return own
 

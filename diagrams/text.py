@@ -54,33 +54,9 @@ def fit(text: object, room: float, size: float, bold: bool = False) -> str:
     return line.rstrip() + "…" if line else ""
 
 
-def count(number: int) -> str:
-    """A number of parameters: `375.4 M`, `12.3 k`."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size * 0.9995:
-            return f"{number / size:.{2 if number < 9.995 * size else 1}f} {unit}"
-    return str(number)
-
-
 def shape(dims: Sequence[int]) -> str:
     """A shape: `1280×32×32`; `scalar` for an empty one."""
     return "×".join(map(str, dims)) or "scalar"
-
-
-def number(value: float) -> str:
-    """A value in a box: three significant digits."""
-    if value == 0:
-        return "0"
-    if not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
-def short(value: float) -> str:
-    """A value along a scale: three significant digits, no trailing zeros."""
-    shown = number(value)
-    return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown
 
 
 def elements(dims: Sequence[int]) -> int:

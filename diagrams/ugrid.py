@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.families.conventions import Convention
+from ..checkpoints.text import amount
 from . import text as texts
 from .boxes import HEIGHT, Content, draw_box
 from .graph import Graph, Shape
@@ -239,7 +240,7 @@ class UGrid:
     def draw_summary(self, block: Block) -> None:
         """A block as one box."""
         names, spot, paint = label_names(block.label), self.spots[block.label], self.paint(block)
-        facts = f"{texts.shape(block.output)} · {texts.count(block.params)}"
+        facts = f"{texts.shape(block.output)} · {amount(block.params)}"
         tooltip = self.tooltip(block, paint.printed)
         content = Content(block.label, block.what, facts, self.slots[block.label], self.look.badge(names), tooltip)
         draw_box(self.canvas, spot.x, spot.y, spot.w, content, paint, spot.h)
@@ -267,7 +268,7 @@ class UGrid:
         kind = "k-aside" if label == "VAE" else "k-words_box"
         paint = self.look.values.paint(kind, names, members, lost=lost)
         what = "pixels to latent and back" if label == "VAE" else "text encoder"
-        facts = texts.count(sum(m.params for m in members)) if members else "not in this file"
+        facts = amount(sum(m.params for m in members)) if members else "not in this file"
         content = Content(label, what, facts, self.slots[label], self.look.badge(names), f"{label}: {what}; {facts}")
         draw_box(self.canvas, spot.x, spot.y, spot.w, content, paint, spot.h)
 

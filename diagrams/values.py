@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from ..checkpoints.errors import nearest
 from ..checkpoints.families import is_text
+from ..checkpoints.text import number
 from .architectures import DrawingError
 from .palette import ColourScale, ScaleKind, colour, ink_is_dark, scale_for
-from .text import number
 
 Numbers = Mapping[str, float | None]
 

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from ..checkpoints.wording import unreadable
+from ..checkpoints.text import unreadable
 from .architectures import DrawingError
 
 # Columns that may name a box, the first of them that is there.

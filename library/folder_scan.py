@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.formats import is_model_folder, is_scanned_name
-from ..checkpoints.wording import dead_link, unreadable
+from ..checkpoints.text import dead_link, unreadable
 
 
 @dataclass(frozen=True, slots=True)

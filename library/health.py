@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -14,7 +13,7 @@ from ..checkpoints.dtypes import DType
 from ..checkpoints.families import BUFFERS
 from ..checkpoints.families.parts.position_ids import is_position_ids
 from ..checkpoints.notices import Notice, Severity, worst_first
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted, listed
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .needless import EMA, needless
@@ -101,7 +100,7 @@ def _not_finite(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list
         for kind, counts in (("NaN", {k: v.nan for k, v in values.items()}), ("infinite", _counts(values, "inf"))):
             hit = {k: n for k, n in counts.items() if n and _is_weight(checkpoint, k) == weights}
             if hit:
-                named = _listed([f"{key} ({n:,} values)" for key, n in hit.items()])
+                named = listed([f"{key} ({n:,} values)" for key, n in hit.items()], _SHOWN)
                 text = f"{_tensors(len(hit))} with {kind} values{where}, {sum(hit.values()):,} in all: {named}"
                 out.append(Notice(code, text, tuple(hit), severity))
     return out
@@ -119,10 +118,10 @@ def _missing(checkpoint: Checkpoint) -> list[Notice]:
         needed = [key for key in keys if short_name(key) is not None]
         unused = [key for key in keys if key not in needed]
         if needed:
-            text = f"{component} lacks {_tensors(len(needed))} of its layout: {_listed(needed)}"
+            text = f"{component} lacks {_tensors(len(needed))} of its layout: {listed(needed, _SHOWN)}"
             out.append(Notice("health.lacking", text, (component, *needed), "error"))
         if unused:
-            text = f"{component} lacks {_tensors(len(unused))} that nothing uses: {_listed(unused)}"
+            text = f"{component} lacks {_tensors(len(unused))} that nothing uses: {listed(unused, _SHOWN)}"
             out.append(Notice("health.lacking_unused", text, (component, *unused)))
     if checkpoint.architecture.ema_only:
         core = checkpoint.family.core_title
@@ -153,10 +152,10 @@ def _zero(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[Notic
     vectors = [k for k in zero if len(checkpoint[k].shape) == 1]
     out = []
     if weights:
-        text = f"{_tensors(len(weights))} of weights all zero: {_listed(weights)}"
+        text = f"{_tensors(len(weights))} of weights all zero: {listed(weights, _SHOWN)}"
         out.append(Notice("health.zero_weights", text, tuple(weights), "warning"))
     if vectors:
-        text = f"{_tensors(len(vectors))} of biases or norms all zero: {_listed(vectors)}"
+        text = f"{_tensors(len(vectors))} of biases or norms all zero: {listed(vectors, _SHOWN)}"
         out.append(Notice("health.zero_vectors", text, tuple(vectors)))
     return out
 
@@ -165,7 +164,7 @@ def _too_large(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list[
     hit = [key for key, found in values.items() if found.too_large and _is_weight(checkpoint, key)]
     if not hit:
         return []
-    text = f"{_tensors(len(hit))} with values too large for fp16, which would be infinite: {_listed(hit)}"
+    text = f"{_tensors(len(hit))} with values too large for fp16, which would be infinite: {listed(hit, _SHOWN)}"
     return [Notice("health.too_large", text, tuple(hit))]
 
 
@@ -192,8 +191,3 @@ def _ballast(checkpoint: Checkpoint) -> list[Notice]:
 
 def _tensors(count: int) -> str:
     return counted(count, "tensor")
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -48,9 +48,9 @@ from ..checkpoints.errors import LabelError, nearest
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
 from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
+from ..checkpoints.text import shown
 from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
-from .validation_errors import SHORT
 from .weights_text import only_elements, parse_weights, plain_from_text, split_line
 
 __all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
@@ -242,7 +242,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     lines = []
     for name, given in mapping.items():
         if not isinstance(name, str):
-            raise LabelError(f"Block weights {_shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
+            raise LabelError(f"Block weights {shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
         if given is None and ":" in name:  # a line as text: 'IN04: 0.7'
             name, given = split_line(name)
         if name.strip().lower() in OPTIONS:
@@ -279,7 +279,7 @@ def _strength(value: Any) -> tuple[float, float]:
     """The factors of the denoiser's weights and of the text encoders'; one number is both."""
     given = value if isinstance(value, list | tuple) else [value, value]
     if len(given) != 2:
-        raise LabelError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {_shown(value)}.")
+        raise LabelError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {shown(value)}.")
     denoiser, text = (_number(x, "The strength of block weights") for x in given)
     return denoiser, text
 
@@ -290,16 +290,14 @@ def _line(text: str, value: Any) -> Line:
     if not isinstance(value, Mapping):
         return Line(selector, _number(value, where))
     if unknown := [x for x in value if x not in ("gradient", "curve")]:
-        raise LabelError(
-            f"{where} has an unknown part {_shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}."
-        )
+        raise LabelError(f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}.")
     stops, curve = value.get("gradient"), value.get("curve", "linear")
     if not isinstance(stops, list | tuple) or len(stops) < 2:
         raise LabelError(
-            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {_shown(stops)}."
+            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {shown(stops)}."
         )
     if curve not in CURVES:
-        raise LabelError(f"{where} has an unknown curve {_shown(curve)}; known are {' and '.join(CURVES)}.")
+        raise LabelError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}.")
     if stray := [x for x in selector.words if not _runs_over_blocks(x)]:
         raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
     return Line(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
@@ -317,47 +315,39 @@ def _reads_preset(name: Any, chosen: Convention) -> Convention:
         if lora:
             return chosen
         if not is_preset(name):
-            raise LabelError(f"Preset {_shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
+            raise LabelError(f"Preset {shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
     if not isinstance(name, str) or not is_preset(name):
         hint = (
             isinstance(name, str) and nearest(name, (*lbw_preset_names(), *known) if lora else known)
         ) or "; it is no number, vector or line 'IN04: 0.5' either"
-        raise LabelError(f"Unknown preset {_shown(name)}{hint}.")
+        raise LabelError(f"Unknown preset {shown(name)}{hint}.")
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 
 
 def _vector(value: Any) -> tuple[float, ...]:
     values = plain_from_text(value) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
-        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {_shown(value)}.")
+        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {shown(value)}.")
     return tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
 
 
 def _number(value: Any, what: str) -> float:
     # YAML reads 1e-3 as text.
     if isinstance(value, bool) or not isinstance(value, Real | str):
-        raise LabelError(f"{what} has to be a number, found {_shown(value)}.")
+        raise LabelError(f"{what} has to be a number, found {shown(value)}.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     except ValueError:
-        raise LabelError(f"{what} has to be a number, found {_shown(value)}.") from None
+        raise LabelError(f"{what} has to be a number, found {shown(value)}.") from None
     if not math.isfinite(number):
-        raise LabelError(f"{what} has to be a finite number, found {_shown(value)}.")
+        raise LabelError(f"{what} has to be a finite number, found {shown(value)}.")
     if abs(number) > _LARGEST:
         raise LabelError(
             f"{what} has to be at most {_LARGEST:.1e}, for merges are worked out in fp32; found {number:g}."
         )
     return number
-
-
-def _shown(value: Any) -> str:
-    """A value as an error message shows it, shortened."""
-    try:
-        return SHORT.repr(value)
-    except ValueError:
-        return f"a huge {type(value).__name__}"
 
 
 def _plain(value: Any) -> Any:

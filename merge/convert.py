@@ -26,8 +26,8 @@ from ..checkpoints.notices import Notice, texts
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import StoredTensor
+from ..checkpoints.text import counted, listed, some
 from ..checkpoints.transfer import Converter, Outgoing, copied, counting, write_tensors
-from ..checkpoints.wording import counted, some
 from ..library.fingerprint import short_name
 from ..library.inspection import missing_weights
 from ..library.needless import needless
@@ -360,6 +360,4 @@ def _change(before: DType, after: DType) -> str:
 
 
 def _listed(found: Counter[str]) -> str:
-    shown = [f"{key} ({count:,} values)" for key, count in sorted(found.items())[:_SHOWN]]
-    more = len(found) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more tensors" if more else "")
+    return listed([f"{key} ({count:,} values)" for key, count in sorted(found.items())], _SHOWN, "tensor")

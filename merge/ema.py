@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.recognition.averaged import averaged_keys, averaged_name, lacking
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .errors import MergeError
 
 

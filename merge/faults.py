@@ -17,6 +17,7 @@ import numpy as np
 from ..checkpoints.dtypes import F32
 from ..checkpoints.kernels import kernel
 from ..checkpoints.notices import Notice
+from ..checkpoints.text import listed
 from .errors import MergeError
 from .evaluate import Solved, evaluate, is_broken, mended
 from .plan import Plan
@@ -133,6 +134,4 @@ class Faults:
 
 
 def _listed(found: Counter[str]) -> str:
-    shown = [f"{key} ({count:,} values)" for key, count in sorted(found.items())[:_NAMED]]
-    more = len(found) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more tensors" if more else "")
+    return listed([f"{key} ({count:,} values)" for key, count in sorted(found.items())], _NAMED, "tensor")

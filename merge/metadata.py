@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.hashes import known_sha256, legacy_hash, sha256
-from ..checkpoints.wording import readable
+from ..checkpoints.text import readable
 from .plan import Plan
 from .recipe import Recipe
 

@@ -14,6 +14,7 @@ from ..checkpoints.families.parts.position_ids import can_be_counted, is_positio
 from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.files.targets import resolved
 from ..checkpoints.notices import Notice
+from ..checkpoints.text import free_name
 from .collapse import Collapse
 from .compatibility import check_architectures, check_predictions, common_shape, denoiser, renaming, tensor_in
 from .ema import with_ema
@@ -363,10 +364,7 @@ class Planner:
 
 def _distinct(name: str, taken: list[str]) -> str:
     """The name, or one with a number: files of components have no names of their own and may be called alike."""
-    shown, number = name, 2
-    while shown in taken:
-        shown, number = f"{name} ({number})", number + 1
-    return shown
+    return free_name(name, taken.__contains__, "{} ({})")
 
 
 def _output_dtype(name: str) -> DType | None:

@@ -190,8 +190,8 @@ class Recipe(Settings):
         """The same recipe with every relative path taken from `folder`."""
         return self.with_paths(lambda path: str(_joined(folder, path)))
 
-    def with_paths(self, change: Callable[[str], str]) -> Recipe:
-        """The same recipe with every path changed."""
+    def with_paths(self, change: Callable[[str], str], *, methods: bool = True) -> Recipe:
+        """The same recipe with every path changed; without `methods` those of Python files stay."""
 
         def changed(source: str) -> str:
             # A slash tells a file from a name where the name alone does not.
@@ -201,8 +201,10 @@ class Recipe(Settings):
         models = {name: change(path) for name, path in self.models.items()}
         loras = {name: lora.model_copy(update={"path": change(lora.path)}) for name, lora in self.loras.items()}
         components = {k: changed(v) if self.is_file(v) else v for k, v in self.components.items()}
-        methods = [source.model_copy(update={"path": change(source.path)}) for source in self.methods]
-        return self.model_copy(update={"models": models, "loras": loras, "components": components, "methods": methods})
+        update: dict[str, Any] = {"models": models, "loras": loras, "components": components}
+        if methods:
+            update["methods"] = [source.model_copy(update={"path": change(source.path)}) for source in self.methods]
+        return self.model_copy(update=update)
 
     def to_plain(self) -> dict:
         """Plain data that `parse` reads back, without what has its default value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.wording import unreadable
+from ..checkpoints.text import unreadable
 from ..checkpoints.yaml_text import plain_from_yaml
 from .errors import RecipeError
 

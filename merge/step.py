@@ -11,10 +11,10 @@ from pydantic import ConfigDict
 from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.settings import Settings
 from ..checkpoints.spelling import spelt
+from ..checkpoints.text import shown
 from .block_weights import BlockWeights
 from .errors import RecipeError
 from .methods import METHODS, Method, method_named
-from .validation_errors import SHORT
 
 
 class Step(Settings):
@@ -89,7 +89,7 @@ class Step(Settings):
                 if isinstance(given, Real) and not isinstance(given, bool):
                     continue  # one number counts for every model
                 if not isinstance(given, list) or len(given) != wanted:
-                    count = f"{len(given)} given" if isinstance(given, list) else f"found {SHORT.repr(given)}"
+                    count = f"{len(given)} given" if isinstance(given, list) else f"found {shown(given)}"
                     each = "model after the base" if method.on_deltas else "input"
                     raise RecipeError(
                         f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.text import shown
 from ..checkpoints.errors import nearest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 # How values are shown: the beginning and the end of long ones.
-SHORT = Repr()
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 
 
 def explained(error: ValidationError, known: Callable[[Sequence[str]], Collection[str]]) -> str:
@@ -27,7 +25,7 @@ def explained(error: ValidationError, known: Callable[[Sequence[str]], Collectio
     *outer, last = loc = [part for part in first["loc"] if not _is_of_pydantic(part)] or list(first["loc"])
     place = ".".join(map(_name, loc))
     if first["loc"][-1] == "[key]":
-        return f"{'.'.join(map(_name, outer))}: the name {SHORT.repr(first['input'])} is no text; write it in quotes"
+        return f"{'.'.join(map(_name, outer))}: the name {shown(first['input'])} is no text; write it in quotes"
     if first["type"] == "extra_forbidden":
         names = known([str(part) for part in outer])
         return f"{place}: unknown name{nearest(str(last), names)}; known are {', '.join(names)}"
@@ -43,7 +41,7 @@ def wrong(problem: Mapping[str, Any], expected: str = "") -> str:
         problem: one of the error's.
         expected: what it must be, where that is known better.
     """
-    found = SHORT.repr(problem["input"])
+    found = shown(problem["input"])
     expected = expected or _EXPECTED.get(problem["type"], "")
     if problem["type"] == "too_short":
         expected = "a list with something in it" if problem["ctx"]["field_type"] == "List" else "at least one"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import LabelError
-from ..checkpoints.wording import unreadable
+from ..checkpoints.text import unreadable
 from ..checkpoints.yaml_text import plain_from_yaml
 
 # A file of weights is small; anything larger is a mistake (a checkpoint, say).

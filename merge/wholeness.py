@@ -14,7 +14,7 @@ from ..checkpoints import Checkpoint, Family
 from ..checkpoints.families import is_buffer
 from ..checkpoints.notices import Notice
 from ..checkpoints.recognition.architecture import missing_keys
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted, some
 from ..library.fingerprint import short_name
 from .compatibility import renaming
 from .errors import MergeError
@@ -141,9 +141,7 @@ class Wholeness:
         strange = [key for key in self._left[model] if self._family.block_of(key).component == component]
         strange += [key for key in self._kept[model] if self._family.block_of(key).component == component]
         if needed and strange:
-            lost = (
-                f"and has {counted(len(strange), 'tensor')} that {self._family.title} does not know ({_some(strange)})"
-            )
+            lost = f"and has {counted(len(strange), 'tensor')} that {self._family.title} does not know ({some(strange, _SHOWN)})"
         if lost:
             raise MergeError(
                 f"{name} ({self._checkpoints[model].path}): lacks {self._tensors(needed, component)}, {lost}: they would not be "
@@ -168,7 +166,7 @@ class Wholeness:
             yield Notice("plan.unknown_left_out", text, tuple(keys)).of(self._names[model])
 
     def _nameless(self, keys: Sequence[str]) -> str:
-        return f"{counted(len(keys), 'tensor')} without a place in {self._family.title} ({_some(keys)})"
+        return f"{counted(len(keys), 'tensor')} without a place in {self._family.title} ({some(keys, _SHOWN)})"
 
     def _missing(self, tensors: Iterable[TensorPlan]) -> Iterable[Notice]:
         """What the result would lack of its family's layout."""
@@ -193,17 +191,13 @@ class Wholeness:
 
     @staticmethod
     def _tensors(keys: Collection[str], component: str) -> str:
-        return f"{counted(len(keys), 'tensor')} of {component} ({_some(list(keys))})"
+        return f"{counted(len(keys), 'tensor')} of {component} ({some(list(keys), _SHOWN)})"
 
 
 def _block(family: Family, key: str) -> str:
     """The part of a model that a key is in: a label, or a layer of a text encoder or level of a VAE."""
     place = family.block_of(key)
     return f"{place.component} {place.sublabel}" if place.sublabel else place.label
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .errors import DAMAGED_JOURNAL, SearchError
 from .interrupts import Interrupts
 from .optimiser import Asked, Optimiser

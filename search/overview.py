@@ -302,10 +302,3 @@ def first(sentences: Sequence[str]) -> list[str]:
     """As many as somebody may read, and how many more there are."""
     more = len(sentences) - _MOST_NOTES
     return [*sentences[:_MOST_NOTES], *([f"and {more} more"] if more > 0 else [])]
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `3 min`, `2.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 from .free import Template
 from .objective import Keep, Measured, Objective

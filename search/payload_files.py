@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.wording import unreadable
+from ..checkpoints.text import unreadable
 from ..merge.recipe_file import parse_yaml
 from .errors import SearchError
 

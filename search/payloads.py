@@ -20,6 +20,7 @@ from typing import Any
 
 from ..checkpoints.errors import nearest
 from ..checkpoints.files.system import windows_fault
+from ..checkpoints.text import free_name
 from .errors import SearchError
 from .payload_files import WILDCARDS, located, parsed, payload_files
 from .shots import Shot
@@ -257,10 +258,8 @@ def _numbered(payloads: list[Payload]) -> list[Payload]:
     taken: set[str] = set()
     out = []
     for payload in named:
-        name, number = payload.name, 2
         # Pictures are called so, and to Windows and macOS `Cat` and `cat` are one file.
-        while name.casefold() in taken:
-            name, number = f"{payload.name}-{number}", number + 1
+        name = free_name(payload.name, lambda free: free.casefold() in taken, "{}-{}")
         taken.add(name.casefold())
         out.append(replace(payload, name=name))
     return out

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..checkpoints.families import FAMILIES, family_of
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from ..merge.plan import planned
 from .baselines import Baseline, baselines
 from .errors import SearchError

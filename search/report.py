@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.files.output import replace_file
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .errors import SearchError
 from .importance import importances
 from .overview import Overview, compared, first, read_overview, tree_nodes

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..checkpoints.wording import counted
-from .overview import Overview, duration, first, verdict_of
+from ..checkpoints.text import counted, duration
+from .overview import Overview, first, verdict_of
 from .records import TrialRecord
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checkpoints.wording import counted
+from ..checkpoints.text import counted
 from .records import TrialRecord
 from .run_folder import best_of
 from .study_settings import Stop

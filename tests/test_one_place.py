@@ -202,7 +202,6 @@ WRITES_ITSELF = {
     "diagrams/graph.py": "traces, written by their maker",
     "dashboard/jobs.py": "a process's log",
     "dashboard/worker.py": "a process's log",
-    "dashboard/screenshots.py": "pictures for the docs",
 }  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import dendrogram, leaves_list
 
+from ...checkpoints.text import short_number
 from ..collection import MODEL, Comparison
-from .style import Theme, clipped, colour_bar, dress, ink_on, new_figure, palette, scale, short, theme
+from .style import Theme, clipped, colour_bar, dress, ink_on, new_figure, palette, scale, theme
 
 # Inches.
 _CELL, _SMALLEST_CELL = 0.50, 0.36
@@ -84,6 +85,6 @@ def _paint(axes, away: pd.DataFrame, norm: Normalize, look: Theme) -> None:
                 ink = ink_on(fill)
             axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=fill, edgecolor=edge, linewidth=0.8))
             if x != y:
-                axes.text(x, y, short(value), ha="center", va="center", color=ink, fontsize=7)
+                axes.text(x, y, short_number(value), ha="center", va="center", color=ink, fontsize=7)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(count - 0.5, -0.5)

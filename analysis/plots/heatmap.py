@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...checkpoints.families import in_order, kinds_in_order
+from ...checkpoints.text import short_number
 from ..difference import Difference
 from ..errors import AnalysisError
 from ..grouping import is_weight
 from ..metrics import BASE_METRICS, PAIR_METRICS
-from .style import Theme, colour_bar, dress, ink_on, new_figure, palette, scale, short, theme
+from .style import Theme, colour_bar, dress, ink_on, new_figure, palette, scale, theme
 
 # Inches of a cell: wide enough for five characters at the size they are printed in.
 _CELL_WIDTH, _CELL_HEIGHT = 0.40, 0.30
@@ -90,7 +91,9 @@ def _paint(axes, grid: pd.DataFrame, present: pd.DataFrame, norm: Normalize, loo
             fill, edge, ink = _cell(grid.loc[kind, label], present.loc[kind, label], norm, look)
             axes.add_patch(Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=fill, edgecolor=edge, linewidth=0.8))
             if present.loc[kind, label]:
-                axes.text(x, y, short(grid.loc[kind, label]), ha="center", va="center", color=ink, fontsize=_NUMBER)
+                axes.text(
+                    x, y, short_number(grid.loc[kind, label]), ha="center", va="center", color=ink, fontsize=_NUMBER
+                )
     axes.set_xlim(-0.5, len(grid.columns) - 0.5)
     axes.set_ylim(len(grid.index) - 0.5, -0.5)
     axes.set_yticks(range(len(grid.index)), list(grid.index), fontsize=9)

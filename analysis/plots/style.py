@@ -15,6 +15,7 @@ from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from ...checkpoints.files.output import write_output
+from ...checkpoints.text import short_number
 from ..errors import AnalysisError
 
 PALETTE = "viridis"
@@ -84,26 +85,12 @@ def ink_on(colour) -> str:
     return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"
 
 
-def short(value: float) -> str:
-    """A number with two digits that count, in at most six characters: `12`, `1.2`, `.12`, `.045`, `1.2e-4`, `0`."""
-    if not np.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if not 0.00995 <= size < 9999.5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    places = 0 if size >= 9.95 else 1 if size >= 0.995 else 2 if size >= 0.0995 else 3
-    return f"{value:.{places}f}".replace("0.", ".", 1) if size < 0.995 else f"{value:.{places}f}"
-
-
 def colour_bar(figure: Figure, norm: Normalize, label: str, look: Theme, **where):
     """A horizontal colour bar with five readable numbers; `where` says which axes it belongs to, or `cax` which it fills."""
     bar = figure.colorbar(ScalarMappable(norm, palette()), orientation="horizontal", **where)
     spread = np.geomspace if isinstance(norm, LogNorm) else np.linspace
     ticks = spread(norm.vmin, norm.vmax, 5)
-    bar.set_ticks(ticks, labels=[short(tick) for tick in ticks])
+    bar.set_ticks(ticks, labels=[short_number(tick) for tick in ticks])
     bar.minorticks_off()
     bar.set_label(label, color=look.ink, fontsize=8)
     bar.ax.tick_params(colors=look.ink, labelsize=8)

@@ -6,9 +6,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ...checkpoints.text import short_number
 from ..errors import AnalysisError
 from ..trace_report import LabelTrace, TraceReport
-from .style import Theme, clipped, dress, ink_on, new_figure, short, theme
+from .style import Theme, clipped, dress, ink_on, new_figure, theme
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; what comes after them shares a grey.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -71,7 +72,14 @@ def _stack(axes, at: int, label: LabelTrace, colours: dict[str, str], look: Them
             spot = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}  # keeps the hatching off the number
             ink = ink_on(to_rgb(colour))
             axes.text(
-                at, bottom + share / 2, short(share), ha="center", va="center", fontsize=6.5, color=ink, bbox=spot
+                at,
+                bottom + share / 2,
+                short_number(share),
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=ink,
+                bbox=spot,
             )
         above, below = (above + share, below) if share > 0 else (above, below + share)
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..wording import readable
+from ..text import readable
 from .output import replace_file
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from ..errors import OutputError, tell
 from ..notices import Notice
-from ..wording import file_size
+from ..text import file_size
 from . import system
 from .partial import Leftover, create_partial, leftovers, remove_leftovers, remove_resumable
 from .positioned import FileWriter

@@ -20,7 +20,7 @@ import xxhash
 
 from ..errors import CheckpointError, OutputError, tell
 from ..notices import Notice
-from ..wording import counted
+from ..text import counted
 from . import system
 from .locks import LOOKED_AT, lock
 from .output import OutputFile

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, OutputError, UnetscopeError
 from ..notices import Notice
 from ..registry import Registry
-from ..wording import counted, dead_link, readable, unreadable
+from ..text import counted, dead_link, readable, unreadable
 
 if TYPE_CHECKING:
     from ..tensors import StoredTensor

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_word
 from ..notices import Notice
 from ..tensors import StoredTensor
-from ..wording import counted
+from ..text import counted
 from . import Contents, Format, is_model_name, read_file
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")

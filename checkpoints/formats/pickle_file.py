@@ -18,7 +18,7 @@ from ..dtypes import DType
 from ..errors import CheckpointError
 from ..notices import Notice
 from ..tensors import Shape, StoredTensor
-from ..wording import some
+from ..text import some
 from . import Contents, Format, is_model_name
 from .pickle_state import State, find_tensors
 from .unpickler import Inert, StorageRef, TensorRef, describe

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import CheckpointError
-from ..wording import some
+from ..text import some
 from .unpickler import Inert, TensorRef
 
 MAX_METADATA_CHARACTERS = 4096

@@ -16,7 +16,7 @@ from ..dtypes import DTYPES, PACKED, DType
 from ..errors import CheckpointError, OutputError
 from ..notices import Notice
 from ..tensors import Shape, StoredTensor
-from ..wording import counted, some
+from ..text import counted, some
 from . import Contents, Format
 
 # The safetensors library refuses larger headers as well; the largest real ones are below 1 MB.

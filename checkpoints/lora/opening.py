@@ -16,7 +16,7 @@ from ..notices import Notice
 from ..opening import read_tensors
 from ..recognition.architecture import Architecture, adapter_or_embedding, known_id
 from ..tensors import Shape
-from ..wording import counted, some
+from ..text import counted, some
 from .building import LayerTensors, bias_formula, weight_formula
 from .formulas import Formula, Loaded
 from .module import LoraModule, ModulePart

@@ -13,7 +13,7 @@ from ..families import Family, family_of
 from ..recognition.architecture import known_id, recognise
 from ..recognition.other_models import foreign_model, name_forms
 from ..tensors import Shape
-from ..wording import counted
+from ..text import counted
 from .names import Named, Style, Target, has_own_names, lora_families, module_shape, reader_for
 from .numbered import NAME, is_numbered, numbered_targets
 from .own import dotted, own_names

@@ -25,7 +25,7 @@ from ..families.any import beside_parts
 from ..families.parts.unet import PREFIX, whole_unet
 from ..families.signs import Signs
 from ..tensors import Shape
-from ..wording import counted
+from ..text import counted
 from .averaged import averaged_denoiser, averaged_keys
 from .other_models import adapter_kind, controlnet_signs, embeddings, foreign_model, lora_kind, name_forms, small_file
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from ..tensors import Shape
-from ..wording import counted
+from ..text import counted
 
 # LoRA and its relatives, by the names of the trainers that write them. First match names the kind.
 _LORA = [

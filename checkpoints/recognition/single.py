@@ -15,7 +15,7 @@ from ..families.parts.part import Renamed
 from ..families.signs import Signs
 from ..notices import Notice
 from ..tensors import StoredTensor
-from ..wording import counted
+from ..text import counted
 from . import denoiser
 from .other_models import lora_kind, name_forms
 from .translation import Translation

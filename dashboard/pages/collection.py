@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ...checkpoints.families import short_title
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted, file_size
 from ..choices import Choices, why_not
-from ..library import Entry, Shelf
-from ..measure_view import offer
-from ..measuring import COMPARISON, comparison_identity, kept_comparison
+from ..job_view import offer
+from ..library import Entry, Library
+from ..markdown import plain
+from ..measuring import COMPARISON, kept_comparison
 from ..page import Page, Scene
-from ..shell import link_to, require_folders, shelf_of
-from ..wording import plain, size
+from ..shell import library_of, link_to, require_folders
 
 if TYPE_CHECKING:
     from ...analysis.collection import Comparison
@@ -29,26 +29,24 @@ def show() -> None:
     """Draw the page."""
     st.title("Collection")
     folders = require_folders()
-    shelf = shelf_of(folders)
-    models = shelf.models
+    library = library_of(folders)
+    models = library.models
     if len(models) < 2:
         st.info(
             "A collection takes two checkpoints or more. Add some to the models folder, or make the demo checkpoints."
         )
         link_to("library", "To the library")
         return
-    chosen, reference = _choose(shelf)
+    chosen, reference = _choose(library)
     if len(chosen) < 2:
         st.info("Choose two models or more.")
         return
-    at = chosen.index(reference) if reference else None
-    identity = comparison_identity([entry.identity for entry in chosen], at)
     arguments = {"files": [entry.path for entry in chosen], "reference": reference.path if reference else None}
-    reads = size(sum(entry.size for entry in chosen))
+    reads = file_size(sum(entry.size for entry in chosen))
     help = "One pass reads every file once, in the background; the result is remembered until a file changes."
     button = f"Compare {len(chosen)} models (reads {reads})"
-    if offer("comparison", identity, f"Compare {len(chosen)} models", arguments, button, help=help):
-        _result(kept_comparison(identity))
+    if key := offer("comparison", f"Compare {len(chosen)} models", arguments, button, help=help):
+        _result(kept_comparison(key))
 
 
 PAGE = Page(
@@ -62,9 +60,9 @@ PAGE = Page(
 )
 
 
-def _choose(shelf: Shelf) -> tuple[list[Entry], Entry | None]:
+def _choose(library: Library) -> tuple[list[Entry], Entry | None]:
     """The models, sorted by name so that the same choice is the same collection, and the reference among them."""
-    choices, models = Choices(why_not(shelf)), shelf.models
+    choices, models = Choices(why_not(library)), library.models
     most = Counter(entry.model for entry in models).most_common(1)[0][0]
     first = [entry.name for entry in models if entry.model == most][:_AT_FIRST]
     left, right = st.columns([3, 1])

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.text import file_size, listed
 from ..choices import Choices, why_not
-from ..library import Entry, Shelf
-from ..measure_view import offer
-from ..measuring import DIFFERENCE, identity_for, kept, kept_difference
+from ..drawable import Drawable, drawing_of, opened, rows_of, svg_of, tensor_rows
+from ..drawable_choice import LEVELS, say
+from ..job_view import offer
+from ..library import Entry, Library
+from ..markdown import plain
+from ..measuring import DIFFERENCE, kept_difference
 from ..page import Page, Scene
-from ..shell import link_to, require_folders, shelf_of
-from ..subject import Subject, draw_subject, opened, rows_of, svg_of, tensor_rows
-from ..subject_view import LEVELS, say
-from ..wording import plain, size
+from ..results import kept
+from ..shell import library_of, link_to, require_folders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +38,8 @@ def show() -> None:
     """Draw the page."""
     st.title("Compare")
     folders = require_folders()
-    shelf = shelf_of(folders)
-    models = shelf.models
+    library = library_of(folders)
+    models = library.models
     if len(models) < 2:
         st.info(
             "Comparing takes two checkpoints, and the models folder has fewer. Add some, or make the demo checkpoints."
@@ -45,18 +47,17 @@ def show() -> None:
         link_to("library", "To the library")
         return
     *where, last = st.columns(4)
-    a, b, base = _choose(shelf, where)
+    a, b, base = _choose(library, where)
     if a is None or b is None:
         return
     if a.name == b.name:
         st.info("A and B are the same file. Choose another one for B.")
         return
-    identity = identity_for("difference", [a.identity, b.identity, base.identity if base else None])
     reads = sum(entry.size for entry in (a, b, base) if entry)
     arguments = {"a": a.path, "b": b.path, "base": base.path if base else None}
     title = f"Compare {Path(b.name).name} with {Path(a.name).name}"
-    if offer("difference", identity, title, arguments, f"Compare (reads {size(reads)})"):
-        _result(a, b, identity, last)
+    if key := offer("difference", title, arguments, f"Compare (reads {file_size(reads)})"):
+        _result(a, b, key, last)
 
 
 PAGE = Page(
@@ -71,11 +72,11 @@ PAGE = Page(
 )
 
 
-def _choose(shelf: Shelf, where) -> tuple[Entry | None, Entry | None, Entry | None]:
+def _choose(library: Library, where) -> tuple[Entry | None, Entry | None, Entry | None]:
     one, two, three = where
-    choices, models, bound = Choices(why_not(shelf)), shelf.models, {"bind": "query-params"}
+    choices, models, bound = Choices(why_not(library)), library.models, {"bind": "query-params"}
     names = [entry.name for entry in models]
-    a = shelf.named(choices.one("A: compared with", names, "a", proposal=names[0], where=one, **bound))
+    a = library.named(choices.one("A: compared with", names, "a", proposal=names[0], where=one, **bound))
     alike = [entry for entry in models if a and entry.family == a.family]
     alike = alike if len(alike) > 1 else list(models)
     other = min(
@@ -90,103 +91,103 @@ def _choose(shelf: Shelf, where) -> tuple[Entry | None, Entry | None, Entry | No
         help="What A and B were both tuned from. With it you learn whether they pull the same way and merge well.",
     )  # fmt: skip
     choices.stop_if_gone()
-    return a, shelf.named(b), shelf.named(base)
+    return a, library.named(b), library.named(base)
 
 
-def _result(a: Entry, b: Entry, identity: str, where) -> None:
+def _result(a: Entry, b: Entry, key: str, where) -> None:
     # What draws charts takes long to import, and a page that has none to draw need not wait for it.
     from ...analysis.metrics import BASE_METRICS, PAIR_METRICS
     from ..heatmap import colour_range, heatmap
 
-    found = _found(identity)
+    found = _found(key)
     metrics = {name: (PAIR_METRICS | BASE_METRICS)[name] for name in found.metrics}
     metric = where.selectbox(
         "Colour by", list(metrics), format_func=lambda name: metrics[name].title, key="metric", bind="query-params"
     )
-    _sentences(identity)
-    subject = Subject.of_entry(a)
+    _sentences(key)
+    drawable = Drawable.of_entry(a)
     one, two, three = st.columns([3, 2, 1.2], vertical_alignment="center")
     one.caption(f"{plain(metrics[metric].title)}: {plain(metrics[metric].meaning)}.")
     level = two.radio("Level", list(LEVELS), key="compare level", horizontal=True, label_visibility="collapsed")
-    block = _block(subject, level, three)
-    kinds = _by_kind(identity)
+    block = _block(drawable, level, three)
+    kinds = _by_kind(key)
     ends = colour_range(kinds, metric, metrics[metric].log)
     left, right = st.columns([1, 1], gap="small")
     with left:
-        _diagram(subject, identity, metric, metrics[metric], ends, level, block)
+        _diagram(drawable, key, metric, metrics[metric], ends, level, block)
     selected, kind = st.session_state.get("compare selected", ()), st.session_state.get("compare kind")
     with right:
         chart = heatmap(
             kinds, metric, metrics[metric].title, log=metrics[metric].log, ends=ends,
-            labels=_labels(subject, selected), kind=kind, height=_HEIGHT,
+            labels=_labels(drawable, selected), kind=kind, height=_HEIGHT,
         )  # fmt: skip
         st.altair_chart(
             chart, width="stretch", on_select=_cell_clicked, key="compare cells", alt="Heatmap of the differences"
         )
         st.caption("A row for each kind of layer, a column for each block; grey where there is no such layer.")
-    _table(a, b, subject, found, metric, selected, kind)
+    _table(a, b, drawable, found, metric, selected, kind)
 
 
-# What was measured under an identity never changes, and a click should not wait for it to be read and summed again.
-
-
-@lru_cache(maxsize=4)
-def _found(identity: str) -> Difference:
-    return kept_difference(identity)
+# What was measured under a key never changes, and a click should not wait for it to be read and summed again.
 
 
 @lru_cache(maxsize=4)
-def _by_kind(identity: str) -> pd.DataFrame:
-    return _found(identity).table("kind")
+def _found(key: str) -> Difference:
+    return kept_difference(key)
+
+
+@lru_cache(maxsize=4)
+def _by_kind(key: str) -> pd.DataFrame:
+    return _found(key).table("kind")
 
 
 @lru_cache(maxsize=32)
-def _values(identity: str, metric: str, level: str, subject: Subject) -> dict[str, float | None]:
-    return values_at(_found(identity), metric, level, subject)
+def _values(key: str, metric: str, level: str, drawable: Drawable) -> dict[str, float | None]:
+    return values_at(_found(key), metric, level, drawable)
 
 
-def _sentences(identity: str) -> None:
+def _sentences(key: str) -> None:
     from ...analysis.sentences import IDENTICAL
 
-    said = (kept("difference", identity) or {}).get("sentences") or ["Nothing differs."]
+    said = (kept("difference", key) or {}).get("sentences") or ["Nothing differs."]
     order = sorted(said, key=lambda sentence: sentence.startswith(IDENTICAL))
     with st.expander(plain(order[0]), expanded=False, icon=":material/notes:"):
         for sentence in order[1:] or ["There is no more to say."]:
             st.markdown(plain(sentence))
 
 
-def _block(subject: Subject, level: str, where) -> str | None:
+def _block(drawable: Drawable, level: str, where) -> str | None:
     """The block whose layers are shown at the layer level: the selected one."""
-    if level != "Layers" or not subject.labels:
+    if level != "Layers" or not drawable.labels:
         return None
-    chosen = next(iter(_labels(subject, st.session_state.get("compare selected", ()))), None)
-    labels = list(subject.labels)
+    chosen = next(iter(_labels(drawable, st.session_state.get("compare selected", ()))), None)
+    labels = list(drawable.labels)
     if chosen in labels or st.session_state.get("compare block") not in labels:
         st.session_state["compare block"] = chosen if chosen in labels else labels[0]
     return where.selectbox("Layers of", labels, key="compare block", label_visibility="collapsed")
 
 
-def _labels(subject: Subject, selected: tuple[str, ...]) -> list[str]:
+def _labels(drawable: Drawable, selected: tuple[str, ...]) -> list[str]:
     """The blocks of the selected boxes."""
-    if not selected or all(name in subject.labels for name in selected):
+    if not selected or all(name in drawable.labels for name in selected):
         return list(selected)
-    return list(dict.fromkeys(row["label"] for row in rows_of(subject, selected)))
+    return list(dict.fromkeys(row["label"] for row in rows_of(drawable, selected)))
 
 
-def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: str, block: str | None) -> None:
+def _diagram(drawable: Drawable, key: str, metric: str, shown, ends, level: str, block: str | None) -> None:
     """The diagram in the metric's colours; a click on it selects, and forgets the kind of layer chosen in the heatmap."""
     from ..diagram import unet_diagram
 
-    if subject.family is None:
+    if drawable.family is None:
         st.info("There is no diagram for this kind of file; the heatmap and the table say the same.")
         return
-    values, found = _values(identity, metric, level, subject), _found(identity)
+    values, found = _values(key, metric, level, drawable), _found(key)
     if block:  # where a metric is undefined throughout, boxes are grey
-        inside = {row["key"] for row in rows_of(subject, [block])}
+        inside = {row["key"] for row in rows_of(drawable, [block])}
         values = {name: value for name, value in values.items() if name in inside}
     try:
-        drawing = draw_subject(
-            subject, LEVELS[level], block, values=values, units=shown.title, title=f"{found.b} against {found.a}",
+        drawing = drawing_of(
+            drawable, LEVELS[level], block, values=values, units=shown.title, title=f"{found.b} against {found.a}",
             scale="log" if shown.log else "linear", value_range=ends,
         )  # fmt: skip
     except UnetscopeError as error:
@@ -198,14 +199,14 @@ def _diagram(subject: Subject, identity: str, metric: str, shown, ends, level: s
         st.session_state["compare selected"], st.session_state["compare kind"] = state.selected, None
 
 
-def values_at(found: Difference, metric: str, level: str, subject: Subject) -> dict[str, float | None]:
+def values_at(found: Difference, metric: str, level: str, drawable: Drawable) -> dict[str, float | None]:
     """What colours each box of a level; None where the files have it in different shapes or one lacks it."""
     import numpy as np
 
     if level == "Layers":
         table, name, lost = found.table("tensor"), "key", found.left_out["key"]
     elif level == "Modules":
-        modules = {row["key"]: row["module"] or row["label"] for row in tensor_rows(subject)}
+        modules = {row["key"]: row["module"] or row["label"] for row in tensor_rows(drawable)}
         # Sums are taken over a module's tensors and divided then, as everywhere: a module stands where labels do.
         terms = found.terms.assign(label=found.terms["key"].map(lambda key: _unit(modules.get(key, ""))))
         table, name, lost = replace(found, terms=terms).table("label"), "label", []
@@ -235,11 +236,11 @@ def _cell_clicked() -> None:
 
 
 def _table(
-    a: Entry, b: Entry, subject: Subject, found: Difference, metric: str, selected: tuple[str, ...], kind: str | None
+    a: Entry, b: Entry, drawable: Drawable, found: Difference, metric: str, selected: tuple[str, ...], kind: str | None
 ) -> None:
     """The tensors of the selection; choosing one shows its values."""
-    table = tensors_of(found, metric, subject, selected, kind)
-    what = ", ".join(selected[:4]) + (f" and {len(selected) - 4} more" if len(selected) > 4 else "")
+    table = tensors_of(found, metric, drawable, selected, kind)
+    what = listed(selected, 4)
     head, clear, save = st.columns([4, 1, 1], vertical_alignment="bottom")
     words = f"Tensors of {plain(what)}" if selected else "All tensors, the most different first"
     head.subheader(words + (f", {plain(kind)} only" if kind else ""))
@@ -252,7 +253,7 @@ def _table(
     if table.empty:
         st.info("Both files have no tensor in common here. The notes above say what one of them lacks.")
         return
-    shown = table.assign(key=table["key"].map(subject.short))
+    shown = table.assign(key=table["key"].map(drawable.short))
     event = st.dataframe(
         shown, hide_index=True, height=min(420, 38 + 35 * len(shown)), on_select="rerun", selection_mode="single-row",
         key=f"compare tensors {hash((a.identity, b.identity, selected, kind, metric))}",
@@ -280,12 +281,12 @@ def _columns(found: Difference) -> dict[str, object]:
 
 
 def tensors_of(
-    found: Difference, metric: str, subject: Subject, selected: tuple[str, ...], kind: str | None
+    found: Difference, metric: str, drawable: Drawable, selected: tuple[str, ...], kind: str | None
 ) -> pd.DataFrame:
     """The rows of a selection, the metric first, the most different at the top."""
     table = found.table("tensor", sort=metric)
     if selected:
-        keys = {row["key"] for row in rows_of(subject, selected)} if subject.labels else set()
+        keys = {row["key"] for row in rows_of(drawable, selected)} if drawable.labels else set()
         table = table[table["key"].isin(keys) | table["label"].isin(selected)]
     if kind:
         table = table[table["kind"] == kind]

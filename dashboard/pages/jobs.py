@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.wording import counted, readable
+from ...checkpoints.text import ago, counted, file_size, readable
 from .. import jobs
 from ..folders import Folders, current_folders
 from ..job_view import ended_line, show_job
+from ..markdown import plain
 from ..page import Page, Scene
 from ..shell import link_to
-from ..wording import ago, plain, size
 
 if TYPE_CHECKING:
     from ...checkpoints.files.partial import Leftover
@@ -60,23 +60,23 @@ PAGE = Page(
     show=show,
     order=80,
     scenes=(Scene("jobs"),),
-    needs=("unetscope.dashboard.left_behind", "unetscope.dashboard.merge_draft"),
+    needs=("unetscope.dashboard.unfinished_files", "unetscope.dashboard.merge_draft"),
 )
 
 
 def _left_behind() -> None:
     """What killed runs left on the disk, with a button to be rid of each."""
-    from ..left_behind import left_behind
+    from ..unfinished_files import unfinished_files
 
     try:
         folders = current_folders()
     except UnetscopeError:
         return
-    found = left_behind(folders) if folders else []
+    found = unfinished_files(folders) if folders else []
     if not found:
         return
     st.subheader("Left behind")
-    total = plain(size(sum(one.size for one in found)))
+    total = plain(file_size(sum(one.size for one in found)))
     st.caption(
         f"Runs that were killed left {counted(len(found), 'unfinished file')}, {total} in all. "
         "A merge that is started again begins anew and needs none of this."
@@ -90,7 +90,7 @@ def _leftover(one: Leftover, folders: Folders) -> None:
     name = readable(one.path.relative_to(root).as_posix())
     words, button = st.columns([5, 1], vertical_alignment="center")
     use = "; `--resumable` can go on with it" if one.resumable else ""
-    words.markdown(f"{plain(name)}: {plain(size(one.size))}, {ago(time.time() - one.age)}{use}")
+    words.markdown(f"{plain(name)}: {plain(file_size(one.size))}, {ago(time.time() - one.age)}{use}")
     if root != folders.output:
         button.caption("not in the output folder")
     elif button.button("Remove", key=f"remove {name}", icon=":material/delete:", width="stretch"):

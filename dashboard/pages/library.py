@@ -7,18 +7,18 @@ from typing import Any
 import streamlit as st
 
 from ...checkpoints.families import is_text, known_parts, short_title
-from ...checkpoints.wording import counted
+from ...checkpoints.text import ago, amount, counted, file_size, printable
 from ...library.scan_cache import kept_scan
 from .. import jobs
+from ..folder_choice import make_demo
 from ..folders import Folders
 from ..history_view import show_history
 from ..job_view import show_job
-from ..library import Entry, Shelf, health_words, shared_parts
+from ..library import Entry, Library, health_words, shared_parts
+from ..markdown import plain
 from ..page import Page, Scene
 from ..scanning import SCAN
-from ..shell import link_to, require_folders, shelf_of
-from ..wording import ago, amount, plain, printable, size
-from .settings import make_demo
+from ..shell import library_of, link_to, require_folders
 
 _SHOWN_TEXT = 2000
 
@@ -27,15 +27,15 @@ def show() -> None:
     """Draw the page."""
     st.title("Library")
     folders = require_folders()
-    shelf = shelf_of(folders, whole=False)
+    library = library_of(folders, whole=False)
     _follow_jobs(folders)
-    if not shelf.entries and not shelf.unread:
+    if not library.entries and not library.unread:
         _empty(folders)
         return
-    scans = {e.name: scan for e in shelf.entries if (scan := kept_scan(e.identity))}
-    _summary(folders, shelf, scans)
-    shown = _filtered(shelf)
-    chosen = _table(shown, scans, shelf)
+    scans = {e.name: scan for e in library.entries if (scan := kept_scan(e.identity))}
+    _summary(folders, library, scans)
+    shown = _filtered(library)
+    chosen = _table(shown, scans, library)
     if chosen:
         _details(chosen, scans.get(chosen.name))
     else:
@@ -64,7 +64,7 @@ def _empty(folders: Folders) -> None:
 
 def _follow_jobs(folders: Folders) -> None:
     """The demo and scan jobs that have not ended, and what the last ones had to say."""
-    demo = jobs.newest("demo", str(folders.models))
+    demo = jobs.newest("demo", {"folder": str(folders.models)})
     if demo and demo.status != "done":
         show_job(demo.id, key="library")
     scan = next(iter(jobs.here(jobs.listed("scan"))), None)
@@ -75,46 +75,48 @@ def _follow_jobs(folders: Folders) -> None:
             st.warning(f"{plain(name)} could not be scanned: {plain(reason)}")
 
 
-def _summary(folders: Folders, shelf: Shelf, scans: dict[str, dict[str, Any]]) -> None:
+def _summary(folders: Folders, library: Library, scans: dict[str, dict[str, Any]]) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
-    total = sum(entry.size for entry in shelf.entries)
+    total = sum(entry.size for entry in library.entries)
     left.caption(
-        f"{counted(len(shelf.entries), 'file')}, {plain(size(total))}, in {plain(folders.models)} · {len(scans):,} scanned"
+        f"{counted(len(library.entries), 'file')}, {plain(file_size(total))}, in {plain(folders.models)} · {len(scans):,} scanned"
     )
-    waiting = [entry for entry in shelf.entries if not entry.error and not entry.encoding and entry.name not in scans]
+    waiting = [entry for entry in library.entries if not entry.error and not entry.encoding and entry.name not in scans]
     if waiting and right.button(
         f"Scan {counted(len(waiting), 'file')}", icon=":material/health_and_safety:", width="stretch",
-        help=f"Reads {size(sum(e.size for e in waiting))} in the background, once: broken values, position ids, SHA-256, and "
+        help=f"Reads {file_size(sum(e.size for e in waiting))} in the background, once: broken values, position ids, SHA-256, and "
         "fingerprints that tell which files share a VAE or a text encoder.",
     ):  # fmt: skip
         scan_files(waiting)
         st.rerun()
-    if shelf.skipped:
-        st.warning(f"Left out, since these links lead out of the models folder: {plain(', '.join(shelf.skipped[:5]))}")
+    if library.skipped:
+        st.warning(
+            f"Left out, since these links lead out of the models folder: {plain(', '.join(library.skipped[:5]))}"
+        )
 
 
 def scan_files(entries: list[Entry]) -> jobs.Job:
     """Have files scanned in the background."""
     title = f"Scan {entries[0].name}" if len(entries) == 1 else f"Scan {len(entries):,} files"
     files = [entry.path for entry in entries]
-    return jobs.submit("scan", title, {"files": files}, identity="|".join(sorted(files)))
+    return jobs.submit("scan", title, {"files": files})
 
 
-def _filtered(shelf: Shelf) -> list[Entry]:
+def _filtered(library: Library) -> list[Entry]:
     left, right = st.columns([2, 1])
     words = left.text_input("Search", placeholder="name or architecture", key="search", bind="query-params")
-    kinds = sorted({entry.architecture or "unreadable" for entry in shelf.entries})
+    kinds = sorted({entry.architecture or "unreadable" for entry in library.entries})
     kind = right.selectbox("Architecture", ["all", *kinds], key="library kind")
     wanted = (words or "").lower().split()
     return [
         entry
-        for entry in shelf.entries
+        for entry in library.entries
         if kind in ("all", entry.architecture or "unreadable")
         and all(word in f"{entry.name} {entry.architecture}".lower() for word in wanted)
     ]
 
 
-def _table(entries: list[Entry], scans: dict[str, dict[str, Any]], shelf: Shelf) -> Entry | None:
+def _table(entries: list[Entry], scans: dict[str, dict[str, Any]], library: Library) -> Entry | None:
     """The table; the file that is chosen in it, or named in the address."""
     if not entries:
         st.info("No file fits this search. Clear it to see all of them.")
@@ -136,7 +138,7 @@ def _table(entries: list[Entry], scans: dict[str, dict[str, Any]], shelf: Shelf)
     chosen = entries[rows[0]] if rows and rows[0] < len(entries) else None
     if chosen and chosen.name != named:
         st.query_params["file"] = chosen.name
-    elif not chosen and named and shelf.named(named) is None and not shelf.unread:
+    elif not chosen and named and library.named(named) is None and not library.unread:
         st.warning(f"{plain(named)} is gone from the models folder.")
     return chosen
 
@@ -235,9 +237,9 @@ def _overview(entry: Entry, found: Any) -> None:
     lines = [
         ("architecture", found.architecture.name),
         ("container", found.format),
-        ("size", size(found.size)),
+        ("size", file_size(found.size)),
         ("parameters", amount(found.total.parameters)),
-        ("stored as", ", ".join(f"{name} ({size(a.bytes)})" for name, a in found.dtypes.items())),
+        ("stored as", ", ".join(f"{name} ({file_size(a.bytes)})" for name, a in found.dtypes.items())),
         ("predicts", predicts),
         ("changed", ago(entry.changed)),
         ("lacks", ", ".join(found.absent) or "nothing that a whole checkpoint has"),
@@ -261,7 +263,7 @@ def _amounts(name: str, amounts: dict[str, Any]) -> list[dict[str, Any]]:
             name: key,
             "tensors": a.tensors,
             "parameters": amount(a.parameters),
-            "size": size(a.bytes),
+            "size": file_size(a.bytes),
             "share (%)": round(100 * a.bytes / whole, 1),
             "dtypes": ", ".join(a.dtypes),
         }
@@ -286,7 +288,7 @@ def _metadata(metadata: dict[str, str]) -> None:
 
 def _show_health(entry: Entry, scan: dict[str, Any] | None) -> None:
     if scan is None:
-        st.info(f"Not scanned yet. A scan reads the file once ({plain(size(entry.size))}), in the background.")
+        st.info(f"Not scanned yet. A scan reads the file once ({plain(file_size(entry.size))}), in the background.")
         return
     for finding in scan["health"]:
         {"broken": st.error, "suspect": st.warning}.get(finding["level"], st.info)(plain(finding["text"]))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
-from ..library import Entry, Shelf
+from ..drawable import Drawable
+from ..library import Entry, Library
+from ..measuring import GRAM
 from ..merging import MERGE
 from ..page import Page, Scene
-from ..prediction import GRAM
-from ..shell import link_to, require_folders, shelf_of
-from ..subject import Subject
+from ..shell import library_of, link_to, require_folders
 
 if TYPE_CHECKING:
     from ...merge.methods import Method
@@ -27,8 +27,8 @@ def show() -> None:
     """Draw the page."""
     st.title("Merge")
     folders = require_folders()
-    shelf = shelf_of(folders)
-    if not shelf.models:
+    library = library_of(folders)
+    if not library.models:
         st.info(
             "There is no checkpoint to merge yet. The page Library makes demo checkpoints, or says why files cannot be used."
         )
@@ -41,18 +41,18 @@ def show() -> None:
 
     open_draft(folders)
     if "a" in st.query_params:  # a link of the library
-        begin_with(st.query_params["a"], shelf)
+        begin_with(st.query_params["a"], library)
         del st.query_params["a"]
     with st.container(horizontal=True, vertical_alignment="center"):
         mode = choose_mode()
-        load_panel(shelf, folders)
+        load_panel(library, folders)
         continue_panel(folders)
-    say_loaded(shelf, folders)
+    say_loaded(library, folders)
     if mode == TEXT:
-        recipe, complaint = recipe_text(shelf, folders)
+        recipe, complaint = recipe_text(library, folders)
         run_panel(recipe, complaint, folders)
     else:
-        recipe = _with_controls(shelf, folders)
+        recipe = _with_controls(library, folders)
     show_recipe(recipe)
     outcome(recipe)
     keep_draft(folders)
@@ -77,24 +77,24 @@ PAGE = Page(
 )
 
 
-def _with_controls(shelf: Shelf, folders) -> Any:
+def _with_controls(library: Library, folders) -> Any:
     from ..choices import Choices, why_not
     from ..merge_controls import choose_components, choose_method, choose_models, choose_output
     from ..merge_form import UNFINISHED, MergeForm
     from ..merge_parameters import choose_parameters
     from ..merge_run import run_panel
 
-    choices = Choices(why_not(shelf))
+    choices = Choices(why_not(library))
     left, right = st.columns([1, 2.2], gap="medium")
     with left:
         method = choose_method()
-        models = choose_models(method, shelf, choices)
+        models = choose_models(method, library, choices)
         choices.say_proposed()
         values = choose_parameters(method, models)
-        subject = Subject.of_blocks(models[0]) if models else None
-        family = subject.record if subject else None
+        drawable = Drawable.of_blocks(models[0]) if models else None
+        family = drawable.record if drawable else None
         with st.container(horizontal=True, gap="small"):
-            components = choose_components(shelf, family, choices)
+            components = choose_components(library, family, choices)
             output = choose_output()
         panel = st.container()
     with right:
@@ -124,8 +124,8 @@ def _block_weights(
         kinds = {p.kind for p in method.parameters.values()}
         st.info(_ON_DEMAND if "number" in kinds else _A_MODEL_EACH if "numbers" in kinds else _NONE)
         return values
-    subject = Subject.of_blocks(models[0]) if models else None
-    if subject is None:
+    drawable = Drawable.of_blocks(models[0]) if models else None
+    if drawable is None:
         st.info("Choose a first model of a known architecture; its blocks appear here with a weight each.")
         return values | {name: usual_number(method.parameters[name]) for name in by_block}
     shown = by_block[0]
@@ -136,6 +136,6 @@ def _block_weights(
             st.segmented_control("The diagram sets", by_block, default=by_block[0], key="m.diagram", required=True)
             or shown
         )
-    whole = values | {name: weights_of(method.parameters[name], subject.record) for name in by_block}
+    whole = values | {name: weights_of(method.parameters[name], drawable.record) for name in by_block}
     gram = gram_for(method, whole, shown, models)
-    return whole | {shown: edit_weights(method.parameters[shown], subject, gram)}
+    return whole | {shown: edit_weights(method.parameters[shown], drawable, gram)}

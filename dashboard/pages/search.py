@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.text import ago, duration, printable
 from ..choices import Choices
+from ..markdown import plain
 from ..page import Page, Scene
-from ..search_runs import RUNS_VARIABLE, Found, changed_at, find_runs, overview_of
+from ..search_runs import RUNS_VARIABLE, SearchRun, changed_at, find_runs, overview_of
 from ..shell import require_folders
-from ..wording import ago, duration, plain, printable
 
 if TYPE_CHECKING:
     from ...search.overview import Overview
@@ -80,7 +81,7 @@ def _nothing() -> None:
     )
 
 
-def _live(run: Found) -> None:
+def _live(run: SearchRun) -> None:
     from ...search.overview import first
 
     try:

@@ -8,15 +8,17 @@ from typing import Any
 import streamlit as st
 
 from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.text import file_size, printable
 from ..choices import Choices, why_not
-from ..library import Entry, Shelf
-from ..measure_view import offer
-from ..measuring import TRACE, identity_for, kept
+from ..drawable import Drawable, drawing_of, svg_of
+from ..drawable_choice import HEIGHT, say
+from ..job_view import offer
+from ..library import Entry, Library
+from ..markdown import plain
+from ..measuring import TRACE
 from ..page import Page, Scene
-from ..shell import link_to, require_folders, shelf_of
-from ..subject import Subject, draw_subject, svg_of
-from ..subject_view import HEIGHT, say
-from ..wording import plain, printable, size
+from ..results import kept
+from ..shell import library_of, link_to, require_folders
 
 _NONE = "none"
 # Candidates in order of their colour; more than these share grey.
@@ -37,22 +39,21 @@ def show() -> None:
     """Draw the page."""
     st.title("Where from")
     folders = require_folders()
-    shelf = shelf_of(folders)
-    models = shelf.models
+    library = library_of(folders)
+    models = library.models
     if len(models) < 2:
         st.info("Tracing takes a merge and a model that it may be made of. Add some, or make the demo checkpoints.")
         link_to("library", "To the library")
         return
-    merged, among, base = _choose(shelf)
+    merged, among, base = _choose(library)
     if merged is None or not among:
         st.info("Choose at least one model that the merge may be made of.")
         return
     files = [merged, base, *among]
-    identity = identity_for("trace", [entry.identity if entry else None for entry in files])
     arguments = {"merged": merged.path, "base": base.path if base else None, "among": [entry.path for entry in among]}
-    reads = size(sum(entry.size for entry in files if entry))
-    if offer("trace", identity, f"Trace {Path(merged.name).name}", arguments, f"Trace (reads {reads})"):
-        _result(merged, kept("trace", identity))
+    reads = file_size(sum(entry.size for entry in files if entry))
+    if key := offer("trace", f"Trace {Path(merged.name).name}", arguments, f"Trace (reads {reads})"):
+        _result(merged, kept("trace", key))
 
 
 PAGE = Page(
@@ -70,11 +71,11 @@ PAGE = Page(
 )
 
 
-def _choose(shelf: Shelf) -> tuple[Entry | None, list[Entry], Entry | None]:
+def _choose(library: Library) -> tuple[Entry | None, list[Entry], Entry | None]:
     one, two, three = st.columns([2, 3, 2])
-    choices, models, bound = Choices(why_not(shelf)), shelf.models, {"bind": "query-params"}
+    choices, models, bound = Choices(why_not(library)), library.models, {"bind": "query-params"}
     first = next((entry for entry in models if entry.merged), models[0])
-    merged = shelf.named(
+    merged = library.named(
         choices.one("The merge", [e.name for e in models], "merged", proposal=first.name, where=one, **bound)
     )
     if merged is None:
@@ -94,7 +95,7 @@ def _choose(shelf: Shelf) -> tuple[Entry | None, list[Entry], Entry | None]:
         help="What the candidates were tuned from, if it is not among them; it is one more candidate.",
     )  # fmt: skip
     choices.stop_if_gone()
-    return merged, [entry for entry in others if entry.name in names], shelf.named(base)
+    return merged, [entry for entry in others if entry.name in names], library.named(base)
 
 
 def _result(merged: Entry, report: dict[str, Any]) -> None:
@@ -153,12 +154,12 @@ def _diagram(merged: Entry, report: dict[str, Any]) -> tuple[str, ...]:
     """The diagram with the shares; answers what is selected in it."""
     from ..diagram import unet_diagram
 
-    subject = Subject.of_entry(merged)
-    if subject.family is None:
+    drawable = Drawable.of_entry(merged)
+    if drawable.family is None:
         st.info("There is no diagram for this kind of file; the table says the same.")
         return ()
     try:
-        drawing = draw_subject(subject, "block", badges=subject.labels, title=report["merged"])
+        drawing = drawing_of(drawable, "block", badges=drawable.labels, title=report["merged"])
     except UnetscopeError as error:
         say(error)
         return ()

@@ -12,6 +12,7 @@ from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family, family_of
 from ...checkpoints.formats import without_suffix
 from ...checkpoints.notices import Notice, texts
+from ...checkpoints.text import free_name
 from ..errors import RecipeError
 from ..methods import METHODS
 from ..recipe import MERGED, Recipe
@@ -234,10 +235,7 @@ class Draft:
         return Imported(recipe, self.origin, tuple(notes), hashes, missing, shares, family)
 
     def _new_name(self, wanted: str) -> str:
-        name, n = wanted, 2
-        while name in self.models or name in self.loras or name in self.steps or name == MERGED:
-            name, n = f"{wanted}.{n}", n + 1
-        return name
+        return free_name(wanted, lambda name: name in (*self.models, *self.loras, *self.steps, MERGED))
 
 
 def _stem(path: str) -> str:

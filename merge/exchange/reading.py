@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...checkpoints.formats import is_model_name
-from ...checkpoints.wording import unreadable
+from ...checkpoints.text import unreadable
 from ..errors import RecipeError
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log

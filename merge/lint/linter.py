@@ -16,7 +16,7 @@ from ...checkpoints.hashes import identity
 from ...checkpoints.notices import SEVERITIES, Notice, Severity, worst_first
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Cancelled, Progress
-from ...checkpoints.wording import dead_link
+from ...checkpoints.text import dead_link
 from ...library.health import NOT_FINITE
 from ...library.scan import scan
 from ...library.scan_cache import keep_scan, kept_scan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...checkpoints.wording import readable
+from ...checkpoints.text import free_name, readable
 from ..errors import MergeError
 from ..recipe import MERGED, Recipe
 from .uses import LoraUse
@@ -39,7 +39,7 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
                 for name, use in zip(names[1:], loras, strict=True)
             },
             "steps": {
-                _free("baked", names): {
+                free_name("baked", names.__contains__): {
                     "method": "task_arithmetic",
                     "inputs": names,
                     "weights": [use.weights() for use in loras],
@@ -54,12 +54,5 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """A name for every file: its stem, with a number where stems are equal or are words of recipes."""
     names: list[str] = []
     for path in paths:
-        names.append(_free(readable(path.stem), [*names, MERGED]))
+        names.append(free_name(readable(path.stem), [*names, MERGED].__contains__))
     return names
-
-
-def _free(name: str, taken: Sequence[str]) -> str:
-    found, n = name, 2
-    while found in taken:
-        found, n = f"{name}.{n}", n + 1
-    return found

@@ -21,7 +21,7 @@ from ...checkpoints.lora.names import has_own_names
 from ...checkpoints.notices import Notice
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted
 from ..block_weights import BlockWeights
 from ..compatibility import has_denoiser
 from ..errors import MergeError

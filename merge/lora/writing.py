@@ -16,8 +16,8 @@ from ...checkpoints.families import Family, family_of
 from ...checkpoints.files.targets import check_target, refuse_inputs
 from ...checkpoints.formats import written_as
 from ...checkpoints.stream import Pass
+from ...checkpoints.text import readable
 from ...checkpoints.transfer import write_tensors
-from ...checkpoints.wording import readable
 from ..errors import MergeError
 from .layers import WITHOUT_ALPHA, Layer, Style
 from .low_rank import Factors

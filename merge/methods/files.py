@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.errors import UnetscopeError
-from ...checkpoints.wording import unreadable
+from ...checkpoints.text import unreadable
 from ..errors import MethodError
 from .method import Method
 from .registry import METHODS

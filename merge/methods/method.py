@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ...checkpoints.errors import nearest
+from ...checkpoints.text import shown
 from ..errors import RecipeError
-from ..validation_errors import SHORT
 from .elsewhere import Mecha, Mergekit, Supermerger
 
 Numbers = Sequence[float]
@@ -60,12 +60,12 @@ class Parameter:
             RecipeError: naming `where` and what is allowed.
         """
         if self.kind == "switch" and not isinstance(value, bool):
-            raise RecipeError(f"{where}: must be true or false, not {SHORT.repr(value)}")
+            raise RecipeError(f"{where}: must be true or false, not {shown(value)}")
         if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise RecipeError(f"{where}: must be a whole number, not {SHORT.repr(value)}")
+            raise RecipeError(f"{where}: must be a whole number, not {shown(value)}")
         if self.kind == "choice" and value not in self.choices:
             hint = nearest(value, self.choices) if isinstance(value, str) else ""
-            raise RecipeError(f"{where}: must be {' or '.join(self.choices)}, not {SHORT.repr(value)}{hint}")
+            raise RecipeError(f"{where}: must be {' or '.join(self.choices)}, not {shown(value)}{hint}")
 
     def check_number(self, value: float, where: str) -> None:
         """Refuse a number that this parameter cannot have.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ...checkpoints.text import shown
 from ..errors import SearchError
 from ..shots import Shot
 
@@ -45,7 +45,7 @@ def diffusers_fields(shot: Shot) -> Fields:
     for name, value in shot.extra.items():
         if value and name not in _HARMLESS and name not in _USED and value != _OFF.get(name):
             raise SearchError(
-                f"{shot.name}: {name}: is {_short(value)}, which the generator diffusers does not do; leave it out, or use the "
+                f"{shot.name}: {name}: is {shown(value)}, which the generator diffusers does not do; leave it out, or use the "
                 "generator web_ui"
             )
     schedule = shot.extra.get("scheduler")
@@ -67,8 +67,3 @@ def _clip_skip(shot: Shot) -> int:
     if isinstance(skip, bool) or not isinstance(skip, int) or not 1 <= skip <= _MOST_SKIP:
         raise SearchError(f"{shot.name}: clip skip: must be from 1 to {_MOST_SKIP}, found {skip!r}")
     return skip
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 50 else text[:47] + "..."

@@ -14,7 +14,7 @@ from ...checkpoints.families import Family
 from ...checkpoints.kernels import kernel
 from ...checkpoints.recognition import to_diffusers
 from ...checkpoints.tensors import Piece, Shape, StoredTensor, row_major
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted
 from ..errors import SearchError
 
 if TYPE_CHECKING:

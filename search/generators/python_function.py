@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ...checkpoints.errors import UnetscopeError, in_words
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted
 from ...merge import merge
 from ...merge.live import HeldMerge
 from ..errors import NO_IMAGE, SearchError

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...analysis.plots.style import dress, new_figure, palette, theme
-from ..overview import COST_WORDS, COSTS, Overview, duration
+from ...checkpoints.text import duration
+from ..overview import COST_WORDS, COSTS, Overview
 
 # So far apart in lightness that they are told apart without colour; hatched besides.
 _SHADES = {"merge": 0.95, "generate": 0.35, "reward": 0.7, "evaluate": 0.35, "other": 0.1}

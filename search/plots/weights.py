@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from ...analysis.plots.style import dress, new_figure, palette, short, theme
+from ...analysis.plots.style import dress, new_figure, palette, theme
+from ...checkpoints.text import short_number
 from ..overview import Spread
 
 
@@ -24,7 +25,9 @@ def draw_weights(spread: Mapping[str, Spread], top: int, limits: tuple[float, fl
         axes.plot([at, at], [one.low, one.high], color=look.background, lw=4, solid_capstyle="butt")
         axes.plot([at, at], [one.low, one.high], color=look.ink, lw=1.5, solid_capstyle="butt")
         axes.plot([at - 0.22, at + 0.22], [one.middle] * 2, color=look.ink, lw=1.5)
-        axes.text(at, limits[1] + 0.02 * wide, short(one.best), ha="center", va="bottom", fontsize=7, color=look.ink)
+        axes.text(
+            at, limits[1] + 0.02 * wide, short_number(one.best), ha="center", va="bottom", fontsize=7, color=look.ink
+        )
     axes.set_ylim(low - 0.02 * wide, limits[1] + 0.1 * wide)
     axes.set_xlim(-0.6, len(spread) - 0.4)
     axes.set_xticks(list(places), [label.replace("_", "\n") for label in spread], fontsize=7, rotation=90)

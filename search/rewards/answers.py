@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted
 from ..errors import SearchError
 
 

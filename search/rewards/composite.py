@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...checkpoints.text import free_name
 from ..errors import SearchError
 from .contract import Parts, Reward
 
@@ -67,10 +68,7 @@ class Composite(Reward):
     def _free(self, name: str, given: bool) -> str:
         if name in self._rewards and given:
             raise SearchError(f"reward composite: two parts are called {name!r}; give one another name")
-        number, free = 2, name
-        while free in self._rewards:
-            free, number = f"{name}-{number}", number + 1
-        return free
+        return free_name(name, self._rewards.__contains__, "{}-{}")
 
     def caution(self) -> str:
         others = {name: reward for name, reward in self._rewards.items() if not reward.is_preference}

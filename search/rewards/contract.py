@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...checkpoints.wording import counted
+from ...checkpoints.text import counted
 from ..errors import SearchError
 
 if TYPE_CHECKING:

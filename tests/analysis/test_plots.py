@@ -24,7 +24,8 @@ from unetscope.analysis import (
     measure,
     save,
 )
-from unetscope.analysis.plots.style import DARK, LIGHT, clipped, short
+from unetscope.analysis.plots.style import DARK, LIGHT, clipped
+from unetscope.checkpoints.text import short_number
 
 
 def pair(write_model, random_model):
@@ -69,11 +70,11 @@ def test_a_heatmap_prints_the_number_of_every_cell_and_block(write_model, random
     cells, whole = figure.axes[:2]
     table = measured.table("kind")
     table = table[table["label"] != "SCHEDULE"]
-    assert sorted(texts(cells)) == sorted(short(100 * v) for v in table["relative_l2"])
+    assert sorted(texts(cells)) == sorted(short_number(100 * v) for v in table["relative_l2"])
     labels = [t.get_text() for t in cells.get_xticklabels()]
     assert labels == ["CLIP\nL", "IN01", "M00", "OUT", "VAE"]
     by_label = measured.table("label").set_index("label")["relative_l2"]
-    assert texts(whole) == [short(100 * by_label[label.replace("\n", "_")]) for label in labels]
+    assert texts(whole) == [short_number(100 * by_label[label.replace("\n", "_")]) for label in labels]
     assert len(cells.patches) == len(labels) * table["kind"].nunique()
     assert_apart(boxes(figure))
 
@@ -106,7 +107,7 @@ def test_a_clustered_matrix_prints_every_distance_and_name(count):
     figure = draw_clusters(measured, dark=True)
     cells = figure.axes[1]
     away = 100 * measured.distances(relative=True).to_numpy()
-    expected = [short(v) for v in away[~np.eye(count, dtype=bool)]]
+    expected = [short_number(v) for v in away[~np.eye(count, dtype=bool)]]
     assert sorted(texts(cells)) == sorted(expected)
     if count < 30:
         assert_apart(boxes(figure))
@@ -152,7 +153,7 @@ def test_a_picture_format_that_cannot_be_drawn_is_refused(tmp_path):
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9))
 def test_a_short_number_is_near_the_number_and_short(value):
-    text = short(value)
+    text = short_number(value)
     assert len(text) <= (7 if abs(value) > 1e-9 or value == 0 else 9)
     assert float(text) == pytest.approx(value, rel=0.051)
 
@@ -162,4 +163,4 @@ def test_a_short_number_is_near_the_number_and_short(value):
     [(0, "0"), (12.3, "12"), (1.23, "1.2"), (0.999, "1.0"), (0.123, ".12"), (0.0456, ".046"), (1.2e-4, "1.2e-4")],
 )
 def test_short_numbers_have_two_digits_that_count(value, text):
-    assert short(value) == text
+    assert short_number(value) == text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import PATIENCE
+from browser import PATIENCE, browser_page, complaints_of, require_browser, served_app, settle
 from places import place
 from tiny import leftovers, load, raw
 
@@ -21,49 +21,29 @@ from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.dtypes import dtype_named
 from unetscope.checkpoints.families import layout
 from unetscope.checkpoints.formats.safetensors_file import plan_header
-from unetscope.dashboard.screenshots import browser_page, find_browser, served, settle
 from unetscope.merge import Recipe, merge
 
 pytestmark = pytest.mark.long
 
 
-def why_not() -> str:
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        return "Playwright is not installed (pip install playwright)"
-    return "" if find_browser() else "there is no Chromium (apt install chromium)"
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _browser() -> None:
-    if reason := why_not():
-        (pytest.fail if os.environ.get("UNETSCOPE_REQUIRE_BROWSER") == "1" else pytest.skip)(reason)
+    require_browser()
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """The app's address and its models folder, empty at first."""
     folder = tmp_path_factory.mktemp("app")
-    with served(folder) as address:
+    with served_app(folder) as address:
         yield address, folder / "models"
 
 
 @pytest.fixture(scope="module")
 def window(app) -> Iterator:
     with browser_page() as page:
-        page.set_default_timeout(PATIENCE * 1000)
-        page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text) if is_error(message) else None)
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.errors = complaints_of(page)
         yield page
-
-
-def is_error(message) -> bool:
-    """Whether the browser complains about our page. On every page but the first, Streamlit looks for its server below the page's
-    own address before it looks at the root, and is told that there is none."""
-    looks_for_server = message.location["url"].endswith(("_stcore/health", "_stcore/host-config"))
-    return message.type == "error" and not looks_for_server
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_merge_whose_file_vanishes_before_the_click_is_refused_by_name(choose,
     kept = models.parent / "kept"
     (models / "spare.safetensors").rename(kept)
     click(page, label)
-    assert not page.exception and jobs.listed("merge") == [] and "m.dry" not in page.session_state
+    assert not page.exception and jobs.listed("merge") == [] and page.session_state["merge"].dry is None
     assert "spare.safetensors is gone from the models folder" in errors(page)
     page.run()
     assert "spare.safetensors" in errors(page)

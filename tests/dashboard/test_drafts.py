@@ -17,7 +17,7 @@ from unetscope.checkpoints.files.partial import JOURNAL, PARTIAL, RESUMABLE, cre
 from unetscope.dashboard import jobs, launch, worker
 from unetscope.dashboard.folders import choose_folders, current_folders
 from unetscope.dashboard.merge_draft import _packed, _unpacked
-from unetscope.dashboard.records import state_folder
+from unetscope.dashboard.state_files import state_folder
 from unetscope.dashboard.weights_editing import Undo
 
 DONE = "Merge out.safetensors: done"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +19,10 @@ from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.stream import Cancelled
 from unetscope.dashboard import jobs, page, worker
 from unetscope.dashboard.launch import launch
+from unetscope.dashboard.measuring import STATISTICS
 from unetscope.dashboard.own_methods import METHODS_VARIABLE
-from unetscope.dashboard.tasks import built_in_task
+from unetscope.dashboard.results import kept, key_of
+from unetscope.dashboard.scanning import SCAN
 from unetscope.merge import Recipe, merge
 
 # Seconds until something is taken for hung.
@@ -38,7 +43,7 @@ def task(monkeypatch, no_workers):
     scan = page.task_named("scan")
 
     def set_to(function) -> None:
-        def found(kind, module=None):
+        def found(kind):
             return replace(scan, run=function) if kind == "scan" else page.task_named(kind)
 
         monkeypatch.setattr(jobs, "task_named", found)
@@ -79,6 +84,8 @@ def test_a_merge_by_a_method_of_the_users_own_runs_where_the_app_was_started_wit
     assert refused.status == "failed" and "--methods mine.py" in refused.error
     assert not (models / "own.safetensors").exists()
 
+    for process in jobs._children:  # one that still looks for more would take the next job without the methods
+        process.wait(PATIENCE)
     environments = []
     monkeypatch.setattr(subprocess, "call", lambda words, env: environments.append(env) or 0)
     assert launch(methods=[file]) == 0
@@ -148,7 +155,7 @@ def test_a_running_job_stops_when_asked_and_a_waiting_one_never_starts(task):
         raise Cancelled("cancelled")
 
     task(run)
-    first, second = jobs.submit("scan", "first", {}), jobs.submit("scan", "second", {})
+    first, second = jobs.submit("scan", "first", {"n": 1}), jobs.submit("scan", "second", {"n": 2})
     thread = threading.Thread(target=worker.work, args=("background",))
     thread.start()
     assert started.wait(PATIENCE)
@@ -180,7 +187,7 @@ def test_failures_are_sentences_and_faults_of_the_program_keep_their_traceback(t
 
 def test_a_job_whose_process_was_killed_is_marked_and_the_next_one_runs(task, monkeypatch):
     job = jobs.submit("scan", "dies", {})
-    waits = jobs.submit("scan", "waits", {})
+    waits = jobs.submit("scan", "waits", {"n": 2})
     code = (
         "import time\n"
         "from unetscope.dashboard import jobs, worker\n"
@@ -230,22 +237,52 @@ def test_a_worker_starts_without_streamlit_and_finds_its_tasks(models, no_worker
     code = "import sys\nfrom unetscope.dashboard import worker\nworker.work('merge')\nprint('streamlit' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert (said, jobs.get(job.id).status) == ("False\n", "done")
-    for module in (
-        "os",
-        "unetscope.dashboard.pages.merge",
-        "unetscope.dashboard..merging",
-        "unetscope.dashboard.nothing",
-        None,
-        3,
-    ):
-        assert built_in_task("merge", module) is None
 
 
-def test_the_same_work_is_not_queued_twice(no_workers):
-    first = jobs.submit("gram", "measure", {"files": []}, identity="x")
-    assert jobs.submit("gram", "measure", {"files": []}, identity="x").id == first.id
-    jobs.cancel(first.id)
-    assert jobs.submit("gram", "measure", {"files": []}, identity="x").id != first.id
+def test_a_record_names_no_module_to_be_imported_and_those_that_did_are_still_read(no_workers):
+    job = jobs.submit("scan", "Scan", {"files": []})
+    record = json.loads((job.folder / "job.json").read_text())
+    for module in ("unetscope.dashboard.scanning", "antigravity", "unetscope.dashboard..scanning", None, 3):
+        (job.folder / "job.json").write_text(json.dumps(record | {"module": module, "identity": "a|b"}))
+        assert jobs.get(job.id).task is SCAN
+    assert "antigravity" not in sys.modules
+    (job.folder / "job.json").write_text(json.dumps(record | {"kind": ["scan"]}))
+    assert jobs.listed() == []
+
+
+def test_the_same_work_is_not_queued_twice(models, no_workers):
+    asked = {"files": [str(models / "base.safetensors"), str(models / "tuned.safetensors")]}
+    for kind in ("gram", "scan"):
+        first = jobs.submit(kind, "measure", asked)
+        assert jobs.submit(kind, "measure", asked).id == first.id
+        assert jobs.submit(kind, "measure", {"files": asked["files"][:1]}).id != first.id
+        jobs.cancel(first.id)
+        assert jobs.submit(kind, "measure", asked).id != first.id
+
+
+def test_what_was_measured_is_found_under_its_files_until_one_changes(models, no_workers):
+    file = models / "base.safetensors"
+    arguments = {"file": str(file)}
+    job = jobs.submit("statistics", "measure", arguments)
+    worker.work("analysis")
+    key = key_of(STATISTICS, arguments)
+    # As it has been named since the first version, so that nobody measures anew.
+    named = f"statistics\n1\n{file.resolve()}|{file.stat().st_size}|{file.stat().st_mtime_ns}"
+    assert key == jobs.get(job.id).result["identity"] == hashlib.sha256(named.encode()).hexdigest()[:32]
+    assert kept("statistics", key)["name"] == "base"
+    assert jobs.newest("statistics", arguments).id == job.id
+    os.utime(file, ns=(1, 1))
+    assert kept("statistics", key_of(STATISTICS, arguments)) is None
+    assert jobs.newest("statistics", arguments) is None
+
+
+def test_a_measurement_that_cannot_be_kept_is_a_sentence(models, tmp_path, no_workers):
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "statistics").write_text("no folder")
+    job = jobs.submit("statistics", "measure", {"file": str(models / "base.safetensors")})
+    worker.work("analysis")
+    assert jobs.get(job.id).status == "failed" and str(tmp_path / "cache") in jobs.get(job.id).error
+    assert not (job.folder / "log.txt").exists()
 
 
 def test_records_of_others_and_damaged_ones_are_passed_over(no_workers, tmp_path):

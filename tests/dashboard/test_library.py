@@ -28,16 +28,16 @@ def test_files_and_sub_folders_are_listed_with_what_headers_say(models):
     (models / "tuned.safetensors").rename(models / "deep" / "er" / "tuned.safetensors")
     (models / "notes.txt").write_text("no checkpoint")
     (models / ".hidden.safetensors").write_text("no checkpoint")
-    shelf = read_library(models)
-    assert [e.name for e in shelf.entries] == [
+    library = read_library(models)
+    assert [e.name for e in library.entries] == [
         "base.safetensors", "merged.safetensors", "wide.safetensors", "deep/er/tuned.safetensors",
     ]  # fmt: skip
-    base, merged, wide, _ = shelf.entries
+    base, merged, wide, _ = library.entries
     assert (base.family, base.what, base.merged) == ("sd1", "checkpoint", False)
     assert base.size == (models / "base.safetensors").stat().st_size
     assert merged.merged and wide.family == "sdxl"
     assert set(wide.components) >= {"unet", "clip_l", "clip_g", "vae"}
-    assert shelf.unread == 0 and all(e.mergeable for e in shelf.entries)
+    assert library.unread == 0 and all(e.mergeable for e in library.entries)
 
 
 def test_headers_are_read_once_until_a_file_changes(models, headers_read):
@@ -64,10 +64,10 @@ def test_damaged_files_are_listed_with_the_reason(models):
     (models / "junk.safetensors").write_bytes(b"not a checkpoint at all")
     whole = (models / "base.safetensors").read_bytes()
     (models / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    shelf = read_library(models)
-    assert "junk.safetensors" in shelf.named("junk.safetensors").error
-    assert shelf.named("cut.safetensors").truncated
-    assert {e.name for e in shelf.models}.isdisjoint({"junk.safetensors", "cut.safetensors"})
+    library = read_library(models)
+    assert "junk.safetensors" in library.named("junk.safetensors").error
+    assert library.named("cut.safetensors").truncated
+    assert {e.name for e in library.models}.isdisjoint({"junk.safetensors", "cut.safetensors"})
 
 
 def test_links_out_of_the_folder_are_named_and_not_followed(models, tmp_path, demo_files):
@@ -75,9 +75,9 @@ def test_links_out_of_the_folder_are_named_and_not_followed(models, tmp_path, de
     os.symlink(demo_files / "base.safetensors", models / "link.safetensors")
     os.symlink(models / "base.safetensors", models / "inside.safetensors")
     os.symlink(models, models / "circle")
-    shelf = read_library(models)
-    assert set(shelf.skipped) == {"door", "link.safetensors", "circle"}
-    assert shelf.named("inside.safetensors") and not shelf.named("link.safetensors")
+    library = read_library(models)
+    assert set(library.skipped) == {"door", "link.safetensors", "circle"}
+    assert library.named("inside.safetensors") and not library.named("link.safetensors")
 
 
 def test_a_diffusers_folder_is_one_entry(models, make_checkpoint):

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from tiny import load, raw
 
-from unetscope.checkpoints.wording import readable
+from unetscope.checkpoints.text import readable
 from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.folders import Folders, existing
 from unetscope.dashboard.library import read_library
-from unetscope.dashboard.wording import plain
+from unetscope.dashboard.markdown import plain
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
 SHOWN = "mod\\udce8le.safetensors"

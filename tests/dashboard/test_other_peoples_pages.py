@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,9 @@ from unetscope.dashboard import jobs, worker
 from unetscope.dashboard.library import read_library
 from unetscope.dashboard.page import PAGES, Page, in_order, task_named
 from unetscope.dashboard.pages import compare
-from unetscope.dashboard.screenshots import scenes
 from unetscope.dashboard.tasks import Task
 
+SCREENSHOTS = Path(__file__).parents[2] / "docs" / "pictures" / "screenshots.py"
 # Seconds until something is taken for hung.
 PATIENCE = 600.0
 BUILT_IN = ["library", "explore", "compare", "merge", "search", "collection", "where_from", "jobs", "settings"]
@@ -28,31 +29,32 @@ from pathlib import Path
 
 import streamlit as st
 
-from unetscope.dashboard.library import identity_of
-from unetscope.dashboard.measure_view import offer
-from unetscope.dashboard.measuring import identity_for, keep, kept
+from unetscope.dashboard.job_view import offer
 from unetscope.dashboard.page import Page, Scene
-from unetscope.dashboard.shell import require_folders, shelf_of
+from unetscope.dashboard.results import kept
+from unetscope.dashboard.shell import require_folders, library_of
 from unetscope.dashboard.tasks import Task
 
 
 def count_zeros(arguments, progress, cancel):
     data = Path(arguments["file"]).read_bytes()
     progress(len(data), len(data), "")
-    return keep("zeros", identity_for("zeros", [identity_of(Path(arguments["file"]))]), {"zeros": data.count(0)})
+    return {"zeros": data.count(0)}
 
 
 def show():
     st.title("Zeros")
-    entry = shelf_of(require_folders()).models[0]
-    identity = identity_for("zeros", [entry.identity])
-    if offer("zeros", identity, "Zeros", {"file": entry.path}, "Count the zeros"):
-        st.metric(entry.name, kept("zeros", identity)["zeros"])
+    entry = library_of(require_folders()).models[0]
+    if key := offer("zeros", "Zeros", {"file": entry.path}, "Count the zeros"):
+        st.metric(entry.name, kept("zeros", key)["zeros"])
+
+
+COUNT = Task("zeros", count_zeros, "analysis", "Count zeros", inputs=lambda arguments: [Path(arguments["file"])])
 
 
 PAGE = Page(
     id="zeros", title="Zeros", icon=":material/exposure_zero:", show=show, group="Mine",
-    tasks=(Task("zeros", count_zeros, "analysis", "Count zeros"),), scenes=(Scene("zeros", click="Count the zeros"),),
+    tasks=(COUNT,), scenes=(Scene("zeros", click="Count the zeros"),),
 )
 """
 # The app, at the page that the session names.
@@ -115,7 +117,7 @@ def test_a_page_of_another_package_measures_in_a_worker_and_shows_what_it_found(
     first = read_library(models, PATIENCE).models[0]
     assert not at.exception
     assert [(one.label, one.value) for one in at.metric] == [(first.name, str(Path(first.path).read_bytes().count(0)))]
-    assert scenes()["zeros"][0] == "zeros"
+    assert runpy.run_path(str(SCREENSHOTS))["scenes"]()["zeros"][0] == "zeros"
 
 
 def test_the_page_of_the_guide_works(models, install_page, no_workers):
@@ -131,7 +133,7 @@ def test_the_page_of_the_guide_works(models, install_page, no_workers):
 
 def test_a_job_of_a_page_that_is_not_installed_any_more_is_passed_over(models, install_page, no_workers):
     install_page(ZEROS)
-    job = jobs.submit("zeros", "Zeros", {})
+    job = jobs.submit("zeros", "Zeros", {"file": str(models / "base.safetensors")})
     assert jobs.get(job.id).lane == "analysis"
     PAGES.forget("zeros")
     assert jobs.get(job.id) is None and jobs.listed() == []
@@ -162,7 +164,7 @@ def test_the_app_says_in_a_sentence_which_page_it_cannot_take(models, install_pa
         ({"id": "../x"}, "small letters"),
         ({"title": ""}, "no title"),
         ({"icon": "compare"}, ":material/"),
-        ({"show": lambda shelf: None}, "without arguments"),
+        ({"show": lambda library: None}, "without arguments"),
         ({"tasks": (Task("scan", lambda a, b, c: None, "analysis", "Scan"),)}, "another page has one"),
         ({"tasks": (Task("mine", lambda a, b, c: None, "later", "Mine"),)}, "there is no lane 'later'"),
         ({"tasks": (Task("../mine", lambda a, b, c: None, "merge", "Mine"),)}, "small letters"),

@@ -14,8 +14,9 @@ from unetscope.checkpoints import open_checkpoint
 from unetscope.dashboard import jobs
 from unetscope.dashboard.collection_charts import clustered, map_chart, matrix_chart, tree_chart
 from unetscope.dashboard.map_labels import HEIGHT, LETTER, LINE, WIDTHS, Label, labels, short_name
-from unetscope.dashboard.measuring import kept, kept_comparison
+from unetscope.dashboard.measuring import kept_comparison
 from unetscope.dashboard.pages.where_from import colours_of, share_rows, stacked
+from unetscope.dashboard.results import kept
 
 NAMES = ("base", "merged", "tuned")
 

@@ -8,18 +8,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from unetscope.dashboard import jobs
+from unetscope.dashboard.drawable import Drawable
 from unetscope.dashboard.heatmap import PALETTE, clicked, colour_range, heatmap
 from unetscope.dashboard.library import read_library
 from unetscope.dashboard.measuring import kept_difference
 from unetscope.dashboard.pages.compare import tensors_of, values_at
-from unetscope.dashboard.subject import Subject
 
 
 @pytest.fixture
-def compared(models) -> tuple[str, Subject]:
+def compared(models) -> tuple[str, Drawable]:
     """A comparison of the two SD1 files that has been made, and what its diagram shows."""
     identity = finished.difference(models / "base.safetensors", models / "tuned.safetensors")
-    return identity, Subject.of_entry(read_library(models).named("base.safetensors"))
+    return identity, Drawable.of_entry(read_library(models).named("base.safetensors"))
 
 
 def relative_l2(folder, keys) -> float:
@@ -102,8 +102,8 @@ def test_a_block_that_did_not_change_is_grey_where_a_metric_is_undefined(models,
 
 
 def test_a_module_has_the_metric_of_its_summed_tensors(models, compared):
-    identity, subject = compared
-    values = values_at(kept_difference(identity), "relative_l2", "Modules", subject)
+    identity, drawable = compared
+    values = values_at(kept_difference(identity), "relative_l2", "Modules", drawable)
     keys = [
         k for k in load_file(models / "base.safetensors") if k.startswith("model.diffusion_model.input_blocks.5.1.")
     ]
@@ -111,15 +111,15 @@ def test_a_module_has_the_metric_of_its_summed_tensors(models, compared):
 
 
 def test_a_block_has_the_metric_of_its_summed_tensors(models, compared):
-    identity, subject = compared
-    values = values_at(kept_difference(identity), "relative_l2", "Blocks", subject)
+    identity, drawable = compared
+    values = values_at(kept_difference(identity), "relative_l2", "Blocks", drawable)
     keys = [k for k in load_file(models / "base.safetensors") if k.startswith("model.diffusion_model.input_blocks.5.")]
     assert values["IN05"] == pytest.approx(relative_l2(models, keys), rel=1e-6)
 
 
 def test_the_table_is_sorted_by_the_metric_and_keeps_whole_keys(compared):
-    identity, subject = compared
-    table = tensors_of(kept_difference(identity), "max_abs", subject, ("down_blocks.1.resnets.1",), None)
+    identity, drawable = compared
+    table = tensors_of(kept_difference(identity), "max_abs", drawable, ("down_blocks.1.resnets.1",), None)
     assert len(table) == 10
     assert table["key"].str.startswith("model.diffusion_model.input_blocks.5.0.").all()
     assert table["max_abs"].is_monotonic_decreasing

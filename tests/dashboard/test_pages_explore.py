@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from unetscope.checkpoints.demo import write_demo
 from unetscope.dashboard import jobs
-from unetscope.dashboard.subject import Subject, label_of, rows_of
+from unetscope.dashboard.drawable import Drawable, label_of, rows_of
 from unetscope.merge.convert import convert
 
 IN05_TENSORS = 36  # a ResNet with its time projection and skip-less convolutions, and a transformer with one layer
@@ -88,7 +88,7 @@ def test_a_block_of_another_architecture_does_not_stop_the_page(open_page):
     at = open_page("explore", of="sd1", level="Layers", block="OUT11")
     at.selectbox(key="of").set_value("sdxl").run()
     assert not at.exception
-    assert at.selectbox(key="block").value in Subject("sdxl", "sdxl").labels
+    assert at.selectbox(key="block").value in Drawable("sdxl", "sdxl").labels
 
 
 def test_an_architecture_has_no_statistics_and_says_so(open_page):
@@ -127,11 +127,11 @@ def test_statistics_of_a_block_are_those_of_its_tensors(models, open_page):
     ],
 )
 def test_rows_of_a_box_are_its_tensors_whatever_the_level(name, count, label):
-    subject = Subject("sd1", "sd1")
-    assert (len(rows_of(subject, [name])), label_of(subject, name)) == (count, label)
+    drawable = Drawable("sd1", "sd1")
+    assert (len(rows_of(drawable, [name])), label_of(drawable, name)) == (count, label)
 
 
 def test_all_rows_together_are_the_whole_network():
-    rows = rows_of(Subject("sd1", "sd1"), [])
+    rows = rows_of(Drawable("sd1", "sd1"), [])
     unet = [row for row in rows if row["key"].startswith("model.diffusion_model.")]
     assert (len(unet), sum(row["params"] for row in unet)) == (686, 859_520_964)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from unetscope.dashboard import jobs, shell, worker
 from unetscope.dashboard.library import read_library
-from unetscope.dashboard.wording import plain
+from unetscope.dashboard.markdown import plain
 
 HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil.example/x.png) [y](javascript:alert(1)) `$x$` :red[z]"
 
@@ -116,7 +116,7 @@ def test_an_empty_folder_offers_demo_checkpoints_and_then_shows_them(tmp_path, m
 
 def test_without_a_folder_the_page_asks_for_one_and_remembers_it(models, monkeypatch, no_workers, open_page):
     monkeypatch.delenv("UNETSCOPE_MODELS")
-    monkeypatch.setattr("unetscope.dashboard.pages.settings._only_here", lambda: True)
+    monkeypatch.setattr("unetscope.dashboard.folder_choice._only_here", lambda: True)
     at = open_page("library")
     assert "No models folder" in texts(at) and not at.dataframe
     at.text_input(key="models folder").set_value(str(models / "absent"))
@@ -130,7 +130,7 @@ def test_without_a_folder_the_page_asks_for_one_and_remembers_it(models, monkeyp
 
 def test_others_on_the_network_cannot_choose_folders(models, monkeypatch, no_workers, open_page):
     monkeypatch.delenv("UNETSCOPE_MODELS")
-    monkeypatch.setattr("unetscope.dashboard.pages.settings._only_here", lambda: False)
+    monkeypatch.setattr("unetscope.dashboard.folder_choice._only_here", lambda: False)
     at = open_page("library")
     assert "start it with" in texts(at) and not at.text_input
 

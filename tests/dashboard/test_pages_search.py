@@ -6,12 +6,12 @@ import shutil
 from itertools import pairwise
 
 import pytest
+from automb_log import write_log
 from fake_runs import add_trial, parameters, write_run
 from tiny import load
 from unknown_models import LABELS, write_unknown
 
 from unetscope.dashboard.folders import Folders
-from unetscope.dashboard.screenshots import write_log
 from unetscope.dashboard.search_charts import apart, correlation_chart, cost_chart, course_chart, weights_chart
 from unetscope.dashboard.search_runs import find_runs, overview_of
 from unetscope.merge import Recipe, merge

@@ -8,10 +8,10 @@ from drawn_svgs import Picture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unetscope.checkpoints.text import amount, number
 from unetscope.diagrams import DrawingError, draw, draw_beside
 from unetscope.diagrams.graph import architecture_graph
 from unetscope.diagrams.palette import ColourScale, colour, ink_is_dark, luminance, scale_for
-from unetscope.diagrams.text import count, number
 
 
 def test_the_palette_is_matplotlibs_viridis_and_grows_brighter():
@@ -51,7 +51,7 @@ def test_a_log_scale_gives_each_factor_of_ten_the_same_step():
 def test_numbers_are_written_with_three_digits():
     written = [number(v) for v in (0, 0.286, 0.00596, 12.345, 123456.0, -0.5, 3e-7, 0.9999)]
     assert written == ["0", "0.286", "0.00596", "12.3", "1.2e5", "-0.500", "3.0e-7", "1.000"]
-    assert [count(n) for n in (375_425_280, 11_840, 640, 999_999, 2_567_463_684)] == [
+    assert [amount(n) for n in (375_425_280, 11_840, 640, 999_999, 2_567_463_684)] == [
         "375.4 M", "11.8 k", "640", "1.00 M", "2.57 B",
     ]  # fmt: skip
 

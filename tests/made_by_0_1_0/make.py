@@ -201,7 +201,7 @@ def make_recipes() -> None:
     texts = {name: text.lstrip("\n") for name, text in OTHERS.items()}
     needs_a_family = ("pick_component", "exchange_ema", "fallback")
     for name, text in method_recipes(methods).items():
-        if name.startswith("truncate_rank"):  # of LoRAs alone
+        if name.startswith("truncate_rank") or name.endswith("other numbers"):  # of LoRAs alone; as by block
             continue
         if not name.startswith(needs_a_family):
             text = text.replace("sd1-", "toy-")

@@ -410,7 +410,7 @@ def test_its_blocks_can_be_explored_in_a_file_and_in_the_layout(models, open_pag
 
 
 def test_a_difference_a_collection_and_a_merge_are_worked_out_and_shown(models, tmp_path, open_page):
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "library"
     shutil.copytree(models, folder)
     at = open_page("compare", folder, a="a.safetensors", b="b.safetensors")
     at.button(key="start-difference").click().run()

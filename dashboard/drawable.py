@@ -24,7 +24,7 @@ def architectures() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Drawable:
     """An architecture, or a file.
 
     Attributes:
@@ -40,12 +40,12 @@ class Subject:
     identity: str = ""
 
     @classmethod
-    def of_entry(cls, entry: Entry) -> Subject:
+    def of_entry(cls, entry: Entry) -> Drawable:
         """A file of the library."""
         return cls(entry.name, entry.family, entry.path, entry.identity)
 
     @classmethod
-    def of_blocks(cls, entry: Entry) -> Subject | None:
+    def of_blocks(cls, entry: Entry) -> Drawable | None:
         """What shows the blocks of a file: its architecture, the file itself where its family has no diagram of its own; None
         where its architecture is not known."""
         if entry.family is None:
@@ -87,8 +87,8 @@ def opened(path: str, identity: str):
     return open_checkpoint(Path(path), to_look=True)
 
 
-def draw_subject(
-    subject: Subject,
+def drawing_of(
+    drawable: Drawable,
     level: str,
     block: str | None = None,
     *,
@@ -108,15 +108,15 @@ def draw_subject(
     Others, and errors, as in `diagrams.draw`.
     """
     given = tuple(values.items()) if values is not None else None
-    return _drawn(subject, level, block, given, tuple(badges), units, scale, value_range, theme, title)
+    return _drawn(drawable, level, block, given, tuple(badges), units, scale, value_range, theme, title)
 
 
 @lru_cache(maxsize=64)
-def _drawn(subject, level, block, values, badges, units, scale, value_range, theme, title):
+def _drawn(drawable, level, block, values, badges, units, scale, value_range, theme, title):
     from ..diagrams import draw
 
     return draw(
-        subject.drawn_as(),
+        drawable.drawn_as(),
         level,
         block=block,
         values=None if values is None else dict(values),
@@ -142,16 +142,16 @@ def picture(drawing, suffix: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
+def tensor_rows(drawable: Drawable) -> tuple[dict[str, Any], ...]:
     """A row for each tensor in network order: key, module (diffusers' path, of the UNET alone), label, kind, shape, params,
     dtype (empty for an architecture)."""
-    modules = _modules(subject)
-    if subject.path:
-        checkpoint = opened(subject.path, subject.identity)
+    modules = _modules(drawable)
+    if drawable.path:
+        checkpoint = opened(drawable.path, drawable.identity)
         record, tensors = checkpoint.family, checkpoint.tensors
         shapes = {key: (tuple(info.shape), info.stored.kept_as) for key, info in tensors.items()}
     else:
-        record = family_of(subject.family)
+        record = family_of(drawable.family)
         shapes = {key: (tuple(spec.shape), "") for key, spec in record.layout().items()}
     rows = [
         {
@@ -170,19 +170,19 @@ def tensor_rows(subject: Subject) -> tuple[dict[str, Any], ...]:
     return tuple(sorted(rows, key=lambda row: (rank.get(row["label"], len(rank)), flow.get(row["key"], 0))))
 
 
-def _modules(subject: Subject) -> dict[str, str]:
+def _modules(drawable: Drawable) -> dict[str, str]:
     """Key -> module of the UNET's tensors, in the order in which they are used."""
     from ..diagrams import DrawingError, layers
 
     try:
-        return {row["key"]: row["module"] for row in layers(subject.drawn_as())}
+        return {row["key"]: row["module"] for row in layers(drawable.drawn_as())}
     except DrawingError:
         return {}
 
 
-def rows_of(subject: Subject, selected: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of(drawable: Drawable, selected: Sequence[str]) -> list[dict[str, Any]]:
     """The rows inside the selected boxes: labels, module paths, or keys; all rows for an empty selection."""
-    rows = tensor_rows(subject)
+    rows = tensor_rows(drawable)
     if not selected:
         return list(rows)
     chosen = set(selected)
@@ -196,11 +196,11 @@ def rows_of(subject: Subject, selected: Sequence[str]) -> list[dict[str, Any]]:
     return [row for row in rows if inside(row)]
 
 
-def label_of(subject: Subject, name: str) -> str | None:
+def label_of(drawable: Drawable, name: str) -> str | None:
     """The block that a box belongs to."""
-    if name in subject.labels:
+    if name in drawable.labels:
         return name
-    return next((row["label"] for row in rows_of(subject, [name])), None)
+    return next((row["label"] for row in rows_of(drawable, [name])), None)
 
 
 def rows_as(rows: Sequence[Mapping[str, Any]], form: Literal["csv", "json"]) -> str:

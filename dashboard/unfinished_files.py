@@ -9,7 +9,7 @@ from ..checkpoints.files.partial import PARTIAL, RESUMABLE, Leftover, leftovers
 from .folders import Folders
 
 
-def left_behind(folders: Folders) -> list[Leftover]:
+def unfinished_files(folders: Folders) -> list[Leftover]:
     """The files and folders under construction below the output and the models folder that no living run is at work on."""
     found: dict[Path, Leftover] = {}
     for root in dict.fromkeys((folders.output, folders.models)):

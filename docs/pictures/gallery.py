@@ -1,4 +1,4 @@
-"""Write the gallery: `python -m unetscope.diagrams.gallery [FOLDER]`.
+"""Draws docs/pictures/gallery: `python docs/pictures/gallery.py [FOLDER]`.
 
 Three architectures at block and module level, and a block of each kind at the layer level. The files are committed;
 drawing is deterministic, so writing them again changes nothing unless the drawing changed.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..checkpoints.families import FAMILIES
-from .drawing import Drawing, draw
+from unetscope.checkpoints.families import FAMILIES
+from unetscope.diagrams import Drawing, draw
 
 GALLERY = Path(__file__).parent / "gallery"
 
