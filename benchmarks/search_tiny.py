@@ -22,8 +22,7 @@ from merge import put_between_markers
 from unetscope.merge.recipe import Recipe
 from unetscope.search.confirmation import Interval, paired_interval
 from unetscope.search.loop import search
-from unetscope.search.objective import Measured
-from unetscope.search.panel import PanelObjective, panel_objective
+from unetscope.search.objective import ImageObjective, Measured, image_objective
 from unetscope.search.study import Study
 
 HERE = Path(__file__).resolve().parent
@@ -107,7 +106,7 @@ def run(study: Study, kind: Kind, seed: int, path: Path) -> tuple[Recipe, float,
     return own.template().recipe(outcome.best.point), outcome.best.score, mean
 
 
-def measure(objective: PanelObjective, recipe: Recipe) -> Measured:
+def measure(objective: ImageObjective, recipe: Recipe) -> Measured:
     """A recipe on the held-out panel.
 
     Raises:
@@ -122,7 +121,7 @@ def measure(objective: PanelObjective, recipe: Recipe) -> Measured:
 def experiment(study: Study, kinds: Sequence[Kind], folder: Path) -> dict[str, Row]:
     """All merges and searches, the fixed ones first."""
     held_out = study.changed(confirm={**study.confirm.model_dump(), "seeds": list(HELD_OUT)})
-    objective = panel_objective(held_out, held_out.held_out())
+    objective = image_objective(held_out, held_out.held_out())
     objective.load()
     rows: dict[str, Row] = {}
 
@@ -134,7 +133,7 @@ def experiment(study: Study, kinds: Sequence[Kind], folder: Path) -> dict[str, R
     for name, recipe in fixed_recipes(study).items():
         add(name, recipe)
     for kind in kinds:
-        title = kind.title(len(study.changed(seeds=[1]).shots()))
+        title = kind.title(len(study.changed(seeds=[1]).image_requests()))
         for seed in range(1, kind.searches + 1):
             recipe, score, mean = run(study, kind, seed, folder / f"{kind.name}-{seed}")
             add(title, recipe)

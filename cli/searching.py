@@ -43,7 +43,7 @@ _FOLDER = Annotated[
 ]
 _STORAGE = Annotated[
     str | None,
-    typer.Option(help="What workers share: sqlite:///FILE, postgresql://..., grpc://HOST:PORT.", show_default="the run folder"),
+    typer.Option(help="What workers share: sqlite:///FILE, postgresql://...", show_default="the run folder"),
 ]  # fmt: skip
 _RUN_FOLDER = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
@@ -64,13 +64,11 @@ def run(
     """Run a study. Ctrl-C lets the trial finish and ends well; a second one stops at once."""
     from ..search.loop import search
     from ..search.study import Study
-    from ..search.tree import search_tree
 
     read = Study.load(study)
     folder = output or study.with_suffix(".run")
-    more = {"resume": resume, "storage": storage, "trials": trials, "say": _tell}
     try:
-        outcome = search_tree(read, folder, **more) if read.tree is not None else search(read, folder, **more)
+        outcome = search(read, folder, resume=resume, storage=storage, trials=trials, say=_tell)
     except KeyboardInterrupt as stop:
         complain(f"stopped at once; --resume goes on and tries the last point again ({folder})")
         raise typer.Exit(stop_code(stop)) from None
@@ -102,13 +100,10 @@ def report(
 
 
 def _confirmed(run: Path, tell: Callable[[str], None]) -> Confirmation:
-    """Confirm a run; of a tree, its last merge."""
     from ..search.confirmation import confirm as confirmed
-    from ..search.tree import nodes_of
 
-    nodes = nodes_of(run)
     try:
-        return confirmed(nodes[-1].path if nodes else run, say=tell)
+        return confirmed(run, say=tell)
     except KeyboardInterrupt as stop:
         complain(f"stopped; what was measured is kept, and `unetscope search confirm {run}` goes on")
         raise typer.Exit(stop_code(stop)) from None

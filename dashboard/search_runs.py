@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..search.overview import Overview
 
 RUNS_VARIABLE = "UNETSCOPE_RUNS"
-# Deep enough for models/searches/tree/nodes/top, and no walk through a whole disk.
+# Deep enough for models/searches/many/nodes/top, and no walk through a whole disk.
 _DEPTH, _MOST_FOLDERS = 5, 5000
 _MOST_LOG_BYTES = 20_000_000
 
@@ -61,15 +61,10 @@ def find_runs(folders: Folders) -> list[SearchRun]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    from ..search.overview import TREE, tree_nodes
-
     waiting, seen = [(root, 0)], 0
     while waiting and seen < _MOST_FOLDERS:
         folder, depth = waiting.pop()
         seen += 1
-        if (folder / TREE).is_file():
-            yield from tree_nodes(folder)
-            continue
         if (folder / "study.yaml").is_file() and (folder / "setup.json").is_file():
             yield folder
             continue

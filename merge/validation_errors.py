@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.text import shown
 from ..checkpoints.errors import nearest
+from ..checkpoints.text import shown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -26,37 +26,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .confirmation import confirm
     from .errors import SearchError
+    from .image_requests import ImageRequest
     from .loop import Outcome, search
-    from .parameters import Parameter
+    from .parameters import FreeParameter
     from .records import TrialRecord
     from .run_folder import RunFolder
-    from .shots import Shot
     from .study import Study
-    from .tree import search_tree
 
 __all__ = [
+    "FreeParameter",
+    "ImageRequest",
     "Outcome",
-    "Parameter",
     "RunFolder",
     "SearchError",
-    "Shot",
     "Study",
     "TrialRecord",
     "confirm",
     "search",
-    "search_tree",
 ]
 
 _HOME = {
     "confirmation": ("confirm",),
     "errors": ("SearchError",),
     "loop": ("Outcome", "search"),
-    "parameters": ("Parameter",),
+    "parameters": ("FreeParameter",),
     "records": ("TrialRecord",),
     "run_folder": ("RunFolder",),
-    "shots": ("Shot",),
+    "shots": ("ImageRequest",),
     "study": ("Study",),
-    "tree": ("search_tree",),
 }
 
 

@@ -14,8 +14,8 @@ from ..merge.block_weights import BlockWeights
 from ..merge.recipe import Recipe
 from ..merge.step import Step
 from .errors import SearchError
-from .free import Template
-from .parameters import Parameter
+from .parameters import FreeParameter
+from .search_space import Template
 
 # Parents are baselines of their own accord up to this number of models.
 _MOST_PARENTS = 8
@@ -130,7 +130,7 @@ class _Maker:
         """Every weight the same; numbers that are no weights keep to their middle."""
         return self._fitted({p.name: value for p in self.numbers if self._is_weight(p)})
 
-    def _is_weight(self, p: Parameter) -> bool:
+    def _is_weight(self, p: FreeParameter) -> bool:
         role = self.template.roles.get(p.name)
         return role is None or role.field in ("alpha", "beta", "weights")
 

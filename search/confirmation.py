@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from ..merge.recipe import MERGED, Recipe
 from .errors import SearchError
-from .free import Template
-from .panel import PanelObjective, panel_objective
-from .preparation import load_run
+from .objective import ImageObjective, image_objective
 from .records import TrialRecord
 from .run_folder import RunFolder, save_picture
+from .run_setup import load_run
+from .search_space import Template
 from .storage import Workers
 from .study import Study
 from .study_settings import Confirm
@@ -48,7 +48,7 @@ class Candidate:
         trial: its number in the search; None for a parent.
         searched: its score in the search.
         score: its score on the held-out panel.
-        scores: shot name -> score there.
+        scores: image name -> score there.
         against: of a trial: parent or baseline -> how much better it is (in the reward's direction).
         better: of a trial: whether it is better than all parents.
     """
@@ -110,7 +110,7 @@ def confirm(path: Path | str, *, say: Callable[[str], None] = print, settings: C
 
 
 def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confirmation:
-    objective = panel_objective(study, study.held_out())
+    objective = image_objective(study, study.held_out())
     template = study.template()
     chosen = _candidates(run, study, template)
     known = _measured(run, objective, say)
@@ -132,7 +132,7 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
         objective.weights,
         higher_is_better=objective.higher_is_better,
         confidence=study.confirm.confidence,
-        new_prompts=not {s.prompt for s in objective.shots} & {s.prompt for s in study.shots()},
+        new_prompts=not {s.prompt for s in objective.requests} & {s.prompt for s in study.image_requests()},
     )
     _keep(run, objective, known, found)
     return found
@@ -186,7 +186,7 @@ def _parent(recipe: Recipe, name: str) -> Recipe:
     return Recipe.parse({**plain, "components": fixed, "result": name, "title": name}, f"parent {name}")
 
 
-def _score(objective: PanelObjective, recipe: Recipe, name: str, run: RunFolder) -> dict[str, float]:
+def _score(objective: ImageObjective, recipe: Recipe, name: str, run: RunFolder) -> dict[str, float]:
     folder = run.path / "images" / f"confirm-{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}"
     folder.mkdir(parents=True, exist_ok=True)
     measured = objective.measure_recipe(recipe, lambda shot, image: save_picture(image, folder / f"{shot}.png"))
@@ -195,13 +195,13 @@ def _score(objective: PanelObjective, recipe: Recipe, name: str, run: RunFolder)
     return measured.scores
 
 
-def _calibrate(objective: PanelObjective, run: RunFolder) -> None:
+def _calibrate(objective: ImageObjective, run: RunFolder) -> None:
     """The scale of scores is that of the search: its baselines'."""
     if objective.needs_calibration:
         objective.calibrate([t for t in run.trials() if t.baseline and t.state == "complete"])
 
 
-def _measured(run: RunFolder, objective: PanelObjective, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def _measured(run: RunFolder, objective: ImageObjective, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """What an earlier confirmation on the same panel has measured; what is damaged is measured again."""
     left_out: list[str] = []
     old, panel = run.confirmation(left_out), _panel(objective)
@@ -212,12 +212,12 @@ def _measured(run: RunFolder, objective: PanelObjective, say: Callable[[str], No
     return {name: scores for name, scores in old.measured.items() if scores.keys() == panel.keys()}
 
 
-def _keep(run: RunFolder, objective: PanelObjective, known: Mapping, found: Confirmation | None = None) -> None:
+def _keep(run: RunFolder, objective: ImageObjective, known: Mapping, found: Confirmation | None = None) -> None:
     run.write_confirmation({"panel": _panel(objective), "measured": known} | (found.to_plain() if found else {}))
 
 
-def _panel(objective: PanelObjective) -> dict[str, Any]:
-    return {s.name: {"prompt": s.prompt, "seed": s.seed, "weight": s.weight} for s in objective.shots}
+def _panel(objective: ImageObjective) -> dict[str, Any]:
+    return {s.name: {"prompt": s.prompt, "seed": s.seed, "weight": s.weight} for s in objective.requests}
 
 
 # -- the verdict --------------------------------------------------------------------------------------------------------

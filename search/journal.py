@@ -19,7 +19,7 @@ from ..checkpoints.files.output import append_lines
 _BEGINNING = b'{"op_code"'
 
 
-class Journal(BaseJournalBackend):
+class JournalFile(BaseJournalBackend):
     """A journal file.
 
     Args:

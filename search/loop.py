@@ -14,10 +14,10 @@ from ..checkpoints.text import counted
 from .errors import DAMAGED_JOURNAL, SearchError
 from .interrupts import Interrupts
 from .optimiser import Asked, Optimiser
-from .preparation import Prepared, open_run, prepare
 from .pruning import paired_estimate
 from .records import TrialRecord
 from .run_folder import RunFolder, best_of
+from .run_setup import Prepared, open_run, prepare
 from .stopping import Ending, Watch, reached
 from .storage import (
     Heartbeat,
@@ -126,7 +126,7 @@ class Worker:
             self._scaled = not self.objective.needs_calibration
             with self.workers.alone("journal"):
                 self.optimiser = self._remembering(storage)
-            self.optimiser.queue(prepared.baselines, prepared.prior, starts=self._scaled)
+            self.optimiser.queue(prepared.baselines, prepared.prior, scaled=self._scaled)
         except BaseException:
             self.workers.leave()
             raise
@@ -199,7 +199,7 @@ class Worker:
 
     def _value_of(self, record: TrialRecord, known: Sequence[TrialRecord]) -> float | None:
         """A finished trial's score as the optimiser shall see it: a pruned one beside the best that was known then."""
-        if record.state == "pruned" and record.score is not None:
+        if record.state == "pruned":
             before = [r for r in known if r.finished <= record.finished]
             best = best_of(before, self.objective.higher_is_better)
             if best is not None and set(best.scores) & set(record.scores):
@@ -263,12 +263,9 @@ class Worker:
             time.time(),
             measured.note,
         )
-        value = measured.score
-        if measured.pruned and value is not None:
-            value = paired_estimate(measured.scores, incumbent.scores, self.objective.weights, incumbent.score)
         # First to the folder: what was measured outlives a storage that does not answer.
         self._write(record)
-        self.optimiser.tell(asked, record, value, hold=not self._scaled)
+        self.optimiser.tell(asked, record, self._value_of(record, self.records), hold=not self._scaled)
         if self._scaled:
             self._update_best()
         self._tidy(record)
@@ -277,9 +274,9 @@ class Worker:
 
     def _may_ask(self) -> bool:
         """Whether the next trial may begin; where scores have no scale yet, only a baseline may."""
-        if self._scaled or self.optimiser.queued("baseline"):
+        if self._scaled or self.optimiser.baselines_queued():
             return True
-        if self.optimiser.waiting("baseline"):
+        if self.optimiser.baselines_left():
             return False
         self._calibrate()
         return True

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from .baselines import Baseline
 from .errors import SearchError
-from .parameters import Parameter
+from .parameters import FreeParameter
 from .proposals import distribution, make_sampler, start_points
 from .records import TrialRecord
 from .run_folder import from_line, to_line
 from .storage import Workers, is_silent
-from .study_settings import Optimiser as Settings
+from .study_settings import OptimiserSettings
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -60,15 +60,15 @@ class Optimiser:
         higher_is_better: the direction.
         own: whether the storage belongs to the run folder alone, so that everybody who uses it has a lock there.
         written: the trials that the run folder holds.
-        value_of: the score of a trial, of all that are known, as the optimiser shall see it.
+        value_of: the score of a trial, of all that are known, as the optimiser shall see it; None when it failed.
     """
 
     def __init__(
         self,
         storage: BaseStorage,
         name: str,
-        parameters: Sequence[Parameter],
-        settings: Settings,
+        parameters: Sequence[FreeParameter],
+        settings: OptimiserSettings,
         workers: Workers,
         *,
         higher_is_better: bool,
@@ -102,7 +102,7 @@ class Optimiser:
 
     def _seed(self) -> None:
         """Give the sampler random numbers that no other worker has, and none that was there before."""
-        existing = len(self.study.get_trials(deepcopy=False))
+        existing = len(self._trials())
         # Workers that share a folder see each other, and have different ranks; of those that do not, one makes the study.
         host = 0 if self.own or self.is_new else zlib.crc32(self.workers.name.encode())
         others = self.workers.others()
@@ -113,48 +113,38 @@ class Optimiser:
     # -- the queue ----------------------------------------------------------------------------------------------------
 
     def queue(
-        self, baselines: Sequence[Baseline], prior: Sequence[tuple[Mapping[str, Any], float]], starts: bool
+        self, baselines: Sequence[Baseline], prior: Sequence[tuple[Mapping[str, Any], float]], *, scaled: bool
     ) -> None:
-        """Fill the queue of a new study: baselines, then start points. Who comes second waits until it is full.
+        """Fill the queue: what is known already, baselines, then start points. Who comes second waits until it is full.
+
+        Baselines of which every attempt has failed are queued again: what was wrong may have been put right since. Not where they
+        give scores their scale and proposals have been told on it.
 
         Args:
             baselines: their points.
             prior: points and scores that are known already.
-            starts: whether start points follow at once; else `queue_starts` adds them.
+            scaled: whether scores have a scale, so that start points may follow; else `queue_starts` adds them.
         """
-        if not self.is_new and self._attribute("queued") is not None:
-            if not self.workers.others():
-                self._ask_lost(baselines, scaled=starts)
+        filled = not self.is_new and self._attribute("queued") is not None
+        if filled and self.workers.others():
             return
-        for point, score in prior[self._priors :]:
-            self._add(point, score)
-        known = {t.user_attrs.get("baseline") for t in self.study.get_trials(deepcopy=False)}
-        for baseline in baselines:
-            if baseline.name not in known:
-                self.study.enqueue_trial(dict(baseline.point), user_attrs={"baseline": baseline.name})
-        if starts:
-            self.queue_starts()
-        self.study.set_user_attr("queued", len(self.study.get_trials(deepcopy=False)))
-
-    def _ask_lost(self, baselines: Sequence[Baseline], scaled: bool) -> None:
-        """Queue baselines again of which every attempt has failed: what was wrong may have been put right since.
-
-        Not when they gave the scores their scale (`scaled` false) and proposals have been told on it.
-        """
-        import optuna
-
-        trials = self.study.get_trials(deepcopy=False)
-        if not scaled and any("baseline" not in t.user_attrs and "prior" not in t.user_attrs for t in trials):
-            return
-        failed = optuna.trial.TrialState.FAIL
-        kept = {t.user_attrs.get("baseline") for t in trials if t.state != failed}
-        for baseline in baselines:
-            if baseline.name not in kept:
-                self.study.enqueue_trial(dict(baseline.point), user_attrs={"baseline": baseline.name})
+        if not filled:
+            for point, score in prior[self._priors :]:
+                self._add(point, score)
+        trials = self._trials()
+        if scaled or not any(not {"baseline", "prior"} & t.user_attrs.keys() for t in trials):
+            tried = {t.user_attrs.get("baseline") for t in trials if t.state.name != "FAIL"}
+            for baseline in baselines:
+                if baseline.name not in tried:
+                    self.study.enqueue_trial(dict(baseline.point), user_attrs={"baseline": baseline.name})
+        if not filled:
+            if scaled:
+                self.queue_starts()
+            self.study.set_user_attr("queued", len(self._trials()))
 
     def queue_starts(self) -> None:
         """Add the start points, each once."""
-        known = {t.user_attrs.get("start") for t in self.study.get_trials(deepcopy=False)}
+        known = {t.user_attrs.get("start") for t in self._trials()}
         for i, point in enumerate(start_points(self.parameters, self.settings)):
             if i not in known:
                 self.study.enqueue_trial(point, user_attrs={"start": i})
@@ -180,7 +170,7 @@ class Optimiser:
 
     def lacks(self, records: Sequence[TrialRecord]) -> TrialRecord | None:
         """A trial of the run folder that the storage does not know, or knows as another one; None where it knows them all."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._trials()
         for record in records:
             known = trials[record.number] if record.number < len(trials) else None
             if record.state == "failed":
@@ -191,7 +181,7 @@ class Optimiser:
 
     def known(self) -> list[TrialRecord]:
         """The records in the storage that belong to their trials."""
-        found = [(t, from_line(t.user_attrs["record"])) for t in self.study.get_trials(deepcopy=False) if _line(t)]
+        found = [(t, from_line(t.user_attrs["record"])) for t in self._trials() if _line(t)]
         return [record for trial, record in found if record is not None and _is_of(trial, record)]
 
     def restore(
@@ -221,7 +211,7 @@ class Optimiser:
                 point, attributes = dict(record.point), {"record": to_line(record), "worker": record.worker}
                 attributes |= {"baseline": record.baseline} if record.baseline else {}
                 attributes |= {"start": starts.index(point)} if point in starts else {}
-                value = None if record.state == "failed" else self._value_of(record, records)
+                value = self._value_of(record, records)
                 if value is not None:
                     state = states.RUNNING if hold and record.baseline else states.COMPLETE
             trial = optuna.trial.create_trial(
@@ -279,7 +269,7 @@ class Optimiser:
     def tell_held(self, record: TrialRecord) -> None:
         """Tell the score of a trial that was held back, unless another worker has done so."""
         self.records[record.number] = record
-        self._finish(record.number, record.score if record.state != "failed" else None)
+        self._finish(record.number, record.score)
 
     def _finish(self, number: int, value: float | None) -> bool:
         """Tell Optuna; False when somebody else was first."""
@@ -303,11 +293,8 @@ class Optimiser:
         Returns:
             the records that were not known here before.
         """
-        import optuna
-
-        states = optuna.trial.TrialState
         fresh = []
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in self._trials():
             line = _line(trial)
             if line is not None and trial.number not in self.records:
                 record = from_line(line)
@@ -315,43 +302,37 @@ class Optimiser:
                     continue
                 self.records[trial.number] = record
                 fresh.append(record)
-            if trial.state == states.RUNNING and trial.number != self._asking:
-                if line is not None and not holding:
-                    # Its worker died between writing the record and telling the score.
-                    record = self.records[trial.number]
-                    self._tell_again(trial.number, record)
-                elif line is None and self._is_stale(trial):
-                    record = self._measured(trial, holding) or self._give_up(trial)
-                    fresh += [record] if record is not None else []
+            if trial.state.name != "RUNNING" or trial.number == self._asking:
+                continue
+            record = self.records[trial.number] if line is not None else None
+            if record is None and self._is_stale(trial):
+                record = self._take_over(trial) or self._give_up(trial)
+                fresh += [record] if record is not None else []
+            if record is not None and not holding:
+                # Its worker died between writing the record and telling the score.
+                self._finish(trial.number, self._value_of(record, self._written()))
         return fresh
 
-    def _measured(self, trial: FrozenTrial, holding: bool) -> TrialRecord | None:
+    def _take_over(self, trial: FrozenTrial) -> TrialRecord | None:
         """The record of a dead worker's trial, where it is in the run folder: only the storage was not told."""
         record = next((r for r in self._written() if r.number == trial.number and r.state != "failed"), None)
         if record is None or not _is_of(trial, record):
             return None
         self.study._storage.set_trial_user_attr(trial._trial_id, "record", to_line(record))
         self.records[trial.number] = record
-        if not holding:
-            self._tell_again(trial.number, record)
         return record
 
-    def _tell_again(self, number: int, record: TrialRecord) -> None:
-        """Tell the score of a trial whose worker did not come to it."""
-        self._finish(number, None if record.state == "failed" else self._value_of(record, self._written()))
-
     def _is_stale(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's worker is dead: its lock says so, or, of a folder that is not here, its silence."""
         worker = trial.user_attrs.get("worker")
         if worker == self.workers.name:
             return True
         alive = self.workers.is_alive(worker) if worker else None
-        if alive is None and self.own and worker:
-            return True
         if alive is not None:
             return not alive
-        begun = trial.datetime_start.timestamp() if trial.datetime_start else None
-        if worker is None and self.own and not self.workers.others():
+        if self.own and (worker or not self.workers.others()):
             return True
+        begun = trial.datetime_start.timestamp() if trial.datetime_start else None
         return is_silent(trial.user_attrs.get("alive"), begun)
 
     def _give_up(self, trial: FrozenTrial) -> TrialRecord | None:
@@ -376,32 +357,27 @@ class Optimiser:
         self.records[trial.number] = record
         return record
 
+    # -- how many of what ---------------------------------------------------------------------------------------------
+
+    def _trials(self, *states: str) -> list[FrozenTrial]:
+        """Optuna's trials in one of some states (`WAITING`, `RUNNING`...), or all of them."""
+        return [t for t in self.study.get_trials(deepcopy=False) if not states or t.state.name in states]
+
     def running(self) -> int:
         """How many trials others are at."""
-        import optuna
+        return sum(t.number != self._asking and _line(t) is None for t in self._trials("RUNNING"))
 
-        trials = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        return sum(1 for t in trials if t.number != self._asking and "record" not in t.user_attrs)
+    def baselines_queued(self) -> int:
+        """How many baselines are in the queue, for whoever asks next."""
+        return sum("baseline" in t.user_attrs for t in self._trials("WAITING"))
 
-    def waiting(self, what: str) -> int:
-        """How many trials with an attribute (`baseline`, `start`) are still in the queue or being made."""
-        import optuna
-
-        states = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
-        trials = self.study.get_trials(deepcopy=False, states=states)
-        return sum(1 for t in trials if what in t.user_attrs and "record" not in t.user_attrs)
-
-    def queued(self, what: str) -> int:
-        """How many trials with an attribute are in the queue, for whoever asks next."""
-        import optuna
-
-        trials = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
-        return sum(1 for t in trials if what in t.user_attrs)
+    def baselines_left(self) -> int:
+        """How many baselines are still in the queue or being made."""
+        return sum("baseline" in t.user_attrs and _line(t) is None for t in self._trials("WAITING", "RUNNING"))
 
     def given(self) -> set[int]:
         """The numbers of the baselines and start points: nobody proposed these."""
-        trials = self.study.get_trials(deepcopy=False)
-        return {t.number for t in trials if "baseline" in t.user_attrs or "start" in t.user_attrs}
+        return {t.number for t in self._trials() if {"baseline", "start"} & t.user_attrs.keys()}
 
 
 def _line(trial: FrozenTrial) -> str | None:
@@ -426,7 +402,7 @@ def _is_of(trial: FrozenTrial, record: TrialRecord) -> bool:
     )
 
 
-def _fingerprint(parameters: Sequence[Parameter], direction: str) -> str:
+def _fingerprint(parameters: Sequence[FreeParameter], direction: str) -> str:
     """What two workers must agree on."""
     plain = [[p.name, p.low, p.high, p.step, list(p.choices)] for p in parameters]
     return hashlib.sha256(json.dumps([direction, plain]).encode()).hexdigest()[:16]

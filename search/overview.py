@@ -16,9 +16,9 @@ from .. import __version__
 from ..checkpoints.families import in_order
 from .automb import is_automb, read_automb
 from .errors import SearchError
-from .parameters import Parameter
+from .parameters import FreeParameter
 from .records import TrialRecord
-from .run_folder import TREE, RunFolder, best_of, read_tree_state
+from .run_folder import RunFolder, best_of
 
 # Where time goes, in the order in which it passes; logs of other tools have one number for the first three.
 COSTS = ("merge", "generate", "reward", "evaluate", "other")
@@ -67,7 +67,7 @@ class Overview:
     path: Path
     family: str | None
     reward: Mapping[str, Any]
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FreeParameter, ...]
     trials: tuple[TrialRecord, ...]
     shots: Mapping[str, Mapping[str, Any]]
     confirmed: Mapping[str, Any] | None
@@ -200,8 +200,6 @@ def read_overview(path: Path) -> Overview:
     path = Path(path)
     if path.is_file():
         return _of_log(path)
-    if (path / TREE).is_file():
-        raise SearchError(f"{path}: holds several searches, one for each merge of a tree; show one of its nodes/")
     run, left_out = RunFolder(path).require(), []
     setup, trials, confirmed = run.setup(left_out), run.trials(left_out), run.confirmation(left_out)
     parameters = tuple(setup.parameters) or _seen(trials)
@@ -222,15 +220,15 @@ def read_overview(path: Path) -> Overview:
     )
 
 
-def _seen(trials: Sequence[TrialRecord]) -> tuple[Parameter, ...]:
+def _seen(trials: Sequence[TrialRecord]) -> tuple[FreeParameter, ...]:
     """What was free, as far as the trials tell: the numbers that they all have, between the ends that were seen."""
     points = [trial.point for trial in trials]
     names = [name for name in points[0] if all(isinstance(p.get(name), int | float) for p in points)] if points else []
     columns = {name: [point[name] for point in points] for name in names}
-    return tuple(Parameter(name, min(values), max(values), of=name) for name, values in columns.items())
+    return tuple(FreeParameter(name, min(values), max(values), of=name) for name, values in columns.items())
 
 
-def _fitted(trial: TrialRecord, parameters: Sequence[Parameter], left_out: list[str]) -> TrialRecord:
+def _fitted(trial: TrialRecord, parameters: Sequence[FreeParameter], left_out: list[str]) -> TrialRecord:
     """A trial without the values that its parameters cannot have."""
     wrong = [
         p.name
@@ -251,20 +249,11 @@ def _of_log(path: Path) -> Overview:
     labels = list(log.trials[0].point)
     weights = [value for trial in log.trials for value in trial.point.values()]
     low, high = min(0.0, *weights), max(1.0, *weights)
-    parameters = tuple(Parameter(label, low, high, of="alpha", labels=(label,)) for label in labels)
+    parameters = tuple(FreeParameter(label, low, high, of="alpha", labels=(label,)) for label in labels)
     notes = ("The log does not say which reward, models or prompts its scores come from.", *log.notes)
     return Overview(
         log.name, path, log.family, {"name": "AutoMBW's score"}, parameters, tuple(log.trials), {}, None, notes
     )
-
-
-def tree_nodes(path: Path) -> list[Path]:
-    """The run folders of a tree's searches, in order; empty when the folder is a single search."""
-    if not (path / TREE).is_file():
-        return []
-    tree = read_tree_state(path, [])
-    names = tree.nodes if tree is not None else sorted(node.name for node in (path / "nodes").glob("*"))
-    return [node for name in names if (node := path / "nodes" / Path(name).name).is_dir()]
 
 
 def verdict_of(overview: Overview) -> tuple[str, str]:

@@ -14,7 +14,7 @@ Point = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
-class Parameter:
+class FreeParameter:
     """One free number or choice.
 
     Attributes:

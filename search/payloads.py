@@ -1,11 +1,11 @@
-"""Payloads: prompts with their settings, as users of the web UI share them, and the panel of images that they make.
+"""Payloads: prompts with their settings, as users of the web UI share them, and the images that are asked for with them.
 
     payloads: payloads/                 # a folder of .json, .yaml and .toml files, each A1111's txt2img fields
     payloads: castle.json               # a file: one payload, or a list of them
     payloads: [castle.json, {prompt: a cat, steps: 20, weight: 2}]
     payloads: {from: payloads/, wildcards: my_wildcards/, steps: 12}    # settings here hold for those that do not say
 
-Fields that only a web UI understands are kept as they are, in `Shot.extra`.
+Fields that only a web UI understands are kept as they are, in `ImageRequest.extra`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..checkpoints.errors import nearest
 from ..checkpoints.files.system import windows_fault
 from ..checkpoints.text import free_name
 from .errors import SearchError
+from .image_requests import ImageRequest
 from .payload_files import WILDCARDS, located, parsed, payload_files
-from .shots import Shot
 from .study_settings import LARGEST_SEED
 from .wildcards import rendered
 
@@ -49,7 +49,7 @@ class Payload:
         seed: the payload's own, None when it has none (A1111's -1).
         images: how many images of consecutive seeds it asks for (`batch_size` times `n_iter`).
         wildcards: the folder of its wildcard files.
-        prompt, negative_prompt, steps, cfg_scale, width, height, sampler_name, weight, extra: as in `Shot`, with wildcards.
+        prompt, negative_prompt, steps, cfg_scale, width, height, sampler_name, weight, extra: as in `ImageRequest`, with wildcards.
     """
 
     name: str
@@ -84,7 +84,7 @@ def load_payloads(source: Any, folder: Path) -> list[Payload]:
     return found
 
 
-def panel(payloads: Sequence[Payload], seeds: Sequence[int]) -> list[Shot]:
+def image_requests(payloads: Sequence[Payload], seeds: Sequence[int]) -> list[ImageRequest]:
     """Every payload with every seed, wildcards rendered.
 
     A payload without a seed of its own takes those of the study as they are. One with a seed S takes them as the places in a
@@ -93,23 +93,23 @@ def panel(payloads: Sequence[Payload], seeds: Sequence[int]) -> list[Shot]:
     Raises:
         SearchError: a wildcard that cannot be rendered, or a row that leads to a seed that there is not.
     """
-    shots = []
+    requests = []
     for payload in payloads:
         first = 1 if payload.seed is None else payload.seed
         for place in seeds:
             for image in range(payload.images):
-                shots.append(_shot(payload, first + (place - 1) * payload.images + image))
-    return shots
+                requests.append(_image_request(payload, first + (place - 1) * payload.images + image))
+    return requests
 
 
-def _shot(payload: Payload, seed: int) -> Shot:
+def _image_request(payload: Payload, seed: int) -> ImageRequest:
     where = f"payload {payload.name}"
     if not 0 <= seed <= LARGEST_SEED:
         raise SearchError(
             f"{where}: its images and the study's seeds lead to seed {seed:,}, and seeds go from 0 to {LARGEST_SEED:,} (2^32 - 1); "
             "change its seed, or the study's, which count from 1"
         )
-    return Shot(
+    return ImageRequest(
         name=f"{payload.name}-{seed}",
         prompt=rendered(payload.prompt, seed, payload.wildcards, where),
         negative_prompt=rendered(payload.negative_prompt, seed, payload.wildcards, where),

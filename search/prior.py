@@ -8,10 +8,10 @@ from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
 from .errors import SearchError
-from .free import Template
-from .parameters import Parameter
+from .parameters import FreeParameter
 from .records import TrialRecord
 from .run_folder import RunFolder
+from .search_space import Template
 from .study import Study
 
 
@@ -61,11 +61,11 @@ def _point(given: Mapping[str, float | str], template: Template) -> dict[str, An
     return point
 
 
-def _of_labels(p: Parameter, given: Mapping[str, float | str]) -> float | str | None:
+def _of_labels(p: FreeParameter, given: Mapping[str, float | str]) -> float | str | None:
     """The weight that all of a parameter's blocks have in a log that names blocks."""
     values = {given[label] for label in p.labels if label in given}
     return values.pop() if len(values) == 1 else None
 
 
-def _nearest(p: Parameter, value: Any) -> float | None:
+def _nearest(p: FreeParameter, value: Any) -> float | None:
     return p.nearest(float(value)) if isinstance(value, int | float) else None

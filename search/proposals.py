@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .errors import SearchError
-from .parameters import Parameter
-from .study_settings import Optimiser as Settings
+from .parameters import FreeParameter
+from .study_settings import OptimiserSettings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 
-def make_sampler(settings: Settings, parameters: Sequence[Parameter], entropy: Sequence[int]) -> BaseSampler:
+def make_sampler(
+    settings: OptimiserSettings, parameters: Sequence[FreeParameter], entropy: Sequence[int]
+) -> BaseSampler:
     """Optuna's sampler of that name.
 
     Args:
@@ -48,7 +50,7 @@ def make_sampler(settings: Settings, parameters: Sequence[Parameter], entropy: S
         raise SearchError(f"optimiser {settings.name} needs {error.name}: pip install 'unetscope[search]'") from None
 
 
-def start_points(parameters: Sequence[Parameter], settings: Settings) -> list[dict[str, float | str]]:
+def start_points(parameters: Sequence[FreeParameter], settings: OptimiserSettings) -> list[dict[str, float | str]]:
     """Points spread over what is free: a Latin hypercube has one in each slice of every number; `uniform` has them anywhere."""
     import numpy as np
     from scipy.stats import qmc
@@ -69,7 +71,7 @@ def start_points(parameters: Sequence[Parameter], settings: Settings) -> list[di
     ]
 
 
-def distribution(p: Parameter) -> BaseDistribution:
+def distribution(p: FreeParameter) -> BaseDistribution:
     """Where a parameter may go, in Optuna's words."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .parameters import Parameter
+from .parameters import FreeParameter
 from .validation import Finite, Switch, Text, Whole
 
 # `pruned`: stopped before its whole panel was made, with the score so far. `failed`: no score.
@@ -24,8 +24,8 @@ class TrialRecord:
         state: see above.
         point: free parameter -> value (a float, or the name of a choice).
         score: the weighted mean over the panel's shots that were made; None when it failed.
-        scores: shot name -> score, in the panel's order.
-        parts: shot name -> part of the reward -> raw score, from which a composite reward computes `scores` again.
+        scores: image name -> score, in the panel's order.
+        parts: image name -> part of the reward -> raw score, from which a composite reward computes `scores` again.
         baseline: the name of the baseline that it is (`all A`, `0.5`...), or "" for a proposal of the optimiser.
         seconds: `merge`, `generate`, `reward`, `other`: where its time went.
         worker: which process did it (`host-pid`).
@@ -67,7 +67,7 @@ class KeptReward(Kept):
     caution: Text = ""
 
 
-class KeptShot(Kept):
+class KeptRequest(Kept):
     """An image of the panel, in setup.json. All its settings count when two panels are compared."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -84,9 +84,9 @@ class Setup(Kept):
     title: Text = ""
     family: Text | None = None
     layout: dict[Text, list[Whole]] = Field(default_factory=dict)
-    parameters: list[Parameter] = Field(default_factory=list)
+    parameters: list[FreeParameter] = Field(default_factory=list)
     reward: KeptReward = Field(default_factory=KeptReward)
-    shots: dict[Text, KeptShot] = Field(default_factory=dict)
+    shots: dict[Text, KeptRequest] = Field(default_factory=dict)
     folder: Text = "."
 
 
@@ -122,12 +122,3 @@ class Confirmed(Kept):
     candidates: list[KeptCandidate] = Field(default_factory=list)
     panel: dict[Text, Any] = Field(default_factory=dict)
     measured: dict[Text, dict[Text, Finite]] = Field(default_factory=dict)
-
-
-class KeptTree(Kept):
-    """tree.json: the merges of a tree in order, what goes into each, and how those ended that are done."""
-
-    title: Text = ""
-    nodes: list[Text]
-    inputs: dict[Text, list[Text]] = Field(default_factory=dict)
-    done: dict[Text, Text] = Field(default_factory=dict)

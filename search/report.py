@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,9 @@ from ..checkpoints.files.output import replace_file
 from ..checkpoints.text import counted
 from .errors import SearchError
 from .importance import importances
-from .overview import Overview, compared, first, read_overview, tree_nodes
+from .overview import Overview, compared, first, read_overview
 from .plots.diagram import best_diagram
-from .records import TrialRecord
-from .report_page import page, tree_page
+from .report_page import Material, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,34 +25,11 @@ _SIDE, _QUALITY = 512, 90
 MOST_SHOTS = 24
 
 
-@dataclass
-class Material:
-    """What a page shows, as paths below its folder.
-
-    Attributes:
-        plots: name -> (file for light, file for dark, words for those who do not see it).
-        diagrams: number of the recipe -> (file, words).
-        importance: method, and the values behind its plot.
-        columns: trials whose images stand side by side, the best one first.
-        images: (trial, shot) -> file.
-        shots: the rows.
-        notes: what could not be shown, and why.
-    """
-
-    plots: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    diagrams: dict[str, tuple[str, str]] = field(default_factory=dict)
-    importance: tuple[str, Any] = ("", {})
-    columns: list[TrialRecord] = field(default_factory=list)
-    images: dict[tuple[int, str], str] = field(default_factory=dict)
-    shots: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def write_report(run: Path, folder: Path, *, top: int = 10, say: Callable[[str], None] = lambda text: None) -> Path:
     """Write the report of a search, finished or not.
 
     Args:
-        run: a run folder, the folder of a tree of searches, or an AutoMBW log (CSV).
+        run: a run folder, or an AutoMBW log (CSV).
         folder: where it goes; made if need be, files of an earlier report are replaced.
         top: over how many of the best trials the spread of weights is taken, and how many the table lists.
         say: gets a sentence for what is damaged in the run and left out; the page has them too.
@@ -66,33 +41,11 @@ def write_report(run: Path, folder: Path, *, top: int = 10, say: Callable[[str],
         SearchError: there is no search, it has no trial yet, or the folder cannot be written.
     """
     run, folder = Path(run), Path(folder)
-    nodes = tree_nodes(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if nodes:
-            return _write_tree(run, nodes, folder, top, say)
         return _write_one(read_overview(run), folder, max(top, 1), say)
     except OSError as error:
         raise SearchError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
-
-
-def _write_tree(run: Path, nodes: list[Path], folder: Path, top: int, say: Callable[[str], None]) -> Path:
-    written = []
-    for node in nodes:
-        try:
-            found = read_overview(node)
-        except SearchError as error:
-            say(f"left out: {error}")
-            continue
-        if found.trials:
-            (folder / node.name).mkdir(exist_ok=True)
-            _write_one(found, folder / node.name, max(top, 1), say)
-        written.append((node.name, found))
-    if not any(found.trials for _, found in written):
-        raise SearchError(f"{run}: none of its searches has a trial that can be read, so there is nothing to report")
-    index = folder / "index.html"
-    replace_file(index, tree_page(run.resolve().name, written))
-    return index
 
 
 def _write_one(overview: Overview, folder: Path, top: int, say: Callable[[str], None]) -> Path:
@@ -134,8 +87,9 @@ def _draw_plots(overview: Overview, folder: Path, top: int, material: Material) 
             )
             plot = lambda dark, s=spread, f=few, e=limits: draw_weights(s, f, e, dark=dark)  # noqa: E731
             _save(plot, f"weights-{number}", words, folder, material)
-    method, found = material.importance = importances(overview)
+    method, found = importances(overview)
     if found:
+        material.importance = method
         first = list(found)[:3]
         words = f"Importance of {counted(len(found), 'free number')} ({method}); the largest: {', '.join(first)}"
         plot = lambda dark: draw_importance(found, method, overview.chance(), dark=dark)  # noqa: E731

@@ -5,7 +5,7 @@ setup.json             free parameters, architecture, reward and panel: what rea
 journal.log            the optimiser's memory (a shared storage has it instead)
 trials/<worker>.jsonl  one `TrialRecord` a line, in the file of the worker that did it: what was measured; a journal that is lost
                        is made again from it
-images/<trial>/<shot>.png
+images/<trial>/<payload>-<seed>.png
 best.yaml, best.json   the best recipe, for `unetscope merge run`, and its trial
 confirmed.json         the best ones on prompts and seeds that the search never saw
 workers/<worker>.lock  held as long as the worker lives
@@ -24,18 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.files.output import append_lines, replace_file
+from ..checkpoints.text import counted, some
 from .errors import SearchError
-from .parameters import Parameter
-from .records import Confirmed, KeptTree, Setup, TrialRecord
+from .records import Confirmed, Setup, TrialRecord
 from .validation import fitting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# In the folder of a tree of searches: see `tree`.
-TREE = "tree.json"
 # What has no place in a file's name; workers of a shared storage are called as they like.
+_MOST_NODES = 10
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -64,6 +63,12 @@ class RunFolder:
             SearchError: there is no search in it.
         """
         if not self.exists:
+            # Of an earlier version, which searched trees of merges: each merge has a run folder of its own.
+            if nodes := [path.parent.name for path in sorted(self.path.glob("nodes/*/setup.json"))]:
+                raise SearchError(
+                    f"{self.path}: holds {counted(len(nodes), 'search', 'searches')}, one for each merge of a tree; "
+                    f"name one of them: {some([f'nodes/{name}' for name in nodes], _MOST_NODES)}"
+                )
             raise SearchError(f"{self.path}: is no run folder of a search (it has no study.yaml and setup.json)")
         return self
 
@@ -84,18 +89,6 @@ class RunFolder:
         """
         path = self.require()._file("setup.json")
         return _read(Setup, path, left_out) or Setup()
-
-    def parameters(self) -> list[Parameter]:
-        """The free parameters, in the recipe's order."""
-        return self.setup().parameters
-
-    def family(self) -> str | None:
-        """The models' architecture (`sd1`, `sdxl`...), or None where the objective knows no models."""
-        return self.setup().family
-
-    def reward(self) -> dict[str, Any]:
-        """Of the reward: `name`, `higher_is_better`, `is_preference`, and in words what it `measures` and its `caution`."""
-        return self.setup().reward.to_plain()
 
     def trials(self, left_out: list[str] | None = None) -> list[TrialRecord]:
         """Every finished trial by number; of several lines about one trial, the one that was written last.
@@ -122,7 +115,7 @@ class RunFolder:
         return path if path.is_file() else None
 
     def images(self, number: int) -> dict[str, Path]:
-        """Shot name -> picture of a trial, as far as they were kept."""
+        """ImageRequest name -> picture of a trial, as far as they were kept."""
         return {path.stem: path for path in sorted(self.images_of(number).glob("*.png"))}
 
     def images_of(self, number: int) -> Path:
@@ -189,11 +182,6 @@ class RunFolder:
 
     def _file(self, name: str) -> Path:
         return self.path / name
-
-
-def read_tree_state(path: Path, left_out: list[str] | None = None) -> KeptTree | None:
-    """What the folder of a tree of searches says of its merges. Arguments and errors as those of `RunFolder.setup`."""
-    return _read(KeptTree, Path(path) / TREE, left_out)
 
 
 def best_of(trials: Iterable[TrialRecord], higher_is_better: bool = True) -> TrialRecord | None:

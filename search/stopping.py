@@ -90,7 +90,7 @@ class Watch:
 
         Args:
             record: of it.
-            pictures: shot name -> hash of its picture.
+            pictures: image name -> hash of its picture.
         """
         if record.state == "failed":
             self._failed.append(record)

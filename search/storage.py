@@ -1,7 +1,7 @@
 """Where the optimiser's memory lies, which workers are alive, and what becomes of the trials of those that are not.
 
 By default the memory is a journal in the run folder, which several processes of one machine may share. Workers on several machines
-share one of Optuna's storages: a data base (`sqlite:///...`, `mysql://...`, `postgresql://...`) or a gRPC proxy (`grpc://host:port`).
+share one of Optuna's storages: a data base (`sqlite:///...`, `mysql://...`, `postgresql://...`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import random
 import re
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,15 +30,13 @@ _TASKS = ("best", "calibrate", "confirm", "journal", "trials")
 # A worker on another machine says so often that it is alive, and is given up after so long a silence.
 HEARTBEAT_SECONDS = 60.0
 SILENCE_SECONDS = 300.0
-_REPLY_SECONDS = 20.0
-
 
 # An address that names no driver; Heroku and others write the short form.
 _POSTGRES = re.compile("^postgres(ql)?://")
 _PASSWORD = re.compile(r"(://[^:/@?]*:)([^?]*)@")
 _TRIES = 10
 # Who raises errors over a storage that does not answer.
-_DRIVERS = ("optuna", "sqlalchemy", "grpc", "psycopg", "psycopg2", "pymysql", "MySQLdb", "sqlite3")
+_DRIVERS = ("optuna", "sqlalchemy", "psycopg", "psycopg2", "pymysql", "MySQLdb", "sqlite3")
 
 
 def require_optuna() -> None:
@@ -66,8 +63,6 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
     Raises:
         SearchError: it cannot be reached, or its driver is not installed.
     """
-    import optuna
-
     if url is None:
         return _journal(run.path / "journal.log", alone=not Workers(run).others())
     shown = without_password(url)
@@ -76,15 +71,10 @@ def open_storage(run: RunFolder, url: str | None) -> BaseStorage:
         raise SearchError(f"--storage {shown}: write %40 for an @ in the password")
     try:
         if url.startswith("grpc://"):
-            host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
-            if not host or not port.isdigit():
-                raise SearchError(f"--storage {shown}: write grpc://host:port")
-            with warnings.catch_warnings():
-                # That Optuna calls its proxy experimental is nothing that a user could act on.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-            proxy.wait_server_ready(timeout=_REPLY_SECONDS)
-            return proxy
+            raise SearchError(
+                f"--storage {shown}: Optuna's gRPC proxy is no longer used; give the address of the data base that it "
+                "stands in front of, such as postgresql://user@host/searches"
+            )
         if "://" not in url:
             return _journal(Path(url), alone=False)
         if _POSTGRES.match(url):
@@ -142,12 +132,12 @@ def _journal(path: Path, alone: bool) -> BaseStorage:
     """
     from optuna.storages import JournalStorage
 
-    from .journal import Journal
+    from .journal import JournalFile
 
     if alone:
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
     try:
-        return JournalStorage(Journal(path))
+        return JournalStorage(JournalFile(path))
     except OSError as error:
         raise SearchError(f"{path}: the journal cannot be opened ({error.strerror or error})") from None
     # Optuna takes it for granted that every operation has its fields.

@@ -32,11 +32,11 @@ from ..merge.methods.files import with_methods_loaded
 from ..merge.recipe_file import read_yaml
 from ..merge.validation_errors import explained
 from .errors import SearchError
-from .free import Template, read_parameters, read_template
-from .shots import Shot
+from .image_requests import ImageRequest
+from .search_space import Template, read_parameters, read_template
 from .study_settings import (
     Confirm,
-    Optimiser,
+    OptimiserSettings,
     Positive,
     Pruning,
     Seed,
@@ -61,7 +61,6 @@ class Study(Settings):
         recipe: with something free in it: the recipe itself, or its file.
         parameters: without a recipe: what is free, for an objective that knows what it means.
         family: of the models, where there is no recipe: `per: block` needs it.
-        tree: instead of a recipe: merges of merges, one after the other. See `tree.Tree`.
         payloads: prompts: a file, a folder, or written in place.
         seeds: one image for each payload and seed.
         generator, reward: their settings.
@@ -88,14 +87,13 @@ class Study(Settings):
     recipe: Any = None
     parameters: Any = None
     family: Annotated[str | None, AfterValidator(known_family)] = None
-    tree: Any = None
     payloads: Any = None
     seeds: list[Seed] = Field(default_factory=lambda: [1], min_length=1)
     generator: Any = None
     reward: Any = None
     objective: str | None = None
     direction: Literal["maximise", "minimise"] | None = None
-    optimiser: Annotated[Optimiser, BeforeValidator(named_optimiser)] = Field(default_factory=Optimiser)
+    optimiser: Annotated[OptimiserSettings, BeforeValidator(named_optimiser)] = Field(default_factory=OptimiserSettings)
     baselines: list[Any] | None = None
     prior: list[str] = Field(default_factory=list)
     trials: Positive = 120
@@ -119,8 +117,14 @@ class Study(Settings):
         """
         if not isinstance(data, Mapping):
             raise SearchError(f"{where}: a study is a mapping with a recipe, payloads, a generator and a reward")
+        # Of an earlier version, whose run folders of a tree's merges have `tree: null`.
+        if data.get("tree") is not None:
+            raise SearchError(
+                f"{where}: tree: is no longer there; search one merge after the other, with the steps of each best.yaml in the "
+                "recipe of the next"
+            )
         try:
-            study = cls(**data)
+            study = cls(**{name: value for name, value in data.items() if name != "tree"})
         except ValidationError as error:
             raise SearchError(f"{where}: {explained(error, _known)}") from None
         except UnetscopeError as error:
@@ -158,10 +162,10 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        given = [name for name in ("recipe", "parameters", "tree") if getattr(self, name) is not None]
+        given = [name for name in ("recipe", "parameters") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
-            raise SearchError(f"a study has one of recipe, parameters and tree; this one has {found}")
+            raise SearchError(f"a study has one of recipe and parameters; this one has {found}")
         images = [name for name in ("payloads", "generator", "reward") if getattr(self, name) is not None]
         if self.objective is not None:
             if images:
@@ -213,11 +217,11 @@ class Study(Settings):
             raise SearchError(f"{self._where}: optimiser: cmaes cannot choose ({choices[0]}); use gp or tpe")
         return template
 
-    def shots(self) -> list[Shot]:
-        """The panel: every payload with every seed; empty for an objective."""
-        return [] if self.objective is not None else self._panel(self.payloads, self.seeds)
+    def image_requests(self) -> list[ImageRequest]:
+        """The panel of images: every payload with every seed; empty for an objective."""
+        return [] if self.objective is not None else self._image_requests(self.payloads, self.seeds)
 
-    def held_out(self) -> list[Shot]:
+    def held_out(self) -> list[ImageRequest]:
         """The panel that the best ones are confirmed on.
 
         Raises:
@@ -225,31 +229,31 @@ class Study(Settings):
         """
         confirm = self.confirm or Confirm()
         payloads = self.payloads if confirm.payloads is None else confirm.payloads
-        shots = self._panel(payloads, confirm.seeds, "confirm: ")
-        seen = {(s.prompt, s.negative_prompt, s.seed) for s in self.shots()}
-        if again := [s.name for s in shots if (s.prompt, s.negative_prompt, s.seed) in seen]:
+        requests = self._image_requests(payloads, confirm.seeds, "confirm: ")
+        seen = {(s.prompt, s.negative_prompt, s.seed) for s in self.image_requests()}
+        if again := [s.name for s in requests if (s.prompt, s.negative_prompt, s.seed) in seen]:
             raise SearchError(
                 f"{self._where}: confirm: {again[0]} is an image that the search sees too; give other payloads or other seeds"
             )
-        return shots
+        return requests
 
-    def _panel(self, payloads: Any, seeds: list[int], part: str = "") -> list[Shot]:
-        from .payloads import load_payloads, panel
+    def _image_requests(self, payloads: Any, seeds: list[int], part: str = "") -> list[ImageRequest]:
+        from .payloads import image_requests, load_payloads
 
         try:
-            shots = panel(load_payloads(payloads, self._folder), seeds)
+            requests = image_requests(load_payloads(payloads, self._folder), seeds)
         except SearchError as error:
             raise SearchError(f"{self._where}: {part}{error}") from None
-        if not shots:
+        if not requests:
             raise SearchError(f"{self._where}: {part}payloads: there is no prompt in them")
         # Every prompt once, then every prompt a second time: a pruned trial has seen as many prompts as it can.
         seen: Counter[str] = Counter()
         rounds = []
-        for shot in shots:
-            payload = shot.name.rpartition("-")[0]
+        for request in requests:
+            payload = request.name.rpartition("-")[0]
             rounds.append(seen[payload])
             seen[payload] += 1
-        return [shot for _, shot in sorted(zip(rounds, shots, strict=True), key=lambda pair: pair[0])]
+        return [request for _, request in sorted(zip(rounds, requests, strict=True), key=lambda pair: pair[0])]
 
     def to_yaml(self) -> str:
         """The study as YAML, with the recipe of a file written in place; paths still count from `folder`."""
@@ -285,5 +289,5 @@ def _moved(recipe: Any, old: Path, new: Path) -> Any:
 
 def _known(place: Sequence[str]) -> Collection[str]:
     """The names that may stand in a place of a study."""
-    parents = {"optimiser": Optimiser, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
+    parents = {"optimiser": OptimiserSettings, "stop": Stop, "pruning": Pruning, "confirm": Confirm}
     return parents.get(place[0] if place else "", Study).model_fields

@@ -38,7 +38,7 @@ Seed = Annotated[int, Field(ge=0, strict=True), AfterValidator(_a_seed)]
 Number = Annotated[float, BeforeValidator(_only_numbers)]
 
 
-class Optimiser(Settings):
+class OptimiserSettings(Settings):
     """Who proposes points.
 
     Attributes:

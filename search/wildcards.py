@@ -61,7 +61,7 @@ def _manager(folder: Path | None, where: str):
     """The library's reader of wildcard files; unlike it, ours refuses a wildcard that has no file."""
     from dynamicprompts.wildcards import WildcardManager
 
-    class Strict(WildcardManager):
+    class _NoneMissing(WildcardManager):
         def get_values(self, wildcard: str):
             values = super().get_values(wildcard)
             if not values:
@@ -74,4 +74,4 @@ def _manager(folder: Path | None, where: str):
                 )
             return values
 
-    return Strict(folder)
+    return _NoneMissing(folder)

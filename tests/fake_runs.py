@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from places import UNET_LABELS
 
-from unetscope.search.parameters import Parameter
+from unetscope.search.parameters import FreeParameter
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder
 
@@ -24,9 +24,9 @@ SHOTS = {
 }
 
 
-def parameters(family: str = "sd1") -> list[Parameter]:
+def parameters(family: str = "sd1") -> list[FreeParameter]:
     """A weight for each block."""
-    return [Parameter(f"mix.alpha.{label}", of="mix.alpha", labels=(label,)) for label in UNET_LABELS[family]]
+    return [FreeParameter(f"mix.alpha.{label}", of="mix.alpha", labels=(label,)) for label in UNET_LABELS[family]]
 
 
 def score_of(point: Mapping[str, Any], names: list[str]) -> float:

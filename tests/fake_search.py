@@ -86,12 +86,12 @@ def open_study(journal: Path, name: str):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    from unetscope.search.journal import Journal
+    from unetscope.search.journal import JournalFile
 
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
     except (ValueError, TypeError, KeyError):  # it gives up at a line that is none
-        storage = JournalStorage(Journal(journal))
+        storage = JournalStorage(JournalFile(journal))
     return optuna.load_study(study_name=name, storage=storage)
 
 
@@ -110,7 +110,7 @@ def interrupt(process: subprocess.Popen) -> None:
 
 
 class ColourGenerator(Generator):
-    """Makes pictures of one colour: red is the mean of the recipe's weights, green the shot's seed.
+    """Makes pictures of one colour: red is the mean of the recipe's weights, green the request's seed.
 
     Attributes:
         prepared, made: how many recipes and pictures it was asked for.
@@ -130,12 +130,12 @@ class ColourGenerator(Generator):
             weights = step.weights(recipe.convention)["alpha"].resolve("sd1").by_label()
             self.red = float(np.mean(list(weights.values())))
 
-    def images(self, shots: Sequence) -> list[Image.Image]:
-        self.made += len(shots)
+    def images(self, requests: Sequence) -> list[Image.Image]:
+        self.made += len(requests)
         colour = [round(255 * self.red), *(0, 0)]
         return [
-            Image.new("RGB", (8, 8), (0, 0, 0) if self.black else (colour[0], 50 + shot.seed % 200, 1))
-            for shot in shots
+            Image.new("RGB", (8, 8), (0, 0, 0) if self.black else (colour[0], 50 + request.seed % 200, 1))
+            for request in requests
         ]
 
 

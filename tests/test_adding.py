@@ -49,7 +49,7 @@ from unetscope.cli import main
 from unetscope.dashboard.page import in_order
 from unetscope.search.generators import make_generator
 from unetscope.search.rewards import make_reward
-from unetscope.search.shots import Shot
+from unetscope.search.image_requests import ImageRequest
 
 folder = Path(sys.argv[1])
 
@@ -67,7 +67,7 @@ def command(*words):
 vector = ["--blocks", "0,0,1,0,0,0"]
 command("merge", "midpoint", folder / "a.toy", folder / "b.safetensors", "-o", folder / "mid.safetensors", "--dtype", "fp32")
 command("merge", "weighted-sum", folder / "a.toy", folder / "b.safetensors", *vector, "-o", folder / "mbw.safetensors")
-images = make_generator("grey", folder).images([Shot("a", "a", 9)])
+images = make_generator("grey", folder).images([ImageRequest("a", "a", 9)])
 print(json.dumps({
     "home": str(Path(unetscope.__file__).parent),
     "a": json.loads(command("inspect", folder / "a.toy", "--json")),

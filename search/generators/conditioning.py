@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.families import Family
 from ...checkpoints.families.parts.clip import TOKENS
-from ..prompts import Weighted, weighted
+from .prompts import Weighted, weighted
 
 if TYPE_CHECKING:
     import torch

@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...merge.recipe import Recipe
-    from ..shots import Shot
+    from ..image_requests import ImageRequest
 
 
 class Generator(ABC):
     """Makes images. Used by one thread; nothing heavy is loaded before the first `prepare`."""
 
-    def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:  # noqa: B027 (most have nothing to add)
+    def check(self, recipe: Recipe, requests: Sequence[ImageRequest]) -> None:  # noqa: B027 (most have nothing to add)
         """Refuse what could never work, before anything heavy loads.
 
         Args:
             recipe: one that a trial may ask for.
-            shots: everything that will be asked for.
+            requests: everything that will be asked for.
 
         Raises:
             SearchError: with what to change.
@@ -38,8 +38,8 @@ class Generator(ABC):
         """
 
     @abstractmethod
-    def images(self, shots: Sequence[Shot]) -> list[Image]:
-        """An RGB image for each shot, in order, from the model that was prepared last.
+    def images(self, requests: Sequence[ImageRequest]) -> list[Image]:
+        """An RGB image for each request, in order, from the model that was prepared last.
 
         Raises:
             SearchError: the model makes none (code `NO_IMAGE`).

@@ -16,14 +16,14 @@ from ...checkpoints.families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by
 from ...merge.live import Changes, LiveMerge
 from ...merge.plan import Plan, planned
 from ..errors import NO_IMAGE, SearchError
-from ..prompts import check_prompt
-from ..samplers import make_scheduler, sampler_named
-from ..shots import Shot
+from ..image_requests import ImageRequest
 from .conditioning import Conditioning
 from .contract import Generator
 from .fields import Fields, diffusers_fields
 from .live_weights import LiveWeights
 from .pipeline import Parts, empty_pipeline, recognised_widths
+from .prompts import check_prompt
+from .samplers import make_scheduler, sampler_named
 from .settings import Settings, checked
 
 if TYPE_CHECKING:
@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from ...merge.recipe import Recipe
 
 _NEEDED = ("diffusers", "transformers", "PIL")
-_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 class DiffusersSettings(Settings):
     """Attributes:
     device: `auto` takes the graphics card where there is one, else the CPU; or a name of torch's (`cuda:1`).
     dtype: of the UNET and the text encoders while images are made; `auto` is fp16 on a graphics card and fp32 on the CPU.
-    batch: images made at once, of shots that differ only in prompt and seed. With 1, an image does not depend on its company.
+    batch: images made at once, of requests that differ only in prompt and seed. With 1, an image does not depend on its company.
     prediction: what the models predict, where nothing in their files says it.
     threads: for merging; left out: as many as there are cores.
     """
@@ -68,14 +67,14 @@ class DiffusersGenerator(Generator):
 
     # -- before anything loads ----------------------------------------------------------------------------------------
 
-    def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:
+    def check(self, recipe: Recipe, requests: Sequence[ImageRequest]) -> None:
         for package in _NEEDED:
             if importlib.util.find_spec(package) is None:
                 raise SearchError(f"the generator diffusers needs {package}: pip install 'unetscope[search]'")
-        for shot in shots:
-            sampler_named(shot.sampler_name, diffusers_fields(shot).schedule)
-            check_prompt(shot.prompt, shot.name)
-            check_prompt(shot.negative_prompt, shot.name)
+        for request in requests:
+            sampler_named(request.sampler_name, diffusers_fields(request).schedule)
+            check_prompt(request.prompt, request.name)
+            check_prompt(request.negative_prompt, request.name)
         _check_device(self.settings.device)
         with planned(recipe) as plan:
             recognised_widths(plan.family, {t.key: t.shape for t in plan.tensors})
@@ -160,64 +159,64 @@ class DiffusersGenerator(Generator):
 
     # -- images -------------------------------------------------------------------------------------------------------
 
-    def images(self, shots: Sequence[Shot]) -> list[Image]:
+    def images(self, requests: Sequence[ImageRequest]) -> list[Image]:
         _ = self.modules
-        return [image for group in self._groups(shots) for image in self._made(group)]
+        return [image for group in self._groups(requests) for image in self._made(group)]
 
-    def _groups(self, shots: Sequence[Shot]) -> Iterator[list[Shot]]:
+    def _groups(self, requests: Sequence[ImageRequest]) -> Iterator[list[ImageRequest]]:
         """Neighbours that can be made at once."""
 
-        def settings(shot: Shot) -> tuple:
-            chunks = self._length([shot]) if self.settings.batch > 1 else 0
+        def settings(request: ImageRequest) -> tuple:
+            chunks = self._length([request]) if self.settings.batch > 1 else 0
             return (
-                shot.steps,
-                shot.cfg_scale,
-                shot.width,
-                shot.height,
-                shot.sampler_name,
-                diffusers_fields(shot),
+                request.steps,
+                request.cfg_scale,
+                request.width,
+                request.height,
+                request.sampler_name,
+                diffusers_fields(request),
                 chunks,
             )
 
-        for _, alike in groupby(shots, settings):
+        for _, alike in groupby(requests, settings):
             alike = list(alike)
             for first in range(0, len(alike), self.settings.batch):
                 yield alike[first : first + self.settings.batch]
 
-    def _made(self, shots: list[Shot]) -> list[Image]:
+    def _made(self, requests: list[ImageRequest]) -> list[Image]:
         import torch
 
-        shot, fields, pipeline = shots[0], diffusers_fields(shots[0]), self._parts.pipeline
+        request, fields, pipeline = requests[0], diffusers_fields(requests[0]), self._parts.pipeline
         schedule = fields.schedule
-        pipeline.scheduler = make_scheduler(shot.sampler_name, schedule, self._prediction, self._zero_snr)
-        generators = [torch.Generator("cpu").manual_seed(s.seed) for s in shots]
-        shape = (1, 4, shot.height // 8, shot.width // 8)
+        pipeline.scheduler = make_scheduler(request.sampler_name, schedule, self._prediction, self._zero_snr)
+        generators = [torch.Generator("cpu").manual_seed(s.seed) for s in requests]
+        shape = (1, 4, request.height // 8, request.width // 8)
         # Drawn one by one on the CPU, in single precision: the same picture in any company and on any device.
         noise = torch.cat([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
         with torch.no_grad():
             latents = pipeline(
-                **self._prompts(shots, fields),
+                **self._prompts(requests, fields),
                 latents=noise.to(self.device, self._dtype()),
                 generator=generators,
-                num_inference_steps=shot.steps,
-                guidance_scale=shot.cfg_scale,
-                height=shot.height,
-                width=shot.width,
+                num_inference_steps=request.steps,
+                guidance_scale=request.cfg_scale,
+                height=request.height,
+                width=request.width,
                 output_type="latent",
             ).images
-            return [self._decoded(one, s) for one, s in zip(latents, shots, strict=True)]
+            return [self._decoded(one, s) for one, s in zip(latents, requests, strict=True)]
 
-    def _length(self, shots: Sequence[Shot]) -> int:
-        return max(self._conditioning.length(prompt) for s in shots for prompt in (s.prompt, s.negative_prompt))
+    def _length(self, requests: Sequence[ImageRequest]) -> int:
+        return max(self._conditioning.length(prompt) for s in requests for prompt in (s.prompt, s.negative_prompt))
 
-    def _prompts(self, shots: list[Shot], fields: Fields) -> dict[str, Any]:
+    def _prompts(self, requests: list[ImageRequest], fields: Fields) -> dict[str, Any]:
         """The arguments of the pipeline that stand for prompts."""
         import torch
 
-        length, skip, arguments = self._length(shots), fields.clip_skip, {}
+        length, skip, arguments = self._length(requests), fields.clip_skip, {}
         with torch.no_grad():
             for prefix in ("", "negative_"):
-                prompts = [s.negative_prompt if prefix else s.prompt for s in shots]
+                prompts = [s.negative_prompt if prefix else s.prompt for s in requests]
                 found = [self._conditioning.encoded(prompt, length, skip) for prompt in prompts]
                 if prefix and self._family.pipeline.empty_is_zero:
                     # An empty negative prompt is nothing at all to SDXL.
@@ -230,7 +229,7 @@ class DiffusersGenerator(Generator):
                     arguments[f"{prefix}pooled_prompt_embeds"] = torch.cat([pooled for _, pooled in found])
         return arguments
 
-    def _decoded(self, latents: Any, shot: Shot) -> Image:
+    def _decoded(self, latents: Any, request: ImageRequest) -> Image:
         """The picture of one image's latents."""
         from PIL import Image
 
@@ -238,7 +237,7 @@ class DiffusersGenerator(Generator):
         pixels = vae.decode(latents[None].to(vae.dtype) / vae.config.scaling_factor).sample[0]
         values = pixels.float().permute(1, 2, 0).cpu().numpy()
         if not np.isfinite(values).all():
-            raise SearchError(f"{shot.name}: the merged model makes no picture, only NaN", code=NO_IMAGE)
+            raise SearchError(f"{request.name}: the merged model makes no picture, only NaN", code=NO_IMAGE)
         return Image.fromarray((np.clip(values / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8))
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...checkpoints.text import shown
 from ..errors import SearchError
-from ..shots import Shot
+from ..image_requests import ImageRequest
 
 # Fields that change no picture, or none as long as hires fix, variations and the refiner are off.
 _HARMLESS = frozenset([
@@ -30,40 +30,40 @@ _MOST_SKIP = 11
 
 @dataclass(frozen=True)
 class Fields:
-    """The schedule (A1111's `scheduler`) and the clip skip of a shot."""
+    """The schedule (A1111's `scheduler`) and the clip skip of a request."""
 
     schedule: str | None = None
     clip_skip: int = 1
 
 
-def diffusers_fields(shot: Shot) -> Fields:
-    """What is used of a shot's other fields.
+def diffusers_fields(request: ImageRequest) -> Fields:
+    """What is used of a request's other fields.
 
     Raises:
         SearchError: one asks for what only a web UI does.
     """
-    for name, value in shot.extra.items():
+    for name, value in request.extra.items():
         if value and name not in _HARMLESS and name not in _USED and value != _OFF.get(name):
             raise SearchError(
-                f"{shot.name}: {name}: is {shown(value)}, which the generator diffusers does not do; leave it out, or use the "
+                f"{request.name}: {name}: is {shown(value)}, which the generator diffusers does not do; leave it out, or use the "
                 "generator web_ui"
             )
-    schedule = shot.extra.get("scheduler")
+    schedule = request.extra.get("scheduler")
     if schedule is not None and not isinstance(schedule, str):
-        raise SearchError(f"{shot.name}: scheduler: must be a name such as Karras, found {schedule!r}")
-    return Fields(schedule, _clip_skip(shot))
+        raise SearchError(f"{request.name}: scheduler: must be a name such as Karras, found {schedule!r}")
+    return Fields(schedule, _clip_skip(request))
 
 
-def _clip_skip(shot: Shot) -> int:
-    settings = shot.extra.get("override_settings") or {}
+def _clip_skip(request: ImageRequest) -> int:
+    settings = request.extra.get("override_settings") or {}
     if not isinstance(settings, Mapping):
-        raise SearchError(f"{shot.name}: override_settings: must be a mapping, found {settings!r}")
+        raise SearchError(f"{request.name}: override_settings: must be a mapping, found {settings!r}")
     for name, value in settings.items():
         if name not in _DECIDED and value not in (None, False, ""):
             raise SearchError(
-                f"{shot.name}: override_settings.{name}: is a setting of a web UI; leave it out, or use the generator web_ui"
+                f"{request.name}: override_settings.{name}: is a setting of a web UI; leave it out, or use the generator web_ui"
             )
-    skip = shot.extra.get("clip_skip") or settings.get(_CLIP_SKIP) or 1
+    skip = request.extra.get("clip_skip") or settings.get(_CLIP_SKIP) or 1
     if isinstance(skip, bool) or not isinstance(skip, int) or not 1 <= skip <= _MOST_SKIP:
-        raise SearchError(f"{shot.name}: clip skip: must be from 1 to {_MOST_SKIP}, found {skip!r}")
+        raise SearchError(f"{request.name}: clip skip: must be from 1 to {_MOST_SKIP}, found {skip!r}")
     return skip

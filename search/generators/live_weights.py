@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from ...merge.tensor_plan import TensorPlan
 
-# Takes raw bytes of a dtype.
-_Copy = Callable[[np.ndarray, DType], None]
 _SHOWN = 3
 
 

@@ -11,7 +11,7 @@ from ...checkpoints.families import FAMILIES, Family, Widths, is_buffer
 from ...checkpoints.families.diffusers import text_configs, tokenizer_folder, unet_config, vae_config
 from ...checkpoints.tensors import Shape
 from ..errors import SearchError
-from ..samplers import make_scheduler
+from .samplers import make_scheduler
 from .tokenizer import load_tokenizer, write_tokenizer
 
 

@@ -15,7 +15,7 @@ from ...checkpoints.text import counted
 from ...merge import merge
 from ...merge.live import HeldMerge
 from ..errors import NO_IMAGE, SearchError
-from ..shots import Shot
+from ..image_requests import ImageRequest
 from ..user_code import load_function
 from .contract import Generator
 from .settings import Settings, checked
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class FunctionSettings(Settings):
     """Attributes:
     function: `module:function`, or `file.py:function` with a path from the study's folder. It is called as
-        `function(model, shots)` and returns an image (PIL's) for each shot.
+        `function(model, requests)` and returns an image (PIL's) for each request.
     takes: what `model` is: `weights`, key -> torch tensor, which change with the next trial; `file`, the path of the merged
         .safetensors file, removed after the trial; `recipe`, the `Recipe`.
     threads: for merging; left out: as many as there are cores.
@@ -51,7 +51,7 @@ class FunctionGenerator(Generator):
         self._scratch: tempfile.TemporaryDirectory | None = None
         self._model: Any = None
 
-    def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:
+    def check(self, recipe: Recipe, requests: Sequence[ImageRequest]) -> None:
         self._load()
 
     def _load(self) -> Callable:
@@ -61,7 +61,7 @@ class FunctionGenerator(Generator):
                 inspect.signature(self._function).bind(None, [])
             except TypeError:
                 raise SearchError(
-                    f"generator.function: {self.settings.function} must take two arguments, the model and the shots"
+                    f"generator.function: {self.settings.function} must take two arguments, the model and the requests"
                 ) from None
             except ValueError:  # written in C: its arguments are not known before it is called
                 pass
@@ -80,17 +80,17 @@ class FunctionGenerator(Generator):
             merge(recipe, path, threads=self.settings.threads, overwrite=True, fsync=False)
             self._model = path
 
-    def images(self, shots: Sequence[Shot]) -> list[Image]:
+    def images(self, requests: Sequence[ImageRequest]) -> list[Image]:
         if self._model is None:
             raise SearchError("no model is prepared yet")
         named = f"generator.function: {self.settings.function}"
         try:
-            found = self._load()(self._model, list(shots))
+            found = self._load()(self._model, list(requests))
         except UnetscopeError:
             raise
         except Exception as error:  # the user's own code: whatever goes wrong in it fails the trial
             raise SearchError(f"{named} failed with {in_words(error)}", code=NO_IMAGE) from error
-        return _images(found, len(shots), named)
+        return _images(found, len(requests), named)
 
     def close(self) -> None:
         if self._held:
@@ -111,6 +111,6 @@ def _images(found: Any, wanted: int, named: str) -> list[Image]:
         raise SearchError(f"{named} returned {strange[0]} in its list; images are PIL.Image.Image")
     if len(found) != wanted:
         raise SearchError(
-            f"{named} returned {counted(len(found), 'image')} for {counted(wanted, 'shot')}; one for each, in order"
+            f"{named} returned {counted(len(found), 'image')} for {counted(wanted, 'request')}; one for each, in order"
         )
     return [image if image.mode == "RGB" else image.convert("RGB") for image in found]

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ...checkpoints.errors import nearest
 from ..errors import NO_IMAGE, OUT_OF_ORDER, SearchError
-from ..shots import Shot, picture_hash
+from ..image_requests import ImageRequest, picture_hash
 from .contract import Generator
 from .settings import Settings, checked
 from .trial_files import Sample, TrialFiles, differ
@@ -36,7 +36,7 @@ _ALWAYS = {"batch_size": 1, "n_iter": 1, "send_images": True, "save_images": Fal
 
 @dataclass
 class _Loaded:
-    """The model that the UI was told to load: its title there, its name, some of its numbers, and shot -> hash of its picture."""
+    """The model that the UI was told to load: its title there, its name, some of its numbers, and image -> hash of its picture."""
 
     title: str
     stem: str
@@ -74,18 +74,19 @@ class WebUiGenerator(Generator):
         self._loaded: _Loaded | None = None
         self._painted: _Loaded | None = None
 
-    def check(self, recipe: Recipe, shots: Sequence[Shot]) -> None:
+    def check(self, recipe: Recipe, requests: Sequence[ImageRequest]) -> None:
         if not self._files.folder.is_dir():
             raise SearchError(
                 f"generator.models_folder: there is no folder {self._files.folder}; name the web UI's models/Stable-diffusion"
             )
         self._ui.options()
         known = self._ui.samplers()
-        for shot in shots:
+        for request in requests:
             # Older UIs have the schedule in the name, newer ones beside it; both take either.
-            if known and not any(shot.sampler_name.lower().startswith(name.lower()) for name in known):
+            sampler = request.sampler_name
+            if known and not any(sampler.lower().startswith(name.lower()) for name in known):
                 raise SearchError(
-                    f"{shot.name}: {self.settings.url} has no sampler {shot.sampler_name!r}{nearest(shot.sampler_name, known)}"
+                    f"{request.name}: {self.settings.url} has no sampler {sampler!r}{nearest(sampler, known)}"
                 )
 
     def prepare(self, recipe: Recipe) -> None:
@@ -121,44 +122,45 @@ class WebUiGenerator(Generator):
             code=OUT_OF_ORDER,
         )
 
-    def images(self, shots: Sequence[Shot]) -> list[Image]:
+    def images(self, requests: Sequence[ImageRequest]) -> list[Image]:
         if self._loaded is None:
             raise SearchError("no model is prepared yet")
-        return [self._image(shot, self._loaded) for shot in shots]
+        return [self._image(request, self._loaded) for request in requests]
 
-    def _image(self, shot: Shot, loaded: _Loaded) -> Image:
-        image = self._painting(shot, loaded)
-        if self._repeats(shot, image, loaded):
+    def _image(self, request: ImageRequest, loaded: _Loaded) -> Image:
+        image = self._painting(request, loaded)
+        if self._repeats(request, image, loaded):
             # The UI may have missed the change.
             self._ui.set_options(sd_model_checkpoint=loaded.title)
-            image = self._painting(shot, loaded)
-            if self._repeats(shot, image, loaded):
+            image = self._painting(request, loaded)
+            if self._repeats(request, image, loaded):
                 raise SearchError(
-                    f"{self.settings.url}: paints {shot.name} with {loaded.stem} exactly as with the model before, though their "
+                    f"{self.settings.url}: paints {request.name} with {loaded.stem} exactly as with the model before, though their "
                     "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images",
                     code=OUT_OF_ORDER,
                 )
-        loaded.pictures[shot.name] = picture_hash(image)
+        loaded.pictures[request.name] = picture_hash(image)
         return image
 
-    def _repeats(self, shot: Shot, image: Image, loaded: _Loaded) -> bool:
+    def _repeats(self, request: ImageRequest, image: Image, loaded: _Loaded) -> bool:
         """Whether the model before has made the very same picture, which no model with other numbers does."""
         before = self._painted
-        if before is None or before.pictures.get(shot.name) != picture_hash(image):
+        if before is None or before.pictures.get(request.name) != picture_hash(image):
             return False
         return differ(before.sample, loaded.sample)
 
-    def _painting(self, shot: Shot, loaded: _Loaded) -> Image:
+    def _painting(self, request: ImageRequest, loaded: _Loaded) -> Image:
         title, stem = loaded.title, loaded.stem
-        image, info = self._ui.txt2img(request(shot, title))
+        image, info = self._ui.txt2img(txt2img_fields(request, title))
         made_by = info.get("sd_model_name")
         if made_by and made_by != stem:
             raise SearchError(
-                f"{self.settings.url}: made {shot.name} with {made_by} instead of {stem}: does another program use this web UI?"
+                f"{self.settings.url}: made {request.name} with {made_by} instead of {stem}: does another program use this web UI?"
             )
         if image.getbbox() is None:
             raise SearchError(
-                f"{shot.name}: {self.settings.url} sent a black image: the merged model makes NaN there", code=NO_IMAGE
+                f"{request.name}: {self.settings.url} sent a black image: the merged model makes NaN there",
+                code=NO_IMAGE,
             )
         return image
 
@@ -175,23 +177,23 @@ class WebUiGenerator(Generator):
         self._ui.close()
 
 
-def request(shot: Shot, title: str) -> dict[str, Any]:
-    """The txt2img request of a shot, to be made with the model of a title."""
-    overrides = {k: v for k, v in (shot.extra.get("override_settings") or {}).items() if k != "sd_checkpoint_hash"}
+def txt2img_fields(request: ImageRequest, title: str) -> dict[str, Any]:
+    """The fields of the web UI's txt2img for an image, to be made with the model of a title."""
+    overrides = {k: v for k, v in (request.extra.get("override_settings") or {}).items() if k != "sd_checkpoint_hash"}
     overrides["sd_model_checkpoint"] = title
-    extra = dict(shot.extra)
+    extra = dict(request.extra)
     if (skip := extra.pop("clip_skip", None)) is not None:
         overrides.setdefault("CLIP_stop_at_last_layers", skip)
     return {
         **extra,
-        "prompt": shot.prompt,
-        "negative_prompt": shot.negative_prompt,
-        "seed": shot.seed,
-        "steps": shot.steps,
-        "cfg_scale": shot.cfg_scale,
-        "width": shot.width,
-        "height": shot.height,
-        "sampler_name": shot.sampler_name,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "cfg_scale": request.cfg_scale,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": request.sampler_name,
         **_ALWAYS,
         "override_settings": overrides,
         # Other settings are put back; the model is the one that is loaded anyway.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ..errors import SearchError
-from .open_clip_names import model_of
 from .pixels import Fit, pixels
+from .towers import open_clip_model
 from .weights import chosen_device, load_state, require, require_package
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _model(path: Path, reward: str, quick_gelu: bool) -> Any:
     from transformers import CLIPModel
 
     if path.is_file():
-        return model_of(load_state(path, reward), path, reward, quick_gelu)
+        return open_clip_model(load_state(path, reward), path, reward, quick_gelu)
     try:
         return CLIPModel.from_pretrained(path, local_files_only=True).float().eval()
     except Exception as error:  # transformers raises whatever it met

@@ -21,7 +21,7 @@ _NAME, _WEIGHT = "name", "weight"
 
 
 @dataclass(frozen=True)
-class Scale:
+class Standardisation:
     """What a part's raw scores are measured by: z = (raw - mean) / spread."""
 
     mean: float = 0.0
@@ -63,7 +63,7 @@ class Composite(Reward):
             raise SearchError("reward composite: has no parts; list at least one reward under parts")
         self.is_preference = all(reward.is_preference for reward in self._rewards.values())
         self.measures = _joined_words(self._rewards)
-        self.scales = {name: Scale() for name in self._rewards}
+        self.scales = {name: Standardisation() for name in self._rewards}
 
     def _free(self, name: str, given: bool) -> str:
         if name in self._rewards and given:
@@ -132,11 +132,11 @@ class Composite(Reward):
         return notes
 
 
-def _scale(name: str, shots: Mapping[str, Sequence[float]]) -> tuple[Scale, str]:
+def _scale(name: str, shots: Mapping[str, Sequence[float]]) -> tuple[Standardisation, str]:
     """The scale of a part from its values by shot, and what was odd; sums are exact, so that no order matters."""
     values = [value for some in shots.values() for value in some]
     if not values:
-        return Scale(), f"no baseline has a score of {name}: its raw scores are used"
+        return Standardisation(), f"no baseline has a score of {name}: its raw scores are used"
     mean = math.fsum(values) / len(values)
     apart = [(v - math.fsum(some) / len(some)) ** 2 for some in shots.values() for v in some]
     free = len(values) - len(shots)
@@ -151,8 +151,8 @@ def _scale(name: str, shots: Mapping[str, Sequence[float]]) -> tuple[Scale, str]
     else:
         note = ""
     if spread <= _least(values):
-        return Scale(mean, 1.0), f"{name} never changes among the baselines: its raw differences are used"
-    return Scale(mean, spread), note
+        return Standardisation(mean, 1.0), f"{name} never changes among the baselines: its raw differences are used"
+    return Standardisation(mean, spread), note
 
 
 def _joined_words(rewards: Mapping[str, Reward]) -> str:

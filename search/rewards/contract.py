@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# What one trial measured: shot name -> part -> raw score. `TrialRecord.parts` holds it.
+# What one trial measured: image name -> part -> raw score. `TrialRecord.parts` holds it.
 Parts = Mapping[str, Mapping[str, float]]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SearchError
-from .blip_names import text_model, vision_model
 from .clip import batches
 from .contract import Reward
 from .head import load_head
 from .pixels import pixels
+from .towers import blip_models
 from .weights import chosen_device, load_state, require, require_package
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class ImageReward(Reward):
 
         tensors = load_state(self._weights, self.name)
         device = chosen_device(self._device)
-        self._vision = vision_model(tensors, self._weights, self.name).to(device)
-        self._text = text_model(tensors, self._weights, self.name).to(device)
+        self._vision, self._text = (model.to(device) for model in blip_models(tensors, self._weights, self.name))
         config = self._text.config
         self._head = load_head(tensors, self._weights, self.name, config.hidden_size, "mlp.").to(device)
         try:

@@ -27,8 +27,6 @@ KINDS = OnDemand(
         "pick_score": "clip_scores:PickScore",
         "hps_v21": "clip_scores:HpsV21",
         "clip_score": "clip_scores:ClipScore",
-        "onnx": "onnx_file:OnnxFile",
-        "http": "http:Http",
         "command": "command:Command",
         "manual": "manual:Manual",
         "composite": "composite:Composite",
@@ -36,6 +34,8 @@ KINDS = OnDemand(
     },
     error=SearchError,
 )
+# Kinds of earlier versions.
+_REMOVED = ("http", "onnx")
 
 
 def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path) -> Reward:
@@ -61,6 +61,11 @@ def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path)
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or not kind.strip():
         raise SearchError(f"reward: names no kind; write kind: one of {', '.join(KINDS)}, or FILE.py:Class")
+    if kind in _REMOVED and kind not in KINDS:
+        raise SearchError(
+            f"reward {kind}: this kind is no longer there; run the scorer by {{kind: command, command: ...}}, or by a class of "
+            "your own (my_reward.py:Class)"
+        )
     made = find_kind(KINDS, kind.strip(), folder, "class or function", "reward: there is no kind")
     if inspect.isclass(made):
         reward = made(**checked_options(made, options, kind, folder))

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # `crop`: the shorter side to the size, the middle cut out. `pad`: the longer side to the size, black around it.
-# `stretch`: both sides to the size.
-Fit = Literal["crop", "pad", "stretch"]
+Fit = Literal["crop", "pad"]
 
 
 def pixels(
@@ -36,8 +35,6 @@ def fitted(image: Image, size: int, fit: Fit) -> Image:
     from PIL import Image as pillow
 
     width, height = image.size
-    if fit == "stretch":
-        return image.resize((size, size), pillow.Resampling.BICUBIC)
     if fit == "crop":
         # Sides are cut to whole pixels as torchvision's Resize does, with which the towers were trained.
         short = min(width, height)

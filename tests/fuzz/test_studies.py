@@ -15,7 +15,7 @@ from unetscope.checkpoints import UnetscopeError
 from unetscope.checkpoints.demo import write_demo
 from unetscope.search.automb import is_automb, read_automb
 from unetscope.search.overview import read_overview
-from unetscope.search.payloads import load_payloads, panel
+from unetscope.search.payloads import image_requests, load_payloads
 from unetscope.search.study import Study
 
 
@@ -120,7 +120,6 @@ FIELDS = {
     "recipe": RECIPES | ANYTHING,
     "parameters": st.dictionaries(st.text(max_size=4), FREE, max_size=3) | ANYTHING,
     "family": st.sampled_from(["sd1", "sdxl"]) | SCALARS,
-    "tree": ANYTHING,
     "payloads": PAYLOADS,
     "seeds": st.lists(st.integers(-2, 2**33), max_size=3) | ANYTHING,
     "generator": ANYTHING,
@@ -147,7 +146,7 @@ def used(study: Study) -> None:
     """What a search does with a study before anything heavy is loaded."""
     again = Study.parse(yaml.safe_load(study.to_yaml()), "again", study.folder)
     assert again.to_yaml() == study.to_yaml()
-    for read in (lambda: study.template().check(), study.shots, study.held_out):
+    for read in (lambda: study.template().check(), study.image_requests, study.held_out):
         try:
             read()
         except UnetscopeError as error:
@@ -211,7 +210,7 @@ def test_any_file_of_prompts(tmp_path, folder, file):
     path = tmp_path / f"x.{file[0]}"
     path.write_bytes(file[1])
     try:
-        for shot in panel(load_payloads({"from": str(path), "wildcards": "wildcards"}, folder), [1, 2]):
+        for shot in image_requests(load_payloads({"from": str(path), "wildcards": "wildcards"}, folder), [1, 2]):
             assert isinstance(shot.prompt, str)
     except UnetscopeError as error:
         assert str(error)

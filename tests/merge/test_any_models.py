@@ -23,7 +23,7 @@ from unetscope.merge.lora import merge_loras
 from unetscope.merge.lora.bake import bake_recipe
 from unetscope.merge.lora.extract import extract_lora
 from unetscope.merge.lora.uses import LoraUse
-from unetscope.search.free import read_template
+from unetscope.search.search_space import read_template
 
 KOHYA, PEFT = (".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight")
 PREFIX = "model.diffusion_model."

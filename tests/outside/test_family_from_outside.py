@@ -25,7 +25,7 @@ from unetscope.dashboard import jobs, worker
 from unetscope.diagrams import draw
 from unetscope.library.inspection import inspect
 from unetscope.merge import METHODS, BlockWeights, Recipe, merge
-from unetscope.search.free import read_template
+from unetscope.search.search_space import read_template
 
 CORE = "model.diffusion_model."
 WORDS, VAE = "text_encoders.words.", "first_stage_model."

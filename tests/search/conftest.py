@@ -6,7 +6,7 @@ import pytest
 from fake_search import ColourGenerator, RedReward
 
 from unetscope.checkpoints.demo import write_demo
-from unetscope.search import panel as panel_module
+from unetscope.search.objective import ImageObjective
 from unetscope.search.study import Study
 
 
@@ -41,13 +41,11 @@ def panel(monkeypatch):
         generator = ColourGenerator()
         reward = RedReward()
 
-    def made(study, shots):
-        return panel_module.PanelObjective(
-            Panel.generator, Panel.reward, shots, batch=study.batch, pruning=study.pruning
-        )
+    def made(study, requests):
+        return ImageObjective(Panel.generator, Panel.reward, requests, batch=study.batch, pruning=study.pruning)
 
-    monkeypatch.setattr("unetscope.search.panel.panel_objective", made)
-    monkeypatch.setattr("unetscope.search.confirmation.panel_objective", made)
+    monkeypatch.setattr("unetscope.search.objective.image_objective", made)
+    monkeypatch.setattr("unetscope.search.confirmation.image_objective", made)
     return Panel
 
 

@@ -7,7 +7,7 @@ import pytest
 from unetscope.checkpoints.families.presets import preset
 from unetscope.search.baselines import baselines
 from unetscope.search.errors import SearchError
-from unetscope.search.free import read_template
+from unetscope.search.search_space import read_template
 
 
 def made(data, wanted=None):

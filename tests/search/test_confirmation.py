@@ -9,6 +9,7 @@ import pytest
 from fake_search import ColourGenerator, RedReward
 from scipy.stats import ttest_rel
 
+from unetscope.merge.recipe import Recipe
 from unetscope.search.confirmation import confirm, judge, paired_interval
 from unetscope.search.errors import SearchError
 from unetscope.search.loop import search
@@ -103,3 +104,20 @@ def test_a_damaged_trial_is_no_candidate_and_the_others_are(panel, picture_study
 def test_there_is_nothing_to_confirm_without_pictures(tmp_path):
     with pytest.raises(SearchError, match="no run folder"):
         confirm(tmp_path)
+
+
+def test_a_merge_that_is_settled_is_a_parent_of_the_next_search(panel, picture_study, model_folder, tmp_path):
+    panel.generator, panel.reward = ColourGenerator(), RedReward()
+    steps = {
+        "ab": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"default": 0.3, "IN04": 0.6}},
+        "next": {"method": "weighted_sum", "inputs": ["ab", "c"], "alpha": {"free": [0, 1]}},
+    }
+    models = {name: str(model_folder / f"{name}.safetensors") for name in "abc"}
+    held_out = {"top": 1, "payloads": [{"prompt": "unseen"}], "seeds": [11, 12]}
+    study = picture_study(recipe={"models": models, "steps": steps}, confirm=held_out, trials=5)
+    best = search(study, tmp_path / "run", say=lambda text: None).best
+    assert Recipe.load(tmp_path / "run" / "best.yaml").order("next") == ["ab", "next"]
+    assert set(best.point) == {"next.alpha"}
+    found = confirm(tmp_path / "run", say=lambda text: None)
+    assert found.new_prompts and [c.name for c in found.candidates if c.role == "parent"] == ["ab", "c"]
+    assert all(len(c.scores) == 2 for c in found.candidates)

@@ -16,9 +16,9 @@ from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
 from unetscope.search.errors import NO_IMAGE, SearchError
 from unetscope.search.generators import make_generator
+from unetscope.search.generators.samplers import SAMPLERS, make_scheduler
 from unetscope.search.generators.tokenizer import write_tokenizer
-from unetscope.search.samplers import SAMPLERS, make_scheduler
-from unetscope.search.shots import Shot
+from unetscope.search.image_requests import ImageRequest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -57,7 +57,7 @@ def recipe(models, alpha, **more) -> Recipe:
     return Recipe.parse({"models": models, "steps": {"out": step}, **more})
 
 
-def shot(seed=7, name="x", **fields) -> Shot:
+def request(seed=7, name="x", **fields) -> ImageRequest:
     fields = {
         "prompt": "a castle on a hill",
         "negative_prompt": "blurry",
@@ -65,7 +65,7 @@ def shot(seed=7, name="x", **fields) -> Shot:
         "width": 64,
         "height": 64,
     } | fields
-    return Shot(name=f"{name}-{seed}", seed=seed, **fields)
+    return ImageRequest(name=f"{name}-{seed}", seed=seed, **fields)
 
 
 def from_file(path, family, folder):
@@ -83,7 +83,7 @@ def from_file(path, family, folder):
     return pipeline
 
 
-def picture(pipeline, one: Shot, family) -> np.ndarray:
+def picture(pipeline, one: ImageRequest, family) -> np.ndarray:
     pipeline.scheduler = make_scheduler(one.sampler_name, None, PREDICTION[family])
     image = pipeline(
         one.prompt,
@@ -101,14 +101,14 @@ def picture(pipeline, one: Shot, family) -> np.ndarray:
 @pytest.mark.parametrize("family", ENCODERS)
 def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, models, folder):
     found, path = models(family), folder / f"{family}-out.safetensors"
-    shots = [shot(), shot(8, negative_prompt="", sampler_name="DPM++ 2M Karras")]
+    requests = [request(), request(8, negative_prompt="", sampler_name="DPM++ 2M Karras")]
     generator = make_generator({"kind": "diffusers", "device": "cpu"}, folder)
     vae = {"components": {"vae": "merge"}}
-    generator.check(recipe(found, 0.5), shots)
+    generator.check(recipe(found, 0.5), requests)
     # The last one counts: what the others left behind must not show.
     for alpha in (1.0, {"*": 0.2, "IN*": 0.9}, {"*": 0.2, "IN*": 0.4, "M00": 0.7}):
         generator.prepare(recipe(found, alpha, **vae))
-        before = [np.asarray(image) for image in generator.images(shots)]
+        before = [np.asarray(image) for image in generator.images(requests)]
     merge(recipe(found, alpha, **vae), path, overwrite=True)
     saved = from_file(path, family, folder)
     for name, module in generator.modules.items():
@@ -118,7 +118,7 @@ def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, m
         assert all(torch.equal(live[key], expected[key]) for key in live), name
     convolution = load(path)["model.diffusion_model.input_blocks.0.0.weight"]
     assert torch.equal(generator.modules["unet"].conv_in.weight, convolution.float())
-    for one, image in zip(shots, before, strict=True):
+    for one, image in zip(requests, before, strict=True):
         assert image.shape == (64, 64, 3) and image.std() > 1
         assert same_picture(image, picture(saved, one, family)), one
     generator.close()
@@ -126,14 +126,14 @@ def test_weights_and_pictures_after_a_swap_are_those_of_the_saved_file(family, m
 
 @pytest.mark.parametrize("family", others_long(ENCODERS, lambda family: family == "sd1"))
 def test_pictures_of_merges_that_differ_a_little_in_one_block_are_not_the_same(family, models, folder):
-    found, shots = models(family), [shot(), shot(8, sampler_name="DPM++ 2M Karras")]
+    found, requests = models(family), [request(), request(8, sampler_name="DPM++ 2M Karras")]
     generator = make_generator({"kind": "diffusers", "device": "cpu"}, folder)
     generator.prepare(recipe(found, {"*": 0.2, "M00": 0.7}))
-    pictures = generator.images(shots)
-    assert all(same_picture(*pair) for pair in zip(pictures, generator.images(shots), strict=True))
+    pictures = generator.images(requests)
+    assert all(same_picture(*pair) for pair in zip(pictures, generator.images(requests), strict=True))
     for other in ({"*": 0.2, "M00": 0.69}, {"*": 0.2, "M00": 0.7, "IN05": 0.19}, {"*": 0.2, "M00": 0.7, "BASE": 0.21}):
         generator.prepare(recipe(found, other))
-        assert not any(same_picture(*pair) for pair in zip(pictures, generator.images(shots), strict=True)), other
+        assert not any(same_picture(*pair) for pair in zip(pictures, generator.images(requests), strict=True)), other
     generator.close()
 
 
@@ -166,29 +166,31 @@ def live(models, folder):
 
 def test_only_changed_blocks_are_copied_and_text_is_encoded_again_only_when_its_encoder_changed(live, models):
     live.prepare(recipe(models("sd1"), {"*": 0.3, "M00": 0.9}))
-    (first,) = live.images([shot()])
+    (first,) = live.images([request()])
     known = dict(live._conditioning._known)
     live.prepare(recipe(models("sd1"), {"*": 0.3, "M00": 0.5}))
     assert {key.split(".")[2] for key in live.changes.keys} == {"middle_block"}
-    (second,) = live.images([shot()])
+    (second,) = live.images([request()])
     assert not same_picture(first, second)
     assert all(live._conditioning._known[prompt] is states for prompt, states in known.items())
     live.prepare(recipe(models("sd1"), {"*": 0.3, "BASE": 0.5, "M00": 0.5}))
-    (third,) = live.images([shot()])
+    (third,) = live.images([request()])
     assert not same_picture(second, third)
 
 
 def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live, models, folder):
-    shots = [shot(1, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
-    shots += [shot(2, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
-    together = [np.asarray(image) for image in live.images(shots)]
-    for one, image in zip(shots, together, strict=True):
+    requests = [request(1, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
+    requests += [request(2, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
+    together = [np.asarray(image) for image in live.images(requests)]
+    for one, image in zip(requests, together, strict=True):
         assert same_picture(live.images([one])[0], image)
     assert not same_picture(together[0], together[2])
     batched = make_generator({"kind": "diffusers", "batch": 3, "device": "cpu"}, folder)
     batched.prepare(recipe(models("sd1"), 0.3))
     live.prepare(recipe(models("sd1"), 0.3))
-    many = [shot(seed, prompt=text, sampler_name="Euler a") for seed, text in enumerate(("a", "a dog", "two", "three"))]
+    many = [
+        request(seed, prompt=text, sampler_name="Euler a") for seed, text in enumerate(("a", "a dog", "two", "three"))
+    ]
     for one, other in zip(live.images(many), batched.images(many), strict=True):
         assert same_picture(one, other)
     batched.close()
@@ -199,23 +201,23 @@ SCHEDULES = ["Euler Beta", "DPM++ 2M SDE Karras", "LMS Karras", "Heun Exponentia
 
 @pytest.mark.parametrize("name", others_long([*SAMPLERS, *SCHEDULES], lambda name: name not in SCHEDULES[1:]))
 def test_every_sampler_makes_the_same_finite_picture_twice(name, live):
-    one = shot(3, sampler_name=name, steps=4)
+    one = request(3, sampler_name=name, steps=4)
     first, again = (np.asarray(live.images([one])[0]) for _ in range(2))
     assert same_picture(first, again) and first.std() > 1
-    assert not same_picture(first, live.images([shot(4, sampler_name=name, steps=4)])[0])
+    assert not same_picture(first, live.images([request(4, sampler_name=name, steps=4)])[0])
 
 
 def test_emphasis_and_long_prompts_and_clip_skip_change_the_picture(live):
     long = "castle, " * 60
-    plain = np.asarray(live.images([shot()])[0])
+    plain = np.asarray(live.images([request()])[0])
     for other in (
-        shot(prompt="a (castle:1.6) on a hill"),
-        shot(prompt="a castle on a hill, " + long),
-        shot(extra={"clip_skip": 2}),
-        shot(extra={"override_settings": {"CLIP_stop_at_last_layers": 3}}),
+        request(prompt="a (castle:1.6) on a hill"),
+        request(prompt="a castle on a hill, " + long),
+        request(extra={"clip_skip": 2}),
+        request(extra={"override_settings": {"CLIP_stop_at_last_layers": 3}}),
     ):
         assert not same_picture(live.images([other])[0], plain)
-    neutral = shot(prompt="a (castle:1.0) on a hill", extra={"restore_faces": False, "hr_scale": 2, "eta": None})
+    neutral = request(prompt="a (castle:1.0) on a hill", extra={"restore_faces": False, "hr_scale": 2, "eta": None})
     assert same_picture(live.images([neutral])[0], plain)
 
 
@@ -227,7 +229,7 @@ def test_memory_stays_flat_over_fifty_trials(live, models):
         weights = {"*": draw.random(), "IN*": draw.random(), "OUT05": draw.random()}
         live.prepare(recipe(found, weights))
         if trial % 5 == 0:
-            live.images([shot(trial)])
+            live.images([request(trial)])
             gc.collect()
             seen.append(process.memory_info().rss)
     # A trial that kept its weights would keep 8 MB.
@@ -235,13 +237,13 @@ def test_memory_stays_flat_over_fifty_trials(live, models):
 
 
 REFUSED = {
-    "enable_hr": (shot(extra={"enable_hr": True}), r"enable_hr: is True, which the generator diffusers does not do"),
-    "faces": (shot(extra={"restore_faces": True}), "restore_faces"),
-    "scripts": (shot(extra={"alwayson_scripts": {"ControlNet": {}}}), "alwayson_scripts"),
-    "sampler": (shot(sampler_name="Restart"), r"'Restart' is not one that diffusers has"),
-    "lora": (shot(prompt="a <lora:ink:1> cat"), r"put LoRAs into the recipe"),
-    "editing": (shot(prompt="a [cat:dog:0.5]"), r"edits the prompt"),
-    "setting": (shot(extra={"override_settings": {"eta_noise_seed_delta": 31337}}), "eta_noise_seed_delta"),
+    "enable_hr": (request(extra={"enable_hr": True}), r"enable_hr: is True, which the generator diffusers does not do"),
+    "faces": (request(extra={"restore_faces": True}), "restore_faces"),
+    "scripts": (request(extra={"alwayson_scripts": {"ControlNet": {}}}), "alwayson_scripts"),
+    "sampler": (request(sampler_name="Restart"), r"'Restart' is not one that diffusers has"),
+    "lora": (request(prompt="a <lora:ink:1> cat"), r"put LoRAs into the recipe"),
+    "editing": (request(prompt="a [cat:dog:0.5]"), r"edits the prompt"),
+    "setting": (request(extra={"override_settings": {"eta_noise_seed_delta": 31337}}), "eta_noise_seed_delta"),
 }
 
 
@@ -259,13 +261,13 @@ def test_models_that_cannot_make_a_picture_are_refused_with_what_to_do(models, f
     refiner, _ = make_checkpoint("refiner", "sdxl_refiner")
     unet, _ = make_checkpoint("unet", change=lambda t: {k: v for k, v in t.items() if k.startswith("model.diff")})
     with pytest.raises(SearchError, match=r"say generator\.prediction: epsilon or v"):
-        generator.check(Recipe.parse({"models": {"a": str(undecided)}}), [shot()])
+        generator.check(Recipe.parse({"models": {"a": str(undecided)}}), [request()])
     with pytest.raises(SearchError, match=r"UNET has 9 input channels"):
-        generator.check(Recipe.parse({"models": {"a": str(inpainting)}}), [shot()])
+        generator.check(Recipe.parse({"models": {"a": str(inpainting)}}), [request()])
     with pytest.raises(SearchError, match=r"with SD1, SD2 and SDXL, not with SDXL"):
-        generator.check(Recipe.parse({"models": {"a": str(refiner)}}), [shot()])
+        generator.check(Recipe.parse({"models": {"a": str(refiner)}}), [request()])
     with pytest.raises(SearchError, match=r"no vae; take one from a file \(components: \{vae: FILE\}\)"):
-        generator.check(Recipe.parse({"models": {"a": str(unet)}}), [shot()])
+        generator.check(Recipe.parse({"models": {"a": str(unet)}}), [request()])
     with pytest.raises(SearchError, match=r"the recipe's result has no vae"):
         generator.prepare(Recipe.parse({"models": {"a": str(unet)}}))
 
@@ -281,7 +283,7 @@ def test_a_model_of_nothing_but_huge_weights_makes_no_image_and_says_so(models, 
     generator.prepare(Recipe.parse({"models": {"a": str(path)}, "output": {"dtype": "fp32", "nan": "zero"}}))
     generator.modules["vae"].decoder.conv_out.weight.fill_(torch.nan)
     with pytest.raises(SearchError, match="x-7: the merged model makes no picture") as raised:
-        generator.images([shot()])
+        generator.images([request()])
     assert raised.value.code == NO_IMAGE
 
 

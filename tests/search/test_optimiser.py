@@ -9,22 +9,24 @@ from fake_search import DIMENSIONS, Quadratic
 from unetscope.search.baselines import Baseline
 from unetscope.search.errors import SearchError
 from unetscope.search.optimiser import Optimiser
-from unetscope.search.parameters import Parameter
+from unetscope.search.parameters import FreeParameter
 from unetscope.search.proposals import start_points
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder
 from unetscope.search.storage import Workers
-from unetscope.search.study_settings import Optimiser as Settings
+from unetscope.search.study_settings import OptimiserSettings
 
 optuna = pytest.importorskip("optuna")
-CUBE = [Parameter(f"x{i}") for i in range(DIMENSIONS)]
+CUBE = [FreeParameter(f"x{i}") for i in range(DIMENSIONS)]
 
 
 def optimiser(tmp_path, parameters, storage=None, own=True, worker="host-1", **settings):
     storage = storage or optuna.storages.InMemoryStorage()
     workers = Workers(RunFolder(tmp_path), worker)
     workers.enter()
-    return Optimiser(storage, "study", parameters, Settings(**settings), workers, higher_is_better=True, own=own)
+    return Optimiser(
+        storage, "study", parameters, OptimiserSettings(**settings), workers, higher_is_better=True, own=own
+    )
 
 
 def evaluate(chosen: Optimiser, score, count: int) -> list[float]:
@@ -41,7 +43,7 @@ def best_true(tmp_path, name: str, seed: int) -> float:
     """The true value of the trial that looks best after 60 evaluations, baseline 0.5 included."""
     problem = Quadratic(seed)
     chosen = optimiser(tmp_path / name, CUBE, name=name, seed=seed)
-    chosen.queue([Baseline("0.5", dict.fromkeys((p.name for p in CUBE), 0.5))], [], starts=True)
+    chosen.queue([Baseline("0.5", dict.fromkeys((p.name for p in CUBE), 0.5))], [], scaled=True)
     points = []
     evaluate(chosen, lambda point: points.append(point) or problem(point), 60)
     best = max(points, key=problem)
@@ -58,9 +60,9 @@ def test_a_gaussian_process_beats_random_search_in_27_dimensions(tmp_path):
 
 @pytest.mark.parametrize("name", ["gp", "cmaes", "tpe", "qmc", "random"])
 def test_every_optimiser_keeps_to_the_grid_and_the_ends(tmp_path, name):
-    parameters = [Parameter("a", 0.2, 0.7, 0.1), Parameter("b", -1.0, 2.0), Parameter("c", 0, 1, 0.25)]
+    parameters = [FreeParameter("a", 0.2, 0.7, 0.1), FreeParameter("b", -1.0, 2.0), FreeParameter("c", 0, 1, 0.25)]
     chosen = optimiser(tmp_path, parameters, name=name, start=4)
-    chosen.queue([], [], starts=True)
+    chosen.queue([], [], scaled=True)
     points = []
     evaluate(chosen, lambda point: points.append(point) or -(point["a"] ** 2) - point["b"] ** 2, 14)
     assert {p["a"] for p in points} <= {0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
@@ -70,8 +72,8 @@ def test_every_optimiser_keeps_to_the_grid_and_the_ends(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["gp", "tpe", "qmc", "random"])
 def test_choices_are_proposed_by_name(tmp_path, name):
-    chosen = optimiser(tmp_path, [Parameter("a"), Parameter("m", choices=("p", "q", "r"))], name=name, start=3)
-    chosen.queue([], [], starts=True)
+    chosen = optimiser(tmp_path, [FreeParameter("a"), FreeParameter("m", choices=("p", "q", "r"))], name=name, start=3)
+    chosen.queue([], [], scaled=True)
     points = []
     evaluate(chosen, lambda point: points.append(point) or (point["m"] == "q") + point["a"], 12)
     assert {p["m"] for p in points} <= {"p", "q", "r"} and len({p["m"] for p in points}) > 1
@@ -80,15 +82,15 @@ def test_choices_are_proposed_by_name(tmp_path, name):
 def test_baselines_come_first_then_the_start_points(tmp_path):
     chosen = optimiser(tmp_path, CUBE, start=5)
     zeros, ones = dict.fromkeys((p.name for p in CUBE), 0.0), dict.fromkeys((p.name for p in CUBE), 1.0)
-    chosen.queue([Baseline("all A", zeros), Baseline("all B", ones)], [], starts=True)
+    chosen.queue([Baseline("all A", zeros), Baseline("all B", ones)], [], scaled=True)
     asked = [chosen.ask() for _ in range(7)]
     assert [a.baseline for a in asked[:3]] == ["all A", "all B", ""]
     assert asked[0].point == zeros and asked[1].point == ones
-    assert [a.point for a in asked[2:]] == start_points(CUBE, Settings(start=5))
+    assert [a.point for a in asked[2:]] == start_points(CUBE, OptimiserSettings(start=5))
 
 
 def test_a_latin_hypercube_has_one_start_point_in_each_slice():
-    points = start_points(CUBE, Settings(start=8))
+    points = start_points(CUBE, OptimiserSettings(start=8))
     for p in CUBE:
         assert sorted(int(point[p.name] * 8) for point in points) == list(range(8))
 
@@ -112,7 +114,7 @@ def test_workers_that_begin_at_the_same_moment_propose_different_points(tmp_path
         workers.enter()
     points = set()
     for workers, storage in zip(alive, storages, strict=True):
-        settings = Settings(name="random")
+        settings = OptimiserSettings(name="random")
         chosen = Optimiser(storage, "study", CUBE, settings, workers, higher_is_better=True, own=True)
         points.add(tuple(chosen.ask().point.values()))
     assert len(points) == 3

@@ -14,9 +14,9 @@ from PIL import Image
 from unetscope.search import generators, rewards
 from unetscope.search.errors import SearchError
 from unetscope.search.generators import make_generator
+from unetscope.search.image_requests import ImageRequest
 from unetscope.search.loop import search
 from unetscope.search.rewards import make_reward
-from unetscope.search.shots import Shot
 
 BUILT_IN = {
     "unetscope.rewards": list(rewards.KINDS),
@@ -38,11 +38,11 @@ class Paint(Generator):
             weights = recipe.steps[recipe.result].weights(recipe.convention)["alpha"].resolve("sd1").by_label()
             self.red = round(255 * sum(weights.values()) / len(weights))
 
-    def images(self, shots):
-        return [Image.new("RGB", (8, 8), (self.red, self.green, shot.seed)) for shot in shots]
+    def images(self, requests):
+        return [Image.new("RGB", (8, 8), (self.red, self.green, request.seed)) for request in requests]
 
 
-def paint(model, shots):
+def paint(model, requests):
     return []
 
 
@@ -106,7 +106,7 @@ def test_a_search_paints_and_scores_with_another_packages_generator_and_reward(i
     outcome = search(study, tmp_path / "run", say=lambda text: None)
     scores = {trial.number: trial.score for trial in outcome.run.trials() if trial.state == "complete"}
     assert len(scores) == 6 and len({round(score, 6) for score in scores.values()}) > 2
-    assert outcome.best.score == max(scores.values()) and outcome.run.reward()["name"] == "redness"
+    assert outcome.best.score == max(scores.values()) and outcome.run.setup().reward.name == "redness"
 
 
 def test_entry_points_are_kinds_like_the_built_in_ones(installed, tmp_path):
@@ -193,7 +193,7 @@ def test_an_entry_point_that_cannot_be_used_is_in_nobodys_way_who_does_not_ask_f
 def test_the_generator_and_the_reward_of_the_guide_work(tmp_path):
     for name in ("my_generator.py", "my_reward.py"):
         (tmp_path / name).write_text(files_of("search.md")[name], encoding="utf-8")
-    images = make_generator({"kind": "my_generator.py:Grey", "size": 8}, tmp_path).images([Shot("a", "a", 9)])
+    images = make_generator({"kind": "my_generator.py:Grey", "size": 8}, tmp_path).images([ImageRequest("a", "a", 9)])
     assert [image.size for image in images] == [(8, 8)]
     assert make_reward({"kind": "my_reward.py:Redness", "times": 2}, tmp_path).score(images, ["a"]) == [18.0]
 

@@ -10,7 +10,7 @@ import pytest
 
 from unetscope.checkpoints.files.system import windows_fault
 from unetscope.search.errors import SearchError
-from unetscope.search.payloads import load_payloads, panel
+from unetscope.search.payloads import image_requests, load_payloads
 
 # As A1111's API page shows a request; half of it is switched off.
 SHARED = {
@@ -64,8 +64,8 @@ def test_files_and_payloads_in_place_can_be_mixed_and_settings_hold_for_those_th
 
 def test_a_panel_is_every_payload_with_every_seed(folder):
     found = load_payloads([{"prompt": "a", "weight": 3}, {"prompt": "b", "seed": 100, "n_iter": 2}], folder)
-    shots = panel(found, [1, 3])
-    assert [(s.name, s.seed) for s in shots] == [
+    requests = image_requests(found, [1, 3])
+    assert [(s.name, s.seed) for s in requests] == [
         ("a-1", 1),
         ("a-3", 3),
         # A seed of its own begins a row: the study's seeds are places in it.
@@ -74,7 +74,7 @@ def test_a_panel_is_every_payload_with_every_seed(folder):
         ("b-104", 104),
         ("b-105", 105),
     ]
-    assert {s.weight for s in shots if s.prompt == "a"} == {3} and len({s.name for s in shots}) == 6
+    assert {s.weight for s in requests if s.prompt == "a"} == {3} and len({s.name for s in requests}) == 6
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_a_panel_is_every_payload_with_every_seed(folder):
 def test_seeds_that_there_are_not_are_refused_and_do_not_begin_again_at_0(payload, seeds, seed, folder):
     found = load_payloads({"prompt": "a cat", **payload}, folder)
     with pytest.raises(SearchError, match=rf"payload a-cat: .*seed {seed:,}, and seeds go from 0 to 4,294,967,295"):
-        panel(found, seeds)
+        image_requests(found, seeds)
 
 
 def test_pictures_are_called_so_that_every_file_system_tells_them_apart(folder):
     found = load_payloads([{"name": name, "prompt": "a"} for name in ("con.v2", "Cat", "cat", "CON", "a:b?")], folder)
     assert [p.name for p in found] == ["payload-con.v2", "Cat", "cat-2", "CON", "a-b"]
-    assert all(windows_fault(f"{shot.name}.png") is None for shot in panel(found, [1]))
+    assert all(windows_fault(f"{request.name}.png") is None for request in image_requests(found, [1]))
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def wild(tmp_path) -> Path:
 
 
 def prompts(source, seeds, folder) -> list[str]:
-    return [shot.prompt for shot in panel(load_payloads(source, folder), seeds)]
+    return [request.prompt for request in image_requests(load_payloads(source, folder), seeds)]
 
 
 def test_wildcards_and_alternatives_are_chosen_once_by_the_seed(wild):
     source = [{"prompt": "a __colour__ {cat|dog}, __beasts/birds__, {2$$x|y|z}", "negative_prompt": "{no|not}"}]
-    first, again = (panel(load_payloads(source, wild), range(40)) for _ in range(2))
+    first, again = (image_requests(load_payloads(source, wild), range(40)) for _ in range(2))
     assert [(s.prompt, s.negative_prompt) for s in first] == [(s.prompt, s.negative_prompt) for s in again]
     assert len({s.prompt for s in first}) > 10
     for text in (s.prompt for s in first):

@@ -183,7 +183,6 @@ def test_a_data_base_that_goes_away_costs_no_trial(server, tmp_path, monkeypatch
         ),
         ("postgresql://host:5432/db?user=a@b", "postgresql://host:5432/db?user=a@b"),
         ("sqlite:///C:/a@b.db", "sqlite:///C:/a@b.db"),
-        ("grpc://host:13000", "grpc://host:13000"),
     ],
 )
 def test_no_password_is_shown_of_an_address(address, shown):

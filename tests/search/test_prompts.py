@@ -8,8 +8,8 @@ import pytest
 
 from unetscope.search.errors import SearchError
 from unetscope.search.generators.conditioning import chunks
+from unetscope.search.generators.prompts import check_prompt, weighted
 from unetscope.search.generators.tokenizer import SIZE, load_tokenizer, vocabulary, write_tokenizer
-from unetscope.search.prompts import check_prompt, weighted
 
 pytest.importorskip("transformers")
 

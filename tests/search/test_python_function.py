@@ -8,7 +8,7 @@ from tiny import load
 from unetscope.merge import Recipe, merge
 from unetscope.search.errors import NO_IMAGE, SearchError
 from unetscope.search.generators import make_generator
-from unetscope.search.shots import Shot
+from unetscope.search.image_requests import ImageRequest
 
 KEY = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 CODE = """
@@ -22,31 +22,31 @@ seen = []
 class Paint:
     grey: int
 
-def paint(model, shots):
+def paint(model, requests):
     seen.append(model)
     value = Paint(int(abs(float(model[KEY].flatten()[0])) * 1000) % 256)
-    return [Image.new("L", (8, 8), value.grey + shot.seed) for shot in shots]
+    return [Image.new("L", (8, 8), value.grey + request.seed) for request in requests]
 
-def sized(model, shots):
+def sized(model, requests):
     seen.append(model.read_bytes())
-    return [Image.new("RGB", (8, 8))] * len(shots)
+    return [Image.new("RGB", (8, 8))] * len(requests)
 
-def titled(model, shots):
-    return [Image.new("RGB", (8, 8), model.title)] * len(shots)
+def titled(model, requests):
+    return [Image.new("RGB", (8, 8), model.title)] * len(requests)
 
-def few(model, shots):
+def few(model, requests):
     return [Image.new("RGB", (8, 8))]
 
-def numbers(model, shots):
-    return [1.0 for _ in shots]
+def numbers(model, requests):
+    return [1.0 for _ in requests]
 
-def fails(model, shots):
+def fails(model, requests):
     raise ValueError("out of paint")
 
 def one(model):
     return []
 """
-SHOTS = [Shot("a-1", "a", 1), Shot("a-2", "a", 2)]
+SHOTS = [ImageRequest("a-1", "a", 1), ImageRequest("a-2", "a", 2)]
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_function_may_take_the_file_or_the_recipe(folder, recipe):
 @pytest.mark.parametrize(
     ("function", "code", "said"),
     [
-        ("few", "", r"returned 1 image for 2 shots"),
+        ("few", "", r"returned 1 image for 2 requests"),
         ("numbers", "", r"returned float in its list; images are PIL"),
         ("fails", NO_IMAGE, r"failed with ValueError: out of paint \(mine\.py, line 31\)"),
     ],

@@ -17,7 +17,6 @@ from unetscope.search.importance import importances
 from unetscope.search.overview import correlation, ranks, read_overview, verdict_of
 from unetscope.search.records import TrialRecord
 from unetscope.search.report import write_report
-from unetscope.search.run_folder import RunFolder
 
 
 class Page(HTMLParser):
@@ -183,20 +182,6 @@ def test_a_log_of_automb_has_a_report_too(tmp_path):
     assert (tmp_path / "report" / "plots" / "unet-0.svg").is_file()
     best = max(read_overview(log).trials, key=lambda t: t.score)
     assert f"{best.score:.6g}" in page.text
-
-
-@pytest.mark.long
-def test_a_tree_of_searches_has_a_page_that_leads_to_each(tmp_path):
-    for name in ("ab", "top"):
-        write_run(tmp_path / "tree" / "nodes" / name, trials=4, images=False, title=name)
-    RunFolder(tmp_path / "tree" / "nodes" / "later").write_setup(
-        "title: later\n", RunFolder(tmp_path / "tree" / "nodes" / "ab").setup().to_plain() | {"title": "later"}
-    )
-    (tmp_path / "tree" / "tree.json").write_text('{"nodes": ["ab", "later", "top", "../ab", "missing"]}')
-    index = write_report(tmp_path / "tree", tmp_path / "report")
-    links = [a["href"] for a in Page(index.read_text(encoding="utf-8")).all("a")]
-    assert set(links) == {"ab/index.html", "top/index.html"}
-    assert all((tmp_path / "report" / link).is_file() for link in links)
 
 
 def test_what_cannot_be_reported_gets_a_sentence(tmp_path):

@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 
 def test_every_kind_names_a_class_that_can_be_imported(folder):
-    needs = {"onnx": {"weights": "x.onnx"}, "http": {"url": "http://localhost"}, "command": {"command": "python"}}
+    needs = {"command": {"command": "python"}}
     for kind in KINDS:
         options = needs.get(kind, {"parts": ["features"]} if kind == "composite" else {})
         reward = make_reward({"kind": kind, **options}, folder)
@@ -71,14 +71,11 @@ def test_a_class_of_an_installed_package_is_named_by_its_module(folder):
 
 def test_every_kind_says_what_it_measures_and_only_what_is_no_preference_is_cautioned_against(folder):
     options = {
-        "onnx": {"weights": "scorer.onnx"},
-        "http": {"url": "http://127.0.0.1:1"},
         "command": {"command": "score"},
         "composite": {"parts": ["aesthetic", "own.py:length"]},
     }
     made = {kind: make_reward({"kind": kind, **options.get(kind, {})}, folder) for kind in KINDS}
-    assert len(made) == 11 and all(reward.measures for reward in made.values())
-    assert "scorer.onnx" in made["onnx"].measures
+    assert len(made) == 9 and all(reward.measures for reward in made.values())
     assert made["composite"].measures == f"aesthetic ({made['aesthetic'].measures}); own.py:length"
     assert {kind for kind, reward in made.items() if reward.caution()} == {"clip_score", "features"}
     assert "CLIP" in made["clip_score"].caution() and "sharpness" in made["features"].caution()
@@ -107,9 +104,15 @@ def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
         (3, "write a kind"),
         ({"kind": "aesthetic", "wieghts": "x"}, "has no option 'wieghts' (did you mean 'weights'?)"),
         ({"kind": "aesthetic", "batch": "many"}, "aesthetic: batch: must be a whole number, found 'many'"),
-        ({"kind": "onnx", "weights": "x", "fit": "squash"}, "must be one of crop, pad, stretch"),
-        ({"kind": "http"}, "the option 'url' is missing"),
-        ({"kind": "http", "url": "ftp://x"}, "begins with http:// or https://"),
+        ({"kind": "command"}, "the option 'command' is missing"),
+        (
+            {"kind": "onnx", "weights": "x.onnx"},
+            "reward onnx: this kind is no longer there; run the scorer by {kind: command",
+        ),
+        (
+            {"kind": "http", "url": "http://x"},
+            "reward http: this kind is no longer there; run the scorer by {kind: command",
+        ),
         ({"kind": "features", "weights": {"sharpnes": 1}}, "no feature 'sharpnes' (did you mean 'sharpness'?)"),
         ("missing.py:Redness", "missing.py; paths begin at the study's folder"),
         ("own.py:Rednes", "has no class or function 'Rednes' (did you mean 'Redness'?)"),
@@ -150,7 +153,6 @@ def test_missing_weights_say_where_to_get_them_and_where_to_put_them(folder, mon
         ("pick_score", "yuvalkirstain/PickScore_v1"),
         ("hps_v21", "xswu/HPSv2"),
         ("clip_score", "openai/clip-vit-large-patch14"),
-        ({"kind": "onnx", "weights": "mine.onnx"}, "whoever made it"),
     ]:
         with pytest.raises(SearchError) as raised:
             make_reward(kind, folder).check()
@@ -162,10 +164,10 @@ def test_weights_are_found_in_the_studys_folder_first_and_then_in_that_of_all_we
     monkeypatch.setenv("UNETSCOPE_REWARDS", str(tmp_path / "heavy"))
     (tmp_path / "heavy").mkdir()
     assert weights_folder() == tmp_path / "heavy"
-    for path in (folder / "a.onnx", tmp_path / "heavy" / "a.onnx", tmp_path / "heavy" / "b.onnx"):
+    for path in (folder / "a.pth", tmp_path / "heavy" / "a.pth", tmp_path / "heavy" / "b.pth"):
         path.write_bytes(b"")
-    for name, found in [("a.onnx", folder / "a.onnx"), ("b.onnx", tmp_path / "heavy" / "b.onnx")]:
-        assert make_reward({"kind": "onnx", "weights": name}, folder)._path == found
+    for name, found in [("a.pth", folder / "a.pth"), ("b.pth", tmp_path / "heavy" / "b.pth")]:
+        assert make_reward({"kind": "aesthetic", "weights": name}, folder)._weights == found
 
 
 def test_a_nan_stays_one(folder):

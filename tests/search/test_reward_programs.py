@@ -1,14 +1,9 @@
-"""Rewards that ask somebody else: a server, a program, an ONNX file, a person; and plain features."""
+"""Rewards that ask somebody else: a program, a person; and plain features."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import math
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -20,86 +15,6 @@ from unetscope.search.rewards import make_reward
 
 IMAGES = [Image.new("RGB", (8, 6), (level, 0, 0)) for level in (10, 20, 30)]
 PROMPTS = ["one", "twø", "three"]
-
-
-# -- HTTP -------------------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """A local server that scores by the red channel, after as many refusals as it is told."""
-
-    def __init__(self, refusals=(), answer=None):
-        self.asked, self.refusals, self.answer = [], list(refusals), answer
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append((body, dict(self.headers)))
-                status = outer.refusals.pop(0) if outer.refusals else 200
-                reds = [Image.open(io.BytesIO(base64.b64decode(i))).getpixel((0, 0))[0] for i in body["images"]]
-                said = outer.answer if outer.answer is not None else json.dumps({"scores": reds})
-                data = said.encode() if status == 200 else b"still loading"
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/score"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    waits = []
-    monkeypatch.setattr("unetscope.search.rewards.http.time.sleep", waits.append)
-    return waits
-
-
-def test_images_and_prompts_are_posted_in_batches_and_scores_come_back_in_order(tmp_path):
-    with Server() as server:
-        reward = make_reward({"kind": "http", "url": server.url, "batch": 2, "headers": {"X-Key": "k"}}, tmp_path)
-        assert reward.score(IMAGES, PROMPTS) == [10, 20, 30]
-    assert [body["prompts"] for body, _ in server.asked] == [["one", "twø"], ["three"]]
-    assert server.asked[0][1]["X-Key"] == "k"
-
-
-def test_a_server_that_is_busy_is_asked_again_with_longer_and_longer_waits(tmp_path, no_waiting):
-    with Server(refusals=[503, 429]) as server:
-        assert make_reward({"kind": "http", "url": server.url}, tmp_path).score(IMAGES, PROMPTS) == [10, 20, 30]
-    assert no_waiting == [0.5, 1.0]
-
-
-def test_a_server_that_stays_busy_refuses_or_says_nonsense_gets_a_sentence(tmp_path, no_waiting):
-    for refusals, answer, said in [
-        ([503] * 9, None, "answered 503 Service Unavailable: still loading after 3 tries"),
-        ([400], None, "answered 400 Bad Request: still loading; is the program"),
-        ([], '{"scores": [1, 2]}', "gave 2 scores for 3 images"),
-        ([], "<html>", "said '<html>'; expected"),
-        ([], '{"scores": ["a"]}', "expected"),
-    ]:
-        with Server(refusals, answer) as server, pytest.raises(SearchError) as raised:
-            make_reward({"kind": "http", "url": server.url, "retries": 2}, tmp_path).score(IMAGES, PROMPTS)
-        assert said in str(raised.value)
-
-
-def test_nobody_listening_gets_a_sentence(tmp_path, no_waiting):
-    with Server() as server:
-        url = server.url
-    with pytest.raises(SearchError, match="does not answer"):
-        make_reward({"kind": "http", "url": url, "retries": 1, "timeout": 600}, tmp_path).score(IMAGES, PROMPTS)
-    assert no_waiting == [0.5]
 
 
 # -- a program --------------------------------------------------------------------------------------------------------
@@ -133,6 +48,8 @@ def test_a_program_that_fails_hangs_or_does_not_exist_gets_a_sentence(tmp_path):
         ((sys.executable, "-c", "raise SystemExit('bad day')"), {}, "ended with code 1: bad day"),
         ((sys.executable, "-c", "import time; time.sleep(60)"), {"timeout": 0.5}, "no scores after 0.5 s"),
         ((sys.executable, "-c", "print('hello')"), {}, "said 'hello'; expected"),
+        ((sys.executable, "-c", "print([1, 2])"), {}, "gave 2 scores for 3 images"),
+        ((sys.executable, "-c", 'print(\'{"scores": ["a"]}\')'), {}, "expected"),
     ]:
         with pytest.raises(SearchError) as raised:
             run(*words, **more)
@@ -189,64 +106,6 @@ def test_another_prompt_makes_it_another_question(tmp_path, answers):
 def test_without_a_terminal_there_is_nobody_to_ask(tmp_path, answers):
     with pytest.raises(SearchError, match="no terminal to ask in"):
         make_reward("manual", tmp_path).score(IMAGES, PROMPTS)
-
-
-# -- ONNX -------------------------------------------------------------------------------------------------------------
-
-
-def write_onnx(path, batch="N", text=False, output=("N", 1)):
-    """The mean of the first channel of an image, 0 to 1."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 16, 16])]
-    nodes = [
-        helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
-        helper.make_node("Slice", ["means", "zero", "one", "one"], ["score"]),
-    ]
-    if text:
-        inputs.append(helper.make_tensor_value_info("prompt", TensorProto.STRING, [batch]))
-        nodes.append(helper.make_node("Identity", ["prompt"], ["said"]))
-    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, list(output))]
-    outputs += [helper.make_tensor_value_info("said", TensorProto.STRING, [batch])] if text else []
-    constants = [
-        helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
-        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
-    ]
-    # Slice [0:1] along axis 1.
-    graph = helper.make_graph(nodes, "mean", inputs, outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, path)
-
-
-@pytest.mark.parametrize("batch", ["N", 1, 2])
-def test_an_onnx_file_scores_images_whatever_its_batch(tmp_path, batch):
-    write_onnx(tmp_path / "mean.onnx", batch)
-    reward = make_reward({"kind": "onnx", "weights": "mean.onnx", "batch": 8}, tmp_path)
-    reward.check()
-    np.testing.assert_allclose(reward.score(IMAGES, PROMPTS), np.array([10, 20, 30]) / 255, rtol=1e-6)
-    normal = make_reward({"kind": "onnx", "weights": "mean.onnx", "mean": [0.5] * 3, "std": [0.25] * 3}, tmp_path)
-    np.testing.assert_allclose(normal.score(IMAGES, PROMPTS), (np.array([10, 20, 30]) / 255 - 0.5) / 0.25, rtol=1e-5)
-
-
-def test_an_onnx_file_may_read_prompts(tmp_path):
-    write_onnx(tmp_path / "mean.onnx", text=True)
-    reward = make_reward({"kind": "onnx", "weights": "mean.onnx"}, tmp_path)
-    np.testing.assert_allclose(reward.score(IMAGES, PROMPTS), np.array([10, 20, 30]) / 255, rtol=1e-6)
-
-
-def test_an_onnx_file_that_does_not_fit_gets_a_sentence(tmp_path):
-    write_onnx(tmp_path / "mean.onnx")
-    (tmp_path / "junk.onnx").write_bytes(b"junk")
-    for options, said in [
-        ({"weights": "junk.onnx"}, "cannot be loaded"),
-        ({"weights": "mean.onnx", "output": "scroe"}, "has no output 'scroe'; it has score"),
-        ({"weights": "mean.onnx", "std": [1, 0, 1]}, "std holds a 0"),
-        ({"weights": "mean.onnx", "size": 20}, "fails"),
-    ]:
-        with pytest.raises(SearchError) as raised:
-            make_reward({"kind": "onnx", **options}, tmp_path).score(IMAGES, PROMPTS)
-        assert said in str(raised.value)
 
 
 # -- plain features -----------------------------------------------------------------------------------------------------

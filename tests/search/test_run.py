@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -18,6 +15,7 @@ from unetscope.search.errors import SearchError
 from unetscope.search.loop import search
 from unetscope.search.records import TrialRecord
 from unetscope.search.run_folder import RunFolder
+from unetscope.search.run_setup import load_run
 from unetscope.search.study import Study
 
 pytest.importorskip("optuna")
@@ -68,8 +66,8 @@ def test_every_trial_is_written_down_and_the_best_one_is_known(tmp_path, monkeyp
     best = max(trials, key=lambda t: t.score)
     assert outcome.run.best() == best == outcome.best
     assert json.loads((tmp_path / "run" / "best.json").read_text())["number"] == best.number
-    assert outcome.run.reward()["higher_is_better"] is True
-    assert [p.name for p in outcome.run.parameters()] == ["x", "y"]
+    assert outcome.run.setup().reward.higher_is_better is True
+    assert [p.name for p in outcome.run.setup().parameters] == ["x", "y"]
     assert sum(line.startswith("trial") for line in said) == 8
 
 
@@ -87,6 +85,17 @@ def test_a_resumed_search_ends_with_the_same_number_of_trials(tmp_path, monkeypa
     assert len({t.point["x"] for t in outcome.run.trials()}) == 9
     again, said = run(study, tmp_path / "run", resume=True)
     assert again.ending.why == "trials" and not any(line.startswith("trial") for line in said)
+
+
+def test_a_search_that_an_earlier_version_made_for_a_tree_goes_on(tmp_path, monkeypatch):
+    study = study_of(lambda w: w["x"], tmp_path, monkeypatch, trials=3)
+    run(study, tmp_path / "tree" / "nodes" / "ab")
+    kept = tmp_path / "tree" / "nodes" / "ab" / "study.yaml"
+    kept.write_text(f"tree: null\n{kept.read_text()}")
+    folder, again = load_run(kept.parent)
+    assert again.to_yaml() == study.to_yaml()
+    outcome, _ = run(again.changed(trials=5), kept.parent, resume=True)
+    assert len(outcome.run.trials()) == 5 and outcome.run.trials()[:3] == folder.trials()[:3]
 
 
 def test_a_run_folder_is_not_used_again_by_mistake(tmp_path, monkeypatch):
@@ -243,46 +252,10 @@ def test_workers_with_folders_of_their_own_have_all_records_and_the_same_best_re
     assert len({t.point["x"] for t in near.trials()}) == 11
 
 
-# Optuna's proxy, as a process of its own.
-_PROXY = """
-import sys
-import optuna
-storage = optuna.storages.RDBStorage("sqlite:///proxy.db")
-optuna.storages.run_grpc_proxy_server(storage, host="localhost", port=int(sys.argv[1]))
-"""
-
-
-def _wait_for_port(port: int, process: subprocess.Popen) -> None:
-    while process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
-            return
-        time.sleep(0.05)
-
-
-@pytest.mark.long
-def test_a_search_may_be_kept_behind_optunas_grpc_proxy(tmp_path, monkeypatch):
-    pytest.importorskip("grpc")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    proxy = subprocess.Popen([sys.executable, "-c", _PROXY, str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for_port(port, proxy)
-        study = study_of(lambda w: w["x"], tmp_path, monkeypatch, title="proxied")
-        for name, trials in (("near", 4), ("far", 7)):
-            outcome, _ = run(study, tmp_path / name, storage=f"grpc://localhost:{port}", trials=trials)
-            assert len(outcome.run.trials()) == trials and outcome.best == outcome.run.best()
-    finally:
-        proxy.kill()
-        proxy.wait()
-
-
 def test_a_storage_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("unetscope.search.storage._REPLY_SECONDS", 0.2)
     study = study_of(lambda w: w["x"], tmp_path, monkeypatch)
     for url, said in (
-        ("grpc://localhost", "write grpc://host:port"),
-        ("grpc://localhost:1", "cannot be opened"),
+        ("grpc://localhost:13000", "gRPC proxy is no longer used; give the address of the data base"),
         ("nosuchdb://host/x", "cannot be opened"),
     ):
         with pytest.raises(SearchError, match=said):

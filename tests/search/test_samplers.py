@@ -7,8 +7,8 @@ import pytest
 
 from unetscope.search.errors import SearchError
 from unetscope.search.generators.fields import Fields, diffusers_fields
-from unetscope.search.samplers import SAMPLERS, make_scheduler, sampler_named
-from unetscope.search.shots import Shot
+from unetscope.search.generators.samplers import SAMPLERS, make_scheduler, sampler_named
+from unetscope.search.image_requests import ImageRequest
 
 pytest.importorskip("diffusers")
 
@@ -102,9 +102,9 @@ def test_fields_that_are_switched_off_are_passed_over():
         "tiling": False,
         "override_settings": {"sd_model_checkpoint": "x.safetensors", "sd_vae": "Automatic"},
     }
-    assert diffusers_fields(Shot("a", "a", 1, extra=off)) == Fields(None, 1)
+    assert diffusers_fields(ImageRequest("a", "a", 1, extra=off)) == Fields(None, 1)
     used = {"scheduler": "Karras", "override_settings": {"CLIP_stop_at_last_layers": 2}}
-    assert diffusers_fields(Shot("a", "a", 1, extra=used)) == Fields("Karras", 2)
+    assert diffusers_fields(ImageRequest("a", "a", 1, extra=used)) == Fields("Karras", 2)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_fields_that_are_switched_off_are_passed_over():
 )
 def test_fields_that_change_the_picture_in_ways_that_are_not_done_are_refused(extra):
     with pytest.raises(SearchError, match=r"^a: "):
-        diffusers_fields(Shot("a", "a", 1, extra=extra))
+        diffusers_fields(ImageRequest("a", "a", 1, extra=extra))

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from unetscope.checkpoints.errors import UnetscopeError
-from unetscope.search.preparation import prepare
 from unetscope.search.rewards import make_reward
+from unetscope.search.run_setup import prepare
 from unetscope.search.study import Study
 
 IMAGES = {"payloads": [{"prompt": "a castle"}], "generator": {"kind": "python"}, "reward": "features"}
@@ -48,7 +48,8 @@ def parse(recipe):
         ({"seeds": []}, "seeds: must be a list with something in it"),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"images": "some"}, "images: must be 'all', 'best' or 'none'"),
-        ({"recipe": ...}, "one of recipe, parameters and tree"),
+        ({"recipe": ...}, "one of recipe and parameters"),
+        ({"tree": {"models": ["a.safetensors"]}}, "tree: is no longer there; search one merge after the other"),
         ({"parameters": {"x": {"free": [0, 1]}}}, "recipe and parameters"),
         ({"reward": ...}, "reward: is missing"),
         ({"objective": "m:f"}, "makes no images"),
@@ -88,7 +89,7 @@ def test_the_held_out_panel_must_be_held_out(panel, picture_study):
 
 
 def test_the_panel_has_every_prompt_once_before_it_has_one_twice(panel, picture_study):
-    prompts = [s.prompt for s in picture_study(prompts=3).shots()]
+    prompts = [s.prompt for s in picture_study(prompts=3).image_requests()]
     assert prompts[:3] == ["prompt 0", "prompt 1", "prompt 2"] == prompts[3:]
 
 

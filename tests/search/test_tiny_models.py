@@ -25,9 +25,9 @@ from unetscope.search.confirmation import confirm  # noqa: E402
 from unetscope.search.generators import make_generator  # noqa: E402
 from unetscope.search.generators.tokenizer import write_tokenizer  # noqa: E402
 from unetscope.search.loop import search  # noqa: E402
-from unetscope.search.preparation import prepare  # noqa: E402
 from unetscope.search.report import write_report  # noqa: E402
 from unetscope.search.rewards import make_reward  # noqa: E402
+from unetscope.search.run_setup import prepare  # noqa: E402
 from unetscope.search.study import Study  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tiny_models"
@@ -97,12 +97,12 @@ def test_the_models_are_complete_sd1_checkpoints_that_differ_in_the_unet_alone()
 
 
 def test_each_model_is_good_at_what_it_was_told_the_truth_about(study, reward):
-    shots = study.changed(seeds=[1]).shots()
+    requests = study.changed(seeds=[1]).image_requests()
     generator = make_generator(dict(study.generator), FOLDER)
     found = {}
     for name in ("shape", "colour"):
         generator.prepare(Recipe.parse({"models": {name: str(FILES[name])}, "result": name}))
-        parts = reward.parts(generator.images(shots), [shot.prompt for shot in shots])
+        parts = reward.parts(generator.images(requests), [request.prompt for request in requests])
         found[name] = {part: float(np.mean(values)) for part, values in parts.items()}
     generator.close()
     assert found["shape"]["shape"] > 0.6 and found["shape"]["colour"] < 0.4
@@ -145,8 +145,8 @@ def test_a_search_goes_from_the_study_to_a_file_whose_weights_are_those_that_mad
         assert set(live) == set(expected)
         assert all(torch.equal(live[key], expected[key]) for key in live), name
     kept = outcome.run.images(outcome.best.number)
-    for shot, image in zip(small.shots(), generator.images(small.shots()), strict=True):
-        assert same_picture(image, Image.open(kept[shot.name]))
+    for request, image in zip(small.image_requests(), generator.images(small.image_requests()), strict=True):
+        assert same_picture(image, Image.open(kept[request.name]))
     generator.close()
 
     found = confirm(tmp_path / "run", say=lambda line: None)

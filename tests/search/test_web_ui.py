@@ -17,10 +17,13 @@ from unetscope.search.errors import NO_IMAGE, OUT_OF_ORDER, SearchError
 from unetscope.search.generators import make_generator
 from unetscope.search.generators.trial_files import PREFIX, differ
 from unetscope.search.generators.web_ui import WebUiGenerator
-from unetscope.search.shots import Shot
+from unetscope.search.image_requests import ImageRequest
 
 KEY = "model.diffusion_model.middle_block.0.in_layers.2.weight"
-SHOTS = [Shot("a-1", "a cat", 1, width=16, height=24), Shot("a-2", "a cat", 2, negative_prompt="dog", cfg_scale=5)]
+SHOTS = [
+    ImageRequest("a-1", "a cat", 1, width=16, height=24),
+    ImageRequest("a-2", "a cat", 2, negative_prompt="dog", cfg_scale=5),
+]
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_requests_say_what_the_shot_says_and_keep_fields_that_only_the_ui_knows(
         "scheduler": "Karras",
         "override_settings": {"eta_noise_seed_delta": 31337, "sd_model_checkpoint": "other"},
     }
-    generator.images([Shot("a-5", "a cat", 5, "dog", 30, 4.5, 64, 72, "DPM++ 2M", extra=extra)])
+    generator.images([ImageRequest("a-5", "a cat", 5, "dog", 30, 4.5, 64, 72, "DPM++ 2M", extra=extra)])
     (body,) = ui.bodies("txt2img")
     expected = {
         "prompt": "a cat",
@@ -300,8 +303,8 @@ def test_mistakes_are_found_before_the_search_begins(make, ui, recipe, folder):
     with pytest.raises(SearchError, match=r"models_folder: there is no folder"):
         make(models_folder="nowhere").check(recipe(), SHOTS)
     with pytest.raises(SearchError, match=r"a-9: .* has no sampler 'Restart'"):
-        make().check(recipe(), [Shot("a-9", "a", 9, sampler_name="Restart")])
-    make().check(recipe(), [Shot("a-9", "a", 9, sampler_name="DPM++ 2M Karras")])
+        make().check(recipe(), [ImageRequest("a-9", "a", 9, sampler_name="Restart")])
+    make().check(recipe(), [ImageRequest("a-9", "a", 9, sampler_name="DPM++ 2M Karras")])
     with pytest.raises(SearchError, match=r"cannot be reached .*start the web UI with --api.*after 2 attempts"):
         make(url="http://127.0.0.1:9", retries=1).check(recipe(), SHOTS)
     with pytest.raises(SearchError, match=r"is no address; write http://127"):

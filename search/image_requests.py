@@ -1,4 +1,4 @@
-"""A shot: one image to make, with its prompt, its seed and the settings that the field calls a payload."""
+"""A request: one image to make, with its prompt, its seed and the settings that the field calls a payload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageRequest:
     """One image of a panel.
 
     Attributes:
@@ -36,7 +36,7 @@ class Shot:
 
 
 def picture_hash(image: Image) -> str:
-    """What tells whether two shots became the very same picture."""
+    """What tells whether two requests became the very same picture."""
     import xxhash
 
     return xxhash.xxh3_64_hexdigest(image.tobytes())

@@ -1,4 +1,4 @@
-"""Holes in plain data: what `{free: [0, 1]}` and `{choose: [...]}` become when a recipe is read, and how a point fills them."""
+"""Placeholders in plain data: what `{free: [0, 1]}` and `{choose: [...]}` become when a recipe is read, and how they are filled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numbers import Real
 from typing import Any
 
 from .errors import SearchError
-from .parameters import Parameter, Point, on_grid
+from .parameters import FreeParameter, Point, on_grid
 
 _FREE_WORDS = ("free", "step", "per")
 
 
 @dataclass(frozen=True)
-class Hole:
+class Placeholder:
     """Where a parameter's value goes.
 
     Attributes:
@@ -36,21 +36,21 @@ class Hole:
 
 
 def filled(data: Any, point: Point) -> Any:
-    """Plain data with every hole filled."""
-    if isinstance(data, Hole):
+    """Plain data with every placeholder filled."""
+    if isinstance(data, Placeholder):
         return data.value(point)
     if isinstance(data, Mapping):
         return {name: filled(x, point) for name, x in data.items()}
     return [filled(x, point) for x in data] if isinstance(data, list) else data
 
 
-def holes(data: Any) -> Iterator[Hole]:
-    """Every hole in data, in its order."""
-    if isinstance(data, Hole):
+def placeholders(data: Any) -> Iterator[Placeholder]:
+    """Every placeholder in data, in its order."""
+    if isinstance(data, Placeholder):
         yield data
     elif isinstance(data, Mapping | list):
         for value in data.values() if isinstance(data, Mapping) else data:
-            yield from holes(value)
+            yield from placeholders(value)
 
 
 def is_free(value: Any) -> bool:
@@ -61,8 +61,8 @@ def is_choice(value: Any) -> bool:
     return isinstance(value, Mapping) and "choose" in value
 
 
-def choice(value: Mapping, where: str, found: list[Parameter], of: str = "") -> Hole:
-    """The hole of `{choose: [...]}`; its parameter is added to `found`.
+def choice(value: Mapping, where: str, found: list[FreeParameter], of: str = "") -> Placeholder:
+    """The placeholder of `{choose: [...]}`; its parameter is added to `found`.
 
     Raises:
         SearchError: it is not a list of two or more different names, numbers or switches.
@@ -75,12 +75,12 @@ def choice(value: Mapping, where: str, found: list[Parameter], of: str = "") -> 
     names = [str(x) if isinstance(x, str) else str(x).lower() for x in values]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise SearchError(f"{where}: choose needs two or more values, all different, found {values!r:.80}")
-    found.append(Parameter(where, choices=tuple(names), of=of or where))
-    return Hole(where, values=tuple(zip(names, values, strict=True)))
+    found.append(FreeParameter(where, choices=tuple(names), of=of or where))
+    return Placeholder(where, values=tuple(zip(names, values, strict=True)))
 
 
-def free_number(value: Mapping, where: str, found: list[Parameter], of: str, whole: bool = False) -> Hole:
-    """The hole of `{free: [low, high], step: ...}`; its parameter is added to `found`.
+def free_number(value: Mapping, where: str, found: list[FreeParameter], of: str, whole: bool = False) -> Placeholder:
+    """The placeholder of `{free: [low, high], step: ...}`; its parameter is added to `found`.
 
     Raises:
         SearchError: the ends are no two numbers, the lower first; the step does not fit between them.
@@ -96,8 +96,8 @@ def free_number(value: Mapping, where: str, found: list[Parameter], of: str, who
         high = on_grid(low, high, step, 1 << 60)
     if whole and not (low.is_integer() and high.is_integer() and step and step.is_integer()):
         raise SearchError(f"{where}: is a whole number; its ends and step must be whole too")
-    found.append(Parameter(where, low, high, step, of=of))
-    return Hole(where, whole=whole)
+    found.append(FreeParameter(where, low, high, step, of=of))
+    return Placeholder(where, whole=whole)
 
 
 def only_free_words(value: Mapping, where: str, per: bool = False) -> None:

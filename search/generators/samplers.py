@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.errors import nearest
-from ..checkpoints.families.diffusers import scheduler_config
-from .errors import SearchError
+from ...checkpoints.errors import nearest
+from ...checkpoints.families.diffusers import scheduler_config
+from ..errors import SearchError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from places import UNET_LABELS
 from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.merge.block_weights import BlockWeights
 from unetscope.merge.recipe import Recipe
-from unetscope.search.free import read_parameters, read_template
+from unetscope.search.search_space import read_parameters, read_template
 
 BLOCKS_26 = ["BASE", *(f"IN{i:02d}" for i in range(12)), "M00", *(f"OUT{i:02d}" for i in range(12))]
 

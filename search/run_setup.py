@@ -15,11 +15,11 @@ from ..checkpoints.text import counted
 from ..merge.plan import planned
 from .baselines import Baseline, baselines
 from .errors import SearchError
-from .free import Template
 from .objective import Objective, make_objective
 from .prior import read_prior
 from .records import Setup
 from .run_folder import RunFolder
+from .search_space import Template
 from .study import Study
 from .validation import fitting
 
@@ -136,7 +136,7 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
                 "height": s.height,
                 "sampler_name": s.sampler_name,
             }
-            for s in objective.shots
+            for s in objective.requests
         },
         "baselines": [b.name for b in prepared.baselines],
         "queued": len(prepared.baselines),

@@ -11,8 +11,8 @@ from ..checkpoints.families.conventions import convention_named
 from ..merge.block_weights import OPTIONS
 from ..merge.selectors import BASE, Selector, labels_of, parse_selector
 from .errors import SearchError
-from .holes import choice, free_number, is_choice, is_free, only_free_words
-from .parameters import Parameter
+from .parameters import FreeParameter
+from .placeholders import choice, free_number, is_choice, is_free, only_free_words
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class _Reader:
     name: str
     convention: str
     family: str | Family | None
-    found: list[Parameter]
+    found: list[FreeParameter]
     roles: dict[str, Role]
     role: Role
 
     def number(self, value: Mapping, where: str, whole_line: bool = False, whole: bool = False):
-        hole = free_number(value, where, self.found, self.name, whole)
+        placeholder = free_number(value, where, self.found, self.name, whole)
         self.roles[where] = Role(self.role.step, self.role.field, self.role.position, self.role.count, whole_line)
-        return hole
+        return placeholder
 
     def one(self, value: Any, where: str) -> Any:
         """A place for one number."""
@@ -172,13 +172,13 @@ def read_weights(
     name: str,
     convention: str,
     family: str | Family | None,
-    found: list[Parameter],
+    found: list[FreeParameter],
     roles: dict[str, Role],
     role: Role,
     *,
     whole_numbers: bool = False,
 ) -> Any:
-    """A number of a recipe with holes where something is free.
+    """A number of a recipe with placeholders where something is free.
 
     Args:
         value: as written.

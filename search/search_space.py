@@ -30,9 +30,9 @@ from ..merge.inline_steps import named_steps
 from ..merge.methods import METHODS
 from ..merge.recipe import Recipe
 from .errors import SearchError
-from .free_weights import Role, read_weights
-from .holes import Hole, choice, filled, holes, is_choice, is_free
-from .parameters import Parameter, Point
+from .parameters import FreeParameter, Point
+from .placeholders import Placeholder, choice, filled, is_choice, is_free, placeholders
+from .weight_placeholders import Role, read_weights
 
 # Combinations of choices that are tried out before a search begins.
 _MOST_COMBINATIONS = 64
@@ -40,10 +40,10 @@ _MOST_COMBINATIONS = 64
 
 @dataclass(frozen=True)
 class Template:
-    """A recipe with holes in it.
+    """A recipe with placeholders in it.
 
     Attributes:
-        data: the recipe as plain data, with `Hole`s.
+        data: the recipe as plain data, with `Placeholder`s.
         parameters: what fills them, in the recipe's order.
         roles: parameter -> which step's number it is a part of.
         family: of the models.
@@ -52,7 +52,7 @@ class Template:
     """
 
     data: Any
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FreeParameter, ...]
     roles: Mapping[str, Role] = field(default_factory=dict)
     family: str | Family | None = None
     where: str = "recipe"
@@ -81,7 +81,7 @@ class Template:
             recipe: any of the template's.
             source: a step or model of it.
         """
-        open_steps = {name for name, step in (self.data.get("steps") or {}).items() if next(holes(step), None)}
+        open_steps = {name for name, step in (self.data.get("steps") or {}).items() if next(placeholders(step), None)}
         found: dict[str, None] = {}
 
         def visit(at: str) -> None:
@@ -125,7 +125,7 @@ def read_template(data: Any, where: str = "recipe", folder: Path = Path()) -> Te
         raise RecipeError(f"{where}: a recipe is a mapping with models and steps")
     data = named_steps({**data, "steps": _choices_kept(data.get("steps") or {})})
     family = _family(data, folder)
-    found: list[Parameter] = []
+    found: list[FreeParameter] = []
     roles: dict[str, Role] = {}
     try:
         steps = data["steps"]
@@ -183,9 +183,9 @@ def _family(data: Mapping, folder: Path) -> Family | None:
 
 
 def _step(
-    name: str, step: Any, data: Mapping, family: Family | None, found: list[Parameter], roles: dict[str, Role]
+    name: str, step: Any, data: Mapping, family: Family | None, found: list[FreeParameter], roles: dict[str, Role]
 ) -> Any:
-    """A step with holes."""
+    """A step with placeholders."""
     if not isinstance(step, Mapping):
         return step
     out = {}
@@ -246,7 +246,7 @@ def _bases(step: Mapping) -> int:
     return len(known[0].inputs) if known and known[0].variadic else 0
 
 
-def _rest(where: str, value: Any, found: list[Parameter]) -> Any:
+def _rest(where: str, value: Any, found: list[FreeParameter]) -> Any:
     """What is no parameter of a step: choices may stand in it, but not for a file or a name that others refer to."""
     top = where.split(".")[0]
     if is_choice(value):
@@ -293,7 +293,7 @@ def read_parameters(data: Any, family: str | None, where: str = "parameters") ->
     """
     if not isinstance(data, Mapping) or not data:
         raise SearchError(f"{where}: must be a mapping of names to something free, such as x: {{free: [0, 1]}}")
-    found: list[Parameter] = []
+    found: list[FreeParameter] = []
     read: dict[str, Any] = {}
     for name, value in data.items():
         try:
@@ -301,7 +301,7 @@ def read_parameters(data: Any, family: str | None, where: str = "parameters") ->
             read[str(name)] = read_weights(value, str(name), "supermerger", family, found, {}, role)
         except UnetscopeError as error:
             raise SearchError(f"{where}.{error}") from None
-        if not any(isinstance(x, Hole) for x in holes(read[str(name)])):
+        if not any(isinstance(x, Placeholder) for x in placeholders(read[str(name)])):
             raise SearchError(f"{where}.{name}: nothing in it is free; write e.g. {{free: [0, 1]}}")
     names = [p.name for p in found]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -138,11 +138,11 @@ class Breaking(ColourGenerator):
         super().__init__()
         self.error, self.after = error, after
 
-    def images(self, shots):
+    def images(self, requests):
         if self.made == self.after:
-            self.made += len(shots)
+            self.made += len(requests)
             raise self.error
-        return super().images(shots)
+        return super().images(requests)
 
 
 def test_a_generator_that_gives_up_stops_the_search_and_no_point_is_lost(panel, picture_study, tmp_path):
@@ -195,7 +195,7 @@ def test_a_search_goes_on_with_another_description_of_its_reward_and_with_no_oth
     setup.write_text(json.dumps(old))
     panel.reward.measures = "red"
     outcome = run(picture_study(trials=5), tmp_path, resume=True)
-    assert len(outcome.run.trials()) == 5 and outcome.run.reward()["measures"] == "red"
+    assert len(outcome.run.trials()) == 5 and outcome.run.setup().reward.measures == "red"
     panel.reward.name = "blue"
     with pytest.raises(SearchError, match="the reward of the study has changed"):
         run(picture_study(trials=6), tmp_path, resume=True)
@@ -218,7 +218,7 @@ class Scaled(RedReward):
         self.mean, self.calibrated = 0.0, 0
 
     def calibrate(self, baselines):
-        self.mean = float(np.mean([part["red"] for shots in baselines for part in shots.values()]))
+        self.mean = float(np.mean([part["red"] for requests in baselines for part in requests.values()]))
         self.calibrated += 1
         return ["scaled"]
 

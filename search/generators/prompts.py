@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import SearchError
+from ..errors import SearchError
 
 _UP, _DOWN = 1.1, 1 / 1.1
 _TOKENS = re.compile(r"\\.|[()\[\]]|:\s*[+-]?\d*\.?\d+\s*\)|\bBREAK\b|[^\\()\[\]:B]+|.", re.DOTALL)
