@@ -26,12 +26,12 @@ _LONGEST = 100
 
 def page() -> str:
     """The page, in Markdown."""
-    rooms = list(_rooms())
-    contents = "\n".join(f"- [{room.__name__}](#{room.__name__.replace('.', '')})" for room in rooms)
-    return _HEAD + contents + "\n\n" + "\n".join(_section(room) for room in rooms)
+    found = list(rooms())
+    contents = "\n".join(f"- [{room.__name__}](#{room.__name__.replace('.', '')})" for room in found)
+    return _HEAD + contents + "\n\n" + "\n".join(_section(room) for room in found)
 
 
-def _rooms() -> Iterator[ModuleType]:
+def rooms() -> Iterator[ModuleType]:
     """Every package that names what others may use."""
     top = import_module("unetscope")
     packages = [

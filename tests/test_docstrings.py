@@ -17,7 +17,7 @@ import unetscope
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("benchmarks", "docs", "examples", "notebooks", "tests")
 API = runpy.run_path(str(ROOT / "docs" / "api.py"))
-ROOMS = list(API["_rooms"]())
+ROOMS = list(API["rooms"]())
 
 
 def modules_with_examples() -> list[str]:

@@ -424,20 +424,27 @@ def app(old, tmp_path, monkeypatch, one_look_for_components):
         own = hashlib.sha256("\n".join([one["folder"], "1", *known]).encode()).hexdigest()[:32]
         (cache / one["folder"]).mkdir(parents=True)
         (cache / one["folder"] / f"{own}.json").write_text(json.dumps(one["kept"]))
+    for name in ("library.json", "sha256.json"):
+        kept = at_home(json.loads((HERE / "cache" / name).read_text(encoding="utf-8")), old)
+        (cache / name).write_text(json.dumps(kept), encoding="utf-8")
     (cache / "scans").mkdir()
     for name, scan in at_home(json.loads((HERE / "cache" / "scans.json").read_text()), old).items():
         own = hashlib.sha256(identity(old / "models" / name).encode()).hexdigest()[:32]
         (cache / "scans" / f"{own}.json").write_text(json.dumps(scan))
     monkeypatch.setenv("UNETSCOPE_STATE", str(state))
     monkeypatch.setenv("UNETSCOPE_CACHE", str(cache))
-    monkeypatch.setenv("UNETSCOPE_MODELS", str(old / "models"))
+    for name in ("MODELS", "OUTPUT"):  # the settings of 0.1.0 say which folders
+        monkeypatch.delenv(f"UNETSCOPE_{name}", raising=False)
 
     def open_page(name: str, **address: str) -> AppTest:
         text = f"from unetscope.dashboard.pages import {name}\n{name}.show()"
-        at = AppTest.from_string(text, default_timeout=600)
+        at, said = AppTest.from_string(text, default_timeout=600), None
         for key, value in address.items():
             at.query_params[key] = value
         at.run()
+        while (now := texts(at)) != said:  # a page shows what it has read of the folder so far
+            said = now
+            at.run()
         assert not at.exception
         return at
 
@@ -461,10 +468,6 @@ def test_jobs_are_listed_with_how_they_ended(app):
 def test_a_draft_is_opened(app):
     (draft,) = (HERE / "state" / "drafts").glob("*.json")
     at = app("merge", draft=draft.stem)
-    for _ in range(100):  # a page shows what it has read of the folder so far
-        if any(code.value.startswith("models:") for code in at.code):
-            break
-        at.run()
     step = recipe_of(at)["steps"]["mix"]
     assert step["method"] == "add_difference" and recipe_of(at)["output"] == {"dtype": "fp32"}
     assert step["alpha"]["IN06"] == 0.25
@@ -476,14 +479,40 @@ def recipe_of(at) -> dict:
     return yaml.safe_load(next(code.value for code in at.code if code.value.startswith("models:")))
 
 
+def starts(at) -> list[str]:
+    """The buttons that start a measurement: there are none where its result is shown."""
+    return [b.key for b in at.button if b.key and b.key.startswith("start-")]
+
+
 @pytest.mark.parametrize(
-    "page, address",
+    "page, files, other, also",
     [
-        ("compare", {"a": "toy-base.safetensors", "b": "toy-ink.safetensors"}),
-        ("explore", {"file": "toy-ink.safetensors"}),
-        ("where_from", {"file": "made.safetensors"}),
+        ("compare", {"a": "base", "b": "ink"}, {"a": "base", "b": "photo"}, {}),
+        ("explore", {"of": "ink"}, {"of": "photo"}, {"selected": "LAYERS01"}),
     ],
 )
-def test_finished_measurements_are_shown(page, address, app):
+def test_finished_measurements_are_shown(page, files, other, also, app):
+    assert starts(app(page, **{key: f"toy-{name}.safetensors" for key, name in other.items()}, **also))
+    at = app(page, **{key: f"toy-{name}.safetensors" for key, name in files.items()}, **also)
+    assert not starts(at) and at.dataframe
+
+
+@pytest.mark.parametrize(
+    "page, address, box, names",
+    [
+        ("collection", {}, "collection models", ("base", "ink", "photo")),
+        ("where_from", {"merged": "made.safetensors"}, "among made.safetensors", ("ink", "photo")),
+    ],
+)
+def test_finished_measurements_of_many_files_are_shown(page, address, box, names, app):
     at = app(page, **address)
-    assert not [b for b in at.button if b.key and b.key.startswith("start-")], texts(at)
+    assert starts(at)
+    at.multiselect(key=box).set_value([f"toy-{name}.safetensors" for name in names]).run()
+    assert not at.exception and not starts(at)
+
+
+def test_a_kept_scan_is_shown(app):
+    kept = json.loads((HERE / "cache" / "scans.json").read_text(encoding="utf-8"))["toy-ink.safetensors"]
+    at = app("library", file="toy-ink.safetensors")
+    shown = texts(at) + "".join(table.value.to_csv() for table in at.dataframe)
+    assert kept["fingerprints"] and all(digits in shown for digits in kept["fingerprints"].values())
