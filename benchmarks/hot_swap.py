@@ -21,7 +21,7 @@ from pathlib import Path
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families.diffusers import write_pipeline_config
 from unetscope.merge import Recipe, merge
-from unetscope.merge.plan import planned
+from unetscope.merge.planner import planned
 from unetscope.search.generators import make_generator
 from unetscope.search.generators.tokenizer import write_tokenizer
 

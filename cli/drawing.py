@@ -139,7 +139,7 @@ def family_of(recipe: Recipe, said: Family | None = None) -> Family:
     """The architecture that a recipe is for: its first model's if that can be read, else the one that its file names, else one
     that its weights fit."""
     from ..checkpoints import UnetscopeError, open_checkpoint
-    from ..merge.collapse import fitting_families
+    from ..merge.compile import fitting_families
 
     try:
         found = open_checkpoint(recipe.models[recipe.models_of(recipe.result)[0]], to_look=True).told_family
@@ -153,7 +153,7 @@ def family_of(recipe: Recipe, said: Family | None = None) -> Family:
 def recipe_tree(recipe: Recipe, family: str | Family) -> TreeNode:
     """A recipe as the plain tree that `diagrams.draw_tree` draws; a step that is used again is not unfolded again."""
     from ..diagrams import TreeNode
-    from ..merge.collapse import leaf_shares
+    from ..merge.compile import leaf_shares
 
     shares = leaf_shares(recipe, family)
     unfolded: set[str] = set()

@@ -16,7 +16,7 @@ from .arguments import expand
 
 if TYPE_CHECKING:
     from ..merge import Recipe
-    from ..merge.methods import Method, Parameter
+    from ..merge.methods import Method, MethodParameter
 
 _BLOCKS_HELP = (
     "Alpha block by block: a vector (0,0.1,...), a preset (GRAD_V), @file, or lines ('IN04-IN08: 0.7; OUT*: 0.3'). "
@@ -58,7 +58,7 @@ def parameters(method: Method) -> list[inspect.Parameter]:
     return found
 
 
-def _parameter(p: Parameter) -> inspect.Parameter:
+def _parameter(p: MethodParameter) -> inspect.Parameter:
     given = inspect.Parameter.empty if p.default is None else p.default
     if p.kind == "switch":
         flag = p.name.replace("_", "-")
@@ -135,7 +135,7 @@ def _is_lora(path: Path) -> bool:
         return False
 
 
-def _value(p: Parameter, value: Any, method: Method, files: dict) -> Any:
+def _value(p: MethodParameter, value: Any, method: Method, files: dict) -> Any:
     """What the recipe says of a parameter; None where it says nothing."""
     if value is None or (p.default is not None and not p.weighs and value == p.default):
         return None

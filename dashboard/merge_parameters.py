@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from ..checkpoints.families import Family
-from ..merge.methods import Method, Parameter
+from ..merge.methods import Method, MethodParameter
 from .library import Entry
 from .markdown import plain
 from .weights_editing import Undo, Weights, even
@@ -32,7 +32,7 @@ def held(key: str, usual: Any) -> dict[str, Any]:
     return {"key": key} | KEEP
 
 
-def usual_number(parameter: Parameter) -> float:
+def usual_number(parameter: MethodParameter) -> float:
     """What a parameter of kind `number` is until somebody sets it."""
     return MIDDLE if parameter.default is None else float(parameter.default)
 
@@ -63,11 +63,11 @@ def keep_parameters(method: Method, models: Sequence[str], values: Mapping[str, 
             state[_key(method, parameter)] = float(value) if parameter.kind == "number" else value
 
 
-def _key(method: Method, parameter: Parameter) -> str:
+def _key(method: Method, parameter: MethodParameter) -> str:
     return f"m.{parameter.kind}.{method.name}.{parameter.name}"
 
 
-def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
+def _parameter(p: MethodParameter, method: Method, models: tuple[Entry, ...]) -> Any:
     key = _key(method, p)
     if p.kind == "switch":
         return st.checkbox(p.name, **held(key, bool(p.default)))
@@ -81,7 +81,7 @@ def _parameter(p: Parameter, method: Method, models: tuple[Entry, ...]) -> Any:
     return [_number_of(p, entry) for entry in weighed]
 
 
-def _number_of(p: Parameter, entry: Entry) -> float:
+def _number_of(p: MethodParameter, entry: Entry) -> float:
     """One of a list of numbers: that of a model."""
     usual = 1.0 if p.default is None else float(p.default)
     key = f"m.each.{p.name}.{entry.name}"
@@ -90,7 +90,7 @@ def _number_of(p: Parameter, entry: Entry) -> float:
     )
 
 
-def _number(p: Parameter, key: str) -> float | None:
+def _number(p: MethodParameter, key: str) -> float | None:
     """A number, or None where the diagram has one for each block."""
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     by_block = right.toggle(
@@ -105,7 +105,7 @@ def _number(p: Parameter, key: str) -> float | None:
     return None if by_block else value
 
 
-def _help(p: Parameter) -> str:
+def _help(p: MethodParameter) -> str:
     kind = "A share, from 0 to 1" if p.share else "Any number"
     return f"{kind}{'' if p.default is None else f'; usually {p.default:g}'}. *About this method* says what it does."
 
@@ -128,7 +128,7 @@ def keep_weights(parameter: str, weights: Weights) -> None:
     st.session_state[weights_key(parameter)] = undo_of(parameter).changed(dict(weights))
 
 
-def weights_of(parameter: Parameter, family: Family) -> Weights:
+def weights_of(parameter: MethodParameter, family: Family) -> Weights:
     """A parameter's block weights for an architecture; what another architecture had and this one has is taken over.
 
     As long as nobody has touched them they are the method's usual value, which another method's is not.

@@ -14,7 +14,7 @@ from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import Family
 from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from ..checkpoints.families.presets import preset_names
-from ..merge.methods import Parameter
+from ..merge.methods import MethodParameter
 from . import weights_editing as editing
 from .diagram import DistancePrediction, last_act, unet_diagram
 from .drawable import Drawable, drawing_of, svg_of
@@ -29,7 +29,7 @@ _DIGITS = 4  # finer than anybody drags
 _Change = Callable[[Weights, list[str]], Weights]
 
 
-def edit_weights(parameter: Parameter, drawable: Drawable, gram: DistancePrediction | None) -> Weights:
+def edit_weights(parameter: MethodParameter, drawable: Drawable, gram: DistancePrediction | None) -> Weights:
     """Tools, diagram and table for one parameter; returns its weights."""
     family = drawable.record
     name, weights, key = parameter.name, weights_of(parameter, family), f"merge-{parameter.name}-{drawable.name}"
@@ -71,7 +71,7 @@ def _drawing(drawable: Drawable) -> str:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _tools(parameter: Parameter, family: Family, weights: Weights) -> None:
+def _tools(parameter: MethodParameter, family: Family, weights: Weights) -> None:
     chosen = _selected(weights)
     where = f"the {len(chosen)} selected blocks" if len(chosen) > 1 else chosen[0] if chosen else "all blocks"
     state, own = st.session_state, merge_state()

@@ -42,18 +42,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from ..checkpoints.errors import LabelError, nearest
-from ..checkpoints.families import Family, family_of
+from ..checkpoints.families import BESIDE_LABELS, Family, family_of, in_order
 from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
 from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from ..checkpoints.text import shown
-from .resolved_weights import LabelWeight, ResolvedWeights
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
 from .weights_text import only_elements, parse_weights, plain_from_text, split_line
 
-__all__ = ["BlockWeights", "Gradient", "Line", "ResolvedWeights", "parse_weights"]
+__all__ = ["BlockWeights", "Gradient", "ResolvedWeights", "WeightLine", "parse_weights"]
 
 OPTIONS = ("preset", "vector", "convention", "scale", "strength", "default")
 CURVES = ("linear", "cosine")
@@ -79,7 +78,7 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class WeightLine:
     """A selector and its weight."""
 
     selector: Selector
@@ -92,6 +91,85 @@ class Line:
             return dict.fromkeys(labels, self.value)
         blocks = [x for x in family.labels if x in labels and is_block(x)]
         return {x: self.value.at(i / max(1, len(blocks) - 1)) for i, x in enumerate(blocks)}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWeight:
+    """A label's weight as a whole, and the lines that change some of its layers."""
+
+    value: float
+    parts: tuple[tuple[Selector, float], ...]
+
+    def of(self, key: str, kind: str) -> float:
+        value = self.value
+        for selector, x in self.parts:
+            if selector.matches_kind(kind) and selector.matches_key(key):
+                value = x
+        return value
+
+
+class ResolvedWeights:
+    """Block weights for one architecture.
+
+    Attributes:
+        vae: the VAE's weight, or None when no line names the VAE.
+        vae_by_convention: the weight that the VAE has for those who ask to merge it without naming a weight.
+        is_uniform: whether every tensor of the UNET and the text encoders has the same weight (and the VAE, if named).
+    """
+
+    def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float, beside: LabelWeight):
+        """`beside` is the weight of tensors that stand in no block: that of BASE."""
+        self._family, self._table, self._beside = family, table, beside
+        self.vae = table["VAE"].value if "VAE" in table else None
+        self.vae_by_convention = vae_by_convention
+        values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
+        self.is_uniform = len(values) == 1
+        self._by_kind: dict[tuple[str, str], float] = {}
+        self._by_key = {k for k, w in self._table.items() if any(s.patterns for s, _ in w.parts)}
+
+    def weight(self, key: str) -> float:
+        """The weight of a tensor named as in a single-file checkpoint; 0 (stays with A) for what has none."""
+        label = self._family.block_of(key).label
+        found = self._table.get(label)
+        if found is None:
+            return 0.0
+        if not found.parts:
+            return found.value
+        if label in self._by_key:
+            return found.of(key, self._family.kind_of(key))
+        at = (label, self._family.kind_of(key))
+        if at not in self._by_kind:
+            self._by_kind[at] = found.of(key, at[1])
+        return self._by_kind[at]
+
+    def at(self, key: str) -> float:
+        """The weight with which a step applies to a tensor, whatever component it is of.
+
+        As `weight`, but for what stands in no block and may be trained, which has the weight of BASE, and for a VAE that no line
+        names, which has that of the convention: whether it is merged at all is for the step to say.
+        """
+        place = self._family.block_of(key)
+        if place.label in BESIDE_LABELS:
+            return self._beside.of(key, self._family.kind_of(key))
+        return self.vae_by_convention if place.component == "vae" and self.vae is None else self.weight(key)
+
+    def differ_by(self, label: str) -> Literal["", "kind", "key"]:
+        """What tells the weights of a label's tensors apart: nothing, their kind of layer, or their key."""
+        found = self._beside if label in BESIDE_LABELS else self._table.get(label)
+        if found is None or not found.parts:
+            return ""
+        return "key" if any(selector.patterns for selector, _ in found.parts) else "kind"
+
+    def by_label(self) -> dict[str, float]:
+        """The weight of every label as a whole, in network order; the VAE only when named.
+
+        Lines on kinds of layers or keys do not show here: `changed_inside` has the labels that they touch.
+        """
+        return {label: self._table[label].value for label in in_order(self._table)}
+
+    def changed_inside(self) -> tuple[str, ...]:
+        """Labels in which some kinds of layer or keys have weights of their own, in network order."""
+        return tuple(x for x in in_order(self._table) if self._table[x].parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +197,7 @@ class BlockWeights:
     start: float | tuple[float, ...] | str | None
     scale: float = 1.0
     default: float = 0.0
-    lines: tuple[Line, ...] = ()
+    lines: tuple[WeightLine, ...] = ()
     strength: tuple[float, float] = (1.0, 1.0)
 
     @staticmethod
@@ -134,7 +212,7 @@ class BlockWeights:
 
     def to_plain(self) -> Any:
         """What the user wrote, as data that YAML and JSON can hold; `parse` reads it back."""
-        return _plain(self.plain)
+        return plain_data(self.plain)
 
     def resolve(self, family: str | Family) -> ResolvedWeights:
         """The weights for an architecture.
@@ -284,11 +362,11 @@ def _strength(value: Any) -> tuple[float, float]:
     return denoiser, text
 
 
-def _line(text: str, value: Any) -> Line:
+def _line(text: str, value: Any) -> WeightLine:
     selector = parse_selector(text)
     where = f"The weight of {text.strip()!r}"
     if not isinstance(value, Mapping):
-        return Line(selector, _number(value, where))
+        return WeightLine(selector, _number(value, where))
     if unknown := [x for x in value if x not in ("gradient", "curve")]:
         raise LabelError(f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}.")
     stops, curve = value.get("gradient"), value.get("curve", "linear")
@@ -300,7 +378,7 @@ def _line(text: str, value: Any) -> Line:
         raise LabelError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}.")
     if stray := [x for x in selector.words if not _runs_over_blocks(x)]:
         raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
-    return Line(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
+    return WeightLine(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
 
 
 def _runs_over_blocks(word: str) -> bool:
@@ -350,11 +428,12 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """A value with everything in it as YAML and JSON can hold it."""
+    if isinstance(value, BlockWeights):
+        return value.to_plain()
     if isinstance(value, Mapping):
-        return {name: _plain(x) for name, x in value.items()}
+        return {name: plain_data(x) for name, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    if isinstance(value, Real) and not isinstance(value, bool | int):
-        return float(value)
-    return value
+        return [plain_data(x) for x in value]
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool | int) else value

@@ -12,7 +12,6 @@ from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.families.parts.schedule import CONTINUOUS
 from ..checkpoints.notices import Notice
-from ..checkpoints.tensors import Shape
 from .errors import MergeError
 
 # They predict differently.
@@ -185,29 +184,3 @@ def renaming(family: Family, component: str) -> Callable[[str], str]:
         return key if prefix is None else held.prefix + key.removeprefix(prefix)
 
     return renamed
-
-
-def common_shape(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> tuple[Shape, bool]:
-    """The shape of the result, and whether the first input is wider than others (see `TensorPlan.widened`).
-
-    `first_layer` is the key whose input channels may differ: the only tensor in which an inpainting UNET differs in shape.
-
-    Raises:
-        MergeError: the shapes differ otherwise.
-    """
-    name, first = shapes[0]
-    widened = False
-    for other, shape in shapes[1:]:
-        if shape == first:
-            continue
-        same_but_channels = len(shape) == len(first) == 4 and (shape[0], *shape[2:]) == (first[0], *first[2:])
-        if key == first_layer and same_but_channels and shape[1] < first[1]:
-            widened = True
-        elif key == first_layer and same_but_channels:
-            raise MergeError(
-                f"{other} takes {shape[1]} input channels and {name} takes {first[1]}: make {other} the first model of the "
-                "merge; its extra channels are kept"
-            )
-        else:
-            raise MergeError(f"{key}: {name} has shape {list(first)}, {other} has {list(shape)}: they cannot be merged")
-    return first, widened

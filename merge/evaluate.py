@@ -1,4 +1,4 @@
-"""The value of a form on pieces of its inputs, in fp32, tile by tile."""
+"""The value of a linear combination on pieces of its inputs, in fp32, tile by tile."""
 
 from __future__ import annotations
 
@@ -10,147 +10,132 @@ import numpy as np
 
 from ..checkpoints.dtypes import F32
 from ..checkpoints.kernels import kernel
-from .forms import Applied, Form, Model, Term
-from .methods.elementwise import moved
-from .spot import Spot
-
-# fp32 elements: 256 KB an array.
-_TILE = 1 << 16
-_SMALLEST_TILE = 1 << 12
-
+from .linear_combination import LinearCombination, MethodCall, Model, Term
+from .methods.elementwise import add_preserving_zero
+from .tensor_slice import TensorSlice, tile_length, whole_rows
 
 # A method on whole pieces: the tiles of its inputs and the first element's place -> values.
 OnTiles = Callable[[list[np.ndarray], int], np.ndarray]
-# What is known of steps that had to measure their tensor first: shares of their inputs, a function, or the whole result.
-Solved = Mapping[Applied, "Form | OnTiles | np.ndarray"]
-
-
-def tile_length(inputs: int) -> int:
-    """Elements of a tile: fewer as there are more inputs, so that what is worked out from one stays in the cache."""
-    return max(_SMALLEST_TILE, min(_TILE, _TILE * 8 // max(inputs, 1)))
-
-
-def whole_rows(length: int, row: int) -> int:
-    """The length of tiles or pieces that hold whole rows: as many as fit, at least one."""
-    return max(length // row, 1) * row
+# What is known of calls that had to measure their tensor first: what they are of their inputs, a function, or the whole result.
+Measured = Mapping[MethodCall, "LinearCombination | OnTiles | np.ndarray"]
 
 
 def evaluate(
-    form: Form,
+    combination: LinearCombination,
     values: dict[int, np.ndarray],
     start: int = 0,
-    spot: Spot | None = None,
-    solved: Solved = MappingProxyType({}),
+    tensor: TensorSlice | None = None,
+    measured: Measured = MappingProxyType({}),
 ) -> np.ndarray:
-    """The value of a form: model index -> fp32 array, all of one length, to an fp32 array; fp32 arithmetic throughout.
+    """The value of a combination: model index -> fp32 array, all of one length, to an fp32 array; fp32 arithmetic throughout.
 
     Args:
-        form: what to work out.
+        combination: what to work out.
         values: pieces of the models' tensors.
         start: where in the tensor they begin.
-        spot: the tensor, for methods that ask.
-        solved: what is known of steps that measure or need whole tensors.
+        tensor: the tensor, for methods that ask.
+        measured: what is known of methods that measure or need whole tensors.
     """
-    (out,) = evaluate_all([form], values, start, spot, solved)
-    return out
-
-
-def evaluate_all(
-    forms: Sequence[Form], values: dict[int, np.ndarray], start: int, spot: Spot | None, solved: Solved
-) -> list[np.ndarray]:
-    """`evaluate` for several forms, whose common steps are worked out once."""
-    size = next(iter(values.values())).size
-    out = [np.empty(size, np.float32) for _ in forms]
-    for tile, found in tiles(forms, values, start, spot, solved):
-        for target, value in zip(out, found, strict=True):
-            target[tile] = value
+    out = np.empty(next(iter(values.values())).size, np.float32)
+    for tile, (found,) in tiles([combination], values, start, tensor, measured):
+        out[tile] = found
     return out
 
 
 def tiles(
-    forms: Sequence[Form],
+    combinations: Sequence[LinearCombination],
     values: dict[int, np.ndarray],
     start: int,
-    spot: Spot | None,
-    solved: Solved,
+    tensor: TensorSlice | None,
+    measured: Measured,
     rows: bool = False,
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """The values of several forms, tile by tile: the tile's place in `values`, and a value for each form.
+    """The values of several combinations, tile by tile: the tile's place in `values`, and a value for each combination.
 
-    With `rows` no tile ends inside a row, as where a step below the forms needs that.
+    With `rows` no tile ends inside a row, as where a method below the combinations needs that.
     """
-    size, steps = next(iter(values.values())).size, list(dict.fromkeys(s for form in forms for s in form.applied()))
+    size, calls = (
+        next(iter(values.values())).size,
+        list(dict.fromkeys(call for each in combinations for call in each.calls())),
+    )
     length = tile_length(len(values))
-    if rows or any(step.method.rows for step in steps):
-        length = whole_rows(length, spot.row)
+    if rows or any(call.method.rows for call in calls):
+        length = whole_rows(length, tensor.row)
     # Methods make a dozen intermediate arrays: in short tiles they stay in the cache.
     for first in range(0, size, length):
         tile = slice(first, min(first + length, size))
         known: dict[Term, np.ndarray] = {Model(i): v[tile] for i, v in values.items()}
         with np.errstate(all="ignore"):
-            for step in steps:
-                known[step] = _step(step, known, tile, start, spot, solved)
-            found = [_sum(form, known, tile.stop - first) for form in forms]
+            for call in calls:
+                known[call] = _called(call, known, tile, start, tensor, measured)
+            found = [_sum(each, known, tile.stop - first) for each in combinations]
         yield tile, found
 
 
-def _step(
-    step: Applied, known: dict[Term, np.ndarray], tile: slice, start: int, spot: Spot | None, solved: Solved
+def _called(
+    call: MethodCall,
+    known: dict[Term, np.ndarray],
+    tile: slice,
+    start: int,
+    tensor: TensorSlice | None,
+    measured: Measured,
 ) -> np.ndarray:
-    """A step that is not linear, on a tile."""
-    found, size = solved.get(step), tile.stop - tile.start
-    if isinstance(found, Form):
+    """A call of a method, on a tile."""
+    found, size = measured.get(call), tile.stop - tile.start
+    if isinstance(found, LinearCombination):
         return _sum(found, known, size)
     if isinstance(found, np.ndarray):
         return found[start + tile.start : start + tile.stop]
-    inputs = [_sum(form, known, size) for form in step.inputs]
+    inputs = [_sum(each, known, size) for each in call.inputs]
     if found is not None:
         return np.asarray(found(inputs, start + tile.start), np.float32)
-    given = dict(step.values)
-    if "at" in step.method.supplied:
-        given["at"] = replace(spot, names=step.sources, start=start + tile.start)
-    return step.method.function(*inputs, **given)
+    given = dict(call.values)
+    if "at" in call.method.supplied:
+        given["at"] = replace(tensor, names=call.sources, start=start + tile.start)
+    return call.method.function(*inputs, **given)
 
 
-def _sum(form: Form, known: dict[Term, np.ndarray], size: int) -> np.ndarray:
+def _sum(combination: LinearCombination, known: dict[Term, np.ndarray], size: int) -> np.ndarray:
     """The weighted sum of terms whose values are known.
 
     What methods make of differences is added last, to the sum of everything else: where it is 0, that comes out bit for bit.
     """
-    if not form.terms:
+    if not combination.terms:
         return np.zeros(size, np.float32)
-    if 0 < sum(map(_is_change, form.terms)) < len(form.terms):
-        models, changes = (_part(form, change) for change in (False, True))
-        return moved(_sum(models, known, size), _sum(changes, known, size))
-    if form.anchor == 0 and len(form.terms) == 1:
-        return known[form.terms[0]]
-    if form.coefficients == (1.0, -1.0):  # as the kernel has it, without copies
-        return known[form.terms[0]] - known[form.terms[1]]
-    if form.coefficients == (1.0, 1.0):
-        return known[form.terms[0]] + known[form.terms[1]]
-    rows = np.stack([known[term] for term in form.terms])
+    if 0 < sum(map(_is_change, combination.terms)) < len(combination.terms):
+        models, changes = (_part(combination, change) for change in (False, True))
+        return add_preserving_zero(_sum(models, known, size), _sum(changes, known, size))
+    if combination.anchor == 0 and len(combination.terms) == 1:
+        return known[combination.terms[0]]
+    if combination.coefficients == (1.0, -1.0):  # as the kernel has it, without copies
+        return known[combination.terms[0]] - known[combination.terms[1]]
+    if combination.coefficients == (1.0, 1.0):
+        return known[combination.terms[0]] + known[combination.terms[1]]
+    rows = np.stack([known[term] for term in combination.terms])
     out = np.empty(rows.shape[1], np.float32)
-    coefficients = np.array(form.coefficients, np.float32)
-    kernel().linear(rows, F32, coefficients, form.anchor, out, F32)
+    coefficients = np.array(combination.coefficients, np.float32)
+    kernel().linear(rows, F32, coefficients, combination.anchor, out, F32)
     return out
 
 
 def _is_change(term: Term) -> bool:
     """Whether it is what a method made of differences."""
-    return isinstance(term, Applied) and term.method.on_deltas
+    return isinstance(term, MethodCall) and term.method.on_deltas
 
 
-def _part(form: Form, change: bool) -> Form:
-    """The terms of a form that are what methods made of differences, or those that are not."""
-    kept = [i for i, term in enumerate(form.terms) if _is_change(term) == change]
-    return Form(tuple(form.terms[i] for i in kept), tuple(form.coefficients[i] for i in kept))
+def _part(combination: LinearCombination, change: bool) -> LinearCombination:
+    """The terms of a combination that are what methods made of differences, or those that are not."""
+    kept = [i for i, term in enumerate(combination.terms) if _is_change(term) == change]
+    return LinearCombination(
+        tuple(combination.terms[i] for i in kept), tuple(combination.coefficients[i] for i in kept)
+    )
 
 
-def is_broken(values: dict[int, np.ndarray]) -> bool:
+def has_nonfinite(values: dict[int, np.ndarray]) -> bool:
     """Whether any value is NaN or infinite."""
     return any(kernel().count_bad(v, F32) for v in values.values())
 
 
-def mended(values: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def nonfinite_as_zero(values: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """The same with 0 where a value is NaN or infinite."""
     return {i: np.where(np.isfinite(v), v, np.float32(0)) for i, v in values.items()}

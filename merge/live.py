@@ -1,6 +1,6 @@
 """A merge that goes into a model in memory instead of a file, again and again, with only what has changed since the last time.
 
-Searches try hundreds of recipes of the same models. The pieces come from the engine that writes files, so a live model holds
+Searches try hundreds of recipes of the same models. The pieces come from the executor that files come from, so a live model holds
 what the saved file would hold, bit for bit.
 """
 
@@ -20,13 +20,12 @@ from ..checkpoints.hashes import identity
 from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import Shape
-from .engine import Put, check_inputs, identities, run
-from .faults import Faults
-from .forms import Applied
-from .plan import Plan, make_plan
+from .executor import Put, execute
+from .linear_combination import MethodCall
+from .nonfinite import NonFinite
+from .plan import Plan, TensorPlan, check_unchanged
+from .planner import make_plan
 from .recipe import Recipe
-from .solve import unsolved
-from .tensor_plan import TensorPlan
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,10 @@ class LiveMerge:
         changed = [key for key, signature in said.items() if self._made.get(key) != signature]
         for key in changed:
             self._made.pop(key, None)
-        faults, todo = Faults(plan), set(changed)
-        run(plan, self._put, faults, over, {t.key for t in plan.tensors} - todo)
-        faults.refuse()
-        check_inputs(self._files)
+        nonfinite, todo = NonFinite(plan), set(changed)
+        execute(plan, self._put, nonfinite, over, {t.key for t in plan.tensors} - todo)
+        nonfinite.refuse()
+        check_unchanged(self._files)
         self._made |= {key: said[key] for key in changed}
         return Changes(
             tuple(changed),
@@ -115,12 +114,12 @@ class LiveMerge:
             {t.key: (t.dtype, t.shape) for t in plan.tensors},
             plan.family.id,
             plan.prediction,
-            [*plan.warnings, *faults.repairs()],
+            [*plan.warnings, *nonfinite.repairs()],
         )
 
     def _check_files(self, plan: Plan) -> None:
         """Note every file of the plan, and refuse those that were written to since they were noted."""
-        for path, found in identities(plan).items():
+        for path, found in plan.identities().items():
             if self._files.setdefault(path, found) != found:
                 raise CheckpointError(
                     f"{path}: has changed since it was first read here; start again with the new file"
@@ -159,13 +158,13 @@ def _signature(plan: Plan, tensor: TensorPlan) -> tuple:
 
     Models go by their numbers in the plan; the byte ranges that are read tell which models those are.
     """
-    terms = tuple(term.digest if isinstance(term, Applied) else term.index for term in tensor.form.terms)
+    terms = tuple(term.digest if isinstance(term, MethodCall) else term.index for term in tensor.combination.terms)
     inputs = tuple((i, plan.names[i], info.shape, info.dtype, info.stored.pieces) for i, info in tensor.inputs.items())
     output = plan.recipe.output
-    how = (tensor.dtype, tensor.shape, tensor.positions, tensor.widened, output.nan, output.overflow)
+    how = (tensor.dtype, tensor.shape, tensor.rule, output.nan, output.overflow)
     # What is summed over a tensor may depend, in the last digit, on where its pieces end.
-    how += (plan.piece() if unsolved(tensor.form) else None,)
-    return (*how, terms, tensor.form.coefficients, inputs)
+    how += (plan.piece_length if tensor.combination.measuring() else None,)
+    return (*how, terms, tensor.combination.coefficients, inputs)
 
 
 class HeldMerge:

@@ -15,10 +15,11 @@ import numpy as np
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Progress
 from .errors import MergeError
-from .forms import Applied
-from .plan import Plan, planned
+from .linear_combination import MethodCall
+from .plan import Plan, TensorPlan
+from .planner import planned
 from .recipe import Recipe
-from .tensor_plan import TensorPlan
+from .shape_rule import SAME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,8 +106,8 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
             "measure the recipe's own models"
         )
     position = {key: i for i, key in enumerate(table.keys)}
-    tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and not t.positions]
-    known = [t for t in tensors if t.key in position and not t.widened]
+    tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and t.rule.reads]
+    known = [t for t in tensors if t.key in position and t.rule is SAME]
     if not known:
         raise MergeError("the models have no tensor of one shape in common: there is nothing to predict")
     grams = table.matrices[[position[t.key] for t in known]]
@@ -130,7 +131,7 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
 def coefficients(tensor: TensorPlan, models: int) -> np.ndarray:
     """The coefficient of every model of the plan in one tensor of the result; of a linear plan."""
     out = np.zeros(models)
-    for term, coefficient in zip(tensor.form.terms, tensor.form.coefficients, strict=True):
+    for term, coefficient in tensor.combination.items():
         out[term.index] += coefficient
     return out
 
@@ -142,8 +143,8 @@ def check_linear(plan: Plan) -> None:
         MergeError: naming the step's method.
     """
     for tensor in plan.tensors:
-        for term in tensor.form.terms:
-            if isinstance(term, Applied):
+        for term in tensor.combination.terms:
+            if isinstance(term, MethodCall):
                 raise MergeError(
                     f"{term.name} is not linear: inner products of the models do not tell where it leads; "
                     "predict takes recipes of weighted sums, averages and differences"

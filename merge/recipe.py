@@ -17,23 +17,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import component_names
 from ..checkpoints.formats import is_model_name
 from ..checkpoints.settings import Settings
+from ..checkpoints.spelling import spelt
+from ..checkpoints.text import shown
+from .block_weights import BlockWeights, plain_data
 from .errors import RecipeError
-from .inline_steps import DEEPEST, named_steps
-from .methods import Space
+from .methods import METHODS, Method, Space, method_named
 from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
-from .recipe_file import read_yaml
-from .step import Step
+from .recipe_file import DEEPEST, named_steps, read_yaml
 from .validation_errors import explained
 
 MERGED = "merge"
@@ -62,7 +64,7 @@ class Output(Settings):
     allow_missing: bool = False
 
 
-class Lora(Settings):
+class LoraSource(Settings):
     """A LoRA: a file of differences.
 
     Attributes:
@@ -106,6 +108,92 @@ def _lora_by_name(value: Any) -> Any:
     return {k: {"path": v} if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
 
 
+class Step(Settings):
+    """One step: a method, its inputs, and the method's parameters under their own names (`alpha: 0.3`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    inputs: list[str]
+    convention: str | None = None
+
+    @classmethod
+    def words(cls, given: Mapping[Any, Any]) -> dict[str, tuple[str, ...]]:
+        method = METHODS.get(spelt(str(given.get("method")).replace("-", "_"), METHODS))
+        own = {name: p.choices if p.kind == "choice" else () for name, p in method.parameters.items()} if method else {}
+        return super().words(given) | own
+
+    @property
+    def kind(self) -> Method:
+        return method_named(self.method)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters that the recipe gives."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, block weights as their user wrote them."""
+        plain = {"method": self.method, "inputs": list(self.inputs)}
+        if self.convention is not None:
+            plain["convention"] = self.convention
+        return plain | {name: plain_data(value) for name, value in self.given.items()}
+
+    def weights(self, convention: str) -> dict[str, BlockWeights | list[BlockWeights] | bool | int | str]:
+        """Every parameter of the method, given or by default, numbers read as block weights."""
+        convention, values = self.convention or convention, {}
+        for name, parameter in self.kind.parameters.items():
+            value = self.given.get(name, parameter.default)
+            if not parameter.weighs:
+                values[name] = value
+            elif parameter.kind == "number":
+                values[name] = BlockWeights.parse(value, convention)
+            else:
+                each = value if isinstance(value, list) else [value] * self.kind.models(len(self.inputs))
+                values[name] = [BlockWeights.parse(v, convention) for v in each]
+        return values
+
+    def check(self, where: str, names: Collection[str], convention: str) -> None:
+        """Whether the method takes these inputs and parameters.
+
+        Args:
+            where: names the step in errors.
+            names: of everything that may be an input.
+            convention: how weight vectors are read unless the step says otherwise.
+
+        Raises:
+            RecipeError: naming the place in the step, what is wrong and what would be right.
+        """
+        method = self.kind
+        for source in self.inputs:
+            if source not in names:
+                raise RecipeError(f"{where}.inputs: {source!r} is no model and no step{nearest(source, names)}")
+        method.check_inputs(len(self.inputs), where)
+        for name, value in self.given.items():
+            if name not in method.parameters:
+                takes = ", ".join(method.parameters) or "no parameters"
+                raise RecipeError(f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}")
+            method.parameters[name].check(value, f"{where}.{name}")
+        for name, parameter in method.parameters.items():
+            if parameter.kind == "numbers" and (name in self.given or parameter.default is None):
+                given, wanted = self.given.get(name), method.models(len(self.inputs))
+                if isinstance(given, Real) and not isinstance(given, bool):
+                    continue  # one number counts for every model
+                if not isinstance(given, list) or len(given) != wanted:
+                    count = f"{len(given)} given" if isinstance(given, list) else f"found {shown(given)}"
+                    each = "model after the base" if method.on_deltas else "input"
+                    raise RecipeError(
+                        f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "
+                        f"{'none given' if given is None else count}"
+                    )
+            elif name not in self.given and parameter.default is None:
+                raise RecipeError(f"{where}.{name}: is missing; {method.name} needs it")
+        try:
+            self.weights(convention)
+        except UnetscopeError as error:
+            raise RecipeError(f"{where}: {error}") from None
+
+
 class Recipe(Settings):
     """A merge, written down.
 
@@ -135,7 +223,7 @@ class Recipe(Settings):
     """
 
     models: Annotated[dict[str, str], BeforeValidator(_by_name)] = Field(min_length=1)
-    loras: Annotated[dict[str, Lora], BeforeValidator(_lora_by_name)] = Field(default_factory=dict)
+    loras: Annotated[dict[str, LoraSource], BeforeValidator(_lora_by_name)] = Field(default_factory=dict)
     steps: dict[str, Step] = Field(default_factory=dict)
     result: str = ""
     components: dict[str, str] = Field(default_factory=dict)
@@ -257,6 +345,18 @@ class Recipe(Settings):
             if file not in named:
                 sources.append(MethodsSource(path=str(file.path), sha256=file.sha256))
         return self.model_copy(update={"methods": sources}) if sources else self
+
+    def source_of(self, component: str, text: bool) -> tuple[str, bool]:
+        """The step, model or file that a component comes from, and whether the recipe names it.
+
+        Args:
+            text: whether it is a text encoder: `components.text_encoders` means all of them.
+        """
+        for name in (component, "text_encoders") if text else (component,):
+            if name in self.components:
+                said = self.components[name]
+                return (self.result if said == MERGED else said), True
+        return self.result, False
 
     def models_of(self, name: str) -> list[str]:
         """The models below a step (or model), leftmost first, each once. The first one is "the first model"."""

@@ -16,9 +16,8 @@ from ..checkpoints.files import FileReader
 from ..checkpoints.kernels import kernel
 from ..checkpoints.notices import Notice, texts
 from ..checkpoints.stream import Pass
-from .forms import Model
-from .plan import Plan
-from .tensor_plan import TensorPlan
+from .linear_combination import Model
+from .plan import Plan, TensorPlan
 
 
 @dataclass
@@ -108,13 +107,12 @@ def equal_model(plan: Plan, output: Path, offsets: Mapping[str, int]) -> str:
     Args:
         offsets: tensor -> its first byte in the output.
     """
-    weights = [t for t in plan.tensors if t.dtype.is_float and not t.buffer and not t.positions]
-    weights.sort(key=lambda tensor: tensor.nbytes)
+    weights = sorted(plan.weights, key=lambda tensor: tensor.nbytes)
     with FileReader(output) as made:
         for i in dict.fromkeys(i for tensor in weights for i in tensor.inputs):
             if plan.checkpoints[i].architecture.what == "lora" or not all(i in t.inputs for t in weights):
                 continue
-            worked_out = (t for t in weights if t.form.single is None or t.form.single.index != i)
+            worked_out = (t for t in weights if t.combination.single is None or t.combination.single.index != i)
             if all(_has_values_of(made, offsets, plan.checkpoints[i], i, t) for t in worked_out):
                 return plan.names[i]
     return ""
@@ -158,7 +156,7 @@ def _fill(row: LabelShares, tensors: list[TensorPlan], plan: Plan) -> None:
     rest: set[tuple] = set()
     strengths: dict[int, set[float]] = defaultdict(set)
     for tensor in tensors:
-        terms = list(zip(tensor.form.terms, tensor.form.coefficients, strict=True))
+        terms = list(tensor.combination.items())
         shares = {term.index: share for term, share in terms if isinstance(term, Model)}
         for i, share in shares.items():
             sums[i] = sums.get(i, 0.0) + share * tensor.elements

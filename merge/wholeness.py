@@ -18,8 +18,8 @@ from ..checkpoints.text import counted, some
 from ..library.fingerprint import short_name
 from .compatibility import renaming
 from .errors import MergeError
-from .forms import Form, Lacking
-from .tensor_plan import TRAINED, TensorPlan
+from .linear_combination import LinearCombination, Missing
+from .plan import TRAINED, TensorPlan
 
 _ALLOW = "set output.allow_missing (--allow-missing)"
 _SHOWN = 3
@@ -36,7 +36,7 @@ class Wholeness:
 
     def __init__(self, family: Family, checkpoints: Sequence[Checkpoint], names: Sequence[str], allowed: bool):
         self._family, self._checkpoints, self._names, self._allowed = family, checkpoints, names, allowed
-        self._lacking: dict[tuple[int, str], dict[str, Form]] = defaultdict(dict)
+        self._lacking: dict[tuple[int, str], dict[str, LinearCombination]] = defaultdict(dict)
         self._unmet: dict[tuple[str, str, frozenset[int], int], list[str]] = defaultdict(list)
         self._merged: list[str] = []
         self._kept: dict[int, list[str]] = defaultdict(list)
@@ -68,11 +68,11 @@ class Wholeness:
 
     # -- what is found -------------------------------------------------------------------------------------------------------
 
-    def lacks(self, model: int, component: str, key: str, form: Form) -> None:
-        """A model that the recipe names for a tensor lacks it; `form` is what the tensor is made of without that model."""
-        self._lacking[model, component][key] = form
+    def lacks(self, model: int, component: str, key: str, combination: LinearCombination) -> None:
+        """A model that the recipe names for a tensor lacks it; `combination` is what the tensor is made of without that model."""
+        self._lacking[model, component][key] = combination
 
-    def unmet(self, lacking: Lacking, component: str, key: str, owner: int) -> None:
+    def unmet(self, lacking: Missing, component: str, key: str, owner: int) -> None:
         """A step has no result for a tensor, which would be the model `owner`'s."""
         self._unmet[lacking.step, component, lacking.models, owner].append(key)
 
@@ -112,13 +112,13 @@ class Wholeness:
             yield Notice("plan.step_unmet", text, (names, component, taken), step=step)
 
     def _holes(self) -> Iterable[Notice]:
-        for (model, component), forms in self._lacking.items():
-            name, keys = self._names[model], list(forms)
+        for (model, component), combinations in self._lacking.items():
+            name, keys = self._names[model], list(combinations)
             if component not in self._checkpoints[model].keys_by_component:
                 text = f"{name} has no {component} and takes no part in it"
                 yield Notice("plan.component_lacking", text, (name, component))
                 continue
-            others = list(dict.fromkeys(self._names[i] for form in forms.values() for i in form.models()))
+            others = list(dict.fromkeys(self._names[i] for each in combinations.values() for i in each.models()))
             if not self._allowed:
                 self._refuse(model, component, keys, others)
             instead = f"copied from {others[0]}" if len(others) == 1 else f"merged of {_listed(others)}"

@@ -11,8 +11,7 @@ from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import family_of
 from ..checkpoints.families.presets import has_presets, is_preset
 from ..merge.block_weights import BlockWeights
-from ..merge.recipe import Recipe
-from ..merge.step import Step
+from ..merge.recipe import Recipe, Step
 from .errors import SearchError
 from .parameters import FreeParameter
 from .search_space import Template

@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..checkpoints.families import FAMILIES, family_of
 from ..checkpoints.text import counted
-from ..merge.plan import planned
+from ..merge.planner import planned
 from .baselines import Baseline, baselines
 from .errors import SearchError
 from .objective import Objective, make_objective

@@ -26,9 +26,9 @@ from ..checkpoints.families import Family
 from ..checkpoints.spelling import respelt, spelt
 from ..merge.block_weights import BlockWeights
 from ..merge.errors import RecipeError
-from ..merge.inline_steps import named_steps
 from ..merge.methods import METHODS
 from ..merge.recipe import Recipe
+from ..merge.recipe_file import named_steps
 from .errors import SearchError
 from .parameters import FreeParameter, Point
 from .placeholders import Placeholder, choice, filled, is_choice, is_free, placeholders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # A room may import itself and what is listed here.
 MAY_IMPORT = {
     "checkpoints": set(),
@@ -38,6 +40,16 @@ def rooms_imported(path: Path) -> set[str]:
 def test_a_room_imports_only_the_rooms_below_it(room):
     for path in (ROOT / room).rglob("*.py"):
         assert rooms_imported(path) <= MAY_IMPORT[room] | {room}, path
+
+
+def test_the_files_of_a_merge_import_only_what_stands_before_them_in_the_map():
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `merge/` |"))
+    files = [name for name in re.findall(r"`(\w+)`", row.split("|")[3]) if name != "methods"]
+    assert {"recipe", "planner", "plan", "executor", "run"} <= set(files)
+    for at, name in enumerate(files):
+        tree = ast.parse((ROOT / "merge" / f"{name}.py").read_text(encoding="utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        assert not {node.module for node in imports} & set(files[at:]), name
 
 
 MERGE = """

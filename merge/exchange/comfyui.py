@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...checkpoints.families import family_of
-from ..inline_steps import DEEPEST
+from ..recipe_file import DEEPEST
 from .draft import Draft, Imported, Request, one_line
 from .supermerger import numbers
 

@@ -1,8 +1,8 @@
 """sd-mecha's methods by name, and the steps that they become.
 
-Our methods declare which of sd-mecha's they are, and how a node of it is read (`methods.elsewhere.Mecha`): most as the record says,
-the others by a translation that stands here, or in `mecha_sparse`. A translation gets the graph, the arguments by name and our
-method, and returns what the node comes to (`mecha_graph`).
+Our methods declare which of sd-mecha's they are, and how a node of it is read (`methods.other_tools.Mecha`): most as the record
+says, the others by a translation that stands here, or in `mecha_sparse`. A translation gets the graph, the arguments by name and
+our method, and returns what the node comes to (`mecha_graph`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ...checkpoints.families import component_names
 from ..methods import METHODS, Method
-from ..methods.elsewhere import Mecha
+from ..methods.other_tools import Mecha
 from .draft import one_line
 from .mecha_graph import ComponentNode, Delta, Mask, MechaGraph, Refused, Waiting, Weights, Without
 from .mecha_sparse import SPARSE

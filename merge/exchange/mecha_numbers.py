@@ -9,8 +9,7 @@ from ...checkpoints.families import FAMILIES, family_of
 from ...checkpoints.families.conventions import CONVENTIONS
 from ..block_weights import BlockWeights, ResolvedWeights
 from ..errors import RecipeError
-from ..recipe import MERGED, Recipe
-from ..step import Step
+from ..recipe import MERGED, Recipe, Step
 
 # One number, or slot -> number.
 Number = float | dict[str, float]

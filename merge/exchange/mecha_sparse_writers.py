@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import RecipeError
-from ..step import Step
+from ..recipe import Step
 from .mecha_writer import MechaWriter
 
 

@@ -1,6 +1,6 @@
 """How our methods are said to sd-mecha: nodes for a step, given those of its inputs.
 
-A method declares which of sd-mecha's it is (`methods.elsewhere.Mecha`): most are written as the record says, the others by a
+A method declares which of sd-mecha's it is (`methods.other_tools.Mecha`): most are written as the record says, the others by a
 translation that stands here, or in `mecha_sparse_writers`.
 """
 
@@ -11,8 +11,8 @@ from functools import partial
 
 from ..errors import RecipeError
 from ..methods import Method
-from ..methods.elsewhere import Mecha
-from ..step import Step
+from ..methods.other_tools import Mecha
+from ..recipe import Step
 from .mecha_numbers import combined
 from .mecha_sparse_writers import dare, della, even_weights, ties
 from .mecha_writer import MechaWriter

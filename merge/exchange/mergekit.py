@@ -10,7 +10,7 @@ from typing import Any
 
 from ...checkpoints.formats import is_model_name
 from ..methods import METHODS, Method
-from ..methods.elsewhere import Mergekit
+from ..methods.other_tools import Mergekit
 from ..recipe import MERGED
 from .draft import Draft, Imported, Request, one_line
 from .mergekit_settings import MergekitSettings

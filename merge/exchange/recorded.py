@@ -11,9 +11,9 @@ from typing import Any
 
 from ...library.history import MergeRecord
 from ..errors import RecipeError
-from ..inline_steps import DEEPEST
 from ..methods import METHODS, Method
 from ..recipe import Recipe
+from ..recipe_file import DEEPEST
 from .draft import Draft, Imported, Request, one_line
 from .supermerger import (
     Release,

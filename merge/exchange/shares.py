@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import Family, family_of
-from ..collapse import fitting_families, leaf_shares_by_block
+from ..compile import fitting_families, leaf_shares_by_block
 from ..recipe import Recipe
 
 

@@ -20,7 +20,7 @@ from ...checkpoints.families.conventions import CONVENTIONS
 from ...checkpoints.families.parts.mbw import MBW_20, MBW_26
 from ..block_weights import BlockWeights
 from ..methods import METHODS, Method
-from ..methods.elsewhere import Supermerger
+from ..methods.other_tools import Supermerger
 from ..selectors import canonical
 from .draft import Draft
 

@@ -18,7 +18,6 @@ from ...library.scan_cache import kept_scan
 from ..compatibility import MIXED, check_architectures, check_predictions, denoiser, has_denoiser
 from ..errors import MergeError
 from ..recipe import Recipe
-from .shares import source_of
 
 # Binary digits with which merging and training go badly: those of fp8.
 _FEW_DIGITS = 4
@@ -28,7 +27,7 @@ def header_findings(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterato
     """What is wrong with models (by name) that are open, without reading a weight."""
     yield from _no_models(models)
     whole = {n: c for n, c in models.items() if c.architecture.what in ("checkpoint", "component")}
-    merged = {*recipe.leaves(recipe.result), *recipe.leaves(source_of(recipe, denoiser(models.values()))[0])}
+    merged = {*recipe.leaves(recipe.result), *recipe.leaves(recipe.source_of(denoiser(models.values()), text=False)[0])}
     merging = {name: checkpoint for name, checkpoint in whole.items() if name in merged}
     yield from _architectures(merging)
     yield from _predictions(recipe, merging)

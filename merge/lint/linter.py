@@ -20,10 +20,10 @@ from ...checkpoints.text import dead_link
 from ...library.health import NOT_FINITE
 from ...library.scan import scan
 from ...library.scan_cache import keep_scan, kept_scan
-from ..collapse import fitting_families
+from ..compile import fitting_families
 from ..errors import RecipeError
-from ..plan import planned
-from ..planner import UNUSED
+from ..models import UNUSED
+from ..planner import planned
 from ..recipe import Recipe
 from .finding import check_of, to_plain
 from .headers import header_findings

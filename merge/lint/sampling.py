@@ -12,7 +12,7 @@ from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.kernels import kernel
 from ...checkpoints.stream import Cancelled, Progress
 from ...library.fingerprint import short_name
-from ..forms import Form, Model
+from ..linear_combination import LinearCombination, Model
 
 # Tensors of a label, and elements of each; all models together hold at most as many elements as `_MOST`.
 _PER_LABEL = 2
@@ -37,19 +37,21 @@ class Sample:
     core: str = ""
     core_title: str = ""
 
-    def of(self, form: Form, key: str) -> np.ndarray | None:
+    def of(self, combination: LinearCombination, key: str) -> np.ndarray | None:
         """The values of a weighted sum of models (numbered as `names`); None when it is none, or a model lacks the tensor."""
-        if not form.terms or not all(isinstance(t, Model) and t.index < len(self.names) for t in form.terms):
+        if not combination.terms or not all(
+            isinstance(t, Model) and t.index < len(self.names) for t in combination.terms
+        ):
             return None
-        parts = [self.values[self.names[t.index]].get(key) for t in form.terms]
+        parts = [self.values[self.names[t.index]].get(key) for t in combination.terms]
         if any(part is None for part in parts):
             return None
         # One operation at a time, from the largest share on, as the engine does it: equal inputs stay what they are.
-        anchor = form.anchor
+        anchor = combination.anchor
         if anchor < 0:
-            return sum(np.float32(c) * x for c, x in zip(form.coefficients, parts, strict=True))
+            return sum(np.float32(c) * x for c, x in zip(combination.coefficients, parts, strict=True))
         out = parts[anchor].copy()
-        for i, (c, x) in enumerate(zip(form.coefficients, parts, strict=True)):
+        for i, (c, x) in enumerate(zip(combination.coefficients, parts, strict=True)):
             if i != anchor:
                 out += np.float32(c) * (x - parts[anchor])
         return out

@@ -10,10 +10,10 @@ from typing import Any
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.families import Family, family_of, is_buffer, is_text, layout
-from ..collapse import Collapse
 from ..compatibility import tensor_in
-from ..forms import Applied, Form, Model
-from ..recipe import MERGED, Recipe
+from ..compile import RecipeCompiler
+from ..linear_combination import LinearCombination, MethodCall, Model
+from ..recipe import Recipe
 
 
 @dataclass
@@ -39,26 +39,17 @@ class ComponentShares:
         return asdict(self)
 
 
-def source_of(recipe: Recipe, component: str) -> tuple[str, bool]:
-    """The step, model or file that a component comes from, and whether the recipe names it."""
-    for name in (component, "text_encoders" if is_text(component) else component):
-        if name in recipe.components:
-            said = recipe.components[name]
-            return (recipe.result if said == MERGED else said), True
-    return recipe.result, False
-
-
 def names_of(recipe: Recipe) -> list[str]:
     """Models, LoRAs, and the files that components name: every leaf, in order."""
     return list(dict.fromkeys([*recipe.models, *recipe.loras, *filter(recipe.is_file, recipe.components.values())]))
 
 
-def weight_total(form: Form, loras: set[int]) -> float:
-    """The sum of a form's coefficients on models; differences count nothing."""
-    return sum(c * _counts(t, loras) for t, c in zip(form.terms, form.coefficients, strict=True))
+def weight_total(combination: LinearCombination, loras: set[int]) -> float:
+    """The sum of a combination's coefficients on models; differences count nothing."""
+    return sum(c * _counts(t, loras) for t, c in combination.items())
 
 
-def _counts(term: Model | Applied, loras: set[int]) -> float:
+def _counts(term: Model | MethodCall, loras: set[int]) -> float:
     if isinstance(term, Model):
         return float(term.index not in loras)
     if term.method.on_deltas or term.method.result == "delta" or not term.inputs:
@@ -66,10 +57,10 @@ def _counts(term: Model | Applied, loras: set[int]) -> float:
     return float(abs(weight_total(term.inputs[0], loras)) > 0.5)
 
 
-def forms(
+def combinations(
     recipe: Recipe, family: str | Family, component: str, models: Mapping[str, Checkpoint] | None = None
-) -> Iterator[tuple[str, int, Form]]:
-    """Key, elements and form of every weight of a component, by the architecture's layout.
+) -> Iterator[tuple[str, int, LinearCombination]]:
+    """Key, elements and combination of every weight of a component, by the architecture's layout.
 
     Args:
         models: those that are open, by name; the others are taken to be whole.
@@ -78,18 +69,18 @@ def forms(
         UnetscopeError: a block weight does not fit the architecture.
     """
     names, family, models = names_of(recipe), family_of(family), models or {}
-    collapse = Collapse(
+    compiler = RecipeCompiler(
         recipe,
         family,
         {name: i for i, name in enumerate(names)},
         lambda i, key: _has(models.get(names[i]), family, key),
     )
-    source, asked = source_of(recipe, component)
+    source, asked = recipe.source_of(component, is_text(component))
     for key, spec in layout(family).items():
         if family.block_of(key).component == component and not is_buffer(key):
-            form = collapse.form(source, key, merge_vae=asked)
-            if isinstance(form, Form):
-                yield key, prod(spec.shape), form
+            combination = compiler.combination(source, key, merge_vae=asked)
+            if isinstance(combination, LinearCombination):
+                yield key, prod(spec.shape), combination
 
 
 def _has(model: Checkpoint | None, family: Family, key: str) -> bool:
@@ -131,11 +122,11 @@ def _shares(
     extremes: dict[int, tuple[float, float]] = {}
     indirect: set[int] = set()
     totals = []
-    for key, size, form in forms(recipe, family, component, models):
+    for key, size, combination in combinations(recipe, family, component, models):
         label = family_of(family).block_of(key).label
         sizes[label] += size
-        totals.append(weight_total(form, loras))
-        for term, coefficient in zip(form.terms, form.coefficients, strict=True):
+        totals.append(weight_total(combination, loras))
+        for term, coefficient in combination.items():
             if isinstance(term, Model):
                 sums[term.index][label] += coefficient * size
                 low, high = extremes.get(term.index, (coefficient, coefficient))

@@ -11,7 +11,7 @@ from ...checkpoints.dtypes import dtype_named
 from ...checkpoints.families import Family, is_text
 from ...checkpoints.kernels import kernel
 from ...checkpoints.notices import Notice
-from ..collapse import Collapse
+from ..compile import RecipeCompiler
 from ..recipe import Recipe
 from .sampling import Sample
 from .shares import ComponentShares
@@ -122,7 +122,7 @@ def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[N
 def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[Notice]:
     if recipe.output.dtype == "keep":
         return
-    collapse = Collapse(recipe, family, {name: i for i, name in enumerate(sample.names)})
+    compiler = RecipeCompiler(recipe, family, {name: i for i, name in enumerate(sample.names)})
     known = set(sample.names)
     for name in recipe.order(recipe.result):
         step = recipe.steps[name]
@@ -130,7 +130,7 @@ def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[No
         if not linear or recipe.space_of(name) == "delta" or not set(recipe.leaves(name)) <= known:
             continue
         for start in (s for s in step.inputs if recipe.space_of(s) == "weight"):
-            found = changed_share(recipe, collapse, name, start, sample)
+            found = changed_share(recipe, compiler, name, start, sample)
             if found is not None and found < _FEW:
                 yield Notice(
                     "rounding.lost",
@@ -145,7 +145,7 @@ def _rounded_away(recipe: Recipe, family: Family, sample: Sample) -> Iterator[No
                 break
 
 
-def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sample: Sample) -> float | None:
+def changed_share(recipe: Recipe, compiler: RecipeCompiler, step: str, start: str, sample: Sample) -> float | None:
     """Of the sampled weights of the denoiser that a linear step moves away from its input `start`, the share that the output shows.
 
     A weight shows a move when it is stored as another number of the output's dtype. None when the step moves nothing.
@@ -153,8 +153,11 @@ def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sam
     dtype = dtype_named(recipe.output.dtype)
     moved = shown = 0
     for key in sample.keys.get(sample.core, ()):
-        before, after = sample.of(collapse.form(start, key), key), sample.of(collapse.form(step, key), key)
-        exact = _exact_change(collapse, start, step, key, sample)
+        before, after = (
+            sample.of(compiler.combination(start, key), key),
+            sample.of(compiler.combination(step, key), key),
+        )
+        exact = _exact_change(compiler, start, step, key, sample)
         if before is None or after is None or exact is None:
             continue
         moved += int(np.count_nonzero(exact))
@@ -162,14 +165,14 @@ def changed_share(recipe: Recipe, collapse: Collapse, step: str, start: str, sam
     return shown / moved if moved else None
 
 
-def _exact_change(collapse: Collapse, start: str, step: str, key: str, sample: Sample) -> np.ndarray | None:
+def _exact_change(compiler: RecipeCompiler, start: str, step: str, key: str, sample: Sample) -> np.ndarray | None:
     """after - before in double precision."""
     total = 0.0
     for sign, name in ((1.0, step), (-1.0, start)):
-        form = collapse.form(name, key)
-        if any(key not in sample.values[sample.names[i]] for i in form.models()):
+        combination = compiler.combination(name, key)
+        if any(key not in sample.values[sample.names[i]] for i in combination.models()):
             return None
-        for i, c in zip(form.models(), form.coefficients, strict=True):
+        for i, c in zip(combination.models(), combination.coefficients, strict=True):
             total = total + sign * c * sample.values[sample.names[i]][key].astype(np.float64)
     return np.where(np.abs(total) > 1e-12, total, 0.0)
 

@@ -21,9 +21,8 @@ from ...checkpoints.lora.own import OwnNames, joined
 from ...checkpoints.notices import Notice
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
-from ..block_weights import BlockWeights
+from ..block_weights import BlockWeights, ResolvedWeights
 from ..errors import MergeError
-from ..resolved_weights import ResolvedWeights
 from .changes import Change, changes_of, one_family
 from .layers import STYLES, Layer, style_named
 from .low_rank import Cut, Factors, error_squares, resized, summed

@@ -12,7 +12,6 @@ Every other file holds methods of one kind of idea.
 """
 
 from .files import MethodsFile, load_methods
-from .method import Method, Parameter, Space
-from .registry import METHODS, method_named
+from .method import METHODS, Method, MethodParameter, Space, method_named
 
-__all__ = ["METHODS", "Method", "MethodsFile", "Parameter", "Space", "load_methods", "method_named"]
+__all__ = ["METHODS", "Method", "MethodParameter", "MethodsFile", "Space", "load_methods", "method_named"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..spot import Spot
+from ..tensor_slice import TensorSlice
 from .declaring import statistics
-from .elsewhere import Mecha, Mergekit
+from .lazy_numpy import np
 from .method import Delta, Numbers
-from .numpy_later import np
+from .other_tools import Mecha, Mergekit
 
 MECHA_MEDIAN = (
     "sd-mecha's median stops after 100 steps (maxiter), or where its sum of distances stands still; here steps go on until the "
@@ -26,7 +26,7 @@ MECHA_MEDIAN = (
     },
     mecha=Mecha("model_stock", "*deltas", also=("model_stock_for_tensor",), read="stock", write=""),
 )
-def model_stock(*deltas: Delta, at: Spot):
+def model_stock(*deltas: Delta, at: TensorSlice):
     """base + t mean(d), d_t = x_t - base, t = n c / (1 + (n - 1) c), c the mean cosine of all pairs of d.
 
     The less the models agree, the nearer the base. Where c is negative the formula leads beyond the base, and t is 0. One model
@@ -37,9 +37,9 @@ def model_stock(*deltas: Delta, at: Spot):
 
     Use: fine-tunes of one base on the same subject that differ by chance. With many models t is near 1, the mean.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(at.count)
+    gram = yield GramMatrix(at.count)
     lengths = np.sqrt(np.diagonal(gram))
     sizes = np.outer(lengths, lengths)
     cosines = np.where(sizes > 0, gram / np.where(sizes > 0, sizes, 1), 0.0)
@@ -50,7 +50,7 @@ def model_stock(*deltas: Delta, at: Spot):
 
 
 @statistics(passes=2, mecha=Mecha("geometric_median", "*models", read="median", note=MECHA_MEDIAN))
-def geometric_median(*models, at: Spot, weights: Numbers = 1.0):
+def geometric_median(*models, at: TensorSlice, weights: Numbers = 1.0):
     """The point whose sum of weighted distances to all models is smallest: a mean in which outliers count less.
 
     Of each tensor by itself. It is a weighted mean of the models, and its weights are found without reading them again.
@@ -61,10 +61,10 @@ def geometric_median(*models, at: Spot, weights: Numbers = 1.0):
 
     Use: many models, some of which may be odd.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
     from ..weiszfeld import median_shares
 
     # From the first model: what all have in common would cost digits.
-    gram = yield Gram(at.count, lambda tiles, start: [tile - tiles[0] for tile in tiles])
+    gram = yield GramMatrix(at.count, lambda tiles, start: [tile - tiles[0] for tile in tiles])
     sizes = np.maximum(np.asarray(weights, np.float64), 0)
     return median_shares(gram, sizes if sizes.any() else np.ones(at.count)).tolist()

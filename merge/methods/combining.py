@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ...checkpoints.kernels import kernel
-from .numpy_later import np
+from .lazy_numpy import np
 
 if TYPE_CHECKING:  # the choices below are part of methods, and listing those must not wait for numpy
     import numpy
@@ -37,13 +37,13 @@ def combined(
             place; `median` is the geometric median of what is left, the tensors taken as points.
     """
 
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
     from ..weiszfeld import median_shares
 
     votes = ELECTIONS[elect]
     factors = np.asarray(weights, np.float64)
     if combine == "median":
-        gram = yield Gram(len(weights), lambda tiles, start: kernel().elected(kept(tiles, start), weights, votes))
+        gram = yield GramMatrix(len(weights), lambda tiles, start: kernel().elected(kept(tiles, start), weights, votes))
         sides, sizes = np.sign(factors), np.abs(factors)
         factors = sides * (median_shares(gram * np.outer(sides, sides), sizes) if sizes.any() else sizes)
     factors, signed = (alpha * factors).astype(np.float32), np.asarray(weights, np.float32)

@@ -12,7 +12,7 @@ annotated `Delta` has to be a difference; `-> Delta` says that the result is one
 Keyword-only parameters are the method's: `float` is a number that may differ by block and layer, `Share` one from 0 to 1,
 `Numbers` one for every model, `bool` a switch, `int` a whole number, `Literal[...]` a choice, `Component` a component that some
 family has. One without a default must be given.
-A few have a meaning of their own and are supplied: `at` (the tensor, a `Spot`), and for structural methods `key`, `place`
+A few have a meaning of their own and are supplied: `at` (the tensor, a `TensorSlice`), and for structural methods `key`, `place`
 (its block and component), `has`, `ema`.
 
 Kinds, by what a method has to know before it can write an element:
@@ -40,8 +40,8 @@ from typing import Any, Literal, TypedDict, Unpack, get_args, get_origin, overlo
 
 from ...checkpoints.families import component_names
 from ..errors import MethodError
-from .elsewhere import Mecha, Mergekit, Supermerger
-from .method import Becomes, Component, Delta, Kind, Method, Numbers, Parameter, ParameterKind, Share
+from .method import Becomes, Component, Delta, Kind, Method, MethodParameter, Numbers, ParameterKind, Share
+from .other_tools import Mecha, Mergekit, Supermerger
 
 _KINDS: dict[Any, ParameterKind] = {
     float: "number", Share: "number", Numbers: "numbers", bool: "switch", int: "integer", Component: "choice",
@@ -107,7 +107,7 @@ def elementwise(function: Callable, /) -> Method: ...
 @overload
 def elementwise(**facts: Unpack[Facts]) -> _Decorator: ...
 def elementwise(function=None, /, **facts):
-    """An elementwise method: its function gets pieces of its inputs. `at` is the tile's `Spot`.
+    """An elementwise method: its function gets pieces of its inputs. `at` is the tile's `TensorSlice`.
 
     Example:
         >>> @elementwise
@@ -249,7 +249,7 @@ class _Declaration:
         if p.name in RESERVED:
             raise self.error(f"an input cannot be called {p.name}, as an option of every merge is")
 
-    def _parameters(self, signature: inspect.Signature) -> tuple[dict[str, Parameter], tuple[str, ...]]:
+    def _parameters(self, signature: inspect.Signature) -> tuple[dict[str, MethodParameter], tuple[str, ...]]:
         """The method's own parameters, and the names of what it is supplied with."""
         parameters, supplied = {}, []
         for p in signature.parameters.values():
@@ -272,7 +272,7 @@ class _Declaration:
                 parameters[p.name] = self._parameter(p)
         return parameters, tuple(supplied)
 
-    def _parameter(self, p: inspect.Parameter) -> Parameter:
+    def _parameter(self, p: inspect.Parameter) -> MethodParameter:
         offered: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
         try:
             kind = "choice" if get_origin(p.annotation) is Literal else _KINDS.get(p.annotation)
@@ -286,7 +286,9 @@ class _Declaration:
         if kind is None:
             found = "nothing" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
             raise self.error(f"the parameter {p.name} is annotated {_ANNOTATIONS} (of words), found {found:.80}")
-        made = Parameter(p.name, kind, None if p.default is p.empty else p.default, offered, p.annotation == Share)
+        made = MethodParameter(
+            p.name, kind, None if p.default is p.empty else p.default, offered, p.annotation == Share
+        )
         if p.default is not p.empty and not _is_default(made):
             raise self.error(
                 f"the default of {p.name} is {p.default!r:.80}, which is not a value of {inspect.formatannotation(p.annotation)}; "
@@ -325,7 +327,7 @@ class _Declaration:
             )
 
 
-def _is_default(p: Parameter) -> bool:
+def _is_default(p: MethodParameter) -> bool:
     value = p.default
     if p.kind in ("switch", "integer"):
         return type(value) is {"switch": bool, "integer": int}[p.kind]
@@ -335,7 +337,7 @@ def _is_default(p: Parameter) -> bool:
     return number and (not p.share or 0 <= value <= 1)
 
 
-def _usual(p: Parameter, count: int) -> Any:
+def _usual(p: MethodParameter, count: int) -> Any:
     """A value to try: the default, or one that any formula takes."""
     given = {"number": 0.5, "numbers": 0.5, "switch": False, "integer": 0, "choice": next(iter(p.choices), "")}
     value = given[p.kind] if p.default is None else p.default

@@ -9,11 +9,11 @@ import math
 from typing import Literal
 
 from ..fixed_order import product
-from ..spot import Spot
+from ..tensor_slice import TensorSlice
 from .declaring import statistics
-from .elsewhere import Mecha, Mergekit
+from .lazy_numpy import np
 from .method import Numbers
-from .numpy_later import np
+from .other_tools import Mecha, Mergekit
 
 
 @statistics(
@@ -28,7 +28,7 @@ from .numpy_later import np
     },
     mecha=Mecha("slerp", "a b alpha", {"alpha": ("alpha", 0.5)}, {"norms": "lerp"}),
 )
-def slerp(a, b, *, at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"] = "lerp"):
+def slerp(a, b, *, at: TensorSlice, alpha: float = 0.5, norms: Literal["lerp", "slerp"] = "lerp"):
     """(sin((1 - alpha) w) a / |a| + sin(alpha w) b / |b|) / sin w, w the angle between a and b, times a length: a turn towards b.
 
     `norms: lerp` gives it the length (1 - alpha) |a| + alpha |b|, as sd-mecha does; `slerp` applies the same two factors to a
@@ -39,9 +39,9 @@ def slerp(a, b, *, at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"]
 
     Use: two models that lie far apart: a weighted sum of those is shorter than either, which pales the picture.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(2)
+    gram = yield GramMatrix(2)
     size_a, size_b = np.sqrt(np.diagonal(gram)).tolist()
     if not size_a or not size_b:
         return 1 - alpha, alpha
@@ -63,7 +63,7 @@ def slerp(a, b, *, at: Spot, alpha: float = 0.5, norms: Literal["lerp", "slerp"]
         )
     },
 )
-def nuslerp(base, a, b, *, at: Spot, alpha: float = 0.5):
+def nuslerp(base, a, b, *, at: TensorSlice, alpha: float = 0.5):
     """base + (sin((1 - alpha) w) (a - base) + sin(alpha w) (b - base)) / sin w, w the angle between a - base and b - base.
 
     SLERP of what two models learnt, in place of the models, which all point nearly the same way. mergekit's two weights are
@@ -74,9 +74,9 @@ def nuslerp(base, a, b, *, at: Spot, alpha: float = 0.5):
 
     Use: two fine-tunes of one base, each of which should keep its strength.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(2, lambda tiles, start: [tiles[1] - tiles[0], tiles[2] - tiles[0]])
+    gram = yield GramMatrix(2, lambda tiles, start: [tiles[1] - tiles[0], tiles[2] - tiles[0]])
     size = math.sqrt(gram[0, 0] * gram[1, 1])
     from_a, from_b = _turned(_angle(gram[0, 1] / size), alpha) if size else (1 - alpha, alpha)
     return 1 - from_a - from_b, from_a, from_b
@@ -85,7 +85,7 @@ def nuslerp(base, a, b, *, at: Spot, alpha: float = 0.5):
 @statistics(
     passes=2, mergekit={"multislerp": Mergekit("optional", on_changes=True, left_out={"normalize_weights": True})}
 )
-def multislerp(*models, at: Spot, weights: Numbers = 1.0):
+def multislerp(*models, at: TensorSlice, weights: Numbers = 1.0):
     """A mean of directions: x_t / |x_t|, averaged in the tangent space at their weighted mean m, times the mean length.
 
     With u_t = x_t / |x_t| and weights that are made to add up to one: m is the direction of sum w_t u_t,
@@ -96,9 +96,9 @@ def multislerp(*models, at: Spot, weights: Numbers = 1.0):
 
     Use: SLERP of more than two models.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(at.count)
+    gram = yield GramMatrix(at.count)
     sphere = _Sphere(gram, weights)
     mean = sphere.mean()
     if mean is None:
@@ -116,7 +116,7 @@ def multislerp(*models, at: Spot, weights: Numbers = 1.0):
         )
     },
 )
-def karcher_mean(*models, at: Spot, weights: Numbers = 1.0):
+def karcher_mean(*models, at: TensorSlice, weights: Numbers = 1.0):
     """The direction whose weighted squared angles to x_t / |x_t| are smallest (Riemannian mean), times the mean length.
 
     Found by steps along the mean of logarithms until nothing moves. Tensors that are 0 count in the mean length alone; where the
@@ -126,9 +126,9 @@ def karcher_mean(*models, at: Spot, weights: Numbers = 1.0):
 
     Use: as multislerp, for models far apart, where a single step would not reach the mean.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(at.count)
+    gram = yield GramMatrix(at.count)
     sphere = _Sphere(gram, weights)
     mean = sphere.mean()
     if mean is None:
@@ -147,7 +147,7 @@ _NOTHING = "where the first difference is 0 sd-mecha takes nothing of the second
 
 
 @statistics(passes=2, mecha=Mecha("perpendicular_component", "a b", note=_NOTHING))
-def perpendicular(a, b, *, at: Spot):
+def perpendicular(a, b, *, at: TensorSlice):
     """b - (a b / |a|^2) a: the part of b at right angles to a.
 
     Meant for differences. Where a is 0 it is b (sd-mecha's is 0 there).
@@ -156,14 +156,14 @@ def perpendicular(a, b, *, at: Spot):
 
     Use: what one fine-tune learnt that another has not.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(2)
+    gram = yield GramMatrix(2)
     return -_along(gram), 1.0
 
 
 @statistics(passes=2, result="first", base="c", mecha=Mecha(read="", write="right angles", note=_NOTHING))
-def add_perpendicular(a, b, c, *, at: Spot, alpha: float = 1.0):
+def add_perpendicular(a, b, c, *, at: TensorSlice, alpha: float = 1.0):
     """a + alpha (d_b - (d_a d_b / |d_a|^2) d_a), d_a = a - c, d_b = b - c: add what b learnt at right angles to what a learnt.
 
     Where a is c it is add difference (sd-mecha leaves a as it is there).
@@ -172,9 +172,9 @@ def add_perpendicular(a, b, c, *, at: Spot, alpha: float = 1.0):
 
     Use: add difference of two fine-tunes that share part of their training: it is not added twice.
     """
-    from ..reductions import Gram
+    from ..reductions import GramMatrix
 
-    gram = yield Gram(2, lambda tiles, start: [tiles[0] - tiles[2], tiles[1] - tiles[2]])
+    gram = yield GramMatrix(2, lambda tiles, start: [tiles[0] - tiles[2], tiles[1] - tiles[2]])
     along = _along(gram)
     return 1 - alpha * along, alpha, alpha * (along - 1)
 

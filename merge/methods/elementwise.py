@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ..spot import Spot
+from ..tensor_slice import TensorSlice
 from .declaring import elementwise
-from .elsewhere import Mecha, Mergekit, Supermerger
+from .lazy_numpy import np
 from .linear import first_alone
-from .numpy_later import np
+from .other_tools import Mecha, Mergekit, Supermerger
 
 
-def moved(a, change):
+def add_preserving_zero(a, change):
     """a + change, but a itself where nothing changes: adding 0.0 would turn -0.0 into 0.0."""
     out = a + change
     zero = out == 0
@@ -42,7 +42,7 @@ def train_difference(a, b, c, *, alpha: float = 1.0):
     """
     from_a, from_c = abs(b - a), abs(b - c)
     both = from_a + from_c
-    return moved(a, 1.8 * alpha * (from_a / (both + (both == 0))) * (b - c))
+    return add_preserving_zero(a, 1.8 * alpha * (from_a / (both + (both == 0))) * (b - c))
 
 
 @elementwise(
@@ -63,7 +63,7 @@ def add_opposite(a, b, c, *, alpha: float = 1.0):
     """
     apart, alike = abs(a - b), abs((a - c) + (b - c))
     both = apart + alike
-    return moved(a, 2 * alpha * (apart / (both + (both == 0))) * (b - c))
+    return add_preserving_zero(a, 2 * alpha * (apart / (both + (both == 0))) * (b - c))
 
 
 @elementwise(base="c", sdnext=True, chattiori="multiply_difference")
@@ -80,7 +80,7 @@ def multiply_difference(a, b, c, *, alpha: float = 0.5, beta: float = 0.5):
     with np.errstate(divide="ignore", invalid="ignore"):
         # In logarithms, in double precision: the powers alone may be too large or small for a number.
         exponent = _logarithm(abs(a - c), 1 - alpha) + _logarithm(abs(b - c), alpha)
-    return moved(c, np.copysign(np.exp2(exponent), (a - c) + beta * (b - a)).astype(np.float32))
+    return add_preserving_zero(c, np.copysign(np.exp2(exponent), (a - c) + beta * (b - a)).astype(np.float32))
 
 
 def _logarithm(size, power: float):
@@ -104,7 +104,7 @@ def similarity_add_difference(a, b, c, *, alpha: float = 1.0, beta: float = 1.0)
     # Quotients first: the square of a small weight would underflow.
     similar = np.where(largest == 0, beta, beta * ((a / unit) * (b / unit) + 1) / 2).astype(np.float32)
     added, averaged = alpha * (b - c), alpha / 2 * (b - a)
-    return moved(a, added + similar * (averaged - added))
+    return add_preserving_zero(a, added + similar * (averaged - added))
 
 
 _DOWN = "tensor sum rounds to the nearest row here; supermerger rounds down"
@@ -125,7 +125,9 @@ _DOWN = "tensor sum rounds to the nearest row here; supermerger rounds down"
         blocks=False,
     ),
 )
-def tensor_sum(a, b, *, at: Spot, alpha: float = 0.5, beta: float = 0.0, along: Literal["rows", "columns"] = "rows"):
+def tensor_sum(
+    a, b, *, at: TensorSlice, alpha: float = 0.5, beta: float = 0.0, along: Literal["rows", "columns"] = "rows"
+):
     """Rows [n beta, n (alpha + beta)) of the n rows of each tensor from b, the others from a; around the end if need be.
 
     alpha is how many of the rows (outputs of a layer) come from b, beta where they begin. Where alpha + beta is more than 1 they
@@ -223,4 +225,4 @@ def nearswap(a, b, *, t: float = 0.001):
     Use: take over what b changed a little, and little of what it changed much.
     """
     share = np.clip(np.float32(t) / np.maximum(abs(a - b), np.float32(1e-6)), 0, 1)
-    return moved(a, share * (b - a))
+    return add_preserving_zero(a, share * (b - a))

@@ -17,8 +17,7 @@ from typing import Any
 from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.text import unreadable
 from ..errors import MethodError
-from .method import Method
-from .registry import METHODS
+from .method import METHODS, Method
 
 _SUFFIX = ".py"
 

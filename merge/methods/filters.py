@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .declaring import whole
-from .elementwise import moved
-from .elsewhere import Mecha, Mergekit, Supermerger
+from .elementwise import add_preserving_zero
+from .lazy_numpy import np
 from .linear import first_alone
-from .numpy_later import np
+from .other_tools import Mecha, Mergekit, Supermerger
 
 
 @whole(
@@ -32,7 +32,7 @@ def smooth_add(a, b, c, *, alpha: float = 1.0):
     change = np.subtract(b, c, dtype=np.float32)
     if change.ndim:
         change = ndimage.gaussian_filter(ndimage.median_filter(change, size=3), sigma=1)
-    return moved(a, np.float32(alpha) * change)
+    return add_preserving_zero(a, np.float32(alpha) * change)
 
 
 @whole(
@@ -64,7 +64,7 @@ def extract(a, b, c, *, alpha: float = 0.5, beta: float = 0.5, gamma: float = 0.
     alike = ((cosine + 1) / 2) ** gamma
     share = ((1 - beta) * alike + beta * (1 - alike)).astype(np.float32)
     change = np.float32(1 - alpha) * from_b + np.float32(alpha) * from_c
-    return moved(a, (change * share).reshape(a.shape))
+    return add_preserving_zero(a, (change * share).reshape(a.shape))
 
 
 @whole(
@@ -117,7 +117,7 @@ def crossover(a, b, *, alpha: float = 0.5, tilt: float = 0.0):
     Use: experiments: coarse structure of one model, fine of another.
     """
     if alpha in (0, 1) or tilt == 1 or not a.ndim:
-        return moved(a, np.float32(alpha) * (b - a)) if alpha != 1 else b
+        return add_preserving_zero(a, np.float32(alpha) * (b - a)) if alpha != 1 else b
     share = _crossover_filter(a.shape, alpha, tilt)
     axes = tuple(range(a.ndim))
     waves = np.fft.rfftn(a.astype(np.float64), axes=axes)

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import RecipeError
 from .declaring import linear
-from .elsewhere import Mecha, Mergekit, Supermerger
 from .method import Delta, Numbers
+from .other_tools import Mecha, Mergekit, Supermerger
 
 # -- what numbers have to be for the result to be one input, or the mean of all models below (`Becomes`) ----------------
 

@@ -1,4 +1,8 @@
-"""What a merge method is: its inputs, its parameters, its formula, and what other parts of the house know of it."""
+"""What a merge method is: its inputs, its parameters, its formula, and what other parts of the house know of it; and all of them.
+
+A method stands at the top of a module of this folder, in a package that names it as an entry point of `unetscope.methods`, or in
+a file of the user's (`files`). Recipes, the command line, the app and the docs read `METHODS`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ...checkpoints.errors import nearest
+from ...checkpoints.registry import Registry
+from ...checkpoints.spelling import spelt
 from ...checkpoints.text import shown
-from ..errors import RecipeError
-from .elsewhere import Mecha, Mergekit, Supermerger
+from ..errors import MethodError, RecipeError
+from .other_tools import Mecha, Mergekit, Supermerger
 
 Numbers = Sequence[float]
 # A number from 0 to 1: a share of something.
@@ -25,14 +31,13 @@ ParameterKind = Literal["number", "numbers", "switch", "integer", "choice"]
 # Weights of a model, or differences between two.
 Space = Literal["weight", "delta"]
 _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
-# What is shown of a wrong value: YAML whose aliases multiply is larger than any memory, written out.
 # What a method's numbers have to be for its result to be one of its inputs (or, without one, the mean of all models below
 # them): takes which input it is, or None, and how many models are below each input.
 Becomes = Callable[[int | None, Sequence[int]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Parameter:
+class MethodParameter:
     """A parameter of a method.
 
     Attributes:
@@ -117,7 +122,7 @@ class Method:
     kind: Kind
     inputs: tuple[str, ...]
     variadic: bool
-    parameters: dict[str, Parameter]
+    parameters: dict[str, MethodParameter]
     function: Callable
     supplied: tuple[str, ...] = ()
     result: Literal["same", "first", "delta"] = "same"
@@ -139,8 +144,6 @@ class Method:
 
     def __reduce__(self):
         # Its function cannot be pickled by name: the name is the method's.
-        from .registry import method_named
-
         return method_named, (self.name,)
 
     @property
@@ -240,3 +243,34 @@ class Method:
     def shares(self, count: int, values: dict) -> tuple[float, ...]:
         """The share of each of `count` inputs (without a base), of a linear method with these parameter values."""
         return tuple(self.function(*range(count), **values))
+
+
+METHODS: Registry[Method] = Registry(
+    "merge method",
+    Method,
+    __package__,
+    "unetscope.methods",
+    name=lambda method: method.name,
+    error=MethodError,
+    # The order in which methods are listed: what people begin with comes first.
+    first=("linear", "elementwise", "filters", "directions", "centres", "sparse", "spectral", "structural"),
+)
+
+
+def method_named(name: str) -> Method:
+    """The method of that name; `-` and `_` are the same.
+
+    Raises:
+        RecipeError: there is none, with the nearest names.
+
+    Example:
+        >>> method = method_named("weighted-sum")
+        >>> method.inputs, method.shares(2, {"alpha": 0.25})
+        (('a', 'b'), (0.75, 0.25))
+    """
+    try:
+        return METHODS[spelt(str(name).replace("-", "_"), METHODS)]
+    except KeyError:
+        raise RecipeError(
+            f"there is no merge method {name!r}{nearest(name, METHODS)}; `unetscope methods` lists all of them"
+        ) from None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .method import Method, Parameter
-from .registry import METHODS
+from .method import METHODS, Method, MethodParameter
 
 _HEAD = """\
 # Merge methods
@@ -62,14 +61,14 @@ def cost(method: Method) -> str:
     return f"{said}, and counts in {method.working >> 10} KB for each." if method.working else f"{said}."
 
 
-def takes(parameter: Parameter) -> str:
+def takes(parameter: MethodParameter) -> str:
     """What values a parameter takes, in words."""
     if parameter.share:
         return _SHARE
     return " or ".join(f"`{c}`" for c in parameter.choices) if parameter.choices else _TAKES[parameter.kind]
 
 
-def default(parameter: Parameter) -> str:
+def default(parameter: MethodParameter) -> str:
     """A parameter's default as recipes write it; empty where a value must be given."""
     value = parameter.default
     if value is None:

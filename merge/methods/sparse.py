@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Literal
 
 from ...checkpoints.kernels import kernel
-from ..spot import Spot
+from ..tensor_slice import TensorSlice
 from .combining import Combine, Elect
 from .declaring import statistics
-from .elsewhere import Mecha, Mergekit
+from .lazy_numpy import np
 from .method import Delta, Numbers, Share
-from .numpy_later import np
+from .other_tools import Mecha, Mergekit
 
 Rescale = Literal["density", "l1", "none"]
 # Bytes that `selection` counts in for each model and rank: 65,536 numbers of four bytes.
@@ -65,7 +65,7 @@ def _by_rank(fixed: dict[str, str], normalize: Literal["mean", "divide"], usual:
 )
 def ties(
     *deltas: Delta,
-    at: Spot,
+    at: TensorSlice,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
     density: Share = 0.2,
@@ -87,7 +87,7 @@ def ties(
 
     Use: several fine-tunes of one base on different subjects. TIES-SOUP is density 1 with `elect: count`.
     """
-    from ..selection import Cuts, ranked
+    from ..reductions import Cuts, ranked
     from .combining import combined
 
     ranks = [max(_count(density, at.elements), 1)] * at.count
@@ -116,7 +116,7 @@ def ties(
 )
 def breadcrumbs(
     *deltas: Delta,
-    at: Spot,
+    at: TensorSlice,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
     density: Share = 0.15,
@@ -134,7 +134,7 @@ def breadcrumbs(
 
     Use: many fine-tunes of one base; `elect: sum` with `combine: mean` is mergekit's `breadcrumbs_ties`.
     """
-    from ..selection import ranked
+    from ..reductions import ranked
     from .combining import combined
 
     count = _count(density, at.elements)
@@ -161,7 +161,7 @@ def breadcrumbs(
 )
 def dare(
     *deltas: Delta,
-    at: Spot,
+    at: TensorSlice,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
     density: Share = 0.5,
@@ -182,7 +182,7 @@ def dare(
 
     Use: several fine-tunes of one base: fewer of their changes meet.
     """
-    from ..random_drop import dropped, streams
+    from ..dropout import dropped, streams
     from .combining import combined
 
     chance = streams(at, seed)
@@ -205,7 +205,7 @@ def dare(
 )
 def della(
     *deltas: Delta,
-    at: Spot,
+    at: TensorSlice,
     weights: Numbers = 1.0,
     alpha: float = 1.0,
     density: Share = 0.5,
@@ -230,12 +230,12 @@ def della(
 
     Use: as dare, with large changes kept more often than small ones.
     """
-    from ..random_drop import streams
-    from ..selection import Ranks
+    from ..dropout import streams
+    from ..reductions import RankTable
     from .combining import combined
 
     chance, row = streams(at, seed), at.row
-    table = (yield Ranks(at.count)) if ranks == "tensor" else None
+    table = (yield RankTable(at.count)) if ranks == "tensor" else None
 
     def kept(tiles, start):
         out = np.empty((len(tiles), tiles[0].size), np.float32)
@@ -266,7 +266,7 @@ def della(
         )
     },
 )
-def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
+def sce(*deltas: Delta, at: TensorSlice, alpha: float = 1.0, density: Share = 0.1):
     """base + alpha sum(e_t d_t) / sum(e_t) over models of the elected sign, d_t = x_t - base where the models differ most.
 
     Select: the share `density` of the elements that differ between the models is kept, those with the largest variance over the
@@ -279,8 +279,7 @@ def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
 
     Use: several fine-tunes of one base, of which those that changed a tensor most shall decide it.
     """
-    from ..reductions import Sums
-    from ..selection import ranked
+    from ..reductions import ArraySums, ranked
     from .combining import ELECTIONS, combined
 
     def spread(tiles, start):
@@ -306,7 +305,9 @@ def sce(*deltas: Delta, at: Spot, alpha: float = 1.0, density: Share = 0.1):
     def agreeing(tiles, start):
         return kernel().elected(kept(tiles, start), [1.0] * at.count, ELECTIONS["sum"])
 
-    energies = yield Sums(at.count, lambda tiles, start: [np.square(x, dtype=np.float64) for x in kept(tiles, start)])
+    energies = yield ArraySums(
+        at.count, lambda tiles, start: [np.square(x, dtype=np.float64) for x in kept(tiles, start)]
+    )
     return (yield from combined(agreeing, energies.tolist(), alpha, "none", "mean"))
 
 
@@ -329,9 +330,9 @@ def _scaled(kept, factors):
 
 def _whole_by_left(count: int, kept):
     """Measures the sum of sizes of each difference, divided by that of what is left of it; 1 where nothing is."""
-    from ..reductions import Sums
+    from ..reductions import ArraySums
 
-    sums = yield Sums(2 * count, lambda tiles, start: [abs(x) for x in (*tiles, *kept(tiles, start))])
+    sums = yield ArraySums(2 * count, lambda tiles, start: [abs(x) for x in (*tiles, *kept(tiles, start))])
     return [float(whole / left) if left > 0 else 1.0 for whole, left in zip(sums[:count], sums[count:], strict=True)]
 
 

@@ -13,9 +13,9 @@ difference for LoRAs, which have few directions.
 from __future__ import annotations
 
 from .declaring import whole
-from .elsewhere import Mecha
+from .lazy_numpy import np
 from .method import Delta, Numbers
-from .numpy_later import np
+from .other_tools import Mecha
 
 _STEP = 2.0**-23  # of fp32
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .declaring import structural
-from .elsewhere import Mecha
 from .method import Component
+from .other_tools import Mecha
 
 
 @structural(mecha=Mecha("fallback", "a default", read="default"))

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from ...checkpoints.families.parts.schedule import CONTINUOUS, ZERO_SNR, said_by_markers
 from ...merge.live import Changes, LiveMerge
-from ...merge.plan import Plan, planned
+from ...merge.plan import Plan
+from ...merge.planner import planned
 from ..errors import NO_IMAGE, SearchError
 from ..image_requests import ImageRequest
 from .conditioning import Conditioning

@@ -20,7 +20,7 @@ from ..errors import SearchError
 if TYPE_CHECKING:
     import torch
 
-    from ...merge.tensor_plan import TensorPlan
+    from ...merge.plan import TensorPlan
 
 _SHOWN = 3
 
@@ -93,7 +93,7 @@ class LiveWeights:
         return key in self._places
 
     def put(self, tensor: TensorPlan, start: int, raw: np.ndarray) -> None:
-        """Copy a piece of a tensor to its place; see `merge.engine.Put`."""
+        """Copy a piece of a tensor to its place; see `merge.executor.Put`."""
         stop, size = start + raw.size // tensor.dtype.size, tensor.dtype.size
         for place in self._places.get(tensor.key, ()):
             first, last = max(start, place.start), min(stop, place.stop)

@@ -12,8 +12,8 @@ from tiny import load, raw
 
 from unetscope.merge import METHODS, Recipe, merge
 from unetscope.merge.evaluate import evaluate
-from unetscope.merge.forms import Applied, Form, Model
-from unetscope.merge.spot import Spot
+from unetscope.merge.linear_combination import LinearCombination, MethodCall
+from unetscope.merge.tensor_slice import TensorSlice
 
 KEY = "model.diffusion_model.middle_block.1.proj_in.weight"
 # Zeros of both signs, equal values and tiny ones beside ordinary ones: where quotients of differences have no value.
@@ -122,9 +122,14 @@ def test_clamping_equals_sd_mechas_and_keeps_the_bounds():
 
 def sliced(a, b, at, tile, **values):
     """Tensor sum of two arrays, tile by tile, as the engine calls it."""
-    step = Applied(METHODS["tensor_sum"], tuple(values.items()), (Form.of(Model(0)), Form.of(Model(1))), ("a", "b"))
+    step = MethodCall(
+        METHODS["tensor_sum"],
+        tuple(values.items()),
+        (LinearCombination.of_model(0), LinearCombination.of_model(1)),
+        ("a", "b"),
+    )
     parts = [
-        evaluate(Form.of(step), {0: a.ravel()[s : s + tile], 1: b.ravel()[s : s + tile]}, s, at)
+        evaluate(LinearCombination.of(step), {0: a.ravel()[s : s + tile], 1: b.ravel()[s : s + tile]}, s, at)
         for s in range(0, a.size, tile)
     ]
     return np.concatenate(parts).reshape(a.shape)
@@ -138,7 +143,7 @@ def test_rows_equal_sd_mechas_wherever_tiles_end(shape, alpha, beta, tile):
     slicing = pytest.importorskip("sd_mecha.extensions.builtin.merge_methods.slicing")
     a, b = np.random.default_rng(4).standard_normal((2, *shape)).astype(np.float32)
     theirs = slicing.tensor_sum.__wrapped__(torch.tensor(a), torch.tensor(b), width=alpha, offset=beta).numpy()
-    assert (sliced(a, b, Spot(KEY, tuple(shape), ("a", "b")), tile, alpha=alpha, beta=beta) == theirs).all()
+    assert (sliced(a, b, TensorSlice(KEY, tuple(shape), ("a", "b")), tile, alpha=alpha, beta=beta) == theirs).all()
 
 
 @pytest.mark.parametrize(
@@ -146,14 +151,14 @@ def test_rows_equal_sd_mechas_wherever_tiles_end(shape, alpha, beta, tile):
 )
 def test_rows_come_from_b_where_they_are_asked_for(alpha, beta, from_b):
     a, b = np.zeros((4, 3), np.float32), np.ones((4, 3), np.float32)
-    got = sliced(a, b, Spot(KEY, (4, 3), ("a", "b")), 5, alpha=alpha, beta=beta)
+    got = sliced(a, b, TensorSlice(KEY, (4, 3), ("a", "b")), 5, alpha=alpha, beta=beta)
     assert {i for i, row in enumerate(got) if row.all()} == set(from_b) and set(got.sum(1)) <= {0.0, 3.0}
 
 
 def test_a_single_number_is_bs_from_more_than_one_half():
     one = np.ones(1, np.float32)
     for alpha, expected in ((0.5, 0.0), (0.51, 1.0)):
-        assert apply("tensor_sum", one * 0, one, at=Spot(KEY, (), ("a", "b")), alpha=alpha, beta=0.0) == expected
+        assert apply("tensor_sum", one * 0, one, at=TensorSlice(KEY, (), ("a", "b")), alpha=alpha, beta=0.0) == expected
 
 
 # -- in files ----------------------------------------------------------------------------------------------------------

@@ -348,7 +348,7 @@ def test_the_architecture_of_shares_is_the_one_that_the_recipe_names(words):
 
 
 def test_block_weights_that_name_every_slot_of_an_architecture_are_of_that_one():
-    from unetscope.merge.collapse import fitting_families
+    from unetscope.merge.compile import fitting_families
 
     slots = ["BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)), "VAE"]
     weights = {"convention": "sd-mecha", **dict.fromkeys(slots, 0.5)}

@@ -89,14 +89,14 @@ def test_moves_that_fp16_rounds_back_are_found(recipe):
 
 def test_the_share_of_weights_that_change_is_that_of_numpy(folder, recipe):
     from unetscope.checkpoints.opening import open_checkpoint
-    from unetscope.merge.collapse import Collapse
+    from unetscope.merge.compile import RecipeCompiler
     from unetscope.merge.lint.sampling import take_sample
     from unetscope.merge.lint.values import changed_share
 
     made = recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.01}})
     with open_checkpoint(folder / "a.safetensors") as a, open_checkpoint(folder / "b.safetensors") as b:
         sample = take_sample({"a": a, "b": b})
-    found = changed_share(made, Collapse(made, "sd1", {"a": 0, "b": 1}), "mix", "a", sample)
+    found = changed_share(made, RecipeCompiler(made, "sd1", {"a": 0, "b": 1}), "mix", "a", sample)
     moved = shown = 0
     for key in sample.keys["unet"]:
         x, y = sample.values["a"][key], sample.values["b"][key]

@@ -57,7 +57,7 @@ def test_files_do_not_depend_on_threads_and_pieces(method, files, tmp_path, monk
     steps = {"s": {"method": method, **STEPS[method]}}
     one = merged(tmp_path, paths, steps)
     monkeypatch.setattr("unetscope.checkpoints.stream._BUFFER_BYTES", 1 << 18)
-    monkeypatch.setattr("unetscope.merge.evaluate._TILE", 1 << 13)
+    monkeypatch.setattr("unetscope.merge.tensor_slice._TILE", 1 << 13)
     four = merged(tmp_path, paths, steps, threads=4, name="four")
     if method in ("ties", "breadcrumbs"):  # what they sum nowhere does not depend on tiles at all
         assert {k: raw(t) for k, t in one.items()} == {k: raw(t) for k, t in four.items()}

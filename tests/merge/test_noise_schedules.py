@@ -19,7 +19,7 @@ from unetscope.merge import MergeError, Recipe, merge
 from unetscope.merge.convert import convert
 from unetscope.merge.lint import lint
 from unetscope.merge.lint.finding import check_of
-from unetscope.merge.plan import planned
+from unetscope.merge.planner import planned
 
 EMPTY = torch.zeros(0)
 SIGMAS = {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002)}

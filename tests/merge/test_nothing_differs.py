@@ -11,7 +11,7 @@ from tiny import load, raw, tensors_of
 from unetscope.checkpoints import kernels
 from unetscope.merge import METHODS, Recipe, merge
 from unetscope.merge.evaluate import evaluate
-from unetscope.merge.forms import Applied, Form, Model
+from unetscope.merge.linear_combination import LinearCombination, MethodCall
 
 ON_DIFFERENCES = [name for name, method in METHODS.items() if method.on_deltas and method.kind != "linear"]
 # Methods of which an element of the result needs no other element's difference to be 0.
@@ -58,23 +58,29 @@ def test_steps_around_it_give_the_base_back_too(share, kernel):
     """(1 - share) a + share (b + ties of differences), where a, b and the models of the differences are equal arrays."""
     base = np.resize(SPECIAL, 4096)
     base[100:] = np.random.default_rng(2).standard_normal(3996)
-    a, b, x = (Form.of(Model(i)) for i in range(3))
-    step = Applied(METHODS["ties"], (), (Form.combined((1.0, -1.0), [x, b]),))
-    form = Form.combined((1 - share, share), [a, Form.combined((1.0, 1.0), [b, Form.of(step)])])
+    a, b, x = (LinearCombination.of_model(i) for i in range(3))
+    step = MethodCall(METHODS["ties"], (), (LinearCombination.combined((1.0, -1.0), [x, b]),))
+    combination = LinearCombination.combined(
+        (1 - share, share), [a, LinearCombination.combined((1.0, 1.0), [b, LinearCombination.of(step)])]
+    )
     values = {i: base.copy() for i in range(3)}
     # What the step comes to on tiles of its differences: the differences themselves.
-    assert same_bits(evaluate(form, values, solved={step: lambda tiles, start: tiles[0]}), base)
+    assert same_bits(evaluate(combination, values, measured={step: lambda tiles, start: tiles[0]}), base)
 
 
 def test_what_is_added_to_the_base_is_what_it_was():
     """base + c d is rounded as before wherever the change is not 0."""
     rng = np.random.default_rng(3)
     base, x = (rng.standard_normal(5000).astype(np.float32) for _ in range(2))
-    step = Applied(METHODS["ties"], (), (Form.combined((1.0, -1.0), [Form.of(Model(1)), Form.of(Model(0))]),))
-    solved = {step: lambda tiles, start: tiles[0]}
+    step = MethodCall(
+        METHODS["ties"],
+        (),
+        (LinearCombination.combined((1.0, -1.0), [LinearCombination.of_model(1), LinearCombination.of_model(0)]),),
+    )
+    measured = {step: lambda tiles, start: tiles[0]}
     for c in (1.0, 0.3, -2.0):
-        form = Form.combined((1.0, c), [Form.of(Model(0)), Form.of(step)])
-        assert same_bits(evaluate(form, {0: base, 1: x}, solved=solved), base + np.float32(c) * (x - base))
+        combination = LinearCombination.combined((1.0, c), [LinearCombination.of_model(0), LinearCombination.of(step)])
+        assert same_bits(evaluate(combination, {0: base, 1: x}, measured=measured), base + np.float32(c) * (x - base))
 
 
 @pytest.mark.parametrize("method", ON_DIFFERENCES)

@@ -12,7 +12,7 @@ from tiny import load
 
 from unetscope.analysis.gram import gram_matrices
 from unetscope.merge import MergeError, Recipe, merge
-from unetscope.merge.plan import planned
+from unetscope.merge.planner import planned
 from unetscope.merge.predict import distances_from_gram, predict, predicted_distances
 
 NUMBERS = st.floats(-3, 3, allow_nan=False)

@@ -386,3 +386,12 @@ def test_any_text_is_refused_in_a_sentence(tmp_path_factory, text):
     path.write_text(text)
     with pytest.raises(RecipeError):
         Recipe.load(path)
+
+
+@pytest.mark.parametrize("step", [{"method": "ties", "trim": 10**5000}, {"method": 10**5000}, {"seed": 10**5000}])
+def test_a_number_of_more_digits_than_python_writes_is_a_sentence(step):
+    models = {"a": "a.safetensors", "b": "b.safetensors"}
+    steps = {"m": {"method": "slerp", "inputs": ["a", "b", "b"], **step}}
+    with pytest.raises(RecipeError, match=r"steps\.m") as refused:
+        Recipe.parse({"models": models, "steps": steps})
+    assert len(str(refused.value)) < 400

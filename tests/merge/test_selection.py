@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from unetscope.checkpoints.kernels import compiled, reference
-from unetscope.merge.random_drop import dropped, streams
-from unetscope.merge.selection import Cuts, Ranks, ranked
-from unetscope.merge.spot import Spot
+from unetscope.merge.dropout import dropped, streams
+from unetscope.merge.reductions import Cuts, RankTable, ranked
+from unetscope.merge.tensor_slice import TensorSlice
 
 VALUES = arrays.arrays(
     np.float32,
@@ -69,7 +69,7 @@ def test_a_cut_is_the_place_of_the_nth_of_equals(values, data):
 
 def test_rank_shares_are_the_share_of_smaller_elements():
     values = np.random.default_rng(1).standard_normal(50_000).astype(np.float32)
-    (table,) = fed(Ranks(1), [values], 4_096)
+    (table,) = fed(RankTable(1), [values], 4_096)
     ranks = table[reference.sizes(values) >> np.uint32(15)]
     true = np.argsort(np.argsort(np.abs(values))) / values.size
     # A bin holds sizes within 1/256 of one another.
@@ -144,24 +144,24 @@ def test_random_bits_are_those_of_splitmix64():
 # -- chance ------------------------------------------------------------------------------------------------------------
 
 
-def spot(key="k", names=("m",), n=1000):
-    return Spot(key, (n,), tuple(names))
+def tensor_slice(key="k", names=("m",), n=1000):
+    return TensorSlice(key, (n,), tuple(names))
 
 
 def test_masks_depend_on_seed_name_key_and_place_alone():
     x = np.ones(1000, np.float32)
 
     def mask(seed, name, key, others=()):
-        return (dropped([x], 0, streams(spot(key, [name, *others]), seed)[:1], 0.5)[0] != 0).tobytes()
+        return (dropped([x], 0, streams(tensor_slice(key, [name, *others]), seed)[:1], 0.5)[0] != 0).tobytes()
 
     assert mask(0, "a", "k") == mask(0, "a", "k", ["b"])
-    assert streams(spot(names="ab"), 0)[::-1] == streams(spot(names="ba"), 0)
+    assert streams(tensor_slice(names="ab"), 0)[::-1] == streams(tensor_slice(names="ba"), 0)
     assert len({mask(0, "a", "k"), mask(1, "a", "k"), mask(0, "b", "k"), mask(0, "a", "l")}) == 4
 
 
 @given(st.integers(1, 1000), st.floats(0, 1))
 def test_masks_do_not_depend_on_how_a_tensor_is_cut(length, density):
-    x, stream = np.ones(1000, np.float32), streams(spot(), 3)
+    x, stream = np.ones(1000, np.float32), streams(tensor_slice(), 3)
     whole = dropped([x], 0, stream, density)[0]
     parts = [dropped([x[s : s + length]], s, stream, density)[0] for s in range(0, 1000, length)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
@@ -170,7 +170,7 @@ def test_masks_do_not_depend_on_how_a_tensor_is_cut(length, density):
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_the_share_that_is_kept_is_the_density(density):
     n, names = 200_000, ["a", "b", "c"]
-    masks = [m != 0 for m in dropped([np.ones(n, np.float32)] * 3, 0, streams(spot(names=names), 7), density)]
+    masks = [m != 0 for m in dropped([np.ones(n, np.float32)] * 3, 0, streams(tensor_slice(names=names), 7), density)]
     sigma = np.sqrt(density * (1 - density) / n)
     assert all(abs(m.mean() - density) <= 5 * sigma for m in masks)
     # Masks of different models are independent: they agree as often as chance has it.
@@ -180,7 +180,7 @@ def test_the_share_that_is_kept_is_the_density(density):
 
 def test_neighbours_are_kept_independently():
     n = 400_000
-    mask = dropped([np.ones(n, np.float32)], 0, streams(spot(), 11), 0.5)[0] - 0.5
+    mask = dropped([np.ones(n, np.float32)], 0, streams(tensor_slice(), 11), 0.5)[0] - 0.5
     for lag in (1, 2, 3, 64, 1024):
         assert abs((mask[:-lag] * mask[lag:]).mean() * 4) < 5 / np.sqrt(n)
 
@@ -189,7 +189,7 @@ def test_neighbours_are_kept_independently():
 def test_elements_are_kept_with_chances_of_their_own(divide):
     chances = np.linspace(0, 1, 300_001, dtype=np.float32)
     out = np.empty_like(chances)
-    compiled.keep_by_chance(np.full_like(chances, 2), chances, streams(spot(), 5)[0], 0, divide, out)
+    compiled.keep_by_chance(np.full_like(chances, 2), chances, streams(tensor_slice(), 5)[0], 0, divide, out)
     kept = out != 0
     assert not kept[0] and kept[-1]
     np.testing.assert_allclose(out[kept], 2 / chances[kept] if divide else 2, rtol=1e-6)

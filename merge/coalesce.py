@@ -1,6 +1,6 @@
-"""Neighbours that merge as one: tensors that lie one after another in every input and in the output, and are the same sum.
+"""Tensors that merge as one: those that lie one after another in every input and in the output, and are the same combination.
 
-Files of one layout make a merge a few long runs instead of a thousand tensors, most of them smaller than what is read at a time.
+Files of one layout make a merge a few long extents instead of a thousand tensors, most of them smaller than what is read at a time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.tensors import StoredTensor
-from .plan import Plan
-from .tensor_plan import TensorPlan
+from .plan import Plan, TensorPlan
+from .shape_rule import SAME
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Extent:
     """Tensors of a plan that follow one another, from the `first` on, as one; or a single tensor.
 
     Attributes:
@@ -41,20 +41,25 @@ class Run:
             yield self.first + n, max(start - begins, 0), min(stop, ends) - begins
             n += 1
 
+    def tensors(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[TensorPlan, int, int]]:
+        """The tensors that elements `start` to `stop` belong to, each with which of its own they are."""
+        for number, first, last in self.parts(start, stop):
+            yield plan.tensors[number], first, last
 
-def runs(plan: Plan, offsets: Mapping[str, int] | None, without: Container[str] = ()) -> list[Run]:
+
+def coalesced(plan: Plan, offsets: Mapping[str, int] | None, without: Container[str] = ()) -> list[Extent]:
     """A plan's tensors, neighbours joined.
 
     Args:
         offsets: where each tensor begins in the output, in bytes; None where it goes nowhere that tensors could be neighbours.
         without: keys of tensors that are left out.
     """
-    found: list[Run] = []
+    found: list[Extent] = []
     joined: list[TensorPlan] = []
 
     def end() -> None:
         if joined:
-            found.append(_run(joined, first))
+            found.append(_extent(joined, first))
             joined.clear()
 
     for number, tensor in enumerate(plan.tensors):
@@ -69,17 +74,17 @@ def runs(plan: Plan, offsets: Mapping[str, int] | None, without: Container[str] 
     return found
 
 
-def _run(tensors: list[TensorPlan], first: int) -> Run:
+def _extent(tensors: list[TensorPlan], first: int) -> Extent:
     starts = [0]
     for tensor in tensors:
         starts.append(starts[-1] + tensor.elements)
     if len(tensors) == 1:
-        return Run(tensors[0], first, tuple(starts))
+        return Extent(tensors[0], first, tuple(starts))
     head, shape = tensors[0], (starts[-1],)
     inputs = {
         index: replace(info, key=head.key, stored=_stretched(info.stored, shape)) for index, info in head.inputs.items()
     }
-    return Run(replace(head, shape=shape, inputs=inputs), first, tuple(starts))
+    return Extent(replace(head, shape=shape, inputs=inputs), first, tuple(starts))
 
 
 def _stretched(stored: StoredTensor, shape: tuple[int]) -> StoredTensor:
@@ -91,11 +96,11 @@ def _follows(plan: Plan, before: TensorPlan, tensor: TensorPlan, offsets: Mappin
     """Whether a tensor is what the one before it is, and lies right behind it wherever it is read and written."""
     return (
         before.dtype == tensor.dtype
-        and before.form == tensor.form
+        and before.combination == tensor.combination
         and before.buffer == tensor.buffer
         and offsets[before.key] + before.nbytes == offsets[tensor.key]
-        and before.form.linear_models() is not None
-        and not (before.positions or tensor.positions or before.widened or tensor.widened)
+        and before.combination.linear_models() is not None
+        and before.rule is tensor.rule is SAME
         and before.inputs.keys() == tensor.inputs.keys()
         and all(_adjacent(plan.checkpoints[i], info, tensor.inputs[i]) for i, info in before.inputs.items())
     )

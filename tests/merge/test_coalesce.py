@@ -18,8 +18,8 @@ from tiny import load, raw, tensors_of
 from unetscope.checkpoints.demo import write_demo_lora
 from unetscope.checkpoints.formats.safetensors_file import plan_header
 from unetscope.merge import MergeError, Recipe, merge
-from unetscope.merge.neighbours import Run, runs
-from unetscope.merge.plan import planned
+from unetscope.merge.coalesce import Extent, coalesced
+from unetscope.merge.planner import planned
 
 MERGED = ("unet", "clip_l")
 
@@ -48,11 +48,11 @@ def recipe(paths, alpha=0.3, **output) -> Recipe:
     return Recipe.parse({"models": models, "steps": {"out": step}, "output": {"dtype": "fp16", **output}})
 
 
-def joined(read: Recipe) -> tuple[list[Run], list[str]]:
+def joined(read: Recipe) -> tuple[list[Extent], list[str]]:
     """The runs of a recipe whose output is one file, and the keys of that file in order."""
     with planned(read) as plan:
         _, offsets, _ = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], {})
-        return runs(plan, offsets), [t.key for t in plan.tensors]
+        return coalesced(plan, offsets), [t.key for t in plan.tensors]
 
 
 def test_files_of_one_layout_make_few_runs_which_hold_every_tensor_once(tmp_path):
@@ -75,8 +75,8 @@ def test_runs_end_where_the_weight_changes(tmp_path):
 
 def test_without_an_output_file_nothing_is_joined(tmp_path):
     with planned(recipe(two_models(tmp_path))) as plan:
-        assert all(run.single for run in runs(plan, None))
-        assert len(runs(plan, None, without={plan.tensors[3].key})) == len(plan.tensors) - 1
+        assert all(each.single for each in coalesced(plan, None))
+        assert len(coalesced(plan, None, without={plan.tensors[3].key})) == len(plan.tensors) - 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -163,7 +163,9 @@ def test_joined_or_not_the_file_and_the_report_are_the_same(case, tmp_path, monk
     second = write_in_order(tmp_path / "1.safetensors", tensors)
     asked = recipe([first, second], -7.0 if case == "too large" else 0.3, **output)
     one = merge(asked, tmp_path / "joined.safetensors", reproducible=True)
-    monkeypatch.setattr("unetscope.merge.engine.runs", lambda plan, offsets, without: runs(plan, None, without))
+    monkeypatch.setattr(
+        "unetscope.merge.executor.coalesced", lambda plan, offsets, without: coalesced(plan, None, without)
+    )
     other = merge(asked, tmp_path / "apart.safetensors", reproducible=True)
     assert (tmp_path / "joined.safetensors").read_bytes() == (tmp_path / "apart.safetensors").read_bytes()
     assert one.warnings == other.warnings
@@ -178,7 +180,7 @@ def test_a_lora_is_never_joined_for_its_tensors_are_worked_out(tmp_path):
     given = {"models": {"m": str(base)}, "loras": {"l": str(tmp_path / "lora.safetensors")}}
     with planned(Recipe.parse({**given, "steps": {"out": {"method": "add", "inputs": ["m", "l"]}}})) as plan:
         _, offsets, _ = plan_header([(t.key, t.dtype, t.shape) for t in plan.tensors], {})
-        found = runs(plan, offsets)
+        found = coalesced(plan, offsets)
     lora = plan.names.index("l")
-    assert any(lora in run.whole.inputs for run in found) and any(not run.single for run in found)
-    assert all(run.single for run in found if lora in run.whole.inputs)
+    assert any(lora in each.whole.inputs for each in found) and any(not each.single for each in found)
+    assert all(each.single for each in found if lora in each.whole.inputs)

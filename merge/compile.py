@@ -1,30 +1,65 @@
-"""From a tree of steps to one weighted sum for each key.
+"""From a tree of steps to one linear combination for each key.
 
 A model takes no part in what it lacks: a mean is that of the others, a difference from the base is left out, a method of two
-inputs gives the other one. Where no such rule says what the result is, it is `Lacking`.
+inputs gives the other one. Where no such rule says what the result is, it is `Missing`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 from ..checkpoints.errors import LabelError
-from ..checkpoints.families import BESIDE_LABELS, FAMILIES, Family, Place, family_of, layout
-from .block_weights import BlockWeights
+from ..checkpoints.families import FAMILIES, Family, Place, family_of, layout
+from .block_weights import BlockWeights, ResolvedWeights
 from .errors import RecipeError
-from .forms import Applied, Form, Lacking, Model
+from .linear_combination import LinearCombination, MethodCall, Missing, Model, Result
 from .methods import Method
 from .recipe import Recipe
-from .resolved_weights import ResolvedWeights
 
 # Shares that add up to the same, as far as double precision can say.
 _EVEN = 1e-9
 
 
-class Collapse:
-    """Works out what steps come to for a key.
+@dataclass(frozen=True)
+class _Source:
+    """A step, model or component file, and what of it may differ from tensor to tensor.
+
+    Attributes:
+        steps: that it is made from, each after its inputs.
+        models: the numbers of the models and LoRAs below it.
+        weights: the block weights of its steps.
+        asks: what methods of its steps want to be told of a tensor.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    models: tuple[int, ...]
+    weights: tuple[ResolvedWeights, ...]
+    asks: frozenset[str]
+    _numbers: dict[tuple[str, str], tuple[float, ...] | None] = field(default_factory=dict)
+
+    def told_apart(self, family: Family, key: str) -> tuple:
+        """What the steps know a tensor by: two for which it is equal come to the same where the same models have them."""
+        place, kind = family.block_of(key), family.kind_of(key)
+        of_tensors = place if "place" in self.asks else place.component == "vae"
+        return of_tensors, key if "key" in self.asks else "", self._numbers_at(key, place.label, kind)
+
+    def _numbers_at(self, key: str, label: str, kind: str) -> tuple[float, ...]:
+        """The number of every block weight for a tensor; looked up once for a label's tensors of one kind, if that tells them."""
+        if (label, kind) not in self._numbers:
+            by_key = any(weights.differ_by(label) == "key" for weights in self.weights)
+            self._numbers[label, kind] = None if by_key else tuple(weights.at(key) for weights in self.weights)
+        known = self._numbers[label, kind]
+        return tuple(weights.at(key) for weights in self.weights) if known is None else known
+
+
+class RecipeCompiler:
+    """Works out what the steps of a recipe come to for a key.
+
+    Tensors that nothing in the recipe tells apart come to the same, whatever the depth of its steps: that is worked out once.
 
     Args:
         recipe: the steps.
@@ -47,65 +82,60 @@ class Collapse:
     ):
         self._recipe, self._family, self._index, self._has, self._ema = recipe, family_of(family), index, has, ema
         self._weights: dict[str, dict] = {}
-        self._orders: dict[str, Sequence[str]] = {}
+        self._sources: dict[str, _Source] = {}
+        self._compiled: dict[tuple, Result] = {}
 
-    @property
-    def family(self) -> Family:
-        """The family that block weights are resolved for."""
-        return self._family
-
-    def form(self, source: str, key: str, merge_vae: bool = False, whole: bool = False) -> Form | Lacking:
-        """The weighted sum that a step, model or component file comes to for a key in single-file naming.
+    def combination(self, source: str, key: str, merge_vae: bool = False, whole: bool = False) -> Result:
+        """The linear combination that a step, model or component file comes to for a key in single-file naming.
 
         Args:
             merge_vae: whether the VAE was asked for by name. Otherwise a step that names no weight for it passes on the VAE of its
                 first input that has one.
             whole: as if every model had the tensor: what the recipe means.
         """
-        forms: dict[str, Form | Lacking] = {}
+        known = self._source(source)
+        lacking = frozenset(i for i in known.models if not self._has(i, key))
+        alike = (source, merge_vae, whole, lacking, *known.told_apart(self._family, key))
+        found = self._compiled.get(alike)
+        if found is None:
+            found = self._compiled[alike] = self._compile(known, key, merge_vae, frozenset() if whole else lacking)
+        return found
 
-        def of(name: str) -> Form | Lacking:
+    def _source(self, name: str) -> _Source:
+        if name not in self._sources:
+            steps = self._recipe.order(name) if name in self._recipe.steps else []
+            leaves = self._recipe.leaves(name) if steps else [name]
+            models = tuple(self._index[leaf] for leaf in leaves if leaf in self._index)
+            weights = [weights for step in steps for weights in self._block_weights(step)]
+            asks = frozenset(what for step in steps for what in self._recipe.steps[step].kind.supplied)
+            self._sources[name] = _Source(name, tuple(steps), models, tuple(weights), asks)
+        return self._sources[name]
+
+    def _compile(self, source: _Source, key: str, merge_vae: bool, lacking: frozenset[int]) -> Result:
+        found: dict[str, Result] = {}
+
+        def of(name: str) -> Result:
             if name not in self._index:
-                return forms[name]
+                return found[name]
             index = self._index[name]
-            if whole or self._has(index, key):
-                return Form.of(Model(index))
+            if index not in lacking:
+                return LinearCombination.of_model(index)
             # A LoRA changes some tensors, and adds 0 to all others.
-            return Form((), ()) if name in self._recipe.loras else Lacking(frozenset((index,)))
+            return LinearCombination((), ()) if name in self._recipe.loras else Missing(frozenset((index,)))
 
-        for name in self._order(source):
-            forms[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
-        return of(source)
+        for name in source.steps:
+            found[name] = self._step(name, key, [of(s) for s in self._recipe.steps[name].inputs], merge_vae)
+        return of(source.name)
 
-    def block_weights(self, source: str) -> list[ResolvedWeights]:
-        """The block weights of the steps that a source comes to.
-
-        Raises:
-            LabelError: some do not fit the architecture.
-        """
-        return [weights for name in self._order(source) for weights in self._block_weights(name)]
-
-    def _order(self, source: str) -> Sequence[str]:
-        """The steps that a source comes to, each after its inputs; asked for every key, worked out once."""
-        if source not in self._orders:
-            self._orders[source] = self._recipe.order(source) if source in self._recipe.steps else ()
-        return self._orders[source]
-
-    def _step(self, name: str, key: str, inputs: list[Form | Lacking], merge_vae: bool) -> Form | Lacking:
+    def _step(self, name: str, key: str, inputs: list[Result], merge_vae: bool) -> Result:
         step, resolved = self._recipe.steps[name], self._resolved(name)
         method, place = step.kind, self._family.block_of(key)
-        vae = place.component == "vae"
-        passed_on = vae and not merge_vae and method.kind != "structural"
+        passed_on = place.component == "vae" and not merge_vae and method.kind != "structural"
         if passed_on and all(weights.vae is None for weights in self._block_weights(name)):
-            return next((form for form in inputs if isinstance(form, Form)), inputs[0])
-
-        def number(weights) -> float:
-            if place.label in BESIDE_LABELS:
-                return weights.beside(key)
-            return weights.vae_by_convention if vae and weights.vae is None else weights.weight(key)
+            return next((each for each in inputs if isinstance(each, LinearCombination)), inputs[0])
 
         values = {
-            p: v if _is_plain(v) else tuple(number(w) for w in v) if isinstance(v, list) else number(v)
+            p: v if _is_plain(v) else tuple(w.at(key) for w in v) if isinstance(v, list) else v.at(key)
             for p, v in resolved.items()
         }
         for p, parameter in method.parameters.items():
@@ -113,11 +143,15 @@ class Collapse:
                 parameter.check_number(values[p], f"steps.{name}.{p} at {place.label}")
         if method.kind == "structural":
             chosen = self._chosen(method, inputs, key, place, values)
-            found = isinstance(chosen, Form) or chosen.step or all(isinstance(form, Lacking) for form in inputs)
-            return chosen if found else Lacking(chosen.models, name)
+            found = (
+                isinstance(chosen, LinearCombination)
+                or chosen.step
+                or all(isinstance(each, Missing) for each in inputs)
+            )
+            return chosen if found else Missing(chosen.models, name)
         sources = step.inputs
-        if any(isinstance(form, Lacking) for form in inputs):
-            there = [i for i, form in enumerate(inputs) if isinstance(form, Form)]
+        if any(isinstance(each, Missing) for each in inputs):
+            there = [i for i, each in enumerate(inputs) if isinstance(each, LinearCombination)]
             if (found := self._without(name, method, inputs, there, values)) is not None:
                 return found
             # Those that have it, each with its own number.
@@ -131,23 +165,23 @@ class Collapse:
             return self._applied(method, inputs, values, sources)
         base, *models = inputs
         deltas = [
-            form if self._recipe.space_of(source) == "delta" else Form.combined((1.0, -1.0), [form, base])
-            for form, source in zip(models, sources[1:], strict=True)
+            each if self._recipe.space_of(source) == "delta" else LinearCombination.combined((1.0, -1.0), [each, base])
+            for each, source in zip(models, sources[1:], strict=True)
         ]
-        return Form.combined((1.0, 1.0), [base, self._applied(method, deltas, values, sources[1:])])
+        return LinearCombination.combined((1.0, 1.0), [base, self._applied(method, deltas, values, sources[1:])])
 
     def _without(
-        self, name: str, method: Method, inputs: Sequence[Form | Lacking], there: list[int], values: dict
-    ) -> Form | Lacking | None:
+        self, name: str, method: Method, inputs: Sequence[Result], there: list[int], values: dict
+    ) -> Result | None:
         """What a step comes to where only the inputs `there` have the tensor; None: the method applied to those."""
-        lacking = [form for form in inputs if isinstance(form, Lacking)]
-        models = frozenset().union(*(form.models for form in lacking))
+        lacking = [each for each in inputs if isinstance(each, Missing)]
+        models = frozenset().union(*(each.models for each in lacking))
         delta = self._recipe.space_of(name) == "delta"
-        if broken := next((form.step for form in lacking if form.step), ""):
-            return Lacking(models, broken)
+        if broken := next((each.step for each in lacking if each.step), ""):
+            return Missing(models, broken)
         if not any(inputs[i].terms for i in there):  # LoRAs that do not change it at most
-            return Form((), ()) if delta else Lacking(models)
-        unmet = Lacking(models, name)
+            return LinearCombination((), ()) if delta else Missing(models)
+        unmet = Missing(models, name)
         if method.on_deltas:
             return unmet if 0 not in there else inputs[0] if there == [0] else None
         sources = self._recipe.steps[name].inputs
@@ -161,23 +195,25 @@ class Collapse:
             return inputs[there[0]]
         return None if method.variadic else unmet
 
-    def _applied(self, method: Method, inputs: list[Form], values: dict, sources: list[str]) -> Form:
+    def _applied(
+        self, method: Method, inputs: list[LinearCombination], values: dict, sources: list[str]
+    ) -> LinearCombination:
         if method.kind == "linear":
-            return Form.combined(method.shares(len(inputs), values), inputs)
-        nothing = not any(any(form.coefficients) for form in inputs)
-        if nothing and (method.on_deltas or not any(form.terms for form in inputs)):
-            return Form((), ())  # no difference, no change
+            return LinearCombination.combined(method.shares(len(inputs), values), inputs)
+        nothing = not any(any(each.coefficients) for each in inputs)
+        if nothing and (method.on_deltas or not any(each.terms for each in inputs)):
+            return LinearCombination((), ())  # no difference, no change
         named = tuple(sources) if method.kind == "statistics" or "at" in method.supplied else ()
-        return Form.of(Applied(method, tuple(sorted(values.items())), tuple(inputs), named))
+        return LinearCombination.of(MethodCall(method, tuple(sorted(values.items())), tuple(inputs), named))
 
-    def _chosen(
-        self, method: Method, inputs: list[Form | Lacking], key: str, place: Place, values: dict
-    ) -> Form | Lacking:
+    def _chosen(self, method: Method, inputs: list[Result], key: str, place: Place, values: dict) -> Result:
         if "place" in method.supplied:
             values = values | {"place": place}
         if "has" in method.supplied:
             values = values | {
-                "has": lambda form: isinstance(form, Form) and all(self._has(i, key) for i in form.models())
+                "has": lambda given: (
+                    isinstance(given, LinearCombination) and all(self._has(i, key) for i in given.models())
+                )
             }
         if "ema" in method.supplied:
             values = values | {"ema": self._averaged}
@@ -185,13 +221,15 @@ class Collapse:
             values = values | {"key": key}
         return method.function(*inputs, **values)
 
-    def _averaged(self, form: Form | Lacking) -> Form | Lacking:
+    def _averaged(self, combination: Result) -> Result:
         """The same with the EMA copies of the models."""
-        if isinstance(form, Lacking):
-            return form
-        if any(isinstance(term, Applied) for term in form.terms):
+        if isinstance(combination, Missing):
+            return combination
+        if any(isinstance(term, MethodCall) for term in combination.terms):
             raise RecipeError("exchange_ema takes a model, or a weighted sum of models; apply it before other methods")
-        return Form(tuple(Model(self._ema(term.index)) for term in form.terms), form.coefficients)
+        return LinearCombination(
+            tuple(Model(self._ema(term.index)) for term in combination.terms), combination.coefficients
+        )
 
     def _resolved(self, name: str) -> dict:
         """A step's parameters, block weights resolved for this architecture."""
@@ -215,19 +253,19 @@ class Collapse:
             raise LabelError(f"{where}: {error}") from None
 
 
-def _rest_of_sum(shares: Sequence[float], inputs: Sequence[Form | Lacking], there: list[int]) -> Form | None:
+def _rest_of_sum(shares: Sequence[float], inputs: Sequence[Result], there: list[int]) -> LinearCombination | None:
     """A weighted sum without the inputs that lack the tensor; None where what is left is no such sum.
 
     What they lack cancels out, or it was a mean, which becomes that of the others; of two inputs the other one is left.
     """
     total, rest = sum(shares), sum(shares[i] for i in there)
-    forms = [inputs[i] for i in there]
+    combinations = [inputs[i] for i in there]
     if abs(total - rest) < _EVEN:
-        return Form.combined(tuple(shares[i] for i in there), forms)
+        return LinearCombination.combined(tuple(shares[i] for i in there), combinations)
     if min(shares) >= 0:
         kept = tuple(shares[i] / rest * total for i in there) if rest > 0 else (total,) + (0.0,) * (len(there) - 1)
-        return Form.combined(kept, forms)
-    return forms[0] if len(inputs) == 2 and abs(total - 1) < _EVEN else None
+        return LinearCombination.combined(kept, combinations)
+    return combinations[0] if len(inputs) == 2 and abs(total - 1) < _EVEN else None
 
 
 def _is_plain(value) -> bool:
@@ -288,32 +326,19 @@ def leaf_shares(recipe: Recipe, family: str | Family) -> dict[str, float | None]
 
 def leaf_shares_by_block(recipe: Recipe, family: str | Family) -> tuple[dict[str, float | None], bool]:
     """`leaf_shares`, and whether they are means of shares that differ from block to block, and so rest on the family."""
-    models = recipe.leaves(recipe.result)
-    family = family_of(family)
-    collapse = Collapse(recipe, family, {name: i for i, name in enumerate(models)})
-    groups = _groups(collapse, recipe.result)
+    models, family = recipe.leaves(recipe.result), family_of(family)
+    compiler = RecipeCompiler(recipe, family, {name: i for i, name in enumerate(models)})
+    sizes: dict[Result, int] = defaultdict(int)
+    for key, spec in layout(family).items():
+        if family.block_of(key).core:
+            sizes[compiler.combination(recipe.result, key)] += prod(spec.shape)
     sums: dict[int, float] = defaultdict(float)
     indirect: set[int] = set()
-    for key, size in groups:
-        form = collapse.form(recipe.result, key)
-        for term, coefficient in zip(form.terms, form.coefficients, strict=True):
+    for combination, size in sizes.items():
+        for term, coefficient in combination.items():
             if isinstance(term, Model):
                 sums[term.index] += coefficient * size
             else:
                 indirect.update(term.models)
-    total = sum(size for _, size in groups)
-    return {name: None if i in indirect else sums[i] / total for i, name in enumerate(models)}, len(groups) > 1
-
-
-def _groups(collapse: Collapse, source: str) -> list[tuple[str, int]]:
-    """One UNET key for each set of tensors that all steps treat alike, and how many parameters the set has.
-
-    Deep recipes take a while for every key; numbers are the same for all of them, block weights differ by block.
-    """
-    varied, family = [weights for weights in collapse.block_weights(source) if not weights.is_uniform], collapse.family
-    found: dict[tuple, list] = {}
-    for key, spec in layout(family).items():
-        if family.block_of(key).core:
-            group = found.setdefault(tuple(weights.weight(key) for weights in varied), [key, 0])
-            group[1] += prod(spec.shape)
-    return [(key, size) for key, size in found.values()]
+    total = sum(sizes.values())
+    return {name: None if i in indirect else sums[i] / total for i, name in enumerate(models)}, len(sizes) > 1

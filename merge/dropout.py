@@ -11,13 +11,13 @@ from hashlib import blake2b
 import numpy as np
 
 from ..checkpoints.kernels import kernel
-from .spot import Spot
+from .tensor_slice import TensorSlice
 
 # Random bits that are compared with a probability.
 _BITS = 53
 
 
-def streams(at: Spot, seed: int) -> list[int]:
+def streams(at: TensorSlice, seed: int) -> list[int]:
     """A stream of random bits, 64-bit, for each model of a tensor."""
     return [
         int.from_bytes(blake2b("\0".join((str(seed), name, at.key)).encode(), digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""What recipes come to for one tensor: forms, against steps carried out one after another."""
+"""What recipes come to for one tensor: combinations, against steps carried out one after another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from unetscope.merge import METHODS
 from unetscope.merge.evaluate import evaluate
-from unetscope.merge.forms import Applied, Form, Model
+from unetscope.merge.linear_combination import LinearCombination, MethodCall, Model
 
 MODELS = 4
 # Numbers that binary holds exactly, so that sums of products are exact in fractions and nearly so in doubles.
@@ -35,15 +35,15 @@ def trees(draw, methods=LINEAR, depth=4):
     return method.name, values, [draw(trees(methods, depth - 1)) for _ in range(count)]
 
 
-def form(tree) -> Form:
-    """The form of a recipe, as the plan builds it."""
+def combination(tree) -> LinearCombination:
+    """The combination of a recipe, as the plan builds it."""
     if isinstance(tree, int):
-        return Form.of(Model(tree))
+        return LinearCombination.of_model(tree)
     name, values, inputs = tree
-    method, forms = METHODS[name], [form(t) for t in inputs]
+    method, combinations = METHODS[name], [combination(t) for t in inputs]
     if method.kind == "linear":
-        return Form.combined(method.shares(len(forms), values), forms)
-    return Form.of(Applied(method, tuple(sorted(values.items())), tuple(forms)))
+        return LinearCombination.combined(method.shares(len(combinations), values), combinations)
+    return LinearCombination.of(MethodCall(method, tuple(sorted(values.items())), tuple(combinations)))
 
 
 def exact(tree, x):
@@ -71,7 +71,7 @@ def exact(tree, x):
 @settings(max_examples=300, deadline=None)
 @given(trees())
 def test_nested_linear_steps_are_one_sum_with_the_coefficients_of_their_expansion(tree):
-    found = form(tree)
+    found = combination(tree)
     got = dict(zip(found.linear_models(), found.coefficients, strict=True))
     for i in range(MODELS):
         # The coefficient of a model is what the recipe makes of 1 for that model and 0 for the others.
@@ -119,7 +119,7 @@ class Vector:
 @given(trees(methods=(*LINEAR, "train_difference"), depth=3), st.integers(0, 2**32 - 1))
 def test_a_form_has_the_value_of_its_steps_carried_out_one_by_one(tree, seed):
     values = np.random.default_rng(seed).standard_normal((MODELS, 50)).astype(np.float32)
-    got = evaluate(form(tree), dict(enumerate(values)))
+    got = evaluate(combination(tree), dict(enumerate(values)))
     expected = steps(tree, values.astype(np.float64))
     assert got.dtype == np.float32
     # Fp32 steps of values that grow with every difference that is added; 0/0-like quotients amplify a rounding.
@@ -139,37 +139,37 @@ def sensitivity(tree):
 
 @given(trees())
 def test_models_of_a_form_are_listed_once_and_with_a_coefficient(tree):
-    found = form(tree)
+    found = combination(tree)
     assert len(set(found.models())) == len(found.models())
     assert all(c != 0 for c in found.coefficients) or len(found.coefficients) == 1
 
 
 @given(st.integers(2, 60))
 def test_equal_shares_have_an_anchor_and_stand_for_the_mean(n):
-    found = Form.combined((1 / n,) * n, [Form.of(Model(i)) for i in range(n)])
+    found = LinearCombination.combined((1 / n,) * n, [LinearCombination.of_model(i) for i in range(n)])
     assert found.coefficients == (1 / n,) * n
     assert found.anchor == 0
 
 
 def test_a_tree_of_halves_is_uniform_only_for_powers_of_two():
     half = ("weighted_sum", {"alpha": 0.5})
-    assert form((*half, [(*half, [0, 1]), (*half, [2, 3])])).coefficients == (0.25,) * 4
-    assert form((*half, [(*half, [0, 1]), 2])).coefficients == (0.25, 0.25, 0.5)
+    assert combination((*half, [(*half, [0, 1]), (*half, [2, 3])])).coefficients == (0.25,) * 4
+    assert combination((*half, [(*half, [0, 1]), 2])).coefficients == (0.25, 0.25, 0.5)
 
 
 def test_what_is_added_and_taken_away_again_is_gone():
     plus = ("add_difference", {"alpha": 0.1}, [0, 1, 2])
-    assert form(("add_difference", {"alpha": 0.1}, [plus, 2, 1])).single == Model(0)
-    nothing = Form.combined((1.0, -1.0), [form(0), form(0)])
-    assert nothing == Form((Model(0),), (0.0,))
+    assert combination(("add_difference", {"alpha": 0.1}, [plus, 2, 1])).single == Model(0)
+    nothing = LinearCombination.combined((1.0, -1.0), [combination(0), combination(0)])
+    assert nothing == LinearCombination((Model(0),), (0.0,))
     assert evaluate(nothing, {0: np.ones(3, np.float32)}).tolist() == [0, 0, 0]
 
 
 def test_equal_elementwise_terms_join_like_models():
     td = ("train_difference", {"alpha": 0.5}, [0, 1, 2])
-    joined = form(("weighted_sum", {"alpha": 0.25}, [td, td]))
+    joined = combination(("weighted_sum", {"alpha": 0.25}, [td, td]))
     assert len(joined.terms) == 1 and joined.coefficients == (1.0,)
-    other = form(("weighted_sum", {"alpha": 0.25}, [td, ("train_difference", {"alpha": 0.6}, [0, 1, 2])]))
+    other = combination(("weighted_sum", {"alpha": 0.25}, [td, ("train_difference", {"alpha": 0.6}, [0, 1, 2])]))
     assert len(other.terms) == 2
     assert other.models() == [0, 1, 2]
     assert other.linear_models() is None
@@ -177,11 +177,13 @@ def test_equal_elementwise_terms_join_like_models():
 
 def test_a_chain_of_elementwise_steps_that_use_each_other_twice_does_not_explode():
     values = dict(enumerate(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)))
-    found = form(0)
+    found = combination(0)
     expected = values[0].astype(np.float64)
     for _ in range(40):
-        found = Form.of(Applied(METHODS["train_difference"], (("alpha", 0.1),), (found, Form.of(Model(1)), found)))
-        found = Form.combined((0.5, 0.5), [found, found])
+        found = LinearCombination.of(
+            MethodCall(METHODS["train_difference"], (("alpha", 0.1),), (found, LinearCombination.of_model(1), found))
+        )
+        found = LinearCombination.combined((0.5, 0.5), [found, found])
         b = values[1].astype(np.float64)
         expected = expected + 1.8 * 0.1 * 0.5 * (b - expected)  # a = c: the shares of both distances are halves
     np.testing.assert_allclose(evaluate(found, values), expected, rtol=1e-4, atol=1e-4)
@@ -189,9 +191,13 @@ def test_a_chain_of_elementwise_steps_that_use_each_other_twice_does_not_explode
 
 def test_a_recipe_as_deep_as_recipes_may_be_is_carried_out():
     values = dict(enumerate(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)))
-    found = form(0)
+    found = combination(0)
     for _ in range(250):
-        found = Form.of(
-            Applied(METHODS["train_difference"], (("alpha", 0.0),), (found, Form.of(Model(1)), Form.of(Model(2))))
+        found = LinearCombination.of(
+            MethodCall(
+                METHODS["train_difference"],
+                (("alpha", 0.0),),
+                (found, LinearCombination.of_model(1), LinearCombination.of_model(2)),
+            )
         )
     assert evaluate(found, values).tolist() == values[0].tolist()

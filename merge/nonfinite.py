@@ -1,6 +1,6 @@
 """What is done about values that are not finite.
 
-A merge meets few of them or none, so the engine's fast path only counts them. When the count is not zero the piece is done again
+A merge meets few of them or none, so the fast path only counts them. When the count is not zero the piece is done again
 here, where the reason is found: an input that holds NaN or infinity, or a result too large for its dtype.
 """
 
@@ -14,21 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.dtypes import F32
+from ..checkpoints.dtypes import F32, carrier
 from ..checkpoints.kernels import kernel
 from ..checkpoints.notices import Notice
 from ..checkpoints.text import listed
 from .errors import MergeError
-from .evaluate import Solved, evaluate, is_broken, mended
-from .plan import Plan
-from .spot import Spot
-from .tensor_plan import TensorPlan
+from .evaluate import Measured, evaluate, has_nonfinite, nonfinite_as_zero
+from .plan import Plan, TensorPlan
 
 # How many tensors a message names.
 _NAMED = 6
 
 
-class Faults:
+class NonFinite:
     """Collects values that are not finite, and applies what the recipe says about them."""
 
     def __init__(self, plan: Plan):
@@ -39,14 +37,18 @@ class Faults:
         self._lock = threading.Lock()
 
     def value(
-        self, tensor: TensorPlan, values: dict[int, np.ndarray], start: int = 0, solved: Solved = MappingProxyType({})
+        self,
+        tensor: TensorPlan,
+        values: dict[int, np.ndarray],
+        start: int = 0,
+        measured: Measured = MappingProxyType({}),
     ) -> np.ndarray:
-        """The value of a tensor's form on fp32 pieces of its inputs, with everything that is not finite repaired or noted."""
+        """The value of a tensor on fp32 pieces of its inputs, with everything that is not finite repaired or noted."""
 
         def worked_out(values: dict[int, np.ndarray]) -> np.ndarray:
-            return evaluate(tensor.form, values, start, Spot(tensor.key, tensor.merged_shape, ()), solved)
+            return evaluate(tensor.combination, values, start, tensor.slice, measured)
 
-        result = self._mended(tensor, values, worked_out) if is_broken(values) else worked_out(values)
+        result = self._mended(tensor, values, worked_out) if has_nonfinite(values) else worked_out(values)
         if kernel().count_bad(result, F32, tensor.dtype):
             large = ~(np.abs(result) <= tensor.dtype.limit)
             with self._lock:
@@ -55,16 +57,24 @@ class Faults:
         return result
 
     def _mended(self, tensor: TensorPlan, values: dict[int, np.ndarray], worked_out: Callable) -> np.ndarray:
-        """The form with inputs that are not finite counted as 0, or its result replaced by the first finite input."""
+        """The combination with inputs that are not finite counted as 0, or its result replaced by the first finite input."""
         broken = {i: ~np.isfinite(v) for i, v in values.items()}
         self.note(tensor.key, {i: int(b.sum()) for i, b in broken.items()})
-        result = worked_out(mended(values))
+        result = worked_out(nonfinite_as_zero(values))
         if self._nan != "copy":
             return result
         finite = np.zeros(result.size, np.float32)
         for i in reversed(values):
             finite = np.where(broken[i], finite, values[i])
         return np.where(np.logical_or.reduce(list(broken.values())), finite, result)
+
+    def mend_copy(self, tensor: TensorPlan, raw: np.ndarray) -> None:
+        """Note values that are not finite in a tensor that is copied as it is, and put 0 in their place."""
+        elements, values = raw.view(carrier(tensor.dtype)), np.empty(raw.size // tensor.dtype.size, np.float32)
+        kernel().decode(raw, tensor.dtype, values)
+        broken = ~np.isfinite(values)
+        self.note(tensor.key, {tensor.combination.single.index: int(broken.sum())})
+        elements[broken] = 0
 
     def note(self, key: str, counts: dict[int, int]) -> None:
         """Record how many values of each input (by model index) are not finite in a tensor."""

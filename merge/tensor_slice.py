@@ -1,4 +1,4 @@
-"""Where a piece of a tensor stands: what a method may want to know beside the numbers."""
+"""Parts of tensors: where one stands, which is what a method may want to know beside the numbers, and how long they are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # methods name Spot in their signatures, and listing them must not wait for numpy
+if TYPE_CHECKING:  # methods name it in their signatures, and listing them must not wait for numpy
     from ..checkpoints.tensors import Shape
 
 
+# fp32 elements: 256 KB an array.
+_TILE = 1 << 16
+_SMALLEST_TILE = 1 << 12
+
+
 @dataclass(frozen=True, slots=True)
-class Spot:
+class TensorSlice:
     """A tensor, as a step sees it, and the first element of a tile of it.
 
     Attributes:
@@ -39,3 +44,17 @@ class Spot:
     def count(self) -> int:
         """How many inputs the step has."""
         return len(self.names)
+
+
+# The name that methods of users know it by.
+Spot = TensorSlice
+
+
+def tile_length(inputs: int) -> int:
+    """Elements of a tile: fewer as there are more inputs, so that what is worked out from one stays in the cache."""
+    return max(_SMALLEST_TILE, min(_TILE, _TILE * 8 // max(inputs, 1)))
+
+
+def whole_rows(length: int, row: int) -> int:
+    """The length of tiles or pieces that hold whole rows: as many as fit, at least one."""
+    return max(length // row, 1) * row
