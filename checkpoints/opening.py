@@ -185,7 +185,7 @@ def _marks(folder: Checkpoint) -> dict[str, TensorInfo]:
 
 def _sidecar_prediction(path: Path) -> str | None:
     """`parameterization` of a training configuration beside the checkpoint; None where the file says nothing."""
-    from .yaml_text import plain_from_yaml  # few files have one, and the library takes 10 ms
+    from .files.yaml_text import plain_from_yaml  # few files have one, and the library takes 10 ms
 
     try:
         if path.stat().st_size > _SIDECAR_LIMIT:

@@ -128,7 +128,7 @@ def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | No
     text = metadata.get("unetscope.recipe", "")
     if not text or len(text) > _MAX_YAML:
         return None
-    from ..checkpoints.yaml_text import plain_from_yaml
+    from ..checkpoints.files.yaml_text import plain_from_yaml
 
     try:
         recipe = plain_from_yaml(text, most_repeated=None)  # of whatever size, a part of it is shown

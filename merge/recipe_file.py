@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files.yaml_text import plain_from_yaml
 from ..checkpoints.text import unreadable
-from ..checkpoints.yaml_text import plain_from_yaml
 from .errors import RecipeError
 
 # More is a mistake, such as a checkpoint given as a recipe.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import LabelError
+from ..checkpoints.files.yaml_text import plain_from_yaml
 from ..checkpoints.text import unreadable
-from ..checkpoints.yaml_text import plain_from_yaml
 
 # A file of weights is small; anything larger is a mistake (a checkpoint, say).
 _MAX_BYTES = 1_000_000

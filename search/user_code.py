@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoints.errors import nearest
 from ..checkpoints.on_demand import OnDemand
-from ..checkpoints.user_code import load_module
+from ..merge.user_code import load_module
 from .errors import SearchError
 
 

@@ -7,7 +7,7 @@
 - `targets`: what may be written where.
 - `output`: the one way in which a file comes to its name: `OutputFile`, `write_output`, `replace_file`; and lines at a file's end.
 - `folder`, `resumable`: the same for folders, and for files that a later run can continue.
-- `cache`: what can be worked out again, and small records.
+- `cache`: what can be worked out again, and small records, as JSON; `yaml_text`: YAML, as people write it.
 """
 
 from .positioned import FileReader, FileWriter

@@ -149,7 +149,7 @@ def all_files() -> Sequence[MethodsFile]:
 
 def _run(path: Path, text: bytes, digest: str) -> list[Method]:
     from ...checkpoints.errors import in_words
-    from ...checkpoints.user_code import run_file
+    from ..user_code import run_file
 
     try:
         # No two files share a module's name, whatever folders they are in.

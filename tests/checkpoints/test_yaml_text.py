@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from unetscope.checkpoints.errors import LabelError
+from unetscope.checkpoints.files.yaml_text import plain_from_yaml
 from unetscope.checkpoints.opening import open_checkpoint
-from unetscope.checkpoints.yaml_text import plain_from_yaml
 from unetscope.merge import RecipeError
 from unetscope.merge.recipe_file import parse_yaml
 from unetscope.merge.weights_text import parse_weights

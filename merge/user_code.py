@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from .errors import UnetscopeError, in_words
+from ..checkpoints.errors import UnetscopeError, in_words
 
 
 def run_file(path: Path, name: str, text: bytes | None = None) -> ModuleType:
