@@ -52,7 +52,7 @@ _HOME = {
     "parameters": ("FreeParameter",),
     "records": ("TrialRecord",),
     "run_folder": ("RunFolder",),
-    "shots": ("ImageRequest",),
+    "image_requests": ("ImageRequest",),
     "study": ("Study",),
 }
 

@@ -189,7 +189,7 @@ def _parent(recipe: Recipe, name: str) -> Recipe:
 def _score(objective: ImageObjective, recipe: Recipe, name: str, run: RunFolder) -> dict[str, float]:
     folder = run.path / "images" / f"confirm-{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}"
     folder.mkdir(parents=True, exist_ok=True)
-    measured = objective.measure_recipe(recipe, lambda shot, image: save_picture(image, folder / f"{shot}.png"))
+    measured = objective.measure_recipe(recipe, lambda request, image: save_picture(image, folder / f"{request}.png"))
     if measured.score is None:
         raise SearchError(f"{name} cannot be confirmed: {measured.note}")
     return measured.scores
@@ -236,8 +236,8 @@ def judge(
 
     Args:
         chosen: name, role and record of each.
-        known: name -> shot -> score.
-        weights: of the shots.
+        known: name -> request -> score.
+        weights: of the requests.
         higher_is_better: the reward's direction.
         confidence: of all intervals together.
         new_prompts: see `Confirmation`.
@@ -266,7 +266,7 @@ def judge(
 def paired_interval(
     mine: Mapping[str, float], other: Mapping[str, float], weights: Mapping[str, float], level: float, sign: float = 1.0
 ) -> Interval:
-    """The weighted mean of differences, shot by shot, with a t interval; infinitely wide for fewer than two shots."""
+    """The weighted mean of differences, request by request, with a t interval; infinitely wide for fewer than two requests."""
     from scipy.stats import t
 
     names = [name for name in mine if name in other]

@@ -58,7 +58,7 @@ class Overview:
         reward: `name`, `higher_is_better`, `is_preference`, `measures`, `caution`.
         parameters: what is free.
         trials: by number.
-        shots: name -> `prompt`, `seed`, `weight`...; empty where there are no images.
+        requests: name -> `prompt`, `seed`, `weight`...; empty where there are no images.
         confirmed: what the confirmation found, or None.
         notes: what is odd, in sentences.
     """
@@ -69,7 +69,7 @@ class Overview:
     reward: Mapping[str, Any]
     parameters: tuple[FreeParameter, ...]
     trials: tuple[TrialRecord, ...]
-    shots: Mapping[str, Mapping[str, Any]]
+    requests: Mapping[str, Mapping[str, Any]]
     confirmed: Mapping[str, Any] | None
     notes: tuple[str, ...]
     layout: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Overview:
         return found
 
     def images(self, number: int) -> dict[str, Path]:
-        """Pictures of a trial by shot, as far as they were kept."""
+        """Pictures of a trial by request, as far as they were kept."""
         return RunFolder(self.path).images(number) if self.path.is_dir() else {}
 
     def moved(self) -> list[str]:
@@ -213,7 +213,7 @@ def read_overview(path: Path) -> Overview:
         reward=setup.reward.to_plain(),
         parameters=parameters,
         trials=tuple(trials),
-        shots={name: shot.to_plain() for name, shot in setup.shots.items()},
+        requests={name: request.to_plain() for name, request in setup.shots.items()},
         confirmed=confirmed.to_plain() if confirmed is not None else None,
         notes=tuple(left_out),
         layout=setup.layout,

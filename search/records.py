@@ -23,7 +23,7 @@ class TrialRecord:
         number: of the trial, from 0.
         state: see above.
         point: free parameter -> value (a float, or the name of a choice).
-        score: the weighted mean over the panel's shots that were made; None when it failed.
+        score: the weighted mean over the images that were made; None when it failed.
         scores: image name -> score, in the panel's order.
         parts: image name -> part of the reward -> raw score, from which a composite reward computes `scores` again.
         baseline: the name of the baseline that it is (`all A`, `0.5`...), or "" for a proposal of the optimiser.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Sides of the copies of images, in pixels, and how many are shown.
 _SIDE, _QUALITY = 512, 90
-MOST_SHOTS = 24
+MOST_REQUESTS = 24
 
 
 def write_report(run: Path, folder: Path, *, top: int = 10, say: Callable[[str], None] = lambda text: None) -> Path:
@@ -141,30 +141,32 @@ def _copy_images(overview: Overview, folder: Path, material: Material) -> None:
     columns = [(trial, overview.images(trial.number)) for trial in compared(overview)]
     columns = [(trial, images) for trial, images in columns if images]
     if not columns:
-        if overview.shots:
+        if overview.requests:
             material.notes.append("No image of the best trials was kept, so none is shown.")
         return
-    shots = [shot for shot in overview.shots if shot in columns[0][1]] or list(columns[0][1])
-    if len(shots) > MOST_SHOTS:
-        material.notes.append(f"{MOST_SHOTS} of {len(shots)} prompts are shown.")
-    material.columns, material.shots = [trial for trial, _ in columns], shots[:MOST_SHOTS]
+    requests = [request for request in overview.requests if request in columns[0][1]] or list(columns[0][1])
+    if len(requests) > MOST_REQUESTS:
+        material.notes.append(f"{MOST_REQUESTS} of {len(requests)} prompts are shown.")
+    material.columns, material.requests = [trial for trial, _ in columns], requests[:MOST_REQUESTS]
     for trial, images in columns:
         (folder / "images").mkdir(exist_ok=True)
-        for row, shot in enumerate(material.shots):
-            if shot not in images:
+        for row, request in enumerate(material.requests):
+            if request not in images:
                 continue
             name = f"images/{trial.number:05d}-{row:02d}.jpg"
             try:
-                with Image.open(images[shot]) as image:
+                with Image.open(images[request]) as image:
                     small = image.convert("RGB")
             except Exception:  # still being written, or damaged: Pillow raises errors of many types
-                material.notes.append(f"{images[shot].name} of trial {trial.number} cannot be read, and is not shown.")
+                material.notes.append(
+                    f"{images[request].name} of trial {trial.number} cannot be read, and is not shown."
+                )
                 continue
             small.thumbnail((_SIDE, _SIDE))
             picture = io.BytesIO()
             small.save(picture, "JPEG", quality=_QUALITY)
             replace_file(folder / name, picture.getvalue(), fsync=False)
-            material.images[trial.number, shot] = name
+            material.images[trial.number, request] = name
 
 
 def _write_table(overview: Overview, path: Path) -> None:

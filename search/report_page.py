@@ -24,8 +24,8 @@ class Material:
         diagrams: number of the recipe -> (file, words).
         importance: how it was found; empty where there are too few trials.
         columns: trials whose images stand side by side, the best one first.
-        images: (trial, shot) -> file.
-        shots: the rows.
+        images: (trial, request) -> file.
+        requests: the rows.
         notes: what could not be shown, and why.
     """
 
@@ -34,7 +34,7 @@ class Material:
     importance: str = ""
     columns: list[TrialRecord] = field(default_factory=list)
     images: dict[tuple[int, str], str] = field(default_factory=dict)
-    shots: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -95,5 +95,5 @@ def _about(overview: Overview) -> list[str]:
     how = ", ".join(f"{count} {words[state]}" for state, count in states.items() if count)
     seconds = sum(sum(overview.costs(t).values()) for t in overview.trials)
     about = [f"{counted(len(overview.trials), 'trial')} ({how})", counted(len(overview.parameters), "free number")]
-    about += [f"{counted(len(overview.shots), 'image')} a trial"] if overview.shots else []
+    about += [f"{counted(len(overview.requests), 'image')} a trial"] if overview.requests else []
     return about + ([f"{duration(seconds)} of work"] if seconds else [])

@@ -166,11 +166,11 @@ class RunFolder:
         """Keep what a confirmation has found, or what it has measured so far."""
         replace_file(self._file("confirmed.json"), json.dumps(_without_nan(dict(plain)), indent=1, ensure_ascii=False))
 
-    def save_image(self, number: int, shot: str, image: Image) -> None:
+    def save_image(self, number: int, name: str, image: Image) -> None:
         """Keep a picture; little compression, for it is the search's time that would be spent on it."""
         folder = self.images_of(number)
         folder.mkdir(parents=True, exist_ok=True)
-        save_picture(image, folder / f"{shot}.png")
+        save_picture(image, folder / f"{name}.png")
 
     def forget_images(self, number: int) -> None:
         """Remove a trial's pictures."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...search.records import TrialRecord
 
 _EVERY = 4.0
-_TOP, _SHOTS, _COLUMNS, _SIDE = 10, 6, 4, 384
+_TOP, _REQUESTS, _COLUMNS, _SIDE = 10, 6, 4, 384
 _HEIGHT = 620
 _HEADING = "Images of the best trial and the baselines"
 
@@ -205,33 +205,33 @@ def _images(overview: Overview) -> None:
     shown = [(trial, overview.images(trial.number)) for trial in compared(overview)]
     shown = [(trial, images) for trial, images in shown if images][:_COLUMNS]
     if not shown:
-        if overview.shots:
+        if overview.requests:
             st.caption("No images of the best trials were kept.")
         return
     st.subheader(_HEADING, anchor=False)
-    shots = [shot for shot in overview.shots if shot in shown[0][1]] or list(shown[0][1])
-    if len(shots) > _SHOTS:
-        first = st.select_slider("First prompt", shots[: len(shots) - _SHOTS + 1], key="search first shot")
-        at = shots.index(first) if first in shots else 0
-        shots = shots[at : at + _SHOTS]
+    requests = [request for request in overview.requests if request in shown[0][1]] or list(shown[0][1])
+    if len(requests) > _REQUESTS:
+        first = st.select_slider("First prompt", requests[: len(requests) - _REQUESTS + 1], key="search first shot")
+        at = requests.index(first) if first in requests else 0
+        requests = requests[at : at + _REQUESTS]
     for column, (trial, _) in zip(st.columns(_COLUMNS), shown, strict=False):
         column.markdown(f"**{plain(_called(trial, overview))}** · {trial.score:.4g}")
-    for shot in shots:
-        about = overview.shots.get(shot, {})
-        st.caption(plain(f"{shot}: {str(about.get('prompt', ''))[:300]}"))
+    for request in requests:
+        about = overview.requests.get(request, {})
+        st.caption(plain(f"{request}: {str(about.get('prompt', ''))[:300]}"))
         for column, (trial, images) in zip(st.columns(_COLUMNS), shown, strict=False):
-            _image(column, trial, shot, images.get(shot), overview)
+            _image(column, trial, request, images.get(request), overview)
 
 
-def _image(column: Any, trial: TrialRecord, shot: str, path: Path | None, overview: Overview) -> None:
+def _image(column: Any, trial: TrialRecord, request: str, path: Path | None, overview: Overview) -> None:
     data = _thumbnail(path, path.stat().st_mtime) if path and path.exists() else None
     if data is None:
         column.caption("not kept")
         return
-    score = trial.scores.get(shot)
+    score = trial.scores.get(request)
     column.image(
         data, width="stretch", caption=f"{score:.4g}" if score is not None else None,
-        alt=printable(f"{_called(trial, overview)}, {shot}"),
+        alt=printable(f"{_called(trial, overview)}, {request}"),
     )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ class Composite(Reward):
     """Joined z-scores of its parts. 0 is what the baselines have on average, higher is better, whatever the parts say.
 
     The mean of a part is over all images of the baselines. Its spread is how far baselines are apart *on the same prompt
-    and seed*: sqrt(sum of squared deviations from the mean of each shot / (values - shots)). That prompts differ more than
-    models is no reason to count a part less. Where baselines share no shot the spread is that of all values.
+    and seed*: sqrt(sum of squared deviations from the mean of each request / (values - requests)). That prompts differ more than
+    models is no reason to count a part less. Where baselines share no request the spread is that of all values.
 
     Args:
         parts: settings of rewards, each with a `weight` (1) and a `name` (its kind) if wanted.
@@ -122,24 +122,24 @@ class Composite(Reward):
             scored = f"{len(baselines) or 'no'} baseline was scored, and z-scores need two or more"
             notes.append(f"{scored}: the spread of each part over prompts is used")
         for name in self._rewards:
-            shots: dict[str, list[float]] = {}
+            requests: dict[str, list[float]] = {}
             for trial in baselines:
-                for shot, values in trial.items():
+                for request, values in trial.items():
                     if math.isfinite(value := _number(values.get(name))):
-                        shots.setdefault(shot, []).append(value)
-            self.scales[name], note = _scale(name, shots)
+                        requests.setdefault(request, []).append(value)
+            self.scales[name], note = _scale(name, requests)
             notes += [note] if note else []
         return notes
 
 
-def _scale(name: str, shots: Mapping[str, Sequence[float]]) -> tuple[Standardisation, str]:
-    """The scale of a part from its values by shot, and what was odd; sums are exact, so that no order matters."""
-    values = [value for some in shots.values() for value in some]
+def _scale(name: str, requests: Mapping[str, Sequence[float]]) -> tuple[Standardisation, str]:
+    """The scale of a part from its values by request, and what was odd; sums are exact, so that no order matters."""
+    values = [value for some in requests.values() for value in some]
     if not values:
         return Standardisation(), f"no baseline has a score of {name}: its raw scores are used"
     mean = math.fsum(values) / len(values)
-    apart = [(v - math.fsum(some) / len(some)) ** 2 for some in shots.values() for v in some]
-    free = len(values) - len(shots)
+    apart = [(v - math.fsum(some) / len(some)) ** 2 for some in requests.values() for v in some]
+    free = len(values) - len(requests)
     spread = math.sqrt(math.fsum(apart) / free) if free else 0.0
     if spread <= _least(values):
         spread = statistics.stdev(sorted(values)) if len(values) > 1 else 0.0

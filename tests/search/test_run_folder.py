@@ -64,7 +64,9 @@ def shown(run) -> str:
     """All that the report's page says, but for the pictures."""
     overview = read_overview(run)
     overview.correlations(), overview.best_so_far(), [overview.spread(of, 10) for of in overview.moved()]
-    return page(overview, Material(notes=list(overview.notes), columns=overview.ranked()[:2], shots=["castle-1"]), 10)
+    return page(
+        overview, Material(notes=list(overview.notes), columns=overview.ranked()[:2], requests=["castle-1"]), 10
+    )
 
 
 @pytest.mark.parametrize("name", ["setup.json", "confirmed.json", "trials/box-1.jsonl"])

@@ -140,3 +140,9 @@ def test_a_study_takes_american_names_and_words(parse):
     assert (
         Study.parse({**free, "objective": "score.py:f", "direction": "minimize"}, "study.yaml").direction == "minimise"
     )
+
+
+def test_every_public_name_can_be_imported():
+    import unetscope.search
+
+    assert all(getattr(unetscope.search, name).__name__ == name for name in unetscope.search.__all__)
