@@ -53,14 +53,14 @@ LabelError = RecipeError
 class NoticeWarning(UserWarning):
     """A `Notice` of code that has no report to put it in; the command line prints it as a line of its own."""
 
-    def __init__(self, notice: Notice):
-        super().__init__(notice.text)
+    def __init__(self, text: str, notice: Notice | None = None):
+        super().__init__(text)  # which is all that travels to another process
         self.notice = notice
 
 
 def tell(notice: Notice) -> None:
     """Issue a `NoticeWarning`."""
-    warnings.warn(NoticeWarning(notice), stacklevel=2)
+    warnings.warn(NoticeWarning(notice.text, notice), stacklevel=2)
 
 
 def nearest(name: str, known) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
-# Every code, by topic. Each is told in one place; a code that is out stays as it is, whatever its text becomes.
+# Every code, by topic, those of errors as well. Each is told in one place. A code that is out stays, whatever its text becomes.
 _CODES = """
     architecture: differs
     base: farther unrelated
@@ -22,18 +22,19 @@ _CODES = """
     diffusers: absent depth_estimator prediction_guessed tokenizers
     dtype: fewer_digits
     ema: not_read
+    encoding: not_decoded
     file: beside_state_dict half_characters metadata_left_out metadata_not_text trailing_bytes
     folder: empty no_index only_variant prediction_unknown variants
-    health: absent constant ema_only huge lacking lacking_unused mixed_dtypes needless not_finite not_finite_beside position_ids
-        subnormal too_large unknown vanishing zero_vectors zero_weights
-    import: adjust alpha_default apply_stock automb_exchanged automb_text_encoders base_in_vector base_parameters
-        best_row beta_vector blocks_twice cast chattiori column config_source discarded dropout_zeros dtype_not_recorded
+    health: absent constant ema_only huge lacking lacking_unused mixed_dtypes needless not_finite not_finite_beside
+        position_ids subnormal too_large unknown vanishing zero_vectors zero_weights
+    import: adjust alpha_default apply_stock automb_exchanged automb_text_encoders base_in_vector base_parameters best_row
+        beta_vector blocks_twice cast chattiori column config_source discarded dropout_zeros dtype_not_recorded
         dtype_unknown elemental_blocks elemental_line embeddings_follow_in00 embeddings_guessed embeddings_left
         embeddings_merged embeddings_of_xl embeddings_out11 filed_without_hash found_by_name instruct_pix2pix
         intermediate_rounding layer_range line line_setting loaded_alone loaded_dtype logit_scale median_bounds
         median_limits method model_not_named model_stock_rows negative_weight no_equivalent no_hash no_mode no_part
         not_found number_zero one_element_more one_number output_mode own_ancestor parameter parameter_unused
-        parameter_without_effect parts_alone printed_lines random record_broken record_not_unrolled release revision
+        parameter_without_effect parts_alone printed_lines random record_broken record_not_unrolled refused release revision
         rounding rows_unread sampling setting shares tensors_not_merged vae_copied vae_not_found vae_of_inner vote_sgn
         web_ui_rounding worked_dtype
     inpainting: not_first
@@ -44,10 +45,11 @@ _CODES = """
     lora: alpha_zero outside unknown unused
     merge: clamped not_finite
     missing: file
+    models: architectures predictions
     names: adapter_layers adapter_not_merged attention_linear component_alone component_elsewhere dropped lacking
         text_model_lacking unknown wrapper
     nan: sampled
-    output: folder_put_back folder_removed leftover leftover_removed
+    output: exists folder_put_back folder_removed in_use is_input leftover leftover_removed not_as_written
     plan: component_absent component_lacking ema_left_out ema_only lora_without_model result_lacking step_unmet
         tensors_lacking text_encoder_left_out unknown_kept unknown_left_out unknown_merged unused
     prediction: levels mixed no_mark noise unknown

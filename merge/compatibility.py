@@ -49,7 +49,8 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
             other = checkpoints[names.index(said_by)].architecture
             raise MergeError(
                 f"{name} ({checkpoint.path}) is {found.name}, but {said_by} is {other.name}: "
-                "models of different architectures cannot be merged; leave one of them out"
+                "models of different architectures cannot be merged; leave one of them out",
+                code="models.architectures",
             )
         if family is None:
             family, said_by = found.family, name
@@ -97,7 +98,8 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
     if len(kinds) > 1 and not mix:
         raise MergeError(
             f"the models predict differently ({_by_kind(kinds)}): their merge would predict neither; leave one kind out, or set "
-            "output.mix_predictions (--mix-predictions) if you mean it"
+            "output.mix_predictions (--mix-predictions) if you mean it",
+            code="models.predictions",
         )
     owner = checkpoints[min(named)]
     kind = owner.prediction

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
+from unetscope.checkpoints.errors import UnetscopeError
 from unetscope.checkpoints.notices import Notice
 
 
@@ -21,3 +24,8 @@ def the(notices: Iterable[Notice], code: str) -> Notice:
     """The one notice of a code."""
     (found,) = those(notices, code)
     return found
+
+
+def raising(code: str, kind: type[UnetscopeError] = UnetscopeError):
+    """Expects an error of that code."""
+    return pytest.raises(kind, check=lambda error: error.code == code)

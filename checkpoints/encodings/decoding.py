@@ -99,5 +99,6 @@ def not_decoded(path: Path, title: str, sign: str) -> CheckpointError:
     """The refusal of codes that cannot be turned into numbers."""
     return CheckpointError(
         f"{path}: is stored as {title} ({sign}), which is not decoded yet: its codes are not weights. Give the file that it was "
-        "made from, in fp16, bf16 or fp32"
+        "made from, in fp16, bf16 or fp32",
+        code="encoding.not_decoded",
     )

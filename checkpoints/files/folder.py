@@ -13,8 +13,7 @@ from ..errors import OutputError, tell
 from ..notices import Notice
 from . import system
 from .output import UnderConstruction, tell_leftovers
-from .partial import FOLDER_LOCK, MOVED_ASIDE, PARTIAL, create_partial_folder, partial_name, remove_abandoned
-from .targets import check_target
+from .targets import check_target, exists_already
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
 _PIPELINE = {
@@ -57,9 +56,7 @@ class OutputFolder(UnderConstruction):
 
     def _check_replaceable(self) -> None:
         if not self._overwrite:
-            raise OutputError(
-                f"{self.target}: exists already; choose another name or allow it to be replaced (--overwrite)"
-            )
+            raise exists_already(self.target)
         other = sorted(entry.name for entry in self.target.iterdir() if entry.name not in _PIPELINE)
         if other:
             raise OutputError(

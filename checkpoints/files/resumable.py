@@ -83,7 +83,8 @@ class Journal:
             if lock(file, LOOKED_AT) is False:
                 file.close()
                 raise OutputError(
-                    f"{self.target}: another run is making this file; wait for it, or choose another name"
+                    f"{self.target}: another run is making this file; wait for it, or choose another name",
+                    code="output.in_use",
                 )
             # Between opening and locking it, the run that had it may have finished and removed it.
             with contextlib.suppress(FileNotFoundError):
@@ -114,8 +115,8 @@ class Journal:
             else:
                 damaged += 1
         if damaged:
-            text = f"damaged lines of the journal: {damaged:,}; the tensors of those lines are made again"
-            tell(Notice("journal.damaged", text).of(self.path.name))
+            said = f"damaged lines of the journal: {damaged:,}; the tensors of those lines are made again"
+            tell(Notice("journal.damaged", said).of(self.path.name))
         self._file.truncate(text.rfind(b"\n") + 1)
         return True
 

@@ -45,6 +45,12 @@ def check_target(target: Path, size: int = 0, overwrite: bool = False, held: int
         )
 
 
+def exists_already(target: Path) -> OutputError:
+    """The refusal of a target that is there and may not be replaced."""
+    text = f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)"
+    return OutputError(text, code="output.exists")
+
+
 def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
     if system.WINDOWS and (fault := system.windows_fault(target.name)):
         raise OutputError(f"{target}: cannot be written ({fault}); choose another name")
@@ -54,7 +60,7 @@ def _check_name(target: Path, folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{target}: is a folder; name a file to write")
     if os.path.lexists(target):
         if not overwrite:
-            raise OutputError(f"{target}: exists already; choose another name or allow it to be replaced (--overwrite)")
+            raise exists_already(target)
         if system.WINDOWS:
             _check_unused(target)
     probe = partial_name(target)
@@ -101,7 +107,7 @@ def too_large(size: int) -> str:
 
 
 def refuse_inputs(target: Path, inputs: Iterable[Path | str]) -> None:
-    """Refuse a target that is one of the inputs, under whatever name, or that lies inside an input folder.
+    """Refuse a target that is one of the inputs, under whatever name, or that is inside an input folder.
 
     Args:
         target: a file or folder to write.
@@ -113,11 +119,11 @@ def refuse_inputs(target: Path, inputs: Iterable[Path | str]) -> None:
     target = Path(target)
     for given in map(Path, inputs):
         if _same(target, given):
-            raise OutputError(f"{target}: is the input {given}; inputs are never written to, choose another name")
+            raise _is_read(f"{target}: is the input {given}; inputs are never written to, choose another name")
         if any(_same(folder, given) for folder in resolved(target).parents):
-            raise OutputError(f"{target}: lies inside the input {given}; inputs are never written to, write elsewhere")
+            raise _is_read(f"{target}: is inside the input {given}; inputs are never written to, write elsewhere")
         if os.path.isdir(given) and (within := _linked(target, given)):
-            raise OutputError(
+            raise _is_read(
                 f"{target}: is {within} of the input {given}; inputs are never written to, choose another name"
             )
 
@@ -130,7 +136,11 @@ def refuse_holders(target: Path, inputs: Iterable[Path | str]) -> None:
     """
     for given in map(Path, inputs):
         if any(_same(folder, target) for folder in resolved(given).parents):
-            raise OutputError(f"{target}: holds the input {given}; inputs are never removed, choose another name")
+            raise _is_read(f"{target}: holds the input {given}; inputs are never removed, choose another name")
+
+
+def _is_read(text: str) -> OutputError:
+    return OutputError(text, code="output.is_input")
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -185,7 +185,8 @@ def check_written(path: Path, entries: Sequence[tuple[str, DType, Shape]]) -> No
         same = False
     if not same:
         raise OutputError(
-            f"{path}: the header does not read back as it was written; the disk or its driver is at fault"
+            f"{path}: the header does not read back as it was written; the disk or its driver is at fault",
+            code="output.not_as_written",
         )
 
 

@@ -134,7 +134,8 @@ class Draft:
             RecipeError: unless the import is partial.
         """
         if not self.request.partial:
-            raise RecipeError(f"{one_line(self.origin)}: {one_line(text)}; --partial writes what is possible")
+            text = f"{one_line(self.origin)}: {one_line(text)}; --partial writes what is possible"
+            raise RecipeError(text, code="import.refused")
         self.note("import.no_equivalent", text)
 
     def error(self, text: str) -> RecipeError:

@@ -242,9 +242,9 @@ def test_tables_are_plain_data_for_json_and_csv(write_model, random_model):
 def test_mistakes_are_said_in_a_sentence(write_model, random_model):
     (a, _), (b, _), _ = three(write_model, random_model)
     measured = diff(a, b)
-    with pytest.raises(AnalysisError, match="no metric 'task_cosine'"):
+    with pytest.raises(AnalysisError, match="'task_cosine'"):
         measured.table("label", sort="task_cosine")
-    with pytest.raises(AnalysisError, match="cannot group by 'block'"):
+    with pytest.raises(AnalysisError, match="'block'"):
         measured.table("block")
     with pytest.raises(AnalysisError, match="values per label need a table by label"):
         values_by_label(measured.table("kind"), "rms")

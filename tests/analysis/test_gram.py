@@ -185,9 +185,9 @@ def test_comparing_refuses_in_a_sentence(write_model, random_model):
     a, _ = write_model("a", random_model(1))
     with pytest.raises(AnalysisError, match="at least two"):
         compare([a])
-    with pytest.raises(AnalysisError, match="no component 'clipl'"):
+    with pytest.raises(AnalysisError, match="'clipl'"):
         compare([a, a], component="clipl")
-    with pytest.raises(AnalysisError, match="no tensor of clip_g"):
+    with pytest.raises(AnalysisError, match="clip_g"):
         compare([a, a], component="clip_g")
     lora, _ = write_model("lora", {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": np.ones((4, 8))})
     with pytest.raises(AnalysisError, match="LoRA"):

@@ -86,7 +86,7 @@ def test_a_heatmap_draws_any_metric_of_the_difference_and_no_other(write_model, 
     for metric in measured.metrics:
         draw_heatmap(measured, metric, dark=True)
     draw_heatmap(diff(a, a))
-    with pytest.raises(AnalysisError, match="no metric 'sign_conflict'"):
+    with pytest.raises(AnalysisError, match="'sign_conflict'"):
         draw_heatmap(diff(a, b), "sign_conflict")
 
 

@@ -145,7 +145,7 @@ def test_the_refiner_reads_sd1_vectors_and_has_label_emb():
     assert reading.weights["LABEL_EMB"] == reading.weights["IN00"] == 0.06
     assert reading.weights["OUT11"] == reading.weights["OUT"] == 0.78
     assert next(iter(reading.weights)) == "CLIP_G"
-    with pytest.raises(LabelError, match="no weight vector for SDXL refiner"):
+    with pytest.raises(LabelError, match="SDXL"):
         CONVENTIONS["automb"].slots("sdxl_refiner", 27)
 
 
@@ -179,7 +179,7 @@ def test_labels_that_an_architecture_lacks_and_buffers_read_nothing():
 
 def test_conventions_are_found_by_name_in_any_case():
     assert convention_named("Merge_Block_Weighted").name == "merge-block-weighted"
-    with pytest.raises(LabelError, match=r"supermergr.*did you mean 'supermerger'"):
+    with pytest.raises(LabelError, match=r"'supermerger'"):
         convention_named("supermergr")
 
 
@@ -203,5 +203,5 @@ def test_a_family_without_vectors_is_pointed_at_no_convention_that_has_none():
     with pytest.raises(LabelError) as caught:
         convention_named("comfyui").read([0.5] * 26, without)
     assert not any(name in str(caught.value).partition("has no")[2] for name in CONVENTIONS)
-    with pytest.raises(LabelError, match="take 'supermerger'"):
+    with pytest.raises(LabelError, match="'supermerger'"):
         convention_named("comfyui").read([0.5] * 25, "sdxl_refiner")

@@ -11,6 +11,7 @@ import torch
 from quantised import FORMS, bare_int8, chosen, int8, scaled_fp8, write_quantised
 from safetensors.torch import load_file, save_file
 from tiny import tensors_of
+from told import raising
 
 from unetscope.analysis import diff, measure
 from unetscope.checkpoints import CheckpointError, open_checkpoint
@@ -31,7 +32,7 @@ KEY = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weig
 def test_a_file_of_codes_is_refused_when_it_is_opened_to_compute_and_told_when_it_is_looked_at(tmp_path, form):
     path = tmp_path / "q.safetensors"
     tensors = write_quantised(path, form)
-    with pytest.raises(CheckpointError, match=r"q\.safetensors: is stored as .* not decoded yet"):
+    with pytest.raises(CheckpointError, match=r"q\.safetensors"):
         open_checkpoint(path)
     found = inspect(path)
     (coded, plain) = found.stored
@@ -56,7 +57,7 @@ def test_the_numbers_of_codes_have_the_shape_that_the_weights_had(tmp_path, form
 def test_a_checkpoint_that_is_looked_at_gives_no_codes_out(tmp_path):
     write_quantised(tmp_path / "q.safetensors", scaled_fp8)
     with open_checkpoint(tmp_path / "q.safetensors", to_look=True) as checkpoint:
-        with pytest.raises(CheckpointError, match="not decoded yet"):
+        with raising("encoding.not_decoded", CheckpointError):
             checkpoint.numpy(KEY)
         checkpoint.numpy("model.diffusion_model.middle_block.0.in_layers.2.weight")
 
@@ -80,7 +81,7 @@ SIGNS = {
 @pytest.mark.parametrize("name", SIGNS)
 def test_one_sign_among_plain_weights_is_enough(make_checkpoint, name):
     path, _ = make_checkpoint("a", change=lambda tensors: tensors | SIGNS[name])
-    with pytest.raises(CheckpointError, match="not decoded yet"):
+    with raising("encoding.not_decoded", CheckpointError):
         open_checkpoint(path)
     assert not inspect(path).stored[0].decoded
 
@@ -121,7 +122,7 @@ def test_codes_in_a_pickle_and_in_a_diffusers_folder_are_refused_too(tmp_path):
         folder / "diffusion_pytorch_model.safetensors",
     )
     for path in (tmp_path / "a.ckpt", folder):
-        with pytest.raises(CheckpointError, match="not decoded yet"):
+        with raising("encoding.not_decoded", CheckpointError):
             open_checkpoint(path)
 
 
@@ -130,7 +131,7 @@ def test_formats_that_only_quantised_files_have_are_refused(tmp_path, dtype, siz
     header = json.dumps({"a.weight": {"dtype": dtype, "shape": [2, 2], "data_offsets": [0, size]}}).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * size)
-    with pytest.raises(CheckpointError, match=f"{dtype}.* not decoded yet"):
+    with pytest.raises(CheckpointError, match=f"{dtype}"):
         open_checkpoint(path)
 
 
@@ -138,7 +139,7 @@ def test_a_lora_of_codes_is_refused(tmp_path):
     path = tmp_path / "lora.safetensors"
     name = "lora_unet_mid_block_attentions_0_proj_in"
     save_file({f"{name}.{part}.weight": torch.ones(4, 4, dtype=torch.int8) for part in ("lora_up", "lora_down")}, path)
-    with pytest.raises(CheckpointError, match="not decoded yet"):
+    with raising("encoding.not_decoded", CheckpointError):
         open_lora(path)
 
 
@@ -155,7 +156,7 @@ def test_what_computes_refuses_before_it_writes(make_checkpoint, tmp_path):
         lambda: convert(plain, out, donor=path),
         lambda: scan(path),
     ):
-        with pytest.raises(CheckpointError, match=r"q\.safetensors: is stored as"):
+        with pytest.raises(CheckpointError, match=r"q\.safetensors"):
             run()
         assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == ["plain.safetensors", "q.safetensors"]
 
@@ -220,7 +221,7 @@ def coded_file(tmp_path, my_int8):
 
 def test_without_its_decoder_the_file_is_refused(tmp_path):
     write_quantised(tmp_path / "mine.safetensors", mine)
-    with pytest.raises(CheckpointError, match="not decoded yet"):
+    with raising("encoding.not_decoded", CheckpointError):
         open_checkpoint(tmp_path / "mine.safetensors")
 
 
@@ -303,6 +304,6 @@ def test_half_of_a_files_codes_without_a_decoder_is_still_refused(tmp_path, my_i
     keys = chosen(tensors)
     stored = {k: t for k, t in tensors.items() if k not in keys[:2]} | mine(keys[0], tensors[keys[0]])
     save_file(stored | scaled_fp8(keys[1], tensors[keys[1]]), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="fp8 codes with scales"):
+    with pytest.raises(CheckpointError, match="fp8"):
         open_checkpoint(tmp_path / "a.safetensors")
     assert [p.encoding for p in inspect(tmp_path / "a.safetensors").stored] == ["my_int8", "scaled_fp8", "plain"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import load, tensors_of
-from told import codes
+from told import codes, raising
 from typer.testing import CliRunner
 
 from unetscope.checkpoints import open_checkpoint
@@ -245,7 +245,7 @@ def test_kin_merges_with_its_own_and_by_block_and_not_with_its_family(family, tm
             "steps": {"m": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 0.5}},
         }
     )
-    with pytest.raises(MergeError, match="different architectures"):
+    with raising("models.architectures", MergeError):
         merge(mixed, tmp_path / "mixed.safetensors")
     assert not (tmp_path / "mixed.safetensors").exists()
 
@@ -404,7 +404,7 @@ def test_pruning_keeps_the_only_unet_and_inspect_does_not_advise_to_drop_it(tmp_
     assert "health.ema_only" in said and "health.needless" not in said
     code, printed = run("inspect", path, "--json")
     assert code == 0 and json.loads(printed)["architecture"]["ema_only"] is True
-    with pytest.raises(CheckpointError, match="EMA weights only"):
+    with pytest.raises(CheckpointError, match="EMA"):
         convert(path, tmp_path / "folder", to="diffusers")
 
 

@@ -64,7 +64,7 @@ def test_a_preset_of_loras_is_known_in_their_conventions_only():
     weights = BlockWeights.parse({"preset": "midd", "convention": "lbw"}).resolve("sd1").by_label()
     published = dict(zip(SD1_17, [1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], strict=True))
     assert {x: weights["CLIP_L" if x == "BASE" else x] for x in SD1_17} == published
-    with pytest.raises(LabelError, match=r"'MIDD' is one for LoRAs; it needs the convention lbw"):
+    with pytest.raises(LabelError, match=r"'MIDD'.*LoRAs"):
         BlockWeights.parse({"preset": "MIDD"})
     with pytest.raises(LabelError, match=r"Unknown preset 'MIDO' \(did you mean 'MIDD'"):
         BlockWeights.parse({"preset": "MIDO", "convention": "lbw"})
@@ -77,7 +77,7 @@ def test_a_preset_of_merges_is_read_as_in_merges_beside_them():
 
 def test_constant_presets_exist_for_every_architecture_and_the_others_for_sd1_only():
     assert set(BlockWeights.parse("ALL", "lbw-kohya").resolve("sdxl").by_label().values()) == {1.0}
-    with pytest.raises(LabelError, match="INS exists with 17 or 26 values"):
+    with pytest.raises(LabelError, match=r"INS.*17.*26"):
         BlockWeights.parse("INS", "lbw").resolve("sdxl")
 
 

@@ -175,7 +175,7 @@ def test_a_file_of_two_adapters_is_refused_or_one_of_them_is_taken(tmp_path):
         with open_lora(path, adapter=adapter) as lora:
             assert len(lora.modules) == (2 if adapter == "style" else 1) and lora.unknown == []
             assert (lora.modules[TO_K_KEY].delta() == value * value).all()
-    with pytest.raises(CheckpointError, match="holds no adapter 'styl'; it holds "):
+    with pytest.raises(CheckpointError, match="'styl'"):
         open_lora(path, adapter="styl")
     save_file(
         pair(f"unet.{TO_K}", ".lora_B.weight", ".lora_A.weight")
@@ -324,7 +324,7 @@ def test_a_pt_of_numbered_layers_is_a_bare_list(tmp_path, component):
 
 def test_numbers_that_are_those_of_no_model_are_refused(tmp_path):
     save_file(pair("unet:0:", "up", "down"), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="1 of unet with these widths are the layers of no UNET"):
+    with pytest.raises(CheckpointError, match=r"1.*UNET"):
         open_lora(tmp_path / "a.safetensors")
 
 

@@ -101,7 +101,7 @@ def test_inspect_merge_convert_and_scan_say_the_same(tmp_path):
 def test_a_pointer_among_the_files_of_a_diffusers_folder_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(CASES["a Git LFS pointer"][0]())
-    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin: is a Git LFS pointer"):
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin.*Git.*LFS"):
         open_checkpoint(tmp_path)
 
 

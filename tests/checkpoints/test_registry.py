@@ -88,7 +88,7 @@ def test_a_list_that_cannot_be_read_says_why_each_time_and_is_whole_once_it_is_m
         {"wild_cat": "CATS = [Animal('puma'), Animal('cat', 3)]"},
     )
     for _ in range(2):
-        with pytest.raises(UnetscopeError, match=r"entry point mine of unetscope\.test_animals") as raised:
+        with pytest.raises(UnetscopeError, match=r"unetscope\.test_animals") as raised:
             list(animals)
         assert "'cat'" in str(raised.value)
     sys.modules["wild_cat"].CATS = [replace(animal, id="lynx") for animal in sys.modules["wild_cat"].CATS[1:]]
@@ -103,13 +103,13 @@ def test_what_is_imported_on_demand_is_refused_under_a_taken_name_and_found_unde
     )
     taken = OnDemand("animal", "zoo_animals", GROUP, {"cat": "cat:CAT"})
     for _ in range(2):
-        with pytest.raises(UnetscopeError, match=r"entry point cat of unetscope\.test_animals"):
+        with pytest.raises(UnetscopeError, match=r"unetscope\.test_animals"):
             list(taken)
     free = OnDemand("animal", "zoo_animals", GROUP, {"dog": "dog:DOG"})
     assert sorted(free) == ["cat", "dog", "gone", "lynx"] and "wild_cat" not in sys.modules
     assert free.imported("lynx").id == "lynx"
     for name in ("gone", "dog"):
-        with pytest.raises(UnetscopeError, match=rf"animal {name} .*ModuleNotFoundError"):
+        with pytest.raises(UnetscopeError, match=rf"{name}.*ModuleNotFoundError"):
             free.imported(name)
-    with pytest.raises(UnetscopeError, match="did you mean 'lynx'"):
+    with pytest.raises(UnetscopeError, match="'lynx'"):
         free.imported("lynxx")

@@ -183,7 +183,7 @@ def test_a_header_above_the_limit_is_not_even_read(tmp_path):
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", HEADER_LIMIT + 1))
         file.truncate(HEADER_LIMIT + 100)  # sparse
-    with pytest.raises(CheckpointError, match="promise a header of 100,000,001 bytes"):
+    with pytest.raises(CheckpointError, match="100,000,001"):
         read_header(path)
 
 
@@ -317,7 +317,7 @@ def test_codes_that_the_library_reads_are_looked_at_and_refused_by_what_computes
     assert (found.total.tensors, found.total.parameters, found.total.bytes) == (2, int(np.prod(shape)) + 2, size + 8)
     assert found.dtypes[dtype].bytes == size and found.truncation is None
     assert not found.stored[0].decoded
-    with pytest.raises(CheckpointError, match=f"{dtype}.* not decoded yet.*in fp16, bf16 or fp32"):
+    with pytest.raises(CheckpointError, match=f"{dtype}.*fp16.*bf16.*fp32"):
         convert(path, tmp_path / "b.safetensors")
     path.write_bytes(path.read_bytes()[:-10])
     assert inspect(path).truncation.damaged_tensors == 2

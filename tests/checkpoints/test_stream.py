@@ -120,7 +120,7 @@ def test_setting_the_event_stops_it_between_pieces():
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_fewer_threads_than_one_are_refused(threads):
-    with pytest.raises(UnetscopeError, match=f"at least 1, not {threads}"):
+    with pytest.raises(UnetscopeError, match=f"1.*{threads}"):
         Pass(threads)
 
 

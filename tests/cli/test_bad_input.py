@@ -186,17 +186,17 @@ def test_no_file_inside_a_folder_that_is_an_input_is_written_to(here, run):
     merge = ["merge", "weighted-sum", "pipe", "a.safetensors", "--unet", "pipe", "--overwrite", "-o"]
     demo = ["demo-checkpoint", "sd1", "--overwrite", "--finetune-of"]
     for wanted, said in {
-        (*merge, target): "lies inside the input pipe",
-        (*merge, "pipe/unet/new.safetensors"): "lies inside the input pipe",
+        (*merge, target): "the input pipe",
+        (*merge, "pipe/unet/new.safetensors"): "the input pipe",
         (*merge, "linked.safetensors"): "is unet/diffusion_pytorch_model.safetensors of the input pipe",
-        (*merge, "x.safetensors", "--save-recipe", "pipe/unet/config.json"): "lies inside the input pipe",
+        (*merge, "x.safetensors", "--save-recipe", "pipe/unet/config.json"): "the input pipe",
         (*merge, "x.safetensors", "--save-recipe", "linked.yaml"): "is unet/config.json of the input pipe",
-        ("convert", "pipe", target, "--overwrite"): "lies inside the input pipe",
+        ("convert", "pipe", target, "--overwrite"): "the input pipe",
         ("convert", "pipe", "linked.safetensors", "--overwrite"): "of the input pipe",
-        ("convert", "pipe", "pipe/new", "--to", "diffusers", "--overwrite"): "lies inside the input pipe",
+        ("convert", "pipe", "pipe/new", "--to", "diffusers", "--overwrite"): "the input pipe",
         ("convert", target, "pipe", "--to", "diffusers", "--overwrite"): f"holds the input {target}",
-        ("convert", "a.safetensors", target, "--donor", "pipe", "--overwrite"): "lies inside the input pipe",
-        (*demo, "pipe", "-o", target): "lies inside the input pipe",
+        ("convert", "a.safetensors", target, "--donor", "pipe", "--overwrite"): "the input pipe",
+        (*demo, "pipe", "-o", target): "the input pipe",
         (*demo, "a.safetensors", "-o", "a.safetensors"): "is the input a.safetensors",
     }.items():
         code, out, err = run(*wanted)

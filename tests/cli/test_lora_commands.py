@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_extract_resize_and_convert_work_one_after_another(run, loras):
         *("--ranks", "IN*: 4; OUT*: 3; M00: 0", "--no-text-encoders", "--dtype", "fp32"),
     )
     assert code == 0, err
-    assert "left out, rank 0" in out and "of the difference's square lies where" in err
+    assert "left out, rank 0" in out and re.search(r"\d\.?\d*%", err)
     assert {t.shape[0] for n, t in load_file("l.safetensors").items() if n.endswith("down.weight")} == {3, 4}
     code, _, err = run("lora", "resize", "l.safetensors", "-o", "small.safetensors", "--rank", "2")
     assert code == 0, err

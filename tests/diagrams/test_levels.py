@@ -139,7 +139,7 @@ def test_a_file_without_a_unet_can_be_drawn_by_its_parts_only():
     unet = [k for k in checkpoint_of("sdxl").tensors if k.startswith("model.diffusion_model.")]
     checkpoint = checkpoint_of("sdxl", drop=unet, name="parts.safetensors")
     assert "decoder.mid" in Picture(draw(checkpoint, block="VAE")).texts()
-    with pytest.raises(DrawingError, match=r"parts.safetensors: has no UNET"):
+    with pytest.raises(DrawingError, match=r"parts.safetensors.*UNET"):
         draw(checkpoint)
 
 

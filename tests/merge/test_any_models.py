@@ -568,5 +568,5 @@ def test_a_lora_for_a_known_family_is_told_from_one_for_such_a_model(tuned, tmp_
         with pytest.raises(UnetscopeError, match=said):
             merge(bake_recipe(folder / "base.safetensors", [LoraUse(path)]), tmp_path / "out.safetensors")
         assert not (tmp_path / "out.safetensors").exists()
-    with pytest.raises(MergeError, match="LoRAs for different architectures cannot be merged"):
+    with pytest.raises(MergeError, match="LoRAs"):
         merge_loras([LoraUse(known), LoraUse(tmp_path / "own.safetensors")], tmp_path / "out.safetensors")

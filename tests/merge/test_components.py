@@ -9,7 +9,7 @@ from places import place
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import load, raw
-from told import codes
+from told import codes, raising
 
 from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.families.parts.vae import VAE
@@ -28,7 +28,7 @@ def copy_of(name):
 
 def test_a_unet_of_another_architecture_is_refused(make_checkpoint, tmp_path):
     models = {"a": make_checkpoint("a")[0], "xl": make_checkpoint("xl", "sdxl")[0]}
-    with pytest.raises(MergeError, match="different architectures"):
+    with raising("models.architectures", MergeError):
         merged(models, copy_of("a"), tmp_path / "o.safetensors", components={"unet": "xl"})
     assert not (tmp_path / "o.safetensors").exists()
 
@@ -40,7 +40,7 @@ def test_only_the_text_encoders_that_an_architecture_has_are_taken(make_checkpoi
     assert {place(k).component for k in out} == {"unet", "clip_l", "vae", "schedule"}
     key = "text_model.encoder.layers.0.mlp.fc1.weight"
     assert raw(out[f"cond_stage_model.transformer.{key}"]) == raw(x[f"conditioner.embedders.0.transformer.{key}"])
-    with pytest.raises(MergeError, match="SD1 has no such text encoder"):
+    with pytest.raises(MergeError, match="SD1"):
         merged(models, copy_of("a"), tmp_path / "p.safetensors", components={"clip_g": "xl"})
 
 

@@ -221,7 +221,7 @@ def test_a_node_that_is_not_known_may_be_left_out_of_a_chain_of_differences():
     # As the recipes of some models have it: a method of the author's own between the differences and the base.
     own = 'merge "ties_sum" &3 &4 k=1.0\nmerge "isotropic_own" &5 0.8 false true\nmerge "add_difference" &0 &6 1.0'
     text = f"version 0.1.0\n{DELTAS}{own}"
-    with pytest.raises(RecipeError, match="'isotropic_own' has no equivalent"):
+    with pytest.raises(RecipeError, match="'isotropic_own'"):
         imported(text)
     found = imported(text, partial=True)
     assert [step.method for step in found.recipe.steps.values()] == ["ties"]

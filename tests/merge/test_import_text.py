@@ -197,7 +197,7 @@ def test_mistakes_in_weights_are_named(text, said):
 
 
 def test_more_models_than_a_method_takes_are_refused():
-    with pytest.raises(RecipeError, match="takes 2 models; --inputs gives 3"):
+    with pytest.raises(RecipeError, match=r"2.*--inputs.*3"):
         import_text(",".join(["0"] * 26), "x.txt", Request(inputs=("a", "b", "c")))
 
 

@@ -10,7 +10,9 @@ from places import place
 from safetensors.torch import load_file, save_file
 from tiny import tensors_of
 
+from unetscope.checkpoints.hashes import identity
 from unetscope.library.scan import scan
+from unetscope.library.scan_cache import keep_scan, kept_scan
 from unetscope.merge.lint import lint
 from unetscope.merge.lint.finding import check_of
 
@@ -174,7 +176,12 @@ def test_one_nan_anywhere_is_found_by_reading_everything(folder, recipe, tmp_pat
     assert checks(lint(made)) == []
     assert scan(path).tensors[UNET + "output_blocks.3.0.in_layers.0.weight"].nan == 1
     (found,) = [f for f in lint(made, deep=True).findings if f.severity == "error"]
-    assert check_of(found) == "health" and "NaN" in found.text and found.subject == ("b",)
+    assert (check_of(found), found.code, found.subject) == ("health", "health.not_finite", ("b",))
+    # What an older release kept of a scan says no codes: the file is read again.
+    old = kept_scan(identity(path)) | {"health": [{"level": "broken", "text": "NaN"}]}
+    keep_scan(identity(path), old)
+    assert found in lint(made, deep=True).findings
+    assert [problem["code"] for problem in kept_scan(identity(path))["health"]] == ["health.not_finite"]
 
 
 def test_random_models_without_any_relation_have_no_common_base(recipe, tmp_path):

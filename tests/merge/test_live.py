@@ -99,7 +99,7 @@ def test_a_model_that_was_replaced_since_is_refused(models):
     with HeldMerge() as live:
         live.update(recipe(models, STEPS["mbw"]))
         os.utime(models["m1"], (1, 1))
-        with pytest.raises(CheckpointError, match=r"m1\.safetensors: has changed since it was first read"):
+        with pytest.raises(CheckpointError, match=r"m1\.safetensors"):
             live.update(recipe(models, STEPS["mbw"]))
 
 

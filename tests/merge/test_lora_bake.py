@@ -193,7 +193,7 @@ def test_a_lora_that_counts_from_a_usual_model_may_be_added_to_an_inpainting_mod
 def test_channels_that_a_model_has_not_or_knows_as_others_are_not_dropped(make_checkpoint, tmp_path, of_lora, of_base):
     base, _ = make_checkpoint("base", dtype="fp32", in_channels=of_base)
     conv_in_file(tmp_path / "a.safetensors", "full", np.random.default_rng(2), of_lora)
-    with pytest.raises(Exception, match=f"changes {of_lora} input channels of {CONV_IN}, and the model has {of_base}"):
+    with pytest.raises(Exception, match=f"{of_lora}.*{CONV_IN}.*{of_base}"):
         bake(base, [LoraUse(tmp_path / "a.safetensors")], tmp_path / "out.safetensors")
 
 

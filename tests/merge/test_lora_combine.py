@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_loras import MODULES, SD1, SD1_CONV, changes, shape_of, write_lora
+from told import raising
 
 from unetscope.checkpoints.errors import OutputError, UnetscopeError
 from unetscope.merge import MergeError
@@ -181,7 +182,7 @@ def test_changes_of_norms_and_biases_are_added_up_as_they_are(tmp_path):
     assert torch.equal(merged[f"{norm}.w_norm"], torch.full((size,), 0.5 * 1 + 2 * 2))
     assert torch.equal(merged[f"{norm}.b_norm"], torch.full((size,), 0.5 * 2 + 2 * 3))
     assert torch.equal(merged[f"{bias}.diff_b"], 2.5 * a[f"{bias}.diff_b"])
-    with pytest.raises(MergeError, match="for which LoRAs in peft style have no place"):
+    with pytest.raises(MergeError, match="LoRAs"):
         merge_loras(uses, tmp_path / "peft.safetensors", style="peft")
     assert not (tmp_path / "peft.safetensors").exists()
 
@@ -230,7 +231,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing_behind(tmp_path):
             call()
     assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a.safetensors", "xl.safetensors"]
     out.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with raising("output.exists", OutputError):
         resize_lora(a, out, rank=2)
     assert out.read_bytes() == b"mine"
 

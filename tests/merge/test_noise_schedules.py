@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import load, tensors_of
-from told import codes, the
+from told import codes, raising, the
 
 from unetscope.checkpoints import open_checkpoint
 from unetscope.checkpoints.errors import CheckpointError
@@ -71,7 +71,7 @@ def test_what_predicts_differently_is_refused_and_other_noise_is_told_in_either_
     (one, noise), (two, other) = ((said or "epsilon", noise) for said, noise in (KINDS[n][2] for n in pair))
     for names in permutations(pair):
         if one != two:
-            with pytest.raises(MergeError, match="predict differently"):
+            with raising("models.predictions", MergeError):
                 plan_of(files, *names)
             continue
         _, warnings, _ = plan_of(files, *names)

@@ -59,12 +59,12 @@ def test_differences_of_differences_and_their_sums_are_differences():
 
 
 def test_a_component_cannot_come_from_a_difference():
-    with pytest.raises(RecipeError, match=r"components\.unet: 'style' is a difference"):
+    with pytest.raises(RecipeError, match=r"components\.unet.*'style'"):
         parse({"m": {"method": "copy", "inputs": ["a"]}}, components={"unet": "style"})
 
 
 def test_a_lora_counts_from_a_model_of_the_recipe():
-    with pytest.raises(RecipeError, match=r"loras\.style\.base: 'z' is no model"):
+    with pytest.raises(RecipeError, match=r"loras\.style\.base.*'z'"):
         Recipe.parse({"models": MODELS, "loras": {"style": {"path": "s.safetensors", "base": "z"}}, "result": "a"})
 
 
@@ -164,6 +164,6 @@ def test_the_moving_average_takes_the_place_of_the_unet(make_checkpoint, tmp_pat
 def test_a_file_without_a_moving_average_is_refused_by_name(make_checkpoint, tmp_path):
     path, _ = make_checkpoint("pruned", seed=1)
     recipe = Recipe.parse({"models": {"a": str(path)}, "steps": {"m": {"method": "exchange_ema", "inputs": ["a"]}}})
-    with pytest.raises(MergeError, match="holds no EMA weights; leave exchange_ema out"):
+    with pytest.raises(MergeError, match=r"EMA.*exchange_ema"):
         merge(recipe, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
