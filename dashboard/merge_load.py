@@ -15,7 +15,7 @@ from .markdown import plain
 from .merge_controls import apply
 from .merge_form import finder, from_recipe, in_library, replaced_paths, typed
 from .merge_parameters import KEEP, held
-from .merge_state import Waiting, merge_state
+from .merge_state import UnloadedRecipe, merge_state
 
 if TYPE_CHECKING:
     from ..merge import Recipe
@@ -136,7 +136,7 @@ def _load(text: str, where: str, library: Library, folders: Folders, agreed: dic
         recipe = parse(text, where)
         replaced = replaced_paths(recipe, names, folders.models)
         if replaced and replaced != agreed:
-            merge_state().waiting = Waiting(text, where, replaced)
+            merge_state().waiting = UnloadedRecipe(text, where, replaced)
             return
         recipe = in_library(recipe, find)
     except UnetscopeError as error:

@@ -14,7 +14,7 @@ _KEY = "merge"
 
 
 @dataclass(frozen=True)
-class Waiting:
+class UnloadedRecipe:
     """A recipe that is not loaded before somebody has agreed to other files than it names.
 
     Attributes:
@@ -55,7 +55,7 @@ class MergeState:
     refused: tuple[dict[str, Any], str] | None = None
     dry: tuple[str, dict[str, Any]] | None = None
     loaded: list[tuple[bool, str]] = field(default_factory=list)
-    waiting: Waiting | None = None
+    waiting: UnloadedRecipe | None = None
     complaint: str = ""
     replaces: str | None = None
 

@@ -13,6 +13,7 @@ from ..errors import OutputError, tell
 from ..notices import Notice
 from . import system
 from .output import UnderConstruction, tell_leftovers
+from .partial import FOLDER_LOCK, MOVED_ASIDE, PARTIAL, create_partial_folder, partial_name, remove_abandoned
 from .targets import check_target, exists_already
 
 # What a diffusers pipeline's folder may hold: a folder with anything else in it is never replaced.
