@@ -32,16 +32,18 @@ settings.load_profile("unetscope")
 LONGEST = (
     "test_notebooks.py",
     "test_browser.py",
+    "test_failures.py",
     "test_diffusers_live.py",
     "test_lora_diffusers.py",
     "test_export_mecha.py",
     "test_pages_merge.py",
     "test_engine.py",
-    "test_measuring_files.py",
+    "test_wholeness.py",
     "test_import_mecha.py",
-    "test_failures.py",
+    "test_import_mergekit.py",
+    "test_faults.py",
+    "test_postgres.py",
     "test_diagram_browser.py",
-    "test_same_bytes.py",
 )
 
 

@@ -41,10 +41,13 @@ def merged(node) -> dict[str, torch.Tensor]:
 
 
 def write_models(folder: Path, family: str, names: str) -> tuple[Path, ...]:
-    """Thin checkpoints of random weights, another seed for each name."""
+    """Thin checkpoints of random weights, another seed for each name; even of M00 they have a few tensors only."""
     paths = tuple(folder / f"{name}.safetensors" for name in names)
     for seed, path in enumerate(paths):
-        save_file(tensors_of(family, seed, thin=True), path, {"format": "pt"})
+        tensors = tensors_of(family, seed, thin=True)
+        for key in [key for key in tensors if place(key).label == "M00"][3:-3]:
+            del tensors[key]
+        save_file(tensors, path, {"format": "pt"})
     return paths
 
 

@@ -13,6 +13,7 @@ from tiny import load
 from unetscope.checkpoints.demo import demo_collection
 from unetscope.merge import Recipe, merge
 
+pytestmark = pytest.mark.long
 RECIPES = sorted((Path(__file__).parent.parent / "examples" / "recipes").glob("*.yaml"))
 CONV = "model.diffusion_model.output_blocks.4.0.in_layers.2.weight"  # in OUT04
 ATTN2 = "model.diffusion_model.input_blocks.7.1.transformer_blocks.0.attn2.to_q.weight"  # in IN07

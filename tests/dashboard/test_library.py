@@ -15,6 +15,12 @@ from unetscope.library.scan import scan
 from unetscope.library.scan_cache import keep_scan, kept_scan, scan_file
 
 
+@pytest.fixture(scope="module")
+def demo_headers() -> dict:
+    """Nothing is known of the demo files: what is read, and when, is what these tests look at."""
+    return {}
+
+
 @pytest.fixture
 def headers_read(monkeypatch) -> list[str]:
     """The names of the files whose headers are read, as it happens."""

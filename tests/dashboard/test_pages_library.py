@@ -101,6 +101,7 @@ def test_hostile_metadata_and_names_are_text(models, no_workers, open_page):
     assert all(not element.allow_html for element in at.markdown)
 
 
+@pytest.mark.long
 def test_an_empty_folder_offers_demo_checkpoints_and_then_shows_them(tmp_path, monkeypatch, no_workers, open_page):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("UNETSCOPE_MODELS", str(tmp_path / "empty"))

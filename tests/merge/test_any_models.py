@@ -10,6 +10,7 @@ import pytest
 import yaml
 from key_sets import behind, clip_l, flux, t5, vae, write, z_image
 from safetensors.numpy import load_file, save_file
+from samples import first_of_each
 
 from unetscope.analysis.trace import trace
 from unetscope.checkpoints import UnetscopeError, open_checkpoint
@@ -62,7 +63,13 @@ def run(*arguments) -> int:
 # -- merging ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+def way_of(name: str) -> tuple:
+    """What makes the way of a method through the engine another one."""
+    method = METHODS[name]
+    return method.kind, method.variadic, bool(method.deltas), method.result
+
+
+@pytest.mark.parametrize("name", first_of_each(sorted(METHODS), way_of))
 def test_every_method_takes_them(name, files, tmp_path):
     method = METHODS[name]
     if method.deltas or method.result == "delta" or "ema" in method.supplied:

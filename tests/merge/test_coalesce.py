@@ -101,6 +101,7 @@ def raw_of(path: Path) -> dict[str, bytes]:
     return {key: raw(tensor) for key, tensor in load(path).items()}
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_value_that_is_not_finite_is_found_in_its_own_tensor(data, tmp_path):

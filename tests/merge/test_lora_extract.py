@@ -21,7 +21,7 @@ from unetscope.merge.lora.low_rank import Cut, Factors, decomposed, error_square
 UNET = "model.diffusion_model."
 
 
-@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+@pytest.fixture(scope="module", params=["sd1", pytest.param("sdxl", marks=pytest.mark.long)])
 def pair(request, tmp_path_factory):
     """A base and a model whose every weight differs: paths, tensors, family."""
     folder, tensors = tmp_path_factory.mktemp(request.param), {}

@@ -73,6 +73,7 @@ COMMANDS = {
     "a conversion of a pickle": ["convert", "c.ckpt", "OUT"],
     "a baked LoRA": ["lora", "bake", "a.safetensors", "-o", "OUT", "--lora", "lora.safetensors:0.5", "--reproducible"],
 }  # fmt: skip
+SOME = others_long(COMMANDS, lambda what: what in ("a merge", "a conversion of a pickle"))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def here(folder):
     return digest
 
 
-@pytest.mark.parametrize("what", others_long(COMMANDS, lambda what: what in ("a merge", "a conversion of a pickle")))
+@pytest.mark.parametrize("what", SOME)
 def test_where_the_system_offers_what_windows_offers_the_bytes_are_the_same(what, folder, here):
     before, expected = set(os.listdir(folder)), here(what)
     assert run(folder, AS_WINDOWS, COMMANDS[what], "windows.safetensors") == expected
@@ -119,7 +120,7 @@ def test_where_the_system_offers_what_windows_offers_the_bytes_are_the_same(what
     (folder / "windows.safetensors").unlink()
 
 
-@pytest.mark.parametrize("what", COMMANDS)
+@pytest.mark.parametrize("what", SOME)
 def test_the_other_kernel_and_the_portable_way_of_io_give_the_same_bytes(what, folder, here):
     other = {"UNETSCOPE_KERNEL": "numpy", "UNETSCOPE_PORTABLE_IO": "1"}
     assert run(folder, PLAIN, COMMANDS[what], "other.safetensors", **other) == here(what)

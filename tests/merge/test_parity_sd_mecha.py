@@ -60,7 +60,8 @@ def test_a_whole_file_equals_sd_mechas(method, make_checkpoint, tmp_path):
     compare(out, merged(node), [t for _, t in made[:count]])
 
 
-@pytest.mark.parametrize("family", others_long(BLOCKS, lambda family: family == "sdxl"))
+@pytest.mark.long
+@pytest.mark.parametrize("family", BLOCKS)
 def test_block_weights_equal_sd_mechas(family, make_checkpoint, tmp_path):
     made = [make_checkpoint(name, family, seed=i) for i, name in enumerate("ab")]
     a, b = (sd_mecha.model(str(path)) for path, _ in made)

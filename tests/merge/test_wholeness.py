@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import torch
 from places import place
 from safetensors.torch import save_file
-from tiny import load, raw
+from tiny import load, raw, tensors_of
 from told import codes, the
 
 from unetscope.checkpoints.errors import UnetscopeError
@@ -31,16 +32,24 @@ def of(models, steps, **more):
     return Recipe.parse({"models": {n: str(p) for n, p in models.items()}, "steps": written, "output": output, **more})
 
 
-@pytest.fixture
-def made(make_checkpoint):
-    """Three whole models, and the same without text encoder and VAE; paths and tensors by name."""
-    paths, tensors = {}, {}
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Three whole models, and the same without text encoder and VAE; to be copied."""
+    folder = tmp_path_factory.mktemp("wholeness")
     for seed, name in enumerate("abc"):
-        paths[name], tensors[name] = make_checkpoint(name, seed=seed)
-        unet = {k: t for k, t in tensors[name].items() if not k.startswith((CLIP, VAE))}
-        paths["only_" + name] = paths[name].with_name(f"only_{name}.safetensors")
-        save_file(unet, paths["only_" + name])
-    return paths, tensors
+        tensors = tensors_of("sd1", seed)
+        save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
+        unet = {k: t for k, t in tensors.items() if not k.startswith((CLIP, VAE))}
+        save_file(unet, folder / f"only_{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def made(once, tmp_path):
+    """These files; paths and tensors by name."""
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    paths = {path.stem: tmp_path / path.name for path in once.iterdir()}
+    return paths, {name: tensors_of("sd1", seed) for seed, name in enumerate("abc")}
 
 
 def chosen(made, names):

@@ -127,6 +127,7 @@ def test_a_reward_that_is_no_preference_model_is_labelled(tmp_path):
     assert "No image of the best trials was kept" in text
 
 
+@pytest.mark.long
 def test_the_report_says_what_the_reward_measures(tmp_path):
     own = {"name": "mine.py:Circles", "higher_is_better": True}
     cases = [

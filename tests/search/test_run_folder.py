@@ -7,6 +7,7 @@ import json
 
 import pytest
 from fake_runs import parameters, write_run
+from samples import others_long
 
 from unetscope.search.confirmation import confirm
 from unetscope.search.errors import SearchError
@@ -69,7 +70,9 @@ def shown(run) -> str:
     )
 
 
-@pytest.mark.parametrize("name", ["setup.json", "confirmed.json", "trials/box-1.jsonl"])
+@pytest.mark.parametrize(
+    "name", others_long(["setup.json", "confirmed.json", "trials/box-1.jsonl"], lambda name: name.startswith("trials"))
+)
 def test_whatever_stands_in_a_file_the_rest_of_the_run_is_read(run, name):
     file = run / name
     lines = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]

@@ -96,6 +96,7 @@ def test_the_models_are_complete_sd1_checkpoints_that_differ_in_the_unet_alone()
         assert differ == (set() if name == "base" else {"model"})
 
 
+@pytest.mark.long
 def test_each_model_is_good_at_what_it_was_told_the_truth_about(study, reward):
     requests = study.changed(seeds=[1]).image_requests()
     generator = make_generator(dict(study.generator), FOLDER)
@@ -118,6 +119,7 @@ def test_the_studies_beside_the_models_can_be_run(path):
 # -- the whole loop -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_search_goes_from_the_study_to_a_file_whose_weights_are_those_that_made_the_pictures(study, tmp_path):
     payload = {"steps": 3, "width": 64, "height": 64, "sampler_name": "DDIM"}
     small = study.changed(
