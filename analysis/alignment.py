@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.tensors import Shape
 from ..checkpoints.text import readable
-from .errors import AnalysisError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def align(checkpoints: Sequence[Checkpoint], keys: Collection[str] | None = None
         keys: look at these alone; a key that no checkpoint has is left out with that reason.
 
     Raises:
-        AnalysisError: a file is a LoRA or ControlNet, or the checkpoints share no tensor.
+        UnetscopeError: a file is a LoRA or ControlNet, or the checkpoints share no tensor.
     """
     _check(checkpoints)
     names = distinct_names(checkpoints)
@@ -88,16 +88,16 @@ def align(checkpoints: Sequence[Checkpoint], keys: Collection[str] | None = None
             tensors.append(Aligned(key, tuple(checkpoint[key] for checkpoint in checkpoints)))
     if not tensors:
         kinds = "; ".join(f"{name}: {c.architecture.name}" for name, c in zip(names, checkpoints, strict=True))
-        raise AnalysisError(f"no tensor to compare: no key is in all files with one shape ({kinds})")
+        raise UnetscopeError(f"no tensor to compare: no key is in all files with one shape ({kinds})")
     return Alignment(tuple(tensors), left_out)
 
 
 def _check(checkpoints: Sequence[Checkpoint]) -> None:
     if not checkpoints:
-        raise AnalysisError("nothing to measure: name at least one checkpoint")
+        raise UnetscopeError("nothing to measure: name at least one checkpoint")
     for checkpoint in checkpoints:
         if checkpoint.architecture.what in ("lora", "controlnet"):
-            raise AnalysisError(
+            raise UnetscopeError(
                 f"{checkpoint.path}: is {checkpoint.architecture.name}; it holds changes to a model and no model, "
                 "so give checkpoints or their parts"
             )

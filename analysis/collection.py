@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order, known_parts
 from ..checkpoints.stream import Progress
 from .alignment import distinct_names
-from .errors import AnalysisError
 from .gram import centred, cosines, distances, measurable, sum_products
 from .reduce import meet
 
@@ -58,7 +58,7 @@ class Comparison:
             return components_in_order(set(self.components.values()))
         if by == "label":
             return in_order(self.components)
-        raise AnalysisError(f"cannot compare by {by!r}; use model, component or label")
+        raise UnetscopeError(f"cannot compare by {by!r}; use model, component or label")
 
     @property
     def not_finite(self) -> list[str]:
@@ -154,14 +154,14 @@ class Comparison:
         """Hierarchical clustering (average linkage) of the relative distances, as scipy's linkage matrix.
 
         Raises:
-            AnalysisError: fewer than two checkpoints have finite weights.
+            UnetscopeError: fewer than two checkpoints have finite weights.
         """
         from scipy.cluster.hierarchy import linkage, optimal_leaf_ordering
         from scipy.spatial.distance import squareform
 
         away = self.finite(self.distances(group, relative=True))
         if len(away) < 2:
-            raise AnalysisError("clustering takes at least two checkpoints with finite weights")
+            raise UnetscopeError("clustering takes at least two checkpoints with finite weights")
         condensed = squareform(away.to_numpy(), checks=False)
         return optimal_leaf_ordering(linkage(condensed, "average"), condensed)
 
@@ -195,7 +195,7 @@ class Comparison:
 
     def _products(self, group: str) -> np.ndarray:
         if group not in self.products:
-            raise AnalysisError(f"{group!r} was not measured; there are {', '.join(self.products)}")
+            raise UnetscopeError(f"{group!r} was not measured; there are {', '.join(self.products)}")
         return self.products[group]
 
     def _equal(self, group: str) -> np.ndarray:
@@ -238,7 +238,7 @@ def compare(
         cancel: stops the pass when it is set.
 
     Raises:
-        AnalysisError: fewer than two checkpoints, nothing in common, or an unknown component.
+        UnetscopeError: fewer than two checkpoints, nothing in common, or an unknown component.
         Cancelled: `cancel` was set.
 
     Example:
@@ -257,14 +257,14 @@ def compare(
     models = list(checkpoints)
     at = None if reference is None else _position(models, reference)
     if len(models) < 2:
-        raise AnalysisError("comparing takes at least two checkpoints")
+        raise UnetscopeError("comparing takes at least two checkpoints")
     known = components_in_order({*known_parts(), *(c for model in models for c in model.components)})
     if component is not None and component not in known:
-        raise AnalysisError(f"there is no component {component!r}; use {', '.join(known)}")
+        raise UnetscopeError(f"there is no component {component!r}; use {', '.join(known)}")
     tensors, left_out = measurable(models, keys)
     tensors = tuple(t for t in tensors if component in (None, t.component))
     if not tensors:
-        raise AnalysisError(f"the files have no tensor of {component} in common")
+        raise UnetscopeError(f"the files have no tensor of {component} in common")
     components = {tensor.label: tensor.component for tensor in tensors}
     labels = list(components)
     matrices, same = sum_products(

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.kernels import kernel
 from ..checkpoints.kernels.definitions import BASE_TERMS, PAIR_TERMS
 from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, Alignment, align, distinct_names
-from .errors import AnalysisError
 from .grouping import By, describe, group, is_weight
 from .metrics import BASE_METRICS, PAIR_METRICS, base_metrics, pair_metrics
 from .reduce import Blocks, reduce_aligned, same_bits
@@ -67,10 +67,10 @@ class Difference:
             sort: a metric, largest first; None for network order.
 
         Raises:
-            AnalysisError: no such grouping or metric.
+            UnetscopeError: no such grouping or metric.
         """
         if sort is not None and sort not in self.metrics:
-            raise AnalysisError(f"there is no metric {sort!r}; there are {', '.join(self.metrics)}")
+            raise UnetscopeError(f"there is no metric {sort!r}; there are {', '.join(self.metrics)}")
         terms = group(self.terms, by, largest=["max_d"], every=["identical", "equal"])
         described = terms.drop(columns=[*_COLUMNS, *(["layer"] if by == "tensor" else [])])
         measures = [pair_metrics(terms), base_metrics(terms)] if self.base else [pair_metrics(terms)]
@@ -107,7 +107,7 @@ def diff(
         cancel: stops the pass when it is set.
 
     Raises:
-        AnalysisError: they share no tensor, or one of them is a LoRA.
+        UnetscopeError: they share no tensor, or one of them is a LoRA.
         Cancelled: `cancel` was set.
 
     Example:
@@ -166,7 +166,7 @@ def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) ->
             lacking += 1
         tensors.append(tensor)
     if lacking == len(tensors):
-        raise AnalysisError(f"{base.path}: shares no tensor with the two checkpoints; it cannot be their base")
+        raise UnetscopeError(f"{base.path}: shares no tensor with the two checkpoints; it cannot be their base")
     text = f"{base_name} lacks {lacking} of {len(tensors)} tensors in their shape; its metrics are of the others"
     note = Notice("difference.base_lacking", text, (base_name,))
     return Alignment(tuple(tensors), alignment.left_out), (note,) if lacking else ()

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.kernels import kernel
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
-from .errors import AnalysisError
 from .reduce import Blocks, meet, reduce_aligned, same_bits
 
 
@@ -43,12 +43,12 @@ class GramTable:
         """The matrix of one tensor.
 
         Raises:
-            AnalysisError: there is none for this key, with the reason.
+            UnetscopeError: there is none for this key, with the reason.
         """
         for tensor, matrix in zip(self.tensors, self.matrices, strict=True):
             if tensor.key == key:
                 return matrix
-        raise AnalysisError(f"no inner products for {key!r}: {self.left_out.get(key, 'no checkpoint has it')}")
+        raise UnetscopeError(f"no inner products for {key!r}: {self.left_out.get(key, 'no checkpoint has it')}")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -72,12 +72,12 @@ class GramTable:
         """The sum over the tensors of these labels; None for all weights: everything but EMA, buffers and unknown keys.
 
         Raises:
-            AnalysisError: no tensor has one of these labels.
+            UnetscopeError: no tensor has one of these labels.
         """
         rows = [i for i, tensor in enumerate(self.tensors) if _chosen(tensor, labels)]
         if not rows:
             known = ", ".join(in_order({tensor.label for tensor in self.tensors}))
-            raise AnalysisError(
+            raise UnetscopeError(
                 f"no tensor of {', '.join(labels or ()) or 'the model'} was measured; there are {known}"
             )
         return self.matrices[rows].sum(axis=0)
@@ -151,7 +151,7 @@ def gram_matrices(
         cancel: stops the pass when it is set.
 
     Raises:
-        AnalysisError: the checkpoints share no tensor of floating point numbers, or one of them is a LoRA.
+        UnetscopeError: the checkpoints share no tensor of floating point numbers, or one of them is a LoRA.
         Cancelled: `cancel` was set.
 
     Example:
@@ -177,12 +177,12 @@ def measurable(
     """The floating point tensors that all checkpoints share, and key -> why the others are left out.
 
     Raises:
-        AnalysisError: there are none, or one of the files is a LoRA.
+        UnetscopeError: there are none, or one of the files is a LoRA.
     """
     alignment = align(checkpoints, keys)
     tensors = tuple(t for t in alignment.tensors if t.is_float and t.elements)
     if not tensors:
-        raise AnalysisError("nothing to measure: the files share no tensor of floating point numbers")
+        raise UnetscopeError("nothing to measure: the files share no tensor of floating point numbers")
     others = {
         t.key: f"not floating point: {t.dtypes}" if t.elements else "empty"
         for t in alignment.tensors

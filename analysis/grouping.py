@@ -7,9 +7,9 @@ from typing import Literal
 
 import pandas as pd
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order, kinds_in_order
 from .alignment import Aligned
-from .errors import AnalysisError
 
 By = Literal["tensor", "layer", "label", "component", "kind"]
 # What rows are told apart by; what else is the same in all of a row's tensors.
@@ -73,12 +73,12 @@ def group(
         The group's columns, `tensors` (how many), `parameters`, `dtypes`, and the terms; labels in network order.
 
     Raises:
-        AnalysisError: there is no such grouping.
+        UnetscopeError: there is no such grouping.
     """
     if by == "tensor":
         return terms
     if by not in GROUPS:
-        raise AnalysisError(f"cannot group by {by!r}; use tensor, layer, label, component or kind")
+        raise UnetscopeError(f"cannot group by {by!r}; use tensor, layer, label, component or kind")
     keys, same = GROUPS[by]
     how = {name: "sum" for name in terms.columns if name not in DESCRIPTION}
     how |= dict.fromkeys(largest, "max") | dict.fromkeys(smallest, "min") | dict.fromkeys(every, "all")
@@ -107,13 +107,13 @@ def values_by_label(frame: pd.DataFrame, metric: str) -> dict[str, float]:
     """label -> value of one metric, from a table with one row per label; labels without a value are left out.
 
     Raises:
-        AnalysisError: the table has no such metric, or more than one row per label.
+        UnetscopeError: the table has no such metric, or more than one row per label.
     """
     if metric not in frame:
         numbers = [name for name in frame.columns if name not in DESCRIPTION and name != "tensors"]
-        raise AnalysisError(f"there is no metric {metric!r} here; there are {', '.join(numbers)}")
+        raise UnetscopeError(f"there is no metric {metric!r} here; there are {', '.join(numbers)}")
     if "label" not in frame or frame["label"].duplicated().any():
-        raise AnalysisError("values per label need a table by label")
+        raise UnetscopeError("values per label need a table by label")
     known = frame[["label", metric]].dropna()
     return {label: float(value) for label, value in known.itertuples(index=False)}
 

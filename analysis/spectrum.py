@@ -16,10 +16,10 @@ from zlib import crc32
 import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Cancelled, Progress
 from .alignment import Aligned, align
-from .errors import AnalysisError
 from .rounding import spacing
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def spectrum(
         would explain it, else 0), verdict (words). Groups have the sums over their layers; `top` is the largest.
 
     Raises:
-        AnalysisError: ranks that are not positive and ascending, or no layer in common.
+        UnetscopeError: ranks that are not positive and ascending, or no layer in common.
         Cancelled: `cancel` was set.
     """
     import pandas as pd
@@ -78,7 +78,7 @@ def spectrum(
     ranks = _checked(ranks)
     tensors = [t for t in align([a, b]).tensors if _is_matrix(t)]
     if not tensors:
-        raise AnalysisError(f"{a.path} and {b.path} share no layer with a weight matrix")
+        raise UnetscopeError(f"{a.path} and {b.path} share no layer with a weight matrix")
     total, done, rows = sum(t.elements for t in tensors), 0, []
     for tensor in tensors:
         if cancel is not None and cancel.is_set():
@@ -96,7 +96,7 @@ def spectrum(
 def _checked(ranks: Sequence[int]) -> tuple[int, ...]:
     ranks = tuple(ranks)
     if not ranks or ranks[0] < 1 or any(x >= y for x, y in pairwise(ranks)):
-        raise AnalysisError(f"ranks are positive and ascending, such as 4, 8, 16; found {', '.join(map(str, ranks))}")
+        raise UnetscopeError(f"ranks are positive and ascending, such as 4, 8, 16; found {', '.join(map(str, ranks))}")
     return ranks
 
 

@@ -11,11 +11,11 @@ import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DType
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.kernels import kernel
 from ..checkpoints.kernels.definitions import BINS, SHIFT, VALUE_TERMS
 from ..checkpoints.stream import Progress, Span
 from .alignment import Aligned, align, distinct_names
-from .errors import AnalysisError
 from .grouping import By, describe, group
 from .reduce import Blocks, reduce_aligned
 
@@ -69,10 +69,10 @@ class Statistics:
             sort: a column, largest first; None for network order.
 
         Raises:
-            AnalysisError: no such grouping or column.
+            UnetscopeError: no such grouping or column.
         """
         if sort is not None and sort not in STATISTICS:
-            raise AnalysisError(f"there is no statistic {sort!r}; there are {', '.join(STATISTICS)}")
+            raise UnetscopeError(f"there is no statistic {sort!r}; there are {', '.join(STATISTICS)}")
         terms = group(self.terms, by, largest=["max"], smallest=["min"])
         described = terms.drop(columns=[*_COLUMNS, *(["layer"] if by == "tensor" else [])])
         out = pd.concat([described, _statistics(terms)], axis=1)
@@ -130,7 +130,7 @@ def measure(
         cancel: stops the pass when it is set.
 
     Raises:
-        AnalysisError: nothing to measure, or it is a LoRA.
+        UnetscopeError: nothing to measure, or it is a LoRA.
         Cancelled: `cancel` was set.
 
     Example:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.errors import LabelError
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import Family, family_of, is_text
 from ..checkpoints.families.conventions import CONVENTIONS
 from ..checkpoints.families.presets import preset, preset_names
@@ -176,7 +176,7 @@ def _preset(shares: Mapping[str, Share], family: str | Family) -> tuple[str, str
         for name in preset_names():
             try:
                 expected = convention.read(preset(name, family), family).weights
-            except LabelError:  # it is one for other blocks
+            except RecipeError:  # it is one for other blocks
                 continue
             if all(s.near(expected[x] or 0.0) for x, s in blocks.items()):
                 return name, convention.name

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Sequence
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import in_order
 from ..checkpoints.stream import Progress
 from .alignment import distinct_names
-from .errors import AnalysisError
 from .suggestion import suggest
 from .trace_label import trace_label, trace_tensor
 from .trace_pass import read_sums
@@ -45,14 +45,14 @@ def trace(
         cancel: stops the pass when it is set.
 
     Raises:
-        AnalysisError: no candidates, or none that shares a tensor with the merge; names that do not fit them.
+        UnetscopeError: no candidates, or none that shares a tensor with the merge; names that do not fit them.
         Cancelled: `cancel` was set.
     """
     candidates, names = _candidates(merged, among, names, base)
     found, left_out = read_sums(merged, candidates, threads=threads, progress=progress, cancel=cancel)
     if not found:
         kinds = "; ".join(f"{n}: {c.architecture.name}" for n, c in zip(names, candidates, strict=True))
-        raise AnalysisError(f"{merged.path}: shares no tensor with the listed files ({kinds})")
+        raise UnetscopeError(f"{merged.path}: shares no tensor with the listed files ({kinds})")
     by_label: dict[str, list[int]] = {}
     for i, tensor in enumerate(found):
         by_label.setdefault(tensor.tensor.label, []).append(i)
@@ -85,20 +85,20 @@ def trace(
 def _candidates(merged, among, names, base) -> tuple[list[Checkpoint], tuple[str, ...]]:
     candidates = list(among)
     if names is not None and len(names) != len(candidates):
-        raise AnalysisError(f"{len(candidates)} candidates have {len(names)} names; give one for each")
+        raise UnetscopeError(f"{len(candidates)} candidates have {len(names)} names; give one for each")
     if base is not None and _name_of(base, candidates, ["x"] * len(candidates)) is None:
         candidates.append(base)
         names = [*names, *_unused(distinct_names([base])[0], names)] if names is not None else None
     if not candidates:
-        raise AnalysisError("nothing to trace the merge to: name at least one file that it may be made of")
+        raise UnetscopeError("nothing to trace the merge to: name at least one file that it may be made of")
     for checkpoint in (merged, *candidates):
         if checkpoint.architecture.what in ("lora", "controlnet"):
-            raise AnalysisError(
+            raise UnetscopeError(
                 f"{checkpoint.path}: is {checkpoint.architecture.name}; trace takes checkpoints or their parts"
             )
     names = tuple(names) if names is not None else distinct_names(candidates)
     if len(set(names)) < len(names):
-        raise AnalysisError(f"two candidates are both called {max(names, key=names.count)!r}; give each its own name")
+        raise UnetscopeError(f"two candidates are both called {max(names, key=names.count)!r}; give each its own name")
     return candidates, names
 
 

@@ -155,9 +155,9 @@ def diff(
     json: _JSON = False,
 ) -> None:
     """Measure what B changed against A, block by block: what is equal, what differs, and how much."""
-    from ..analysis import AnalysisError, draw_heatmap, records, save, sentences
     from ..analysis import diff as difference
-    from ..checkpoints.errors import nearest
+    from ..analysis import draw_heatmap, records, save, sentences
+    from ..checkpoints.errors import UnetscopeError, nearest
 
     check_results(overwrite, (csv, TABLES), (heatmap, PICTURES), (diagram, PICTURES))
     with ExitStack() as files, progress("comparing") as moved:
@@ -166,7 +166,7 @@ def diff(
         third = opened(files, base) if base else None
         found = difference(first, second, third, threads=threads, progress=moved)
     if metric not in found.metrics:
-        raise AnalysisError(
+        raise UnetscopeError(
             f"there is no metric {metric!r}{nearest(metric, found.metrics)}; use {', '.join(found.metrics)}"
         )
     table = found.table(by, sort=metric if sort else None)

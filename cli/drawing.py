@@ -95,7 +95,8 @@ def layers(
 def _opened(subject: str):
     """An architecture's name as it is, anything else as a checkpoint."""
     from ..checkpoints import open_checkpoint
-    from ..diagrams.architectures import DrawingError, drawn_families, family_named
+    from ..checkpoints.errors import UnetscopeError
+    from ..diagrams.architectures import drawn_families, family_named
 
     if subject in drawn_families():
         return subject
@@ -103,8 +104,8 @@ def _opened(subject: str):
     if not path.suffix and path.name == subject and not os.path.lexists(path):
         try:
             return family_named(subject)
-        except DrawingError as error:
-            raise DrawingError(f"{subject}: no such file, and {error}") from None
+        except UnetscopeError as error:
+            raise UnetscopeError(f"{subject}: no such file, and {error}") from None
     return open_checkpoint(path, to_look=True)
 
 

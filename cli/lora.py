@@ -61,10 +61,10 @@ def _uses(files: list[str], lbw: list[str] | None, missing: str, adapter: list[s
 
 def _for_each(files: list[str], option: str, given: list[str] | None, none: str) -> list[str | None]:
     """What an option says of each LoRA."""
-    from ..merge import MergeError
+    from ..checkpoints.errors import RecipeError
 
     if len(given or ()) not in (0, 1, len(files)):
-        raise MergeError(
+        raise RecipeError(
             f"{option} is given {len(given)} times for {len(files)} LoRAs; give it once, or once for each{none}"
         )
     return list(given) if given and len(given) == len(files) else [given[0] if given else None] * len(files)

@@ -154,7 +154,7 @@ def _with_options(recipe: Recipe, options: Options) -> Recipe:
     for switch in ("mix_predictions", "allow_missing"):
         if getattr(options, switch):
             changed[switch] = True
-    from ..merge import MergeError
+    from ..checkpoints.errors import RecipeError
 
     data = recipe.to_plain()
     data["output"] = {**data.get("output", {}), **changed}
@@ -162,7 +162,9 @@ def _with_options(recipe: Recipe, options: Options) -> Recipe:
     named += [_component(text) for text in options.part or ()]
     components = {c: _source(text, recipe) for c, text in named}
     if len(components) < len(named):
-        raise MergeError("a component is taken from one place: name each once (--vae, --unet, --text-encoders, --part)")
+        raise RecipeError(
+            "a component is taken from one place: name each once (--vae, --unet, --text-encoders, --part)"
+        )
     data["components"] = {**data.get("components", {}), **components}
     if options.convention:
         data["convention"] = options.convention
@@ -173,11 +175,11 @@ def _with_options(recipe: Recipe, options: Options) -> Recipe:
 
 def _component(text: str) -> tuple[str, str]:
     """The name and the source in `clip_g=FILE`."""
-    from ..merge import MergeError
+    from ..checkpoints.errors import RecipeError
 
     name, _, source = text.partition("=")
     if not name.strip() or not source.strip():
-        raise MergeError(f"--part {text}: write NAME=FILE, such as model=other.safetensors")
+        raise RecipeError(f"--part {text}: write NAME=FILE, such as model=other.safetensors")
     return name.strip(), source.strip()
 
 

@@ -172,11 +172,12 @@ def tensor_rows(drawable: Drawable) -> tuple[dict[str, Any], ...]:
 
 def _modules(drawable: Drawable) -> dict[str, str]:
     """Key -> module of the UNET's tensors, in the order in which they are used."""
-    from ..diagrams import DrawingError, layers
+    from ..checkpoints.errors import UnetscopeError
+    from ..diagrams import layers
 
     try:
         return {row["key"]: row["module"] for row in layers(drawable.drawn_as())}
-    except DrawingError:
+    except UnetscopeError:
         return {}
 
 

@@ -16,7 +16,7 @@ def load_own_methods() -> None:
     """Run the files that the app was started with, once a process.
 
     Raises:
-        MethodError: one cannot be taken.
+        RecipeError: one cannot be taken.
     """
     _load(os.environ.get(METHODS_VARIABLE, ""))
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checkpoints.errors import LabelError
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.families.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.families.parts.mbw import MIDDLE_3
@@ -33,7 +33,7 @@ def from_text(text: str, convention: str, family: str | Family) -> Weights:
     """Weights from what people paste: a number, a vector of any convention, a preset's name, or lines `IN04-IN08: 0.7`.
 
     Raises:
-        LabelError: it is none of these, does not fit the architecture, or weighs kinds of layers or keys, which the diagram
+        RecipeError: it is none of these, does not fit the architecture, or weighs kinds of layers or keys, which the diagram
             cannot show.
     """
     from ..merge.block_weights import BlockWeights
@@ -41,7 +41,7 @@ def from_text(text: str, convention: str, family: str | Family) -> Weights:
 
     resolved = BlockWeights.parse(plain_from_text(text), convention).resolve(family)
     if inside := resolved.changed_inside():
-        raise LabelError(
+        raise RecipeError(
             f"These weights differ inside {', '.join(inside[:4])}{'...' if len(inside) > 4 else ''}, by layer or key; the diagram "
             "has one weight a block. Merge them as a recipe (load it as text below)."
         )
@@ -55,11 +55,11 @@ def vector_of(
     """The vector that says these weights in a convention, and the labels that it gets wrong for want of a slot.
 
     Raises:
-        LabelError: the convention has no vector for this architecture.
+        RecipeError: the convention has no vector for this architecture.
     """
     reader = convention_named(convention)
     if not reader.lengths(family):
-        raise LabelError(
+        raise RecipeError(
             f"Convention {convention!r} has no weight vector for this architecture; take {DEFAULT_CONVENTION!r}."
         )
     base = next((weights.get(label, 0.0) for label in family_of(family).text_encoders), 0.0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..checkpoints.errors import UnetscopeError as DrawingError
-from ..checkpoints.errors import nearest
+from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import FAMILIES, family_of
 from ..checkpoints.families.diffusers import unet_config
 
@@ -12,12 +11,12 @@ def family_named(name: str) -> str:
     """The family that a person means by `sd1`, `SDXL`, `sdxl-refiner`...
 
     Raises:
-        DrawingError: for a name that is none.
+        UnetscopeError: for a name that is none.
     """
     known = name.strip().casefold().replace("-", "_")
     if known not in drawn_families():
         there = drawn_families()
-        raise DrawingError(f"there is no architecture {name!r}{nearest(name, there)}; use {', '.join(there)}")
+        raise UnetscopeError(f"there is no architecture {name!r}{nearest(name, there)}; use {', '.join(there)}")
     return known
 
 

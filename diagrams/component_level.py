@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families import Family, family_of
 from ..checkpoints.text import amount, counted
 from . import text as texts
-from .architectures import DrawingError
 from .boxes import HEIGHT, Content, draw_box
 from .chain import draw_step
 from .dot import text_of
@@ -31,11 +31,11 @@ def draw_component(family: str | Family, label: str, look: Look, prefix: str = "
     """A text encoder (`CLIP_L`...) or `VAE` of an architecture or checkpoint.
 
     Raises:
-        DrawingError: the checkpoint does not hold it.
+        UnetscopeError: the checkpoint does not hold it.
     """
     tensors = around_tensors(family, label, look.tensors)
     if not tensors:
-        raise DrawingError(
+        raise UnetscopeError(
             f"this {family_of(family).name} file holds no {label}; draw the architecture's by its name instead"
         )
     groups = _groups(family, tensors)

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..checkpoints.errors import nearest
+from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import Family, family_of, is_text, known_labels
 from ..checkpoints.families.conventions import DEFAULT_CONVENTION, convention_named
 from ..checkpoints.text import readable
 from . import text as texts
-from .architectures import DrawingError, drawn_families, family_named
+from .architectures import drawn_families, family_named
 from .chain import LEGEND, ORDER, ChainLevel, chain_graph
 from .component_level import component_dot, draw_component
 from .dot import dot_source
@@ -52,7 +52,7 @@ def subject_of(architecture: str | Family | Checkpoint, needs_unet: bool = True)
     """An architecture's name, a record with a layout, or an opened checkpoint, as something to draw.
 
     Raises:
-        DrawingError: an unknown architecture, or a checkpoint without a UNET that is known.
+        UnetscopeError: an unknown architecture, or a checkpoint without a UNET that is known.
     """
     if isinstance(architecture, str):
         return Subject(_published(family_of(family_named(architecture))), None)
@@ -62,19 +62,19 @@ def subject_of(architecture: str | Family | Checkpoint, needs_unet: bool = True)
     family, what = found.family, found.name or "nothing known"
     if found.what not in ("checkpoint", "component"):
         instead = f", or {family} for its architecture" if family in drawn_families() else ""
-        raise DrawingError(
+        raise UnetscopeError(
             f"{texts.plain(name)} ({what}): has no blocks of its own; name the model that it is for{instead}"
         )
     if family is None:
         roots = ", ".join(f for f in drawn_families() if not family_of(f).parent)
-        raise DrawingError(
+        raise UnetscopeError(
             f"{texts.plain(name)}: is {what}, which several architectures have; name the one to draw: {roots}"
         )
     tensors = {key: tuple(info.shape) for key, info in architecture.tensors.items()}
     record = architecture.family
     if needs_unet and not any(key.startswith(record.prefix) for key in tensors):
         parts = [c.part.label for c in record.components if c.id in found.parts]
-        raise DrawingError(
+        raise UnetscopeError(
             f"{texts.plain(name)}: has no {record.core_title} (it is {what}); draw a part that it has at level layer: "
             f"block {' or '.join(parts)}"
         )
@@ -120,7 +120,7 @@ def draw(
         convention: whose weight vector the MBW numbers count (`supermerger`, `sd-mecha`, ...).
 
     Raises:
-        DrawingError: an unknown name, level or block, or values of which none belongs to this diagram.
+        UnetscopeError: an unknown name, level or block, or values of which none belongs to this diagram.
 
     Example:
         >>> draw("sdxl", values={"IN07": 0.02, "M00": 0.3}, units="relative difference").save("diff.svg").name
@@ -164,7 +164,7 @@ def draw_beside(
     count = len(values)
     architectures = list(architectures) * count if len(architectures) == 1 else list(architectures)
     if len(architectures) != count:
-        raise DrawingError(
+        raise UnetscopeError(
             f"{count} sets of values need {count} architectures (or one for all), found {len(architectures)}"
         )
     subjects = [subject_of(a) for a in architectures]
@@ -184,9 +184,9 @@ def draw_beside(
 
 
 def theme_named(theme: str) -> Theme:
-    """A theme by its name; raises DrawingError for another."""
+    """A theme by its name; raises UnetscopeError for another."""
     if theme not in ("auto", "light", "dark"):
-        raise DrawingError(f"there is no theme {theme!r}; use 'auto', 'light' or 'dark'")
+        raise UnetscopeError(f"there is no theme {theme!r}; use 'auto', 'light' or 'dark'")
     return theme
 
 
@@ -202,7 +202,7 @@ def _dot(subject: Subject, level: str, block: str | None, look: Look, title: str
 
 def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: str = "") -> Canvas:
     if level not in LEVELS:
-        raise DrawingError(f"there is no level {level!r}{nearest(level, LEVELS)}; use block, module or layer")
+        raise UnetscopeError(f"there is no level {level!r}{nearest(level, LEVELS)}; use block, module or layer")
     family, record = subject.graph.family, subject.graph.record
     parts = (*record.text_encoders, "VAE")
     if block is None:
@@ -212,9 +212,9 @@ def _body(subject: Subject, level: str, block: str | None, look: Look, prefix: s
     elif block not in record.labels:
         known = (*record.labels, *parts)
         there = "another architecture has it" if block in known_labels() else "it exists nowhere"
-        raise DrawingError(f"{record.name} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
+        raise UnetscopeError(f"{record.name} has no block {texts.plain(block, 60)!r} ({there}){nearest(block, known)}")
     elif level != "layer":
-        raise DrawingError(f"level {level!r} draws the whole UNET; {block} alone is drawn at level 'layer'")
+        raise UnetscopeError(f"level {level!r} draws the whole UNET; {block} alone is drawn at level 'layer'")
     elif record.drawing == "chain":
         canvas = ChainLevel(subject.graph, level, look, prefix, block).canvas
     else:

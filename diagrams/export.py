@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.files.output import write_output
-from .architectures import DrawingError
 from .svg import MARGIN, Canvas
 from .theme import Theme
 
@@ -59,7 +59,7 @@ class Drawing:
         """Write the diagram; the suffix says how: `.svg`, `.png`, `.pdf` or `.dot`.
 
         Raises:
-            DrawingError: for another suffix, or when a library that PNG or PDF needs is not installed.
+            UnetscopeError: for another suffix, or when a library that PNG or PDF needs is not installed.
         """
         return save_drawing(self, Path(path))
 
@@ -71,7 +71,7 @@ def save_drawing(drawing: Drawing, path: Path) -> Path:
     """Write a drawing in the format of the path's suffix; see `Drawing.save`."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DrawingError(
+        raise UnetscopeError(
             f"{path}: a diagram cannot be saved as {suffix or 'a file without suffix'!r}; use {', '.join(SUFFIXES)}"
         )
     if suffix in (".png", ".pdf"):
@@ -86,12 +86,12 @@ def render(drawing: Drawing, form: str) -> bytes:
     """A drawing as the bytes of a `png` or `pdf`, in its forced theme, or light when it follows the reader's.
 
     Raises:
-        DrawingError: typst is not installed.
+        UnetscopeError: typst is not installed.
     """
     try:
         import typst
     except ImportError:
-        raise DrawingError(
+        raise UnetscopeError(
             f"saving a diagram as {form.upper()} needs typst: pip install typst (SVG needs nothing)"
         ) from None
     theme = "light" if drawing.theme == "auto" else drawing.theme

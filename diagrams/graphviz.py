@@ -12,7 +12,7 @@ import subprocess
 import sysconfig
 from dataclasses import dataclass
 
-from .architectures import DrawingError
+from ..checkpoints.errors import UnetscopeError
 from .svg import Point
 
 VARIABLE = "UNETSCOPE_DOT"
@@ -25,12 +25,12 @@ def find_dot() -> str:
     """The path of a `dot`: what UNETSCOPE_DOT names, else one in the interpreter's scripts folder, else one on PATH.
 
     Raises:
-        DrawingError: there is none.
+        UnetscopeError: there is none.
     """
     if named := os.environ.get(VARIABLE):
         found = shutil.which(named)
         if not found:
-            raise DrawingError(
+            raise UnetscopeError(
                 f"{VARIABLE} names {named!r}, which cannot be run; set it to Graphviz's dot or remove it"
             )
         return found
@@ -38,7 +38,7 @@ def find_dot() -> str:
     for name in _NAMES:
         if found := shutil.which(name, path=scripts) or shutil.which(name):
             return found
-    raise DrawingError(
+    raise UnetscopeError(
         "the layer level needs Graphviz, and neither `graphviz-pure` nor `dot` was found: run `pip install graphviz-pure`, "
         f"install your system's Graphviz, or set {VARIABLE} to the path of dot"
     )
@@ -48,18 +48,20 @@ def run_dot(source: str, output: str = "json") -> str:
     """Lay out DOT source; `output` is a Graphviz format (`json`, `svg`, `plain`).
 
     Raises:
-        DrawingError: no `dot` was found, or it refused the source.
+        UnetscopeError: no `dot` was found, or it refused the source.
     """
     dot = find_dot()
     try:
         done = subprocess.run([dot, "-Kdot", f"-T{output}"], input=source.encode(), capture_output=True, check=False)
     except OSError as error:
-        raise DrawingError(f"{dot}: cannot be run ({error.strerror or error}); {_named(dot)}") from None
+        raise UnetscopeError(f"{dot}: cannot be run ({error.strerror or error}); {_named(dot)}") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[:1]
-        raise DrawingError(f"{dot}: failed to lay out the diagram ({' '.join(reason) or 'no message'}); {_named(dot)}")
+        raise UnetscopeError(
+            f"{dot}: failed to lay out the diagram ({' '.join(reason) or 'no message'}); {_named(dot)}"
+        )
     if not done.stdout.strip():
-        raise DrawingError(f"{dot}: answered nothing, as no Graphviz does; {_named(dot)}")
+        raise UnetscopeError(f"{dot}: answered nothing, as no Graphviz does; {_named(dot)}")
     return done.stdout.decode("utf-8", errors="replace")
 
 
@@ -108,7 +110,7 @@ def lay_out(graphs: list[tuple[dict[str, Point], list[tuple[str, str]], str]]) -
             placed.append(_placed(data, nodes, edges))
     except (ValueError, LookupError, TypeError):
         dot = find_dot()
-        raise DrawingError(f"{dot}: does not answer as Graphviz does; {_named(dot)}") from None
+        raise UnetscopeError(f"{dot}: does not answer as Graphviz does; {_named(dot)}") from None
     return placed
 
 

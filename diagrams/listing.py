@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.families.conventions import lbw_index
 from ..checkpoints.files.output import write_output
-from .architectures import DrawingError
 from .drawing import subject_of
 from .text import elements
 
@@ -32,7 +32,7 @@ def layers(architecture: str | Checkpoint) -> list[dict]:
         vector of the architecture has the label), `kind`, `shape` (a list), `params`.
 
     Raises:
-        DrawingError: an unknown architecture, or a checkpoint without a known UNET.
+        UnetscopeError: an unknown architecture, or a checkpoint without a known UNET.
 
     Example:
         >>> rows = layers("sd1")
@@ -60,7 +60,7 @@ def save_layers(rows: list[dict], path: str | Path) -> Path:
     """Write what `layers` returned as `.json` (a list of objects) or `.csv` (shapes as `320x4x3x3`).
 
     Raises:
-        DrawingError: for another suffix, or when the file cannot be written.
+        UnetscopeError: for another suffix, or when the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
@@ -72,6 +72,8 @@ def save_layers(rows: list[dict], path: str | Path) -> Path:
         writer.writerows({**row, "shape": "x".join(map(str, row["shape"]))} for row in rows)
         text = table.getvalue()
     else:
-        raise DrawingError(f"{path}: a list of layers is saved as .json or .csv, not as {path.suffix or 'no suffix'!r}")
+        raise UnetscopeError(
+            f"{path}: a list of layers is saved as .json or .csv, not as {path.suffix or 'no suffix'!r}"
+        )
     write_output(path, text)
     return path

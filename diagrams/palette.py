@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .architectures import DrawingError
+from ..checkpoints.errors import UnetscopeError
 
 ScaleKind = Literal["log", "linear"]
 
@@ -77,16 +77,16 @@ def scale_for(values: Iterable[float], kind: ScaleKind, value_range: tuple[float
     A log scale begins at the smallest positive value; zeros and negative values get the lowest colour.
 
     Raises:
-        DrawingError: for an unknown kind, or a range that is empty or (on a log scale) not positive.
+        UnetscopeError: for an unknown kind, or a range that is empty or (on a log scale) not positive.
     """
     if kind not in ("log", "linear"):
-        raise DrawingError(f"there is no colour scale {kind!r}; use 'log' or 'linear'")
+        raise UnetscopeError(f"there is no colour scale {kind!r}; use 'log' or 'linear'")
     if value_range is not None:
         low, high = map(float, value_range)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise DrawingError(f"the value range {low:g} to {high:g} is empty; give the lower end first")
+            raise UnetscopeError(f"the value range {low:g} to {high:g} is empty; give the lower end first")
         if kind == "log" and low <= 0:
-            raise DrawingError(
+            raise UnetscopeError(
                 f"a log scale cannot begin at {low:g}; give a positive lower end, or take the linear scale"
             )
         return ColourScale(kind, low, high)

@@ -11,10 +11,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.errors import nearest
+from ..checkpoints.errors import UnetscopeError, nearest
 from ..checkpoints.families import is_text
 from ..checkpoints.text import number
-from .architectures import DrawingError
 from .palette import ColourScale, ScaleKind, colour, ink_is_dark, scale_for
 
 Numbers = Mapping[str, float | None]
@@ -108,10 +107,10 @@ class Values:
         return name
 
     def check(self, drawn: Iterable[str]) -> None:
-        """Raise DrawingError when there are values and none of them belongs to this diagram."""
+        """Raise UnetscopeError when there are values and none of them belongs to this diagram."""
         if self.numbers and not self.used:
             name = next(iter(self.numbers))
-            raise DrawingError(
+            raise UnetscopeError(
                 f"none of the {len(self.numbers)} values belongs to this diagram: {name[:80]!r} is no label, module or key"
                 f" of it{nearest(name[:80], drawn)}"
             )
@@ -137,5 +136,5 @@ def _number(name: object, value: object) -> float | None:
     try:
         number_ = float(value)
     except (TypeError, ValueError):
-        raise DrawingError(f"the value of {str(name)[:80]!r} is {str(value)[:40]!r}; a number is needed") from None
+        raise UnetscopeError(f"the value of {str(name)[:80]!r} is {str(value)[:40]!r}; a number is needed") from None
     return None if math.isnan(number_) else number_

@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+from ..checkpoints.errors import UnetscopeError
 from ..checkpoints.text import unreadable
-from .architectures import DrawingError
 
 # Columns that may name a box, the first of them that is there.
 NAMES = ("name", "key", "module", "label", "block")
@@ -22,29 +22,31 @@ def read_values(path: str | Path, column: str | None = None) -> dict[str, float 
     column `key`, `module`, `label` or `block`, and valued by `column`, or by the first column that holds numbers.
 
     Raises:
-        DrawingError: the file cannot be read, or holds no names or no numbers.
+        UnetscopeError: the file cannot be read, or holds no names or no numbers.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else _table(text)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise DrawingError(f"{path}: cannot be read as a table of values ({unreadable(error)})") from None
+        raise UnetscopeError(f"{path}: cannot be read as a table of values ({unreadable(error)})") from None
     if isinstance(rows, dict):
         return {str(name): _number(path, name, value) for name, value in rows.items()}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise DrawingError(f"{path}: holds no rows; give an object of numbers, or rows with a name and a number")
+        raise UnetscopeError(f"{path}: holds no rows; give an object of numbers, or rows with a name and a number")
     named = next((c for c in NAMES if c in rows[0]), None)
     if named is None:
-        raise DrawingError(f"{path}: no column names what a value belongs to; call one of them {', '.join(NAMES[1:])}")
+        raise UnetscopeError(
+            f"{path}: no column names what a value belongs to; call one of them {', '.join(NAMES[1:])}"
+        )
     valued = column or next((c for c in rows[0] if c not in NAMES and _is_number(rows[0][c])), None)
     if valued is None or valued not in rows[0]:
         found = ", ".join(str(c) for c in rows[0])
-        raise DrawingError(
+        raise UnetscopeError(
             f"{path}: has no column {column!r}; found {found}" if column else f"{path}: no column holds numbers"
         )
     if nameless := [number for number, row in enumerate(rows, 1) if row.get(named) in (None, "")]:
-        raise DrawingError(
+        raise UnetscopeError(
             f"{path}: row {nameless[0]} has no {named}; every row needs the name that its value belongs to"
         )
     return {str(row[named]): _number(path, row[named], row.get(valued)) for row in rows}
@@ -70,5 +72,5 @@ def _number(path: Path, name: object, value: object) -> float | None:
     if value is None or (isinstance(value, str) and value.strip().casefold() in _MISSING):
         return None
     if not _is_number(value):
-        raise DrawingError(f"{path}: the value of {str(name)[:80]!r} is {str(value)[:40]!r}; a number is needed")
+        raise UnetscopeError(f"{path}: the value of {str(name)[:80]!r} is {str(value)[:40]!r}; a number is needed")
     return float(value)  # type: ignore[arg-type]

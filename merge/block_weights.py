@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
-from ..checkpoints.errors import LabelError, nearest
+from ..checkpoints.errors import RecipeError, nearest
 from ..checkpoints.families import BESIDE_LABELS, Family, family_of, in_order
 from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention, convention_named, lengths_of
 from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
@@ -205,7 +205,7 @@ class BlockWeights:
         """Checks and reads a number, vector, preset name, mapping, or text of one of these.
 
         Raises:
-            LabelError: an unknown label, kind, preset, convention or option (with the nearest names), a number that is
+            RecipeError: an unknown label, kind, preset, convention or option (with the nearest names), a number that is
                 not finite. Whether a vector has the length of a family's is known when it is resolved for one.
         """
         return value if isinstance(value, BlockWeights) else _parse(value, convention)
@@ -218,7 +218,7 @@ class BlockWeights:
         """The weights for an architecture.
 
         Raises:
-            LabelError: a vector of a length, or a line with a label, that this architecture does not have.
+            RecipeError: a vector of a length, or a line with a label, that this architecture does not have.
         """
         family = family_of(family)
         given = [line.values(family) for line in self.lines]
@@ -290,7 +290,7 @@ class BlockWeights:
             return
         others = [c.name for c in CONVENTIONS.values() if length in lengths_of(c)]
         hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
-        raise LabelError(
+        raise RecipeError(
             f"A weight vector of {length} values fits no architecture in convention {self.convention.name!r}, which has "
             f"vectors of {', '.join(map(str, known))} values{hint}."
         )
@@ -320,7 +320,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     lines = []
     for name, given in mapping.items():
         if not isinstance(name, str):
-            raise LabelError(f"Block weights {shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
+            raise RecipeError(f"Block weights {shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
         if given is None and ":" in name:  # a line as text: 'IN04: 0.7'
             name, given = split_line(name)
         if name.strip().lower() in OPTIONS:
@@ -328,20 +328,20 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
         else:
             lines.append(_line(name, given))
     if not mapping:
-        raise LabelError(
+        raise RecipeError(
             "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
         )
     if "convention" in options:
         chosen = convention_named(options["convention"])
     if "preset" in options and "vector" in options:
-        raise LabelError("Block weights have both a preset and a vector; give one of them.")
+        raise RecipeError("Block weights have both a preset and a vector; give one of them.")
     started = "preset" in options or "vector" in options
     if started and "default" in options:
-        raise LabelError(
+        raise RecipeError(
             "Block weights have a default beside a vector or preset, which leaves nothing to it; drop one."
         )
     if not started and "scale" in options:
-        raise LabelError("Block weights have a scale but no vector or preset that it could multiply.")
+        raise RecipeError("Block weights have a scale but no vector or preset that it could multiply.")
     start: tuple[float, ...] | str | None = None
     if "preset" in options:
         start, chosen = options["preset"], _reads_preset(options["preset"], chosen)
@@ -357,7 +357,7 @@ def _strength(value: Any) -> tuple[float, float]:
     """The factors of the denoiser's weights and of the text encoders'; one number is both."""
     given = value if isinstance(value, list | tuple) else [value, value]
     if len(given) != 2:
-        raise LabelError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {shown(value)}.")
+        raise RecipeError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {shown(value)}.")
     denoiser, text = (_number(x, "The strength of block weights") for x in given)
     return denoiser, text
 
@@ -368,16 +368,18 @@ def _line(text: str, value: Any) -> WeightLine:
     if not isinstance(value, Mapping):
         return WeightLine(selector, _number(value, where))
     if unknown := [x for x in value if x not in ("gradient", "curve")]:
-        raise LabelError(f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}.")
+        raise RecipeError(
+            f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}."
+        )
     stops, curve = value.get("gradient"), value.get("curve", "linear")
     if not isinstance(stops, list | tuple) or len(stops) < 2:
-        raise LabelError(
+        raise RecipeError(
             f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {shown(stops)}."
         )
     if curve not in CURVES:
-        raise LabelError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}.")
+        raise RecipeError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}.")
     if stray := [x for x in selector.words if not _runs_over_blocks(x)]:
-        raise LabelError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
+        raise RecipeError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
     return WeightLine(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
 
 
@@ -393,36 +395,36 @@ def _reads_preset(name: Any, chosen: Convention) -> Convention:
         if lora:
             return chosen
         if not is_preset(name):
-            raise LabelError(f"Preset {shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
+            raise RecipeError(f"Preset {shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
     if not isinstance(name, str) or not is_preset(name):
         hint = (
             isinstance(name, str) and nearest(name, (*lbw_preset_names(), *known) if lora else known)
         ) or "; it is no number, vector or line 'IN04: 0.5' either"
-        raise LabelError(f"Unknown preset {shown(name)}{hint}.")
+        raise RecipeError(f"Unknown preset {shown(name)}{hint}.")
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 
 
 def _vector(value: Any) -> tuple[float, ...]:
     values = plain_from_text(value) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
-        raise LabelError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {shown(value)}.")
+        raise RecipeError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {shown(value)}.")
     return tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
 
 
 def _number(value: Any, what: str) -> float:
     # YAML reads 1e-3 as text.
     if isinstance(value, bool) or not isinstance(value, Real | str):
-        raise LabelError(f"{what} has to be a number, found {shown(value)}.")
+        raise RecipeError(f"{what} has to be a number, found {shown(value)}.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     except ValueError:
-        raise LabelError(f"{what} has to be a number, found {shown(value)}.") from None
+        raise RecipeError(f"{what} has to be a number, found {shown(value)}.") from None
     if not math.isfinite(number):
-        raise LabelError(f"{what} has to be a finite number, found {shown(value)}.")
+        raise RecipeError(f"{what} has to be a finite number, found {shown(value)}.")
     if abs(number) > _LARGEST:
-        raise LabelError(
+        raise RecipeError(
             f"{what} has to be at most {_LARGEST:.1e}, for merges are worked out in fp32; found {number:g}."
         )
     return number

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.checkpoint import TensorInfo
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import FAMILIES, Family
 from ..checkpoints.families.parts.schedule import CONTINUOUS
 from ..checkpoints.notices import Notice
-from .errors import MergeError
 
 # They predict differently.
 MIXED = "prediction.mixed"
@@ -32,7 +32,7 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     """The family that all of them share; where none of them says, as lone VAEs do not, that by which they are read.
 
     Raises:
-        MergeError: one of them is no checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
+        RecipeError: one of them is no checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
     """
     family, said_by = None, None
     for checkpoint, name in zip(checkpoints, names, strict=True):
@@ -40,14 +40,14 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
         if found.what not in ("checkpoint", "component"):
             lora = found.what == "lora"
             advice = "bake it into one (`lora bake`, or `loras:` in a recipe)" if lora else "leave it out"
-            raise MergeError(
+            raise RecipeError(
                 f"{name} ({checkpoint.path}): expected a checkpoint, found {found.name}; it cannot be merged as a model: {advice}"
             )
         if found.family is None:
             continue
         if family is not None and found.family != family:
             other = checkpoints[names.index(said_by)].architecture
-            raise MergeError(
+            raise RecipeError(
                 f"{name} ({checkpoint.path}) is {found.name}, but {said_by} is {other.name}: "
                 "models of different architectures cannot be merged; leave one of them out",
                 code="models.architectures",
@@ -82,7 +82,7 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
     SD1 and SDXL files without a mark predict epsilon; an SD2 file without one may be either.
 
     Raises:
-        MergeError: they predict differently and `mix` is not set.
+        RecipeError: they predict differently and `mix` is not set.
     """
     named = {i: names[i] for i, checkpoint in enumerate(checkpoints) if has_denoiser(checkpoint)}
     if not named:
@@ -96,7 +96,7 @@ def check_predictions(checkpoints: Sequence[Checkpoint], names: Sequence[str], m
         kinds.setdefault(kind, []).append(name)
         noises.setdefault(checkpoints[i].noise or "discrete steps", []).append(name)
     if len(kinds) > 1 and not mix:
-        raise MergeError(
+        raise RecipeError(
             f"the models predict differently ({_by_kind(kinds)}): their merge would predict neither; leave one kind out, or set "
             "output.mix_predictions (--mix-predictions) if you mean it",
             code="models.predictions",

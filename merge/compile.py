@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from ..checkpoints.errors import LabelError
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import FAMILIES, Family, Place, family_of, layout
 from .block_weights import BlockWeights, ResolvedWeights
-from .errors import RecipeError
 from .linear_combination import LinearCombination, MethodCall, Missing, Model, Result
 from .methods import Method
 from .recipe import Recipe
@@ -69,7 +68,7 @@ class RecipeCompiler:
         ema: the number under which a model's EMA copy goes; without it the model's own.
 
     Raises:
-        LabelError: a block weight does not fit the architecture.
+        RecipeError: a block weight does not fit the architecture.
     """
 
     def __init__(
@@ -249,8 +248,8 @@ class RecipeCompiler:
             return value
         try:
             return [w.resolve(self._family) for w in value] if isinstance(value, list) else value.resolve(self._family)
-        except LabelError as error:
-            raise LabelError(f"{where}: {error}") from None
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
 
 
 def _rest_of_sum(shares: Sequence[float], inputs: Sequence[Result], there: list[int]) -> LinearCombination | None:
@@ -298,12 +297,12 @@ def fitting_families(recipe: Recipe) -> list[Family]:
     return fitting
 
 
-def _misfit(recipe: Recipe, family: Family) -> LabelError | None:
+def _misfit(recipe: Recipe, family: Family) -> RecipeError | None:
     """Why the block weights of a recipe do not fit a family; None where all do."""
     try:
         for weights in _block_weights(recipe):
             weights.resolve(family)
-    except LabelError as error:
+    except RecipeError as error:
         return error
     return None
 

@@ -81,7 +81,7 @@ class LiveMerge:
 
         Raises:
             CheckpointError: a model cannot be read, or its file has changed since it was first read.
-            MergeError: the models do not fit together; weights that are not finite, and the recipe refuses them.
+            RecipeError: the models do not fit together; weights that are not finite, and the recipe refuses them.
             Cancelled: `cancel` was set.
 
         After an error the tensors that were being worked out count as unknown: the next update makes them anew.

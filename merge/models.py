@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoints import Checkpoint
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import is_text
 from ..checkpoints.files.targets import resolved
 from ..checkpoints.notices import Notice
 from ..checkpoints.recognition.averaged import averaged_keys, averaged_name, lacking
 from ..checkpoints.text import counted, free_name
 from .compatibility import check_architectures
-from .errors import MergeError
 from .recipe import Recipe
 
 # A model that the result does not use.
@@ -34,7 +34,7 @@ class Models:
 
     Raises:
         CheckpointError: one cannot be read.
-        MergeError: a LoRA counts from what is no model.
+        RecipeError: a LoRA counts from what is no model.
     """
 
     def __init__(self, recipe: Recipe, opened: Callable[[Path], Checkpoint]):
@@ -123,7 +123,7 @@ class Models:
         """The index of a model's EMA copy, which is a model like others: its UNET is the moving average.
 
         Raises:
-            MergeError: the model has no such copy, or one that lacks tensors.
+            RecipeError: the model has no such copy, or one that lacks tensors.
         """
         if index not in self._averages:
             name = self.names[index]
@@ -138,7 +138,7 @@ class Models:
         """Make the average of a model that has no other UNET its UNET.
 
         Raises:
-            MergeError: the average lacks tensors.
+            RecipeError: the average lacks tensors.
         """
         name = self.names[index]
         self.checkpoints[index] = with_average(self.checkpoints[index], name)
@@ -151,7 +151,7 @@ def with_average(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """A checkpoint, its UNET's tensors those of the EMA copy (`model_ema.*`); where there is no other UNET, as one.
 
     Raises:
-        MergeError: it holds no EMA copy, or one that lacks tensors; `name` is the model's in the recipe.
+        RecipeError: it holds no EMA copy, or one that lacks tensors; `name` is the model's in the recipe.
     """
     if checkpoint.architecture.ema_only:
         return _from_average(checkpoint, name)
@@ -167,7 +167,7 @@ def with_average(checkpoint: Checkpoint, name: str) -> Checkpoint:
     if lost:
         none = len(lost) == sum(t.place.core for t in checkpoint.tensors.values())
         what = "no EMA weights" if none else _lacks(lost)
-        raise MergeError(f"{name} ({checkpoint.path}): holds {what}; leave exchange_ema out for this file")
+        raise RecipeError(f"{name} ({checkpoint.path}): holds {what}; leave exchange_ema out for this file")
     return replace(checkpoint, tensors=tensors)
 
 
@@ -175,7 +175,7 @@ def _from_average(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """A checkpoint whose UNET is there as EMA weights only, with them as its UNET."""
     family, architecture = checkpoint.family, checkpoint.architecture
     if lost := lacking(family, checkpoint.tensors):
-        raise MergeError(f"{name} ({checkpoint.path}): holds {_lacks(lost)}, and no other UNET; take another file")
+        raise RecipeError(f"{name} ({checkpoint.path}): holds {_lacks(lost)}, and no other UNET; take another file")
     keys = averaged_keys(family)
     tensors = {}
     for key, info in checkpoint.tensors.items():

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.dtypes import F32, carrier
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.kernels import kernel
 from ..checkpoints.notices import Notice
 from ..checkpoints.text import listed
-from .errors import MergeError
 from .evaluate import Measured, evaluate, has_nonfinite, nonfinite_as_zero
 from .plan import Plan, TensorPlan
 
@@ -112,17 +112,17 @@ class NonFinite:
         """Fail for what the recipe does not allow.
 
         Raises:
-            MergeError: naming the models, the tensors and how many values.
+            RecipeError: naming the models, the tensors and how many values.
         """
         if self._nan == "error" and self._inputs:
             what = "; ".join(f"{name}: {_listed(found)}" for name, found in self._inputs.items())
-            raise MergeError(
+            raise RecipeError(
                 f"weights that are NaN or infinite: {what}. Nothing was written; repair them with output.nan (--nan zero or "
                 "--nan copy), or leave the model out"
             )
         if self._overflow == "error" and self._results:
             dtype = self._plan.recipe.output.dtype
-            raise MergeError(
+            raise RecipeError(
                 f"results too large for {dtype}: {_listed(self._results)}. Nothing was written; choose a wider dtype "
                 "(bf16, fp32) or output.overflow (--overflow clamp)"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import BUFFERS as STORED_BESIDE
 from ..checkpoints.families import components_in_order, is_buffer
 from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
@@ -16,7 +17,6 @@ from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.notices import Notice
 from .compatibility import check_architectures, check_predictions, denoiser, renaming, tensor_in
 from .compile import RecipeCompiler
-from .errors import MergeError
 from .linear_combination import LinearCombination, Missing, Result
 from .models import Models
 from .plan import BUFFERS, TRAINED, Plan, TensorPlan
@@ -32,8 +32,8 @@ def make_plan(recipe: Recipe, opened: Callable[[Path], Checkpoint] = open_checkp
 
     Raises:
         CheckpointError: a model cannot be read.
-        MergeError: the models do not fit together, or the recipe's result has no tensors.
-        LabelError: a block weight does not fit the architecture.
+        RecipeError: the models do not fit together, or the recipe's result has no tensors.
+        RecipeError: a block weight does not fit the architecture.
     """
     return Planner(recipe, Models(recipe, opened)).plan()
 
@@ -56,8 +56,8 @@ class Planner:
         models: its models.
 
     Raises:
-        MergeError: the models do not fit together.
-        LabelError: a block weight does not fit the architecture.
+        RecipeError: the models do not fit together.
+        RecipeError: a block weight does not fit the architecture.
     """
 
     def __init__(self, recipe: Recipe, models: Models):
@@ -74,7 +74,7 @@ class Planner:
         self._marked_by = None if marked is None else self._denoisers[marked]
         self._warnings = [*models.warnings, *predictions.notes, *self._check_loras()]
         if "text_encoders" in recipe.components and not self._family.text_encoders:
-            raise MergeError(
+            raise RecipeError(
                 f"components.text_encoders: {models.names[main[0]]} is {self._family.title} without text encoders; "
                 "leave it out"
             )
@@ -87,12 +87,12 @@ class Planner:
         """The plan; its tensors in the order in which they are written.
 
         Raises:
-            MergeError: the result has no tensors, lacks some, or an input changes nothing although it has a weight.
+            RecipeError: the result has no tensors, lacks some, or an input changes nothing although it has a weight.
         """
         tensors = [t for component in self._merged_components() for t in self._component(component)]
         tensors += self._beside()
         if not tensors:
-            raise MergeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
+            raise RecipeError("the models hold no weights of a UNET, text encoder or VAE: there is nothing to merge")
         warnings = [*self._warnings, *self._account.warnings(tensors)]
         self._check_effects(tensors)
         models = self._models
@@ -122,7 +122,7 @@ class Planner:
                 continue
             lora = models.checkpoints[models.index[name]]
             if lora.architecture.family not in (None, family.id):
-                raise MergeError(
+                raise RecipeError(
                     f"{name} ({lora.path}) is a LoRA for {lora.family.title}, but the models are "
                     f"{family.title}; leave it out"
                 )
@@ -143,7 +143,7 @@ class Planner:
         models, named = self._models.below(source), component in self._recipe.components
         foreign = self._models.is_text(component) and self._family.component(component) is None
         if foreign and named:
-            raise MergeError(f"components.{component}: {self._family.title} has no such text encoder")
+            raise RecipeError(f"components.{component}: {self._family.title} has no such text encoder")
         if foreign and asked:  # `text_encoders` of another architecture: those that this one has
             return
         keys: dict[str, None] = {}
@@ -156,7 +156,7 @@ class Planner:
             return
         if not keys and (named or (asked and component.upper() in self._family.text_encoders)):
             held = ", ".join(self._models.names[i] for i in models)
-            raise MergeError(f"components: {held} has no {component}; take it from a file that has one")
+            raise RecipeError(f"components: {held} has no {component}; take it from a file that has one")
         if foreign and keys:
             text = f"{component} is left out: {self._family.title} has no such text encoder"
             self._warnings.append(Notice("plan.text_encoder_left_out", text, (component,)))
@@ -270,7 +270,7 @@ class Planner:
                 keys = [tensor.key for tensor in weights if i in tensor.combination.models()]
                 checkpoint.lora.refuse_without_effect(name, keys)
             if not reached & models.with_copies(i) and self._is_meant(i, weights):
-                raise MergeError(self._without_effect(name, checkpoint))
+                raise RecipeError(self._without_effect(name, checkpoint))
 
     def _without_effect(self, name: str, checkpoint: Checkpoint) -> str:
         """What is said of an input that changes nothing."""

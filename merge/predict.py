@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import BUFFER_LABELS, components_in_order, in_order
 from ..checkpoints.stream import Progress
-from .errors import MergeError
 from .linear_combination import MethodCall
 from .plan import Plan, TensorPlan
 from .planner import planned
@@ -70,7 +70,7 @@ def predict(
         See `predicted_distances`.
 
     Raises:
-        MergeError: a step is not linear; the models do not fit together.
+        RecipeError: a step is not linear; the models do not fit together.
         UnetscopeError: a model cannot be read, or the recipe is wrong.
     """
     from ..analysis.gram import gram_matrices
@@ -95,13 +95,13 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
         Tensors that only some models have, or with other shapes, are left out: `frame.attrs["left_out"]` has the reasons.
 
     Raises:
-        MergeError: a step is not linear, or the table is of other models.
+        RecipeError: a step is not linear, or the table is of other models.
     """
     import pandas as pd
 
     check_linear(plan)
     if table.matrices.shape[-1] != len(plan.checkpoints):
-        raise MergeError(
+        raise RecipeError(
             f"inner products of {table.matrices.shape[-1]} models do not fit a recipe of {len(plan.checkpoints)}; "
             "measure the recipe's own models"
         )
@@ -109,7 +109,7 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
     tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and t.rule.reads]
     known = [t for t in tensors if t.key in position and t.rule is SAME]
     if not known:
-        raise MergeError("the models have no tensor of one shape in common: there is nothing to predict")
+        raise RecipeError("the models have no tensor of one shape in common: there is nothing to predict")
     grams = table.matrices[[position[t.key] for t in known]]
     squared = distances_from_gram(grams, np.array([coefficients(t, len(plan.names)) for t in known])) ** 2
     frame = pd.DataFrame({"key": [t.key for t in known]})
@@ -140,12 +140,12 @@ def check_linear(plan: Plan) -> None:
     """Refuse a plan whose result is no weighted sum of its models.
 
     Raises:
-        MergeError: naming the step's method.
+        RecipeError: naming the step's method.
     """
     for tensor in plan.tensors:
         for term in tensor.combination.terms:
             if isinstance(term, MethodCall):
-                raise MergeError(
+                raise RecipeError(
                     f"{term.name} is not linear: inner products of the models do not tell where it leads; "
                     "predict takes recipes of weighted sums, averages and differences"
                 )

@@ -25,14 +25,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from ..checkpoints.errors import UnetscopeError, nearest
+from ..checkpoints.errors import RecipeError, UnetscopeError, nearest
 from ..checkpoints.families import component_names
 from ..checkpoints.formats import is_model_name
 from ..checkpoints.settings import Settings
 from ..checkpoints.spelling import spelt
 from ..checkpoints.text import shown
 from .block_weights import BlockWeights, plain_data
-from .errors import RecipeError
 from .methods import METHODS, Method, Space, method_named
 from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
 from .recipe_file import DEEPEST, named_steps, read_yaml
@@ -264,7 +263,7 @@ class Recipe(Settings):
 
         Raises:
             RecipeError: the file cannot be read, is no YAML, or is no valid recipe.
-            MethodError: a file of methods is not there, or cannot be taken.
+            RecipeError: a file of methods is not there, or cannot be taken.
         """
         return cls.as_written(path).relative_to(Path(path).parent)
 
@@ -330,7 +329,7 @@ class Recipe(Settings):
         """The files of methods that it names, as they were loaded.
 
         Raises:
-            MethodError: one has not been.
+            RecipeError: one has not been.
         """
         return [loaded_methods(source.path, source.sha256) for source in self.methods]
 

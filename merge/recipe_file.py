@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.files.yaml_text import plain_from_yaml
 from ..checkpoints.text import unreadable
-from .errors import RecipeError
 
 # More is a mistake, such as a checkpoint given as a recipe.
 _MOST_BYTES = 10_000_000

@@ -167,7 +167,7 @@ def _write(plan: Plan, target: _Target, metadata: dict[str, str], over: Pass) ->
 
     Raises:
         OutputError: the output cannot be written, or is one of the inputs.
-        MergeError: weights that are not finite, or too large for the output's dtype, and the recipe refuses them.
+        RecipeError: weights that are not finite, or too large for the output's dtype, and the recipe refuses them.
         CheckpointError: an input ends early.
         Cancelled: on request.
     """

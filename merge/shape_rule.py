@@ -11,9 +11,9 @@ from math import prod
 
 import numpy as np
 
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families.parts.position_ids import positions
 from ..checkpoints.tensors import Shape
-from .errors import MergeError
 
 
 class ShapeRule:
@@ -80,7 +80,7 @@ def rule_of(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> 
         shapes: name and shape of each input.
 
     Raises:
-        MergeError: the shapes differ otherwise.
+        RecipeError: the shapes differ otherwise.
     """
     name, first = shapes[0]
     rule = SAME
@@ -89,9 +89,11 @@ def rule_of(key: str, first_layer: str, shapes: Sequence[tuple[str, Shape]]) -> 
             continue
         same_but_channels = len(shape) == len(first) == 4 and (shape[0], *shape[2:]) == (first[0], *first[2:])
         if key != first_layer or not same_but_channels:
-            raise MergeError(f"{key}: {name} has shape {list(first)}, {other} has {list(shape)}: they cannot be merged")
+            raise RecipeError(
+                f"{key}: {name} has shape {list(first)}, {other} has {list(shape)}: they cannot be merged"
+            )
         if shape[1] > first[1]:
-            raise MergeError(
+            raise RecipeError(
                 f"{other} takes {shape[1]} input channels and {name} takes {first[1]}: make {other} the first model of the "
                 "merge; its extra channels are kept"
             )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.errors import LabelError
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.files.yaml_text import plain_from_yaml
 from ..checkpoints.text import unreadable
 
@@ -28,7 +28,7 @@ def parse_weights(text: str, base_dir: str | Path | None = None) -> Any:
         A float, list, preset name or dict, for `BlockWeights.parse`. The contents of a file, not its name.
 
     Raises:
-        LabelError: empty text, a file that cannot be read, lines that are no lines.
+        RecipeError: empty text, a file that cannot be read, lines that are no lines.
     """
     text = text.strip()
     return _from_file(Path(base_dir or ".") / text[1:].strip()) if text.startswith("@") else plain_from_text(text)
@@ -38,11 +38,13 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
     """A number, vector, lines or, failing these, a preset's name."""
     text = text.strip()
     if not text:
-        raise LabelError(
+        raise RecipeError(
             "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
         )
     if text.startswith("@"):
-        raise LabelError(f"{text!r} names a file of block weights, which the command line reads but a recipe does not.")
+        raise RecipeError(
+            f"{text!r} names a file of block weights, which the command line reads but a recipe does not."
+        )
     if numbers := _numbers(text.replace(";", " ")):
         return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
     if ":" not in text:
@@ -57,7 +59,7 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
                 out[selector] = ratio
         elif (start := _start(line)) is not None:
             if out:
-                raise LabelError(
+                raise RecipeError(
                     f"{line!r} of block weights stands behind others; a number, vector or preset comes first."
                 )
             out |= start
@@ -118,7 +120,7 @@ def split_line(line: str) -> tuple[str, Any]:
     The selector may be in quotes, or all of it.
 
     Raises:
-        LabelError: there is no value.
+        RecipeError: there is no value.
     """
     line = line.strip()
     if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
@@ -129,7 +131,7 @@ def split_line(line: str) -> tuple[str, Any]:
         at = line.find(":", at + 1)
     name, value = line[:at].strip().strip("\"'"), line[at + 1 :].strip()
     if at < 0 or not name or not value:
-        raise LabelError(f"Line {line!r} of block weights has no weight; write e.g. 'IN04-IN08: 0.7'.")
+        raise RecipeError(f"Line {line!r} of block weights has no weight; write e.g. 'IN04-IN08: 0.7'.")
     number = _as_number(value)
     return name, number if number is not None else _yaml(value, f"The value of {name!r} in block weights")
 
@@ -138,10 +140,10 @@ def _from_file(path: Path) -> Any:
     what = f"File of block weights {path.name!r}"
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise LabelError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights.")
+            raise RecipeError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights.")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise LabelError(f"{what} cannot be read: {unreadable(error)}.") from None
+        raise RecipeError(f"{what} cannot be read: {unreadable(error)}.") from None
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         return _yaml(text, what)
@@ -149,7 +151,7 @@ def _from_file(path: Path) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise LabelError(f"{what} is no JSON: {error}.") from None
+            raise RecipeError(f"{what} is no JSON: {error}.") from None
     return plain_from_text(text)
 
 
@@ -157,7 +159,7 @@ def _yaml(text: str, what: str) -> Any:
     try:
         return plain_from_yaml(text)
     except ValueError as error:
-        raise LabelError(f"{what} is no YAML: {error}.") from None
+        raise RecipeError(f"{what} is no YAML: {error}.") from None
 
 
 def _begins_regex(text: str) -> bool:

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from ..checkpoints import Checkpoint, Family
+from ..checkpoints.errors import RecipeError
 from ..checkpoints.families import is_buffer
 from ..checkpoints.notices import Notice
 from ..checkpoints.recognition.architecture import missing_keys
 from ..checkpoints.text import counted, some
 from ..library.fingerprint import short_name
 from .compatibility import renaming
-from .errors import MergeError
 from .linear_combination import LinearCombination, Missing
 from .plan import TRAINED, TensorPlan
 
@@ -95,7 +95,7 @@ class Wholeness:
         """What to say of it.
 
         Raises:
-            MergeError: a block or component of a model would not be merged, or would be missing from the result.
+            RecipeError: a block or component of a model would not be merged, or would be missing from the result.
         """
         found = [*self._unmet_steps(), *self._holes(), *self._unknown()]
         return [*found, *self._missing(tensors)]
@@ -104,7 +104,7 @@ class Wholeness:
         for (step, component, models, owner), keys in self._unmet.items():
             names, taken = _listed([self._names[i] for i in sorted(models)]), self._names[owner]
             if not self._allowed and any(self._is_needed(key, component) for key in keys):
-                raise MergeError(
+                raise RecipeError(
                     f"steps.{step}: {names} lacks {self._tensors(keys, component)}, and without them the step has no result; "
                     f"take a model that has them, or {_ALLOW} to take them from {taken}"
                 )
@@ -129,7 +129,7 @@ class Wholeness:
         """Refuse a hole that nothing says is one, or that takes a block of the model out of the merge."""
         name = self._names[model]
         if component not in self._published:
-            raise MergeError(
+            raise RecipeError(
                 f"{name} lacks {counted(len(keys), 'tensor')} that {others[0]} has, and no layout says which are right; leave "
                 f"one of them out, or {_ALLOW} to take them from the model that has them"
             )
@@ -143,7 +143,7 @@ class Wholeness:
         if needed and strange:
             lost = f"and has {counted(len(strange), 'tensor')} that {self._family.title} does not know ({some(strange, _SHOWN)})"
         if lost:
-            raise MergeError(
+            raise RecipeError(
                 f"{name} ({self._checkpoints[model].path}): lacks {self._tensors(needed, component)}, {lost}: they would not be "
                 f"merged; take a whole file, or {_ALLOW} to do without them"
             )
@@ -182,7 +182,7 @@ class Wholeness:
                 continue
             files = _listed([self._names[i] for i in sources[component]])
             if not self._allowed:
-                raise MergeError(
+                raise RecipeError(
                     f"the result would lack {self._tensors(lost, component)}, which the layout of {self._family.title} has and "
                     f"{files} lacks; take a whole {component} from another file, or {_ALLOW} to write it so"
                 )

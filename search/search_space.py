@@ -98,7 +98,7 @@ class Template:
         """Try the corners and the choices.
 
         Raises:
-            RecipeError, LabelError: some of the points are no recipe.
+            RecipeError: some of the points are no recipe.
         """
         middle = self.middle()
         self.recipe(middle)

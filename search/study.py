@@ -205,7 +205,7 @@ class Study(Settings):
 
         Raises:
             SearchError, RecipeError, CheckpointError: see `read_template`.
-            MethodError: a file of merge methods that the recipe names cannot be taken. Its code is run.
+            RecipeError: a file of merge methods that the recipe names cannot be taken. Its code is run.
         """
         if self.parameters is not None:
             template = read_parameters(self.parameters, self.family, f"{self._where}: parameters")

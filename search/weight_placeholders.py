@@ -191,7 +191,7 @@ def read_weights(
 
     Raises:
         SearchError: something free is written wrongly.
-        LabelError: a line that selects nothing.
+        RecipeError: a line that selects nothing.
     """
     if isinstance(value, Mapping) and isinstance(value.get("convention"), str):
         convention = value["convention"]

@@ -33,7 +33,7 @@ def draw_clusters(
         title: instead of the group's name.
 
     Raises:
-        AnalysisError: the group was not measured, or fewer than two checkpoints can be compared.
+        UnetscopeError: the group was not measured, or fewer than two checkpoints can be compared.
     """
     look, tree = theme(dark), comparison.linkage(group)
     away = comparison.finite(comparison.distances(group, relative=True)) * 100

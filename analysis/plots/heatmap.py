@@ -8,10 +8,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import in_order, kinds_in_order
 from ...checkpoints.text import short_number
 from ..difference import Difference
-from ..errors import AnalysisError
 from ..grouping import is_weight
 from ..metrics import BASE_METRICS, PAIR_METRICS
 from .style import Theme, colour_bar, dress, ink_on, new_figure, palette, scale, theme
@@ -36,14 +36,14 @@ def draw_heatmap(
         title: instead of the names of the two checkpoints.
 
     Raises:
-        AnalysisError: no such metric, or nothing to draw.
+        UnetscopeError: no such metric, or nothing to draw.
     """
     if metric not in difference.metrics:
-        raise AnalysisError(f"there is no metric {metric!r}; there are {', '.join(difference.metrics)}")
+        raise UnetscopeError(f"there is no metric {metric!r}; there are {', '.join(difference.metrics)}")
     cells, totals = difference.table("kind"), difference.table("label")
     cells, totals = (frame[is_weight(frame) & (frame["parameters"] > 0)] for frame in (cells, totals))
     if cells.empty:
-        raise AnalysisError("nothing to draw: the checkpoints share no weights")
+        raise UnetscopeError("nothing to draw: the checkpoints share no weights")
     look, about = theme(dark), (PAIR_METRICS | BASE_METRICS)[metric]
     factor = 100 if about.percent else 1
     cells, totals = (frame.assign(**{metric: frame[metric] * factor}) for frame in (cells, totals))

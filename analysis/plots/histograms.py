@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.families import BUFFER_LABELS, in_order
-from ..errors import AnalysisError
 from ..statistics import Statistics, edges
 from .style import dress, new_figure, palette, theme
 
@@ -25,12 +25,12 @@ def draw_histograms(measured: Statistics, *, dark: bool = False, title: str | No
         title: instead of the checkpoint's name.
 
     Raises:
-        AnalysisError: there is nothing to draw.
+        UnetscopeError: there is nothing to draw.
     """
     found = (label for label, counts in measured.histograms.items() if counts.any())
     labels = [label for label in in_order(found) if label not in BUFFER_LABELS]
     if not labels:
-        raise AnalysisError("nothing to draw: no weights were measured")
+        raise UnetscopeError("nothing to draw: no weights were measured")
     look, rows = theme(dark), -(-len(labels) // _COLUMNS)
     columns = min(_COLUMNS, len(labels))
     figure = new_figure(columns * _WIDTH + 0.4, rows * _HEIGHT + 0.8, look)

@@ -27,7 +27,7 @@ def draw_map(comparison: Comparison, group: str = MODEL, *, dark: bool = False, 
         title: instead of the group's name.
 
     Raises:
-        AnalysisError: the group was not measured.
+        UnetscopeError: the group was not measured.
     """
     look, points = theme(dark), comparison.map(group)
     tags = _tags(points)

@@ -14,9 +14,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.files.output import write_output
 from ...checkpoints.text import short_number
-from ..errors import AnalysisError
 
 PALETTE = "viridis"
 FORMATS = (".png", ".svg", ".pdf")
@@ -107,14 +107,14 @@ def save(figure: Figure, path: Path | str) -> Path:
     """Write a figure; the suffix says as what.
 
     Raises:
-        AnalysisError: the suffix is none of .png, .svg, .pdf, or the folder does not exist.
+        UnetscopeError: the suffix is none of .png, .svg, .pdf, or the folder does not exist.
         OutputError: it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise AnalysisError(f"{path}: cannot draw as {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf")
+        raise UnetscopeError(f"{path}: cannot draw as {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf")
     if not path.parent.is_dir():
-        raise AnalysisError(f"{path.parent}: no such folder")
+        raise UnetscopeError(f"{path.parent}: no such folder")
     # Text stays text in an SVG: smaller files, and words that can be searched. A fixed salt: the same bytes every time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unetscope"}):
         picture, form = io.BytesIO(), path.suffix[1:].lower()

@@ -6,8 +6,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ...checkpoints.errors import UnetscopeError
 from ...checkpoints.text import short_number
-from ..errors import AnalysisError
 from ..trace_report import LabelTrace, TraceReport
 from .style import Theme, clipped, dress, ink_on, new_figure, theme
 
@@ -32,10 +32,10 @@ def draw_shares(report: TraceReport, *, dark: bool = False, title: str | None = 
         title: instead of the name of the merge.
 
     Raises:
-        AnalysisError: no label was traced.
+        UnetscopeError: no label was traced.
     """
     if not report.labels:
-        raise AnalysisError("nothing to draw: no label was traced")
+        raise UnetscopeError("nothing to draw: no label was traced")
     look = theme(dark)
     used = [n for n in report.names if any(abs(t.shares.get(n, 0.0)) > _LEAST for t in report.labels)]
     used.sort(key=lambda name: -sum(abs(t.shares.get(name, 0.0)) * t.parameters for t in report.labels))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from ..errors import LabelError
+from ..errors import RecipeError
 from ..registry import Registry
 from .family import BESIDE_LABELS, BUFFER_LABELS, EMA_PREFIX, Component, Demo, Family, Slots, Vectors, Widths, is_buffer
 from .parts.kinds import KINDS
@@ -60,16 +60,16 @@ BUFFERS = ("ema", "schedule", "marker", "extra", "other")
 def _check(family: Family) -> None:
     """Refuse a record that names its blocks twice, or a convention as nobody could type it."""
     if len(set(family.labels)) < len(family.labels) or not family.labels:
-        raise LabelError(
+        raise RecipeError(
             f"family {family.id}: its blocks need a label each, found {', '.join(family.labels) or 'none'}"
         )
     for tool in family.conventions:
         if tool != tool.casefold().replace("_", "-"):
-            raise LabelError(f"family {family.id}: the convention {tool!r} is written in small letters, with - for _")
+            raise RecipeError(f"family {family.id}: the convention {tool!r} is written in small letters, with - for _")
 
 
 FAMILIES: Registry[Family] = Registry(
-    "model family", Family, __name__, "unetscope.families", check=_check, error=LabelError
+    "model family", Family, __name__, "unetscope.families", check=_check, error=RecipeError
 )
 
 
@@ -77,7 +77,7 @@ def family_of(family: str | Family) -> Family:
     """The record of an id; a record is its own.
 
     Raises:
-        LabelError: there is no such family, with the nearest names.
+        RecipeError: there is no such family, with the nearest names.
 
     Example:
         >>> sdxl = family_of("sdxl")

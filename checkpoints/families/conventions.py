@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..errors import LabelError, nearest
+from ..errors import RecipeError, nearest
 from . import FAMILIES, Family, Slots, Vectors, family_of, is_text
 from .parts.mbw import MBW_26, MIDDLE_3
 
@@ -78,12 +78,12 @@ class Convention:
         """The slot names of a vector, in order.
 
         Raises:
-            LabelError: no vector of this length exists for this family; the message lists those that do.
+            RecipeError: no vector of this length exists for this family; the message lists those that do.
         """
         for slots in self.vectors(family).slots:
             if len(slots) == length:
                 return slots
-        raise LabelError(self._misfit(family_of(family), length))
+        raise RecipeError(self._misfit(family_of(family), length))
 
     def follows(self, label: str, family: str | Family) -> str | None:
         """The slot that a label reads when it has none of its own: `BASE`, `IN00`, `OUT11`, ... or None.
@@ -118,11 +118,11 @@ class Convention:
             scale: multiplies every weight of the vector (but not `base`).
 
         Raises:
-            LabelError: wrong length, a number that is not finite, or parts of the middle block that differ (`in_parts`).
+            RecipeError: wrong length, a number that is not finite, or parts of the middle block that differ (`in_parts`).
         """
         slots = self.slots(family, len(vector))
         if not all(math.isfinite(x) for x in vector):
-            raise LabelError(
+            raise RecipeError(
                 f"A weight vector may hold finite numbers only, found {next(x for x in vector if not math.isfinite(x))}."
             )
         values = {slot: scale * (1.0 - x if self.inverted else x) for slot, x in zip(slots, vector, strict=True)}
@@ -149,7 +149,7 @@ class Convention:
             weight (share of B) of each part.
 
         Raises:
-            LabelError: wrong length.
+            RecipeError: wrong length.
         """
         slots = self.slots(family, len(vector))
         at = {slots.index(slot): pattern for slot, pattern in MIDDLE_3.items() if slot in slots}
@@ -209,7 +209,7 @@ def _usual(family: Family) -> str | None:
 def _middle(values: dict[str, float]) -> float:
     parts = [values[slot] for slot in MIDDLE_3]
     if len(set(parts)) > 1:
-        raise LabelError(
+        raise RecipeError(
             f"The vector's three middle block values differ ({', '.join(f'{x:g}' for x in parts)}), but M00 has one "
             "weight; make them equal and name the parts in lines such as 'key:*.middle_block.1.*: 0.3'."
         )
@@ -267,11 +267,11 @@ CONVENTIONS = _Conventions()
 
 
 def convention_named(name: str) -> Convention:
-    """A convention by its name, in any case; raises LabelError with the nearest names."""
+    """A convention by its name, in any case; raises RecipeError with the nearest names."""
     try:
         return CONVENTIONS[str(name).strip().casefold().replace("_", "-")]
     except KeyError:
-        raise LabelError(
+        raise RecipeError(
             f"Unknown convention {name!r}{nearest(name, CONVENTIONS)}; known are {', '.join(CONVENTIONS)}."
         ) from None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from math import cos, pi
 
-from ..errors import LabelError, nearest
+from ..errors import RecipeError, nearest
 from . import FAMILIES, Family, Slots, family_of
 from .conventions import CONVENTIONS, DEFAULT_CONVENTION, lbw_slots
 from .parts.mbw import LBW_17, MBW_26
@@ -150,13 +150,13 @@ def preset(name: str, family: str | Family) -> tuple[float, ...]:
     The name may be in any case; `REVERSE-X`, `REVERSE_X` and `R_X` are the same.
 
     Raises:
-        LabelError: no preset has this name; the message has the nearest names. The family's blocks are not those of a UNET,
+        RecipeError: no preset has this name; the message has the nearest names. The family's blocks are not those of a UNET,
             which presets are made for.
     """
     by_slot = _by_slot(name)
     record = family_of(family)
     if not has_presets(record):
-        raise LabelError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks.")
+        raise RecipeError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks.")
     return tuple(by_slot[slot] for slot in _slots(record))
 
 
@@ -164,12 +164,12 @@ def _by_slot(name: str) -> dict[str, float]:
     """Every slot's weight in a preset for four levels.
 
     Raises:
-        LabelError: no preset has this name.
+        RecipeError: no preset has this name.
     """
     known = _by_folded_name().get(_fold_name(name))
     if known is None:
         hint = nearest(name, preset_names()) or f"; known are {', '.join(preset_names())}"
-        raise LabelError(f"Unknown preset {name!r}{hint}.")
+        raise RecipeError(f"Unknown preset {name!r}{hint}.")
     weight = _BLOCKS[_REVERSED.get(known, known)]
     blocks = [float(weight(i)) for i in range(25)]
     if known in _REVERSED:
@@ -197,15 +197,15 @@ def lbw_preset(name: str, length: int = 17, missing: float = 0.0) -> tuple[float
         missing: weight of blocks that the preset does not speak of.
 
     Raises:
-        LabelError: unknown name, or a length that the preset does not have.
+        RecipeError: unknown name, or a length that the preset does not have.
     """
     known = str(name).strip().upper()
     if known not in _LBW:
-        raise LabelError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}.")
+        raise RecipeError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}.")
     slots = lbw_slots(length)
     if len(set(_LBW[known])) == 1 and slots:
         return (float(_LBW[known][0]),) * length
     if length not in (17, 26):
-        raise LabelError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}.")
+        raise RecipeError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}.")
     by_slot = dict(zip(LBW_17, _LBW[known], strict=True))
     return tuple(float(by_slot.get(slot, missing)) for slot in slots)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.errors import RecipeError, UnetscopeError
 from ...checkpoints.families import Family, family_of
 from ...checkpoints.formats import without_suffix
 from ...checkpoints.notices import Notice, texts
 from ...checkpoints.text import free_name
-from ..errors import RecipeError
 from ..methods import METHODS
 from ..recipe import MERGED, Recipe
 from .shares import shares_of

@@ -7,7 +7,7 @@ comment on top.
 
 from __future__ import annotations
 
-from ..errors import RecipeError
+from ...checkpoints.errors import RecipeError
 from ..recipe import MERGED, Recipe, Step
 from .mecha_writer import MechaWriter
 from .mecha_writers import writer_of

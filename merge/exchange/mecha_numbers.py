@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.errors import RecipeError, UnetscopeError
 from ...checkpoints.families import FAMILIES, family_of
 from ...checkpoints.families.conventions import CONVENTIONS
 from ..block_weights import BlockWeights, ResolvedWeights
-from ..errors import RecipeError
 from ..recipe import MERGED, Recipe, Step
 
 # One number, or slot -> number.

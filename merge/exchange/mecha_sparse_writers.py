@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import RecipeError
+from ...checkpoints.errors import RecipeError
 from ..recipe import Step
 from .mecha_writer import MechaWriter
 

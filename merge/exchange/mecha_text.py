@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import RecipeError
+from ...checkpoints.errors import RecipeError
 
 COMMANDS = ("model", "merge", "call", "dict", "literal", "parameter", "lora")
 _CONSTANTS = {"null": None, "true": True, "false": False}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import FAMILIES, family_of
-from ..errors import RecipeError
 from ..recipe import Recipe
 from .draft import one_line
 from .mecha_numbers import Number, Numbers

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ..errors import RecipeError
+from ...checkpoints.errors import RecipeError
 from ..methods import Method
 from ..methods.other_tools import Mecha
 from ..recipe import Step

@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.formats import is_model_name
 from ...checkpoints.text import unreadable
-from ..errors import RecipeError
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log
 from .comfyui import from_prompt, is_merge

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...checkpoints.errors import RecipeError
 from ...library.history import MergeRecord
-from ..errors import RecipeError
 from ..methods import METHODS, Method
 from ..recipe import Recipe
 from ..recipe_file import DEEPEST

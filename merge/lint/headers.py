@@ -12,11 +12,11 @@ import numpy as np
 from ...analysis.rounding import spacing
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import DType, dtype_named
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.hashes import identity, known_sha256
 from ...checkpoints.notices import Notice
 from ...library.scan_cache import kept_scan
 from ..compatibility import MIXED, check_architectures, check_predictions, denoiser, has_denoiser
-from ..errors import MergeError
 from ..recipe import Recipe
 
 # Binary digits with which merging and training go badly: those of fp8.
@@ -62,7 +62,7 @@ def _architectures(models: Mapping[str, Checkpoint]) -> Iterator[Notice]:
             continue
         try:
             check_architectures([models[first], models[name]], [first, name])
-        except MergeError as error:
+        except RecipeError as error:
             yield Notice(
                 "architecture.differs",
                 str(error),

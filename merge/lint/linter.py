@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.errors import RecipeError, UnetscopeError
 from ...checkpoints.families import Family
 from ...checkpoints.hashes import identity
 from ...checkpoints.notices import SEVERITIES, Notice, Severity, worst_first
@@ -21,7 +21,6 @@ from ...library.health import NOT_FINITE
 from ...library.scan import scan
 from ...library.scan_cache import keep_scan, kept_scan
 from ..compile import fitting_families
-from ..errors import RecipeError
 from ..models import UNUSED
 from ..planner import planned
 from ..recipe import Recipe

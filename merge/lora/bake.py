@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.text import free_name, readable
-from ..errors import MergeError
 from ..recipe import MERGED, Recipe
 from .uses import LoraUse
 
@@ -19,7 +19,7 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
         loras: what is baked in. A file may be there twice: its strengths add up.
 
     Raises:
-        MergeError: no LoRA, or block weights that are none.
+        RecipeError: no LoRA, or block weights that are none.
         RecipeError: a name that a recipe cannot hold.
 
     Example:
@@ -29,7 +29,7 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
         ('task_arithmetic', ['style'])
     """
     if not loras:
-        raise MergeError("name at least one LoRA to bake in (--lora FILE)")
+        raise RecipeError("name at least one LoRA to bake in (--lora FILE)")
     names = _names([Path(base), *(use.path for use in loras)])
     return Recipe.parse(
         {

@@ -9,12 +9,12 @@ from functools import lru_cache
 import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import Family
 from ...checkpoints.lora import Lora, LoraModule
 from ...checkpoints.lora.formulas import LowRank
 from ...checkpoints.lora.module import ModulePart
 from ...checkpoints.lora.names import Target, targets, usual_channels
-from ..errors import MergeError
 from .layers import Layer
 from .low_rank import Cut, Factors, decomposed
 
@@ -61,7 +61,7 @@ class Change:
         weight = None
         if self.module.needs_weight:
             if base is None:
-                raise MergeError(
+                raise RecipeError(
                     f"{self.lora.path}: its {self.module.kind} change of {self.key} follows from the weight itself; give the "
                     "checkpoint that it is for (--base)"
                 )
@@ -101,12 +101,12 @@ def one_family(loras: Sequence[Lora]) -> str:
     """The architecture that all of these LoRAs are for.
 
     Raises:
-        MergeError: they are for different ones.
+        RecipeError: they are for different ones.
     """
     first = loras[0]
     for lora in loras[1:]:
         if lora.family != first.family:
-            raise MergeError(
+            raise RecipeError(
                 f"{first.path} is {first.architecture.name} and {lora.path} is {lora.architecture.name}; LoRAs for "
                 "different architectures cannot be merged"
             )

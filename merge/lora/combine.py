@@ -13,7 +13,7 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.dtypes import dtype_named
-from ...checkpoints.errors import LabelError
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import family_of
 from ...checkpoints.lora import Lora, open_lora
 from ...checkpoints.lora.names import usual_channels
@@ -22,7 +22,6 @@ from ...checkpoints.notices import Notice
 from ...checkpoints.opening import open_checkpoint
 from ...checkpoints.stream import Pass, Progress, Span
 from ..block_weights import BlockWeights, ResolvedWeights
-from ..errors import MergeError
 from .changes import Change, changes_of, one_family
 from .layers import STYLES, Layer, style_named
 from .low_rank import Cut, Factors, error_squares, resized, summed
@@ -65,7 +64,7 @@ def merge_loras(
         UnetscopeError: files that cannot be read or are for different architectures, an output that cannot be written.
     """
     if not loras:
-        raise MergeError("name at least one LoRA to merge")
+        raise RecipeError("name at least one LoRA to merge")
     cut = Cut(rank, energy) if rank is not None or energy is not None else None
     how = _How(Path(output), cut, dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
@@ -107,7 +106,7 @@ def resize_lora(
         UnetscopeError: neither a rank nor an energy, a file that cannot be read, an output that cannot be written.
     """
     if rank is None and energy is None:
-        raise MergeError("give the rank to resize to (--rank 16) or the energy to keep (--energy 0.95)")
+        raise RecipeError("give the rank to resize to (--rank 16) or the energy to keep (--energy 0.95)")
     how = _How(Path(output), Cut(rank, energy), dtype, style, overwrite, Pass(threads, progress, cancel))
     with ExitStack() as files:
         checkpoint = files.enter_context(open_checkpoint(base)) if base is not None else None
@@ -122,8 +121,8 @@ def _resolved(use: LoraUse, family: str) -> ResolvedWeights:
     """A LoRA's block weights for its family."""
     try:
         return BlockWeights.parse(use.weights()).resolve(family)
-    except LabelError as error:
-        raise MergeError(f"block weights of {use.path}: {error}") from None
+    except RecipeError as error:
+        raise RecipeError(f"block weights of {use.path}: {error}") from None
 
 
 def _opened(files: ExitStack, loras: Sequence[LoraUse], base: Checkpoint | None) -> list[Lora]:
@@ -132,12 +131,12 @@ def _opened(files: ExitStack, loras: Sequence[LoraUse], base: Checkpoint | None)
     opened = [files.enter_context(open_lora(use.path, family=known, adapter=use.adapter)) for use in loras]
     for lora in opened if base is not None else ():
         if family_of(lora.family).id != base.family.id:
-            raise MergeError(f"{base.path}: is {base.architecture.name}; {lora.path} is a {lora.architecture.name}")
+            raise RecipeError(f"{base.path}: is {base.architecture.name}; {lora.path} is a {lora.architecture.name}")
     records = [lora.family for lora in opened]
     if len(opened) > 1 and all(isinstance(record, OwnNames) for record in records):
         for lora in opened[1:]:
             if not _alike(lora.family, opened[0].family):
-                raise MergeError(
+                raise RecipeError(
                     f"{lora.path} changes no layer that {opened[0].path} changes: nothing shows that they are for one "
                     "model; give it (--base)"
                 )
@@ -216,13 +215,13 @@ class _Combination:
             self.notes += [notice.of(lora.path.name) for notice in said]
         self.jobs = [(_widest(parts), parts) for parts in found.values()]
         if not self.jobs:
-            raise MergeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
+            raise RecipeError("all strengths are 0 where the LoRAs change anything; nothing is left to write")
         for layer, parts in self.jobs:
             for _, change in parts:
                 usual = usual_channels(change.key, layer.shape, loras[0].family)
                 if change.layer.shape not in (layer.shape, usual):
                     other = next(c for _, c in parts if c.layer is layer)
-                    raise MergeError(
+                    raise RecipeError(
                         f"{change.lora.path}: {change.key} has the shape {list(change.layer.shape)}, in {other.lora.path} "
                         f"{list(layer.shape)}; LoRAs of different models cannot be merged"
                     )
@@ -255,4 +254,4 @@ class _Combination:
     def _refuse_not_finite(self, layer: Layer, whole: Factors, parts: list[tuple[float, Change]]) -> None:
         if not (np.isfinite(whole.up).all() and np.isfinite(whole.down).all()):
             files = ", ".join(str(change.lora.path) for _, change in parts)
-            raise MergeError(f"{files}: the change of {layer.key} holds NaN or infinity; train or download it again")
+            raise RecipeError(f"{files}: the change of {layer.key} holds NaN or infinity; train or download it again")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...checkpoints.dtypes import F32, DType
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import family_of
 from ...checkpoints.files.targets import check_target, refuse_inputs
 from ...checkpoints.formats import written_as
@@ -19,7 +20,6 @@ from ...checkpoints.lora.roles import split
 from ...checkpoints.lora.values import values
 from ...checkpoints.stream import Pass
 from ...checkpoints.transfer import Fill, Outgoing, copied, write_tensors
-from ..errors import MergeError
 from .changes import Change, changes_of
 from .layers import WITHOUT_ALPHA, Style, style_named
 from .report import LoraReport
@@ -58,7 +58,7 @@ def convert_lora(
         tensors = [t for change in changes_of(opened) for t in _renamed(change, style)]
         names = [t.name for t in tensors]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise MergeError(
+            raise RecipeError(
                 f"{opened.path}: two of its tensors would be called {twice}; it names one module in two ways"
             )
         metadata = {k: v for k, v in opened.metadata.items() if k not in _STALE}
@@ -80,7 +80,7 @@ def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:
         yield from _factors(change, formula, style)
         return
     if style in WITHOUT_ALPHA or change.lora.style in WITHOUT_ALPHA:
-        raise MergeError(
+        raise RecipeError(
             f"{change.lora.path}: {change.key} is changed by {formula.kind}, which only kohya and single-file style have the same "
             f"names for; bake it into a checkpoint or merge it into a LoRA instead"
         )
@@ -93,7 +93,7 @@ def _renamed(change: Change, style: Style) -> Iterator[Outgoing]:
 def _factors(change: Change, formula: LowRank, style: Style) -> Iterator[Outgoing]:
     source, scale, layer = change.lora.source, formula.scale.factor, change.layer
     if formula.mid is not None and style in WITHOUT_ALPHA:
-        raise MergeError(
+        raise RecipeError(
             f"{change.lora.path}: {change.key} has a third factor (lora_mid), for which {style} style has no name; merge it alone "
             "into a new LoRA first, which folds it in"
         )
@@ -120,7 +120,7 @@ def _stored(name: str, numbers: np.ndarray, dtype: DType) -> Fill:
     """Numbers rounded to a dtype."""
     raw = np.empty(numbers.size * dtype.size, np.uint8)
     if kernel().encode(numbers.reshape(-1).astype(np.float32), dtype, raw):
-        raise MergeError(f"{name}: times its scale it is too large for {dtype}; convert to kohya or single-file style")
+        raise RecipeError(f"{name}: times its scale it is too large for {dtype}; convert to kohya or single-file style")
 
     def fill(start: int, stop: int, out: np.ndarray) -> None:
         out[:] = raw[start * dtype.size : stop * dtype.size]

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.dtypes import dtype_named
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import Family
 from ...checkpoints.lora.names import has_own_names
 from ...checkpoints.notices import Notice
@@ -24,7 +25,6 @@ from ...checkpoints.stream import Pass, Progress, Span
 from ...checkpoints.text import counted
 from ..block_weights import BlockWeights
 from ..compatibility import has_denoiser
-from ..errors import MergeError
 from .layers import Layer, layers_of, style_named
 from .low_rank import Cut, decomposed
 from .report import LoraReport, Losses
@@ -72,7 +72,7 @@ class _Resolved:
         if self.weights is not None:
             wanted = self.weights.weight(layer.key)
             if wanted != int(wanted) or wanted < 0:
-                raise MergeError(f"ranks are whole numbers, 0 to leave a layer out; {layer.key} has {wanted:g}")
+                raise RecipeError(f"ranks are whole numbers, 0 to leave a layer out; {layer.key} has {wanted:g}")
             if wanted == 0:
                 return None
             rank = int(wanted)
@@ -134,7 +134,7 @@ def extract_lora(
     """
     began = time.perf_counter()
     if conv_rank is not None and not conv:
-        raise MergeError("a rank for convolutions is of use only where they are part of the LoRA; add --conv")
+        raise RecipeError("a rank for convolutions is of use only where they are part of the LoRA; add --conv")
     chosen = RankChoice(Cut(rank if rank is not None or energy is not None else RANK, energy), conv_rank, ranks)
     with ExitStack() as files:
         one, other = (files.enter_context(open_checkpoint(path)) for path in (tuned, base))
@@ -146,7 +146,7 @@ def extract_lora(
         work = _Extraction(one, other, chosen.resolved(family), writer, conv, text_encoders)
         work.run(Pass(threads, progress, cancel))
         if not work.losses.count:
-            raise MergeError(
+            raise RecipeError(
                 f"{tuned} and {base} are equal in every layer that this LoRA could change; there is nothing to extract"
             )
         report = LoraReport(str(output), family.id, style, [one.path.name, other.path.name])
@@ -167,16 +167,16 @@ def _family(tuned: Checkpoint, base: Checkpoint) -> Family:
     families = [c.architecture.family for c in (tuned, base)]
     for checkpoint, family in zip((tuned, base), families, strict=True):
         if family is None or not has_denoiser(checkpoint):
-            raise MergeError(
+            raise RecipeError(
                 f"{checkpoint.path}: is {checkpoint.architecture.name}; a LoRA is extracted from two checkpoints with a UNET"
             )
     if families[0] != families[1]:
-        raise MergeError(
+        raise RecipeError(
             f"{tuned.path} is {tuned.architecture.name} and {base.path} is {base.architecture.name}; a LoRA is the "
             "difference of two checkpoints of one architecture"
         )
     if base.family.keeps_names and (strange := tuned.tensors.keys() ^ base.tensors.keys()):
-        raise MergeError(
+        raise RecipeError(
             f"{tuned.path} and {base.path} differ by {counted(len(strange), 'tensor')} that one of them lacks "
             f"({min(strange)}, ...), and no layout says which are right; a LoRA is the difference of two checkpoints of one model"
         )
@@ -242,10 +242,10 @@ class _Extraction:
     def _refuse(self, layer: Layer) -> None:
         for checkpoint in (self._tuned, self._base):
             if not np.isfinite(layer.read(checkpoint)).all():
-                raise MergeError(
+                raise RecipeError(
                     f"{checkpoint.path}: {layer.key} holds NaN or infinity; no LoRA can be extracted from it"
                 )
-        raise MergeError(f"{layer.key}: the difference is too large for fp32; no LoRA can be extracted from it")
+        raise RecipeError(f"{layer.key}: the difference is too large for fp32; no LoRA can be extracted from it")
 
     def _measure(self, key: str) -> None:
         """Note how much a layer that the LoRA does not change differs."""

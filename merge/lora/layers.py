@@ -10,13 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.errors import nearest
+from ...checkpoints.errors import RecipeError, nearest
 from ...checkpoints.families import Family, family_of
 from ...checkpoints.kernels import kernel
 from ...checkpoints.lora.names import FUSED, Target, factor_ends, has_own_names, spelled, targets
 from ...checkpoints.lora.own import OwnNames
 from ...checkpoints.tensors import Shape
-from ..errors import MergeError
 
 Style = Literal["kohya", "single-file", "diffusers", "peft"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -28,20 +27,20 @@ def style_named(name: str | None, family: str | Family) -> Style:
     """A style by its name; None: what trainers write for the architecture.
 
     Raises:
-        MergeError: there is no such style.
+        RecipeError: there is no such style.
     """
     record = family_of(family)
     if name is None:  # a kin's are written as those of the family that it varies
         facts = record.lora or (family_of(record.parent).lora if record.parent else None)
         return facts.denoiser if facts else "peft"
     if name not in STYLES:
-        raise MergeError(f"there is no style of LoRA names {name!r}{nearest(name, STYLES)}; use {', '.join(STYLES)}")
+        raise RecipeError(f"there is no style of LoRA names {name!r}{nearest(name, STYLES)}; use {', '.join(STYLES)}")
     if name in ("diffusers", "single-file") and isinstance(record, OwnNames):
-        raise MergeError(
+        raise RecipeError(
             f"{name} has no names for the layers of {record.title}; use the LoRA's own: peft (dotted), or kohya"
         )
     if name == "diffusers" and has_own_names(record):
-        raise MergeError(f"diffusers has no names for the layers of {record.title}; use peft, or kohya")
+        raise RecipeError(f"diffusers has no names for the layers of {record.title}; use peft, or kohya")
     return name
 
 

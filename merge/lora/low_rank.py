@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import MergeError
+from ...checkpoints.errors import RecipeError
 
 # Up to this side a matrix is decomposed in full: a sketch would hardly be smaller.
 _SMALL = 256
@@ -36,9 +36,9 @@ class Cut:
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
-            raise MergeError(f"a LoRA's rank must be at least 1, found {self.rank}")
+            raise RecipeError(f"a LoRA's rank must be at least 1, found {self.rank}")
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise MergeError(f"the energy to keep is a share between 0 and 1, such as 0.95; found {self.energy:g}")
+            raise RecipeError(f"the energy to keep is a share between 0 and 1, such as 0.95; found {self.energy:g}")
 
     def of(self, values: np.ndarray) -> int:
         """How many of these singular values (all of them, descending) are kept; at least one."""

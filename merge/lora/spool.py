@@ -9,11 +9,10 @@ from threading import Lock
 import numpy as np
 
 from ...checkpoints.dtypes import DType
-from ...checkpoints.errors import OutputError
+from ...checkpoints.errors import OutputError, RecipeError
 from ...checkpoints.files.partial import PARTIAL
 from ...checkpoints.kernels import kernel
 from ...checkpoints.transfer import Fill, Outgoing
-from ..errors import MergeError
 
 
 class Spool:
@@ -39,13 +38,13 @@ class Spool:
         """Set a tensor aside in a dtype, rounded once. Returns it as it will be read back, fp32.
 
         Raises:
-            MergeError: a value does not fit the dtype.
+            RecipeError: a value does not fit the dtype.
             OutputError: the disk is full.
         """
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         raw = np.empty(flat.size * dtype.size, np.uint8)
         if kernel().encode(flat, dtype, raw):
-            raise MergeError(
+            raise RecipeError(
                 f"{name}: {self._fault(flat)} for {dtype} in {self._target}; choose a wider dtype (bf16, fp32)"
             )
         self._append(name, raw, dtype, values.shape)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...checkpoints.errors import LabelError
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families.presets import is_lbw_preset, lbw_preset, preset_base
 from ..block_weights import BlockWeights
-from ..errors import MergeError
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class LoraUse:
         """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNET and text encoders), and block weights as typed.
 
         Raises:
-            MergeError: a strength that is no finite number; block weights that are no preset, vector or number.
+            RecipeError: a strength that is no finite number; block weights that are no preset, vector or number.
         """
         name, strengths = text, []
         while len(strengths) < 2 and not Path(name).exists():
@@ -47,7 +46,7 @@ class LoraUse:
             number = _number(last)
             if not colon or not head or number is None:
                 if colon and Path(head).is_file():
-                    raise MergeError(
+                    raise RecipeError(
                         f"{text}: {last!r} is no strength; write FILE:0.8, or FILE:0.8:0.5 for UNET and text encoders"
                     )
                 break
@@ -58,7 +57,7 @@ class LoraUse:
         """Block weights as a recipe writes them.
 
         Raises:
-            MergeError: an unknown preset, a vector of no known length.
+            RecipeError: an unknown preset, a vector of no known length.
         """
         text = self.unet if self.text is None else self.text
         if self.blocks is None or isinstance(self.blocks, int | float):
@@ -69,11 +68,11 @@ class LoraUse:
         kind = "preset" if isinstance(self.blocks, str) else "vector"
         plain = {"convention": convention, **self.blocks} if lines else {kind: self.blocks, "convention": convention}
         if lines and "strength" in plain:
-            raise MergeError(f"block weights of {self.path}: have a strength of their own; give it as FILE:UNET:TEXT")
+            raise RecipeError(f"block weights of {self.path}: have a strength of their own; give it as FILE:UNET:TEXT")
         try:
             BlockWeights.parse(plain)
-        except LabelError as error:
-            raise MergeError(f"block weights of {self.path}: {error}") from None
+        except RecipeError as error:
+            raise RecipeError(f"block weights of {self.path}: {error}") from None
         if lines:
             return {**plain, "strength": self.unet if self.unet == text else [self.unet, text]}
         return {**plain, "scale": self.unet, "base": text * self._first()}

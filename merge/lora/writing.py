@@ -12,13 +12,13 @@ import numpy as np
 
 from ... import __version__
 from ...checkpoints.dtypes import F32, DType
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import Family, family_of
 from ...checkpoints.files.targets import check_target, refuse_inputs
 from ...checkpoints.formats import written_as
 from ...checkpoints.stream import Pass
 from ...checkpoints.text import readable
 from ...checkpoints.transfer import write_tensors
-from ..errors import MergeError
 from .layers import WITHOUT_ALPHA, Layer, Style
 from .low_rank import Factors
 from .report import LoraReport
@@ -52,14 +52,14 @@ class LoraWriter:
 
     Raises:
         OutputError: the target cannot be written, or is an input.
-        MergeError: weights cannot be stored in the dtype.
+        RecipeError: weights cannot be stored in the dtype.
     """
 
     def __init__(
         self, target: Path, inputs: Sequence[Path], family: str | Family, style: Style, dtype: DType, *, overwrite: bool
     ):
         if not dtype.is_float:
-            raise MergeError(f"a LoRA cannot be stored as {dtype}; use fp32, fp16 or bf16")
+            raise RecipeError(f"a LoRA cannot be stored as {dtype}; use fp32, fp16 or bf16")
         written_as(target)  # else refused
         refuse_inputs(target, inputs)
         check_target(target, 0, overwrite)
@@ -101,10 +101,10 @@ class LoraWriter:
         """Set the change of a bias, or of a norm, aside as it is; returns it as it will be read.
 
         Raises:
-            MergeError: the style has no name for it.
+            RecipeError: the style has no name for it.
         """
         if self.style in WITHOUT_ALPHA:
-            raise MergeError(
+            raise RecipeError(
                 f"{self._target}: {layer.name(self.style)} has a change of its {'bias' if bias else 'norm'}, for which LoRAs in "
                 f"{self.style} style have no place; write kohya or single-file style"
             )

@@ -38,8 +38,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, Unpack, get_args, get_origin, overload
 
+from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import component_names
-from ..errors import MethodError
 from .method import Becomes, Component, Delta, Kind, Method, MethodParameter, Numbers, ParameterKind, Share
 from .other_tools import Mecha, Mergekit, Supermerger
 
@@ -89,7 +89,7 @@ def linear(function=None, /, **facts):
     """A linear method: its function returns the shares of its inputs.
 
     Raises:
-        MethodError: the function is not a method; so do the other decorators.
+        RecipeError: the function is not a method; so do the other decorators.
 
     Example:
         >>> @linear
@@ -163,20 +163,20 @@ class _Declaration:
     def __init__(self, kind: Kind, function: Any):
         self.kind, self.function = kind, function
         if not inspect.isfunction(function):
-            raise MethodError(
+            raise RecipeError(
                 f"@{kind} stands above a function, whose positional parameters are the inputs; found {function!r:.80}"
             )
         self.name, code = function.__name__, function.__code__
         self.where = f"{code.co_filename}, line {code.co_firstlineno}: {self.name}"
 
-    def error(self, text: str) -> MethodError:
-        return MethodError(f"{self.where}: {text}")
+    def error(self, text: str) -> RecipeError:
+        return RecipeError(f"{self.where}: {text}")
 
     def method(self, facts: dict[str, Any]) -> Method:
         """The record.
 
         Raises:
-            MethodError: naming the function, its file and line, and what is wrong.
+            RecipeError: naming the function, its file and line, and what is wrong.
         """
         self._check_function()
         signature = self._signature()

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.errors import UnetscopeError
+from ...checkpoints.errors import RecipeError, UnetscopeError
 from ...checkpoints.text import unreadable
-from ..errors import MethodError
 from .method import METHODS, Method
 
 _SUFFIX = ".py"
@@ -51,14 +50,14 @@ def load_methods(path: Path | str, sha256: str | None = None) -> MethodsFile:
         sha256: what its text has to have, where that is known.
 
     Raises:
-        MethodError: there is no such file, it has another hash, cannot be run, holds no methods, or a method that is wrong or
+        RecipeError: there is no such file, it has another hash, cannot be run, holds no methods, or a method that is wrong or
             has the name of another one.
     """
     path = Path(path).expanduser()
     text = _text(path)
     digest = hashlib.sha256(text).hexdigest()
     if sha256 is not None and digest != sha256.lower():
-        raise MethodError(_other_content(path, digest, sha256))
+        raise RecipeError(_other_content(path, digest, sha256))
     if digest in _FILES:
         return _FILES[digest]
     found = _run(path, text, digest)
@@ -84,7 +83,7 @@ def with_methods_loaded(data: Any, folder: Path) -> Any:
         folder: where relative paths count from.
 
     Raises:
-        MethodError: as `load_methods`.
+        RecipeError: as `load_methods`.
     """
     entries = data.get("methods") if isinstance(data, Mapping) else None
     if not isinstance(entries, list):
@@ -111,7 +110,7 @@ def loaded_methods(path: str, sha256: str | None = None) -> MethodsFile:
         sha256: as the recipe says it.
 
     Raises:
-        MethodError: it has not been taken in, or another content of it has.
+        RecipeError: it has not been taken in, or another content of it has.
     """
     base = _base(path)
     sha256 = sha256 or _digest(path)
@@ -121,8 +120,8 @@ def loaded_methods(path: str, sha256: str | None = None) -> MethodsFile:
     if sha256 is None and len(called) == 1:
         return called[0]
     if called and sha256 is not None:
-        raise MethodError(_other_content(called[0].path, called[0].sha256, sha256))
-    raise MethodError(
+        raise RecipeError(_other_content(called[0].path, called[0].sha256, sha256))
+    raise RecipeError(
         f"{path}: the recipe takes methods from this Python file, which has not been loaded, for that runs its code; if you trust "
         f"it, start with --methods {base}"
     )
@@ -155,13 +154,13 @@ def _run(path: Path, text: bytes, digest: str) -> list[Method]:
         # No two files share a module's name, whatever folders they are in.
         module = run_file(path, f"_unetscope_methods_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest[:12]}", text)
     except UnetscopeError as error:
-        raise MethodError(str(error)) from None
+        raise RecipeError(str(error)) from None
     except Exception as error:  # whatever a user's code does when it is run
-        raise MethodError(f"{path}: cannot be run: {in_words(error)}") from error
+        raise RecipeError(f"{path}: cannot be run: {in_words(error)}") from error
     # What it imports of ours is in the registry already.
     own = [m for m in vars(module).values() if isinstance(m, Method) and METHODS.get(m.name) is not m]
     if not own:
-        raise MethodError(
+        raise RecipeError(
             f"{path}: holds no merge methods; expected functions under @linear, @elementwise, @statistics, @whole or @structural "
             "of unetscope.merge"
         )
@@ -170,11 +169,11 @@ def _run(path: Path, text: bytes, digest: str) -> list[Method]:
 
 def _text(path: Path) -> bytes:
     if path.suffix.lower() != _SUFFIX:
-        raise MethodError(f"{path}: merge methods stand in a Python file, whose name ends in {_SUFFIX}")
+        raise RecipeError(f"{path}: merge methods stand in a Python file, whose name ends in {_SUFFIX}")
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise MethodError(f"{path}: cannot be read ({unreadable(error)})") from None
+        raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
 
 
 def _digest(path: str) -> str | None:

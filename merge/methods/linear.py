@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import RecipeError
+from ...checkpoints.errors import RecipeError
 from .declaring import linear
 from .method import Delta, Numbers
 from .other_tools import Mecha, Mergekit, Supermerger

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ...checkpoints.errors import nearest
+from ...checkpoints.errors import RecipeError, nearest
 from ...checkpoints.registry import Registry
 from ...checkpoints.spelling import spelt
 from ...checkpoints.text import shown
-from ..errors import MethodError, RecipeError
 from .other_tools import Mecha, Mergekit, Supermerger
 
 Numbers = Sequence[float]
@@ -251,7 +250,7 @@ METHODS: Registry[Method] = Registry(
     __package__,
     "unetscope.methods",
     name=lambda method: method.name,
-    error=MethodError,
+    error=RecipeError,
     # The order in which methods are listed: what people begin with comes first.
     first=("linear", "elementwise", "filters", "directions", "centres", "sparse", "spectral", "structural"),
 )

@@ -34,7 +34,7 @@ class Generator(ABC):
         Raises:
             SearchError: the generator cannot be reached, or takes no model at all (code `OUT_OF_ORDER`).
             SearchError: the generator cannot take this one.
-            MergeError, CheckpointError: the recipe cannot be merged.
+            RecipeError, CheckpointError: the recipe cannot be merged.
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ def best_diagram(overview: Overview, of: str, top: int, theme: str = "auto") -> 
         the drawing, or None where there is nothing to colour.
 
     Raises:
-        DrawingError: no box of the architecture has one of these weights.
+        UnetscopeError: no box of the architecture has one of these weights.
     """
     from ...checkpoints.families.any import any_family
     from ...diagrams import draw
