@@ -3,7 +3,9 @@
 The rooms, each of which may import those before it:
 
 - `checkpoints`: files on disk as named tensors of a known family; in it `formats` (containers), `encodings` (ways to store
-  numbers), `naming` (other layouts' names), `families` (kinds of model) and `lora` (adapters)
+  numbers), `families` (kinds of model), `recognition` (whose names a file has), `lora` (adapters), `files` (reading and writing),
+  `kernels` (what is done to every number)
+- `library`: what is known of a file and of a folder
 - `analysis`: numbers about weights, and their plots
 - `diagrams`: pictures of architectures, coloured by any number
 - `merge`: a recipe becomes a new checkpoint; in it `methods`, `lora`, `lint` (what is questionable about a recipe) and `exchange`

@@ -1,15 +1,15 @@
 """Numbers about weights: statistics, health, differences, distances, where a merge comes from, and their plots.
 
 Everything streams over the files in one pass, on several threads, in a small constant of memory; results are pandas
-DataFrames with one row per tensor, and group-bys of them. This room uses `checkpoints` and nothing above it.
+DataFrames with one row per tensor, and group-bys of them. This room uses `library` and `checkpoints`, and nothing above them.
 
 In the order in which data passes:
 
 - `alignment`: checkpoints -> the tensors that all of them have
-- `reduce`, `kernels`, `kernels_numba`, `kernels_numpy`: pieces of these -> a few sums for each
+- `reduce`: pieces of these -> a few sums for each
 - `grouping`: sums of tensors -> sums of layers, blocks, components
 - `statistics`, `health`: one checkpoint, and whether it is sound
-- `difference`, `metrics`, `rounding`, `wording`: two, and what is to be said of them
+- `difference`, `metrics`, `rounding`, `summary`: two, and what is to be said of them
 - `gram`, `collection`: many
 - `trace`, `trace_pass`, `trace_label`, `regression`, `collinearity`, `shares`, `suggestion`, `verdict`, `trace_report`: where a
   merge comes from
@@ -18,6 +18,8 @@ In the order in which data passes:
 """
 
 from typing import TYPE_CHECKING
+
+from ..checkpoints.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .collection import Comparison, compare
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from .plots.map import draw_map
     from .plots.style import save
     from .plots.traced import draw_shares
-    from .sentences import sentences
     from .statistics import Statistics, measure
+    from .summary import sentences
 
 __all__ = [
     "BASE_METRICS",
@@ -59,36 +61,23 @@ __all__ = [
     "sentences",
     "values_by_label",
 ]
-
-_HOME = {
-    "AnalysisError": "errors",
-    "BASE_METRICS": "metrics",
-    "Comparison": "collection",
-    "Difference": "difference",
-    "GramTable": "gram",
-    "PAIR_METRICS": "metrics",
-    "Statistics": "statistics",
-    "compare": "collection",
-    "diff": "difference",
-    "draw_clusters": "plots.clusters",
-    "draw_heatmap": "plots.heatmap",
-    "draw_histograms": "plots.histograms",
-    "draw_map": "plots.map",
-    "draw_shares": "plots.traced",
-    "examine": "health",
-    "gram_matrices": "gram",
-    "measure": "statistics",
-    "records": "grouping",
-    "save": "plots.style",
-    "sentences": "wording",
-    "values_by_label": "grouping",
-}
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: the command line's help must not wait for numpy and pandas."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "errors": ("AnalysisError",),
+        "metrics": ("BASE_METRICS", "PAIR_METRICS"),
+        "collection": ("Comparison", "compare"),
+        "difference": ("Difference", "diff"),
+        "gram": ("GramTable", "gram_matrices"),
+        "statistics": ("Statistics", "measure"),
+        "plots.clusters": ("draw_clusters",),
+        "plots.heatmap": ("draw_heatmap",),
+        "plots.histograms": ("draw_histograms",),
+        "plots.map": ("draw_map",),
+        "plots.traced": ("draw_shares",),
+        "health": ("examine",),
+        "grouping": ("records", "values_by_label"),
+        "plots.style": ("save",),
+        "summary": ("sentences",),
+    },
+)

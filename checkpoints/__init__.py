@@ -6,28 +6,24 @@ one made of the file's own names where no family knows them. This room imports n
 
 In the order in which data passes:
 
-- `formats`, `files`: bytes of a file -> `tensors` (byte ranges) under the file's own names, of `dtypes`
+- `formats`: bytes of a file -> `tensors` (byte ranges) under the file's own names, of `dtypes`
 - `encodings`: codes -> numbers, decoded in the pass that reads them
-- `naming`: the file's names -> keys
-- `architecture`, `foreign`: keys -> the family, or what the file is instead
-- `families`, `layers`: keys -> blocks and kinds of layer; `registry` finds such records
+- `recognition`: the file's names -> keys, and the family that reads them, or what the file is instead
+- `families`: keys -> blocks and kinds of layer; other people's weight vectors -> a number for each block
 - `opening`, `checkpoint`: all of these in a row, and what they answer with
 - `lora`: an adapter as a checkpoint of changes
-- `conventions`, `presets`: other people's weight vectors -> a number for each block
 - `stream`, `strided`: the pass over weights, pieces of tensors on several threads
-- `codec`, `kernel_loops`, `kernel_numba`, `kernel_torch`, `machine_code`, `kernel_cache`: stored bytes <-> fp32
-- `output`, `partial_file`, `resumable`, `output_folder`, `transfer`, `targets`, `file_system`: numbers -> files that appear when
-  they are complete
-- `convert`, `diffusers_output`, `needless`, `averaged`, `position_ids`: any format -> another
-- `demo`, `demo_weights`: files to try things out on
-- `inspection`, `adapter`, `history`: what a header says
-- `scan`, `health`, `fingerprint`, `hashes`, `kept_scans`: what values say, and where that is kept
-- `folder_scan`, `sidecars`, `hash_index`: what is known of a folder
-- `errors`, `wording`, `yaml_text`, `user_code`, `on_demand`: what every room uses
+- `kernels`: stored bytes <-> fp32, sums of models, and what is measured
+- `files`: positioned reads; files that appear when they are complete
+- `transfer`, `diffusers_output`: numbers -> a checkpoint
+- `demo`: files to try things out on
+- `registry`, `on_demand`: how records are found
+- `errors`, `notices`, `text`, `settings`, `spelling`, `first_use`, `hashes`: what every room uses
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .first_use import on_first_use
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, TensorInfo
@@ -35,12 +31,6 @@ if TYPE_CHECKING:
     from .families import FAMILIES, Family, Place, family_of
     from .opening import open_checkpoint
 
-_HOME = {
-    "checkpoint": ("Checkpoint", "TensorInfo"),
-    "errors": ("CheckpointError", "LabelError", "OutputError", "UnetscopeError"),
-    "families": ("FAMILIES", "Family", "Place", "family_of"),
-    "opening": ("open_checkpoint",),
-}
 __all__ = [
     "FAMILIES",
     "Checkpoint",
@@ -54,11 +44,12 @@ __all__ = [
     "family_of",
     "open_checkpoint",
 ]
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: the command line's help must not wait for numpy."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "checkpoint": ("Checkpoint", "TensorInfo"),
+        "errors": ("CheckpointError", "LabelError", "OutputError", "UnetscopeError"),
+        "families": ("FAMILIES", "Family", "Place", "family_of"),
+        "opening": ("open_checkpoint",),
+    },
+)

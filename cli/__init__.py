@@ -5,12 +5,12 @@ others use.
 
 In the order in which data passes:
 
-- `commands`, `late`: which commands there are; each is made when it is asked for
-- `arguments`, `short_forms`: options that several share; the options of a merge method
-- `looking`, `analysing`, `tracing`, `indexing`, `linting`, `importing`, `converting`, `listing`, `drawing`, `making`, `merging`,
+- `commands`, `lazy_commands`: which commands there are; each is made when it is asked for
+- `arguments`, `short_forms`, `spelling`: options that several share; the options of a merge method
+- `inspecting`, `analysing`, `tracing`, `indexing`, `linting`, `importing`, `converting`, `listing`, `drawing`, `demo`, `merging`,
   `lora`, `searching`, `app`: the commands
 - `screen`: what they show
-- `endings`: how they end
+- `exit_codes`: how they end
 """
 
 from __future__ import annotations

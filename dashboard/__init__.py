@@ -6,18 +6,17 @@ but `cli`, and offers nothing to them.
 
 In the order in which data passes:
 
-- `launch`, `address`, `shell`, `folders`: the server, what surrounds every page, and the folders that it may touch
+- `launch`, `address`, `shell`, `folders`, `folder_choice`: the server, what surrounds every page, and the folders that it may touch
 - `page`, `pages`: what a page is, and the pages
-- `library`, `choices`, `subject`, `subject_view`: the models folder -> what a page looks at
-- `tasks`, `jobs`, `worker`, `lock`, `job_view`: work in processes of its own
-- `measuring`, `scanning`, `prediction`, `merging`, `demo`: what such work does
-- `records`: what is remembered, on disk
-- `diagram`, `heatmap`, `histogram`, `collection_charts`, `map_labels`, `search_charts`, `history_view`, `report_view`,
-  `measure_view`: results -> pictures
-- `merge_controls`, `merge_parameters`, `merge_weights`, `weights_editing`, `merge_form`, `merge_load`, `merge_draft`,
+- `library`, `choices`, `drawable`, `drawable_choice`: the models folder -> what a page looks at
+- `tasks`, `jobs`, `worker`, `results`, `job_view`: work in processes of its own
+- `measuring`, `scanning`, `merging`, `demo`: what such work does
+- `state_files`: what is remembered, on disk
+- `diagram`, `heatmap`, `histogram`, `collection_charts`, `map_labels`, `search_charts`, `history_view`, `report_view`:
+  results -> pictures
+- `merge_controls`, `merge_parameters`, `merge_weights`, `weights_editing`, `merge_form`, `merge_load`, `merge_state`, `merge_draft`,
   `merge_predict`, `merge_run`, `own_methods`: the page Merge
 - `search_runs`: the page Search
-- `left_behind`: what killed runs left
-- `wording`: how pages say things
-- `screenshots`: the pictures of the docs
+- `unfinished_files`: what killed runs left
+- `markdown`: how pages say things
 """

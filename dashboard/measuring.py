@@ -67,7 +67,7 @@ def kept_statistics(key: str) -> Statistics | None:
 def run_difference(arguments: dict[str, Any], progress: Progress, cancel: threading.Event) -> dict[str, Any]:
     """Compare `a` and `b`, with `base` or None (paths): the terms of every metric per tensor."""
     from ..analysis.difference import diff
-    from ..analysis.sentences import sentences
+    from ..analysis.summary import sentences
 
     with ExitStack() as stack:
         a, b, base = (_opened(stack, arguments.get(name)) for name in ("a", "b", "base"))

@@ -17,7 +17,6 @@ In the order in which data passes:
 - `tree`: a recipe's steps
 - `svg`, `dot`, `graphviz`, `export`: boxes -> files
 - `listing`: the same tensors as a table
-- `gallery`: the pictures of the docs
 """
 
 from ..checkpoints.errors import UnetscopeError as DrawingError

@@ -5,13 +5,29 @@ file, tensor by tensor; `dry_run` says what would happen, `planned` what every t
 merge methods; `linear`, `elementwise`, `statistics`, `whole` and `structural` make one of a function (`methods.declaring`), and
 `load_methods` takes in a file of them.
 
-In the order in which a merge passes them: `recipe`, `models`, `planner` (with `compile`), `plan`, `run`, `executor`. `exchange`
-reads and writes other tools' recipes, `lint` says what is questionable in one, `lora` bakes, merges and extracts LoRAs. The room
-is built on `checkpoints`, and on `analysis` for what lint and predictions measure.
+In the order in which a merge passes them:
+
+- `recipe`, `recipe_file`, `block_weights`, `weights_text`, `selectors`: YAML -> a recipe, checked for all that needs no model
+- `methods`: the formulas; `user_code`: those of the user
+- `models`, `compatibility`: the models, opened, and whether they fit together
+- `planner`, `compile`, `linear_combination`, `shape_rule`, `wholeness`: the steps -> one sum of terms for each tensor
+- `plan`: what every tensor of the result is made of
+- `run`: the output laid out, the plan executed, the file put in place; `metadata`, `report`: what it says of itself
+- `executor`, `coalesce`, `evaluate`, `tensor_slice`: a plan -> pieces of tensors, on several threads
+- `measure`, `reductions`, `fixed_order`, `weiszfeld`, `dropout`: what methods measure, and chance
+- `nonfinite`: NaN and infinity, repaired or refused
+- `live`: the same into a model in memory
+- `convert`: one checkpoint in another format, dtype or layout
+- `grid`, `predict`: many merges; how far a result will be from its models
+- `lora`, `lint`, `exchange`: LoRAs; what is questionable about a recipe; other tools' recipes
+- `errors`, `validation_errors`: what is wrong, as a sentence
+
+The room is built on `checkpoints`, on `library`, and on `analysis` for what lint and predictions measure.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..checkpoints.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .block_weights import BlockWeights
@@ -31,25 +47,19 @@ __all__ = [
     "RecipeError", "Report", "Share", "Spot", "Supermerger", "TensorSlice", "dry_run", "elementwise", "linear",
     "load_methods", "merge", "planned", "statistics", "structural", "whole",
 ]  # fmt: skip
-
-_HOME = {
-    "methods": ("METHODS", "load_methods"),
-    "methods.declaring": ("elementwise", "linear", "statistics", "structural", "whole"),
-    "methods.other_tools": ("Mecha", "Mergekit", "Supermerger"),
-    "methods.method": ("Component", "Delta", "Numbers", "Share"),
-    "tensor_slice": ("Spot", "TensorSlice"),
-    "block_weights": ("BlockWeights",),
-    "errors": ("MergeError", "MethodError", "RecipeError"),
-    "planner": ("planned",),
-    "recipe": ("Recipe",),
-    "report": ("Report",),
-    "run": ("dry_run", "merge"),
-}
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: the command line's help must not wait for numpy and pydantic."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "methods": ("METHODS", "load_methods"),
+        "methods.declaring": ("elementwise", "linear", "statistics", "structural", "whole"),
+        "methods.other_tools": ("Mecha", "Mergekit", "Supermerger"),
+        "methods.method": ("Component", "Delta", "Numbers", "Share"),
+        "tensor_slice": ("Spot", "TensorSlice"),
+        "block_weights": ("BlockWeights",),
+        "errors": ("MergeError", "MethodError", "RecipeError"),
+        "planner": ("planned",),
+        "recipe": ("Recipe",),
+        "report": ("Report",),
+        "run": ("dry_run", "merge"),
+    },
+)

@@ -2,26 +2,26 @@
 
 A study (YAML) names a recipe with free numbers, payloads, a generator, a reward and a budget; everything that is learnt goes
 into a run folder. `search(Study.load(path), folder)` runs one, `RunFolder(folder)` reads what came of it.
-This room uses `merge`, `analysis`, `diagrams` and `checkpoints`, and nothing above it.
+This room uses those below it: `merge`, `diagrams`, `analysis`, `library` and `checkpoints`.
 
 In the order in which data passes:
 
 - `study`, `study_settings`: YAML -> a study that is checked
-- `free`, `holes`, `free_weights`, `parameters`: its recipe -> what is free, and the recipe of a point
-- `payloads`, `payload_files`, `wildcards`, `prompts`, `shots`: its prompts -> the images that every trial makes
+- `search_space`, `placeholders`, `weight_placeholders`, `parameters`: its recipe -> what is free, and the recipe of a point
+- `payloads`, `payload_files`, `wildcards`, `image_requests`: its prompts -> the images that every trial makes
 - `baselines`, `prior`, `automb`: what is scored first, and what is known already
-- `preparation`: all of these in a row
+- `run_setup`: all of these in a row
 - `loop`, `optimiser`, `proposals`, `stopping`, `interrupts`: ask, measure, tell, until it is enough
-- `objective`, `panel`, `pruning`, `generators`, `samplers`, `rewards`, `user_code`: a point -> images -> its score
+- `objective`, `pruning`, `generators`, `rewards`, `user_code`: a point -> images -> its score
 - `records`, `run_folder`, `validation`: what was measured, on disk
 - `storage`, `journal`: the optimiser's memory
 - `confirmation`: the best ones on images that the search never saw
-- `tree`: searches whose results go into the next
 - `overview`, `importance`, `plots`, `report`, `report_page`: what people see of it
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..checkpoints.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .confirmation import confirm
@@ -44,22 +44,16 @@ __all__ = [
     "confirm",
     "search",
 ]
-
-_HOME = {
-    "confirmation": ("confirm",),
-    "errors": ("SearchError",),
-    "loop": ("Outcome", "search"),
-    "parameters": ("FreeParameter",),
-    "records": ("TrialRecord",),
-    "run_folder": ("RunFolder",),
-    "image_requests": ("ImageRequest",),
-    "study": ("Study",),
-}
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: the command line's help must not wait for numpy and pydantic."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "confirmation": ("confirm",),
+        "errors": ("SearchError",),
+        "loop": ("Outcome", "search"),
+        "parameters": ("FreeParameter",),
+        "records": ("TrialRecord",),
+        "run_folder": ("RunFolder",),
+        "image_requests": ("ImageRequest",),
+        "study": ("Study",),
+    },
+)

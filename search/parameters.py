@@ -26,7 +26,7 @@ class FreeParameter:
         labels: the canonical block labels that it moves as a whole; empty where it moves no whole block.
 
     Example:
-        >>> Parameter("mix.alpha", low=0, high=1, step=0.25).nearest(0.4)
+        >>> FreeParameter("mix.alpha", low=0, high=1, step=0.25).nearest(0.4)
         0.5
     """
 

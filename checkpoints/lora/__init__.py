@@ -12,28 +12,23 @@ In the order in which data passes:
 - `building`, `values`, `formulas`: a module's tensors -> `module`, a weight and its change
 - `opening`: all of these in a row
 - `delta_checkpoint`: what merges read like any other input
-- `demo`: files to try things out on
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..first_use import on_first_use
 
 if TYPE_CHECKING:
     from .delta_checkpoint import LoraCheckpoint, lora_checkpoint
     from .module import LoraModule
     from .opening import Lora, open_lora
 
-_HOME = {
-    "delta_checkpoint": ("LoraCheckpoint", "lora_checkpoint"),
-    "module": ("LoraModule",),
-    "opening": ("Lora", "open_lora"),
-}
 __all__ = ["Lora", "LoraCheckpoint", "LoraModule", "lora_checkpoint", "open_lora"]
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "delta_checkpoint": ("LoraCheckpoint", "lora_checkpoint"),
+        "module": ("LoraModule",),
+        "opening": ("Lora", "open_lora"),
+    },
+)

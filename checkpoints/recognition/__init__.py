@@ -1,7 +1,12 @@
 """A file's own names <-> keys, the names of the family's single-file layout, which everything else speaks.
 
-A component is found by what it holds, whatever stands before its names (`single`); the names of diffusers and transformers are
-translated, both ways, by the tables of the families' records (`translation`, `denoiser`). Tensors are moved, and nothing is read.
+Tensors are moved, and nothing is read. In the order in which data passes:
+
+- `single`: components, found by what they hold, whatever stands before their names
+- `denoiser`, `translation`: names of diffusers and transformers, translated both ways by the tables of the families' records
+- `averaged`: the denoiser that is there as EMA weights only
+- `architecture`: keys -> the family, its variant, its parts
+- `other_models`: what is no checkpoint of a known family, by name
 """
 
 from .denoiser import diffusers_family as unet_family

@@ -147,7 +147,7 @@ def _values(key: str, metric: str, level: str, drawable: Drawable) -> dict[str, 
 
 
 def _sentences(key: str) -> None:
-    from ...analysis.sentences import IDENTICAL
+    from ...analysis.summary import IDENTICAL
 
     said = (kept("difference", key) or {}).get("sentences") or ["Nothing differs."]
     order = sorted(said, key=lambda sentence: sentence.startswith(IDENTICAL))

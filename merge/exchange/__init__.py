@@ -7,9 +7,10 @@ In the order in which data passes:
 
 - `reading`: a file -> which tool wrote it
 - `recorded`, `comfyui`, `supermerger`, `weight_lines`, `automb_log`, `mergekit`, `mergekit_settings`, `mecha_text`,
-  `mecha_import`: what it says
+  `mecha_graph`, `mecha_blocks`, `mecha_merges`, `mecha_sparse`, `mecha_import`: what it says
 - `draft`: models, steps and notes -> a `Recipe`
-- `mecha_export`, `mecha_writers`, `mecha_sparse_writers`: a `Recipe` -> sd-mecha's text
+- `shares`: how much of every model is in the result
+- `mecha_export`, `mecha_numbers`, `mecha_writer`, `mecha_writers`, `mecha_sparse_writers`: a `Recipe` -> sd-mecha's text
 """
 
 from .draft import Draft, Imported, Request

@@ -127,8 +127,8 @@ def lint(
         >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 3}
         >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
         >>> found = lint(Recipe.parse({"models": models, "steps": {"mix": step}}))
-        >>> [(one.check, one.severity) for one in found.findings]
-        [('range', 'warning'), ('dtype', 'note')]
+        >>> [(one.code, one.severity) for one in found.findings]
+        [('range.parameter', 'warning'), ('dtype.fewer_digits', 'note')]
     """
     report = LintReport(where, deep=deep)
     with ExitStack() as files:

@@ -12,8 +12,9 @@ In the order in which data passes:
 - `spool`, `writing`, `report`: factors -> a file, and what people are told
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ...checkpoints.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .bake import bake_recipe
@@ -24,20 +25,14 @@ if TYPE_CHECKING:
     from .uses import LoraUse
 
 __all__ = ["LoraReport", "LoraUse", "bake_recipe", "convert_lora", "extract_lora", "merge_loras", "resize_lora"]
-
-_HOME = {
-    "bake": ("bake_recipe",),
-    "combine": ("merge_loras", "resize_lora"),
-    "convert": ("convert_lora",),
-    "extract": ("extract_lora",),
-    "report": ("LoraReport",),
-    "uses": ("LoraUse",),
-}
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: the command line's help must not wait for numpy."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "bake": ("bake_recipe",),
+        "combine": ("merge_loras", "resize_lora"),
+        "convert": ("convert_lora",),
+        "extract": ("extract_lora",),
+        "report": ("LoraReport",),
+        "uses": ("LoraUse",),
+    },
+)

@@ -3,9 +3,9 @@
 `METHODS` maps names to `Method`; `method_named` finds one. A method is a function under `linear`, `elementwise`, `statistics`,
 `whole` or `structural`, which `unetscope.merge` has. `load_methods` takes in a file of the user's.
 
-- `declaring`, `method`, `elsewhere`: how a method is written, what it is, what other tools call it
-- `registry`, `files`: where methods are found, and the user's own
-- `combining`, `numpy_later`: what several methods use
+- `declaring`, `method`, `other_tools`: how a method is written, what it is and where it is found, what other tools call it
+- `files`: the user's own
+- `combining`, `lazy_numpy`: what several methods use
 - `page`: docs/methods.md
 
 Every other file holds methods of one kind of idea.

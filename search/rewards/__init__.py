@@ -3,9 +3,9 @@
 Kinds are imported when a study asks for them. The files:
 
 - `contract`, `kinds`, `options`: what a reward is, which there are, how their options are checked
-- `weights`, `pixels`, `clip`, `open_clip_names`, `blip_names`, `head`: models that score, from local files
-- `aesthetic`, `clip_scores`, `image_reward`, `onnx_file`: rewards that are models
-- `http`, `command`, `manual`, `answers`: rewards that are other programs, or people
+- `weights`, `pixels`, `clip`, `towers`, `head`: models that score, from local files
+- `aesthetic`, `clip_scores`, `image_reward`: rewards that are models
+- `command`, `manual`: rewards that are other programs, or people
 - `composite`: several as one
 - `features`: plain measures of an image
 """
