@@ -156,8 +156,7 @@ def diff(
 ) -> None:
     """Measure what B changed against A, block by block: what is equal, what differs, and how much."""
     from ..analysis import diff as difference
-    from ..analysis import draw_heatmap, records, save
-    from ..analysis import sentences
+    from ..analysis import draw_heatmap, records, save, sentences
     from ..checkpoints.errors import UnetscopeError, nearest
 
     check_results(overwrite, (csv, TABLES), (heatmap, PICTURES), (diagram, PICTURES))

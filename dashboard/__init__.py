@@ -14,8 +14,8 @@ In the order in which data passes:
 - `state_files`: what is remembered, on disk
 - `diagram`, `heatmap`, `histogram`, `collection_charts`, `map_labels`, `search_charts`, `history_view`, `report_view`:
   results -> pictures
-- `merge_controls`, `merge_parameters`, `merge_weights`, `weights_editing`, `merge_form`, `merge_load`, `merge_state`, `merge_draft`,
-  `merge_predict`, `merge_run`, `own_methods`: the page Merge
+- `merge_controls`, `merge_parameters`, `merge_weights`, `weights_editing`, `merge_form`, `merge_load`, `merge_state`,
+  `merge_draft`, `merge_predict`, `merge_run`, `own_methods`: the page Merge
 - `search_runs`: the page Search
 - `unfinished_files`: what killed runs left
 - `markdown`: how pages say things

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import place
 
-from unetscope.analysis import AnalysisError, diff, records, values_by_label
-from unetscope.analysis import sentences
+from unetscope.analysis import AnalysisError, diff, records, sentences, values_by_label
 from unetscope.analysis.metrics import BASE_METRICS, PAIR_METRICS
 from unetscope.checkpoints.stream import Cancelled
 
