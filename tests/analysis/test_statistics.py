@@ -9,6 +9,7 @@ from places import place
 
 from unetscope.analysis import AnalysisError, examine, measure
 from unetscope.analysis.statistics import STATISTICS, edges
+from unetscope.library.health import level
 
 
 def reference(x: np.ndarray, normal: float) -> dict[str, float]:
@@ -83,7 +84,7 @@ def test_integers_are_listed_without_statistics(write_model, random_model):
 
 
 def said(checkpoint) -> dict[str, str]:
-    return {finding.text: finding.level for finding in examine(checkpoint, measure(checkpoint))}
+    return {finding.text: level(finding) for finding in examine(checkpoint, measure(checkpoint))}
 
 
 def test_what_is_wrong_with_the_values_is_said_worst_first(write_model, random_model):

@@ -162,7 +162,7 @@ def test_a_confirmation_is_shown_with_its_intervals(tmp_path):
 
 
 def test_the_verdict_of_a_confirmation_is_said_once(tmp_path):
-    found = {"verdict": "yes", "text": "trial 3 is better than both parents: yes", "candidates": []}
+    found = {"verdict": "yes", "text": "trial 3 is better than both parents: yes", "best": "trial 3", "candidates": []}
     run = write_run(tmp_path / "run", trials=4, confirmed=found)
     said = "Trial 3 was measured again on images that the search never saw."
     assert verdict_of(read_overview(run.path)) == ("yes", said)
