@@ -97,7 +97,7 @@ def denominator(shares: np.ndarray, errors: np.ndarray) -> int:
 
 
 def allowance(dtype: DType | str) -> float:
-    """The rho up to which a fit counts as complete for results stored as `dtype`, when shares are no simple fractions."""
+    """The rho up to which a fit counts as complete for results stored as `dtype`, when shares are not simple fractions."""
     return FP32_ARITHMETIC if str(dtype) in ("F32", "F64") else ROUNDED_ONCE
 
 

@@ -1,6 +1,6 @@
 """LoRA or full fine-tune: how many directions the change of each layer has.
 
-A LoRA of rank r changes a matrix by a product of two thin ones, so all of its change lies in r directions; a full fine-tune
+A LoRA of rank r changes a matrix by a product of two thin ones, so all of its change is in r directions; a full fine-tune
 spreads over all of them. The difference of a layer is a matrix (convolutions: outputs by inputs x height x width), and its
 largest singular values tell.
 """

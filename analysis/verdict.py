@@ -47,7 +47,7 @@ def overall(labels: Sequence[LabelTrace], suggestion: Suggestion) -> str:
     if missing:
         share = sum(t.parameters for t in missing) / sum(t.parameters for t in known)
         return (
-            f"A part of this comes from something not listed, or it is no linear merge: {share:.0%} of the weights "
+            f"A part of this comes from something not listed, or it is not a linear merge: {share:.0%} of the weights "
             f"({_list(t.label for t in missing)}) are not explained. The numbers cannot tell the two apart."
         )
     words = f": {suggestion.words}" if suggestion.words else ""

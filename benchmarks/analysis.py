@@ -1,4 +1,4 @@
-"""What `diff`, `stats` and `compare` cost, beside reading the files and beside a plain script that loads both models.
+"""What `diff`, `stats` and `compare` cost, next to reading the files and next to a plain script that loads both models.
 
     python benchmarks/analysis.py --family sd1 --folder /tmp/bench            # 2.1 GB a file
     python benchmarks/analysis.py --family sdxl --folder /tmp/bench --keep    # 6.9 GB a file

@@ -1,4 +1,4 @@
-"""How long diagrams take and how large they are, beside torchview's own picture of the same network.
+"""How long diagrams take and how large they are, next to torchview's own picture of the same network.
 
     python benchmarks/diagrams.py
 

@@ -25,7 +25,7 @@ from unetscope.cli import main
 ROOT = Path(unetscope.__file__).resolve().parent
 # Where the kernels are, and how the one is called that a weighted sum enters.
 KERNELS, ENTERED = "checkpoints/kernel", "linear"
-# What looks at the stack, and is no part of it.
+# What looks at the stack, and is not part of it.
 _ASIDE = ("benchmarks/", "tests/")
 
 

@@ -71,7 +71,7 @@ def _measured(command: list[str], timeout: float) -> Measured:
 
 
 def _own_memory(pid: int) -> int:
-    """Bytes of a process that are no pages of a file; 0 when it has ended."""
+    """Bytes of a process that are not pages of a file; 0 when it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How long merges take, beside other mergers and beside the least that any could take.
+"""How long merges take, next to other mergers and next to the least that any could take.
 
     python benchmarks/merge.py [--quick] [--folder DIR] [--only TEXT] [--programs a,b] [--runs N] [--docs FILE]
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where inputs and results are kept: a run that was stopped goes on with the next merge; else they are removed",
+        help="where inputs and results are kept: a run that was stopped continues with the next merge; else they are removed",
     )
     parser.add_argument("--only", default="", help="only jobs whose title holds this text")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="which of them, by name")

@@ -12,7 +12,7 @@ from unetscope.checkpoints.formats.safetensors_file import read_header
 # A piece and what is worked out from it stay in the cache.
 _PIECE = 1 << 16
 _EXPONENT = np.uint64(0x7FF0000000000000)
-# Mergers that compute in fp16 round at every step; what is further off than this is no rounding.
+# Mergers that compute in fp16 round at every step; what is further off than this is not rounding.
 ALLOWED = 4.0
 
 

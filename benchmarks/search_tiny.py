@@ -4,7 +4,7 @@
 
 The study is examples/tiny_models/study.yaml: block weights of a model that knows shapes and one that knows colours. For each seed
 (of the panel's images and of the optimiser) the Gaussian process and random search get the same budget, once on a panel of one seed
-a prompt and once of three; the best trial of each is then measured on prompts and seeds that no search saw, beside
+a prompt and once of three; the best trial of each is then measured on prompts and seeds that no search saw, next to
 both parents, their mean and the plain add-difference merge. About 25 minutes on one core. Prints Markdown and puts it between the
 markers of docs/search.md.
 """

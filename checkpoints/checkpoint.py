@@ -81,7 +81,7 @@ class Checkpoint:
         path: the file or the diffusers folder.
         format: the container, by the id of its record: `safetensors`, `ckpt` (a zip pickle), `diffusers` (a folder)...
         tensors: key in single-file naming -> `TensorInfo`, in the order of the file.
-        metadata: the header's strings (safetensors), or what a pickle holds beside its tensors, as strings.
+        metadata: the header's strings (safetensors), or what a pickle holds next to its tensors, as strings.
         architecture: what the keys and ranks say it is.
         prediction: `epsilon`, `v`, `edm`, `flow`, or None when nothing says.
         noise: of what noise, where that is not the usual schedule: `zero terminal SNR`, `continuous noise levels (EDM)`, or empty.

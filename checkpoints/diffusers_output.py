@@ -1,7 +1,7 @@
-"""Plans a checkpoint as a diffusers folder: which tensor goes where under which name, and the configurations beside them.
+"""Plans a checkpoint as a diffusers folder: which tensor goes where under which name, and the configurations next to them.
 
 Head counts and norm groups are in no tensor's shape, so configurations are written for the published widths (and the narrow
-ones of demo checkpoints) only. Tokenizers are no part of a checkpoint; they are not written.
+ones of demo checkpoints) only. Tokenizers are not part of a checkpoint; they are not written.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _channels(family: Family, architecture: Architecture) -> int:
 
 
 def _runs(family: Family, variant: str) -> bool:
-    """Whether a pipeline runs the variant by itself: one with depth needs a depth estimator beside it."""
+    """Whether a pipeline runs the variant by itself: one with depth needs a depth estimator next to it."""
     return variant == "base" or variant in family.pipeline.variants
 
 

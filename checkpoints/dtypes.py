@@ -17,7 +17,7 @@ class DType:
     Attributes:
         name: as in a safetensors header.
         size: the bytes of a number; 0 where several numbers share bytes.
-        kind: what its numbers are; a code is no number by itself.
+        kind: what its numbers are; a code is not a number by itself.
         torch: what torch, and `ml_dtypes`, call it.
         bits: the numpy type that carries its bytes.
         max: the largest finite number.
@@ -87,7 +87,7 @@ PACKED = {
 F64, F32, F16, BF16 = (DTYPES[n] for n in ("F64", "F32", "F16", "BF16"))
 F8_E4M3, F8_E5M2, I64 = (DTYPES[n] for n in ("F8_E4M3", "F8_E5M2", "I64"))
 
-# What people type, beside the names of safetensors and torch.
+# What people type, next to the names of safetensors and torch.
 _ALIASES = {"fp64": F64, "fp32": F32, "fp16": F16, "half": F16, "bf16": BF16, "fp8": F8_E4M3}
 _ALIASES |= {"fp8_e4m3": F8_E4M3, "fp8_e4m3fn": F8_E4M3, "fp8_e5m2": F8_E5M2}
 _ALIASES |= {d.torch: d for d in _TABLE} | {d.name.lower(): d for d in _TABLE}
@@ -97,7 +97,7 @@ def dtype_named(name: str) -> DType:
     """The dtype that a person means by `fp16`, `bf16`, `float32`, `F8_E4M3`...
 
     Raises:
-        CheckpointError: for a name that is no dtype, with the nearest ones.
+        CheckpointError: for a name that is not a dtype, with the nearest ones.
     """
     try:
         return _ALIASES[name.lower()]

@@ -154,7 +154,7 @@ def _of_lora(
 
 
 def _prediction(path: Path, keys, metadata: dict[str, str]) -> tuple[str | None, str, str]:
-    """What the model predicts, of what noise, and what says so: marker keys, then metadata, then a .yaml beside the file."""
+    """What the model predicts, of what noise, and what says so: marker keys, then metadata, then a .yaml next to the file."""
     prediction, noise, marked = said_by_markers(keys)
     said_by = f"key{'s' * (len(marked) > 1)} {', '.join(marked)}" if marked else ""
     if prediction is not None:
@@ -184,7 +184,7 @@ def _marks(folder: Checkpoint) -> dict[str, TensorInfo]:
 
 
 def _sidecar_prediction(path: Path) -> str | None:
-    """`parameterization` of a training configuration beside the checkpoint; None where the file says nothing."""
+    """`parameterization` of a training configuration next to the checkpoint; None where the file says nothing."""
     from .files.yaml_text import plain_from_yaml  # few files have one, and the library takes 10 ms
 
     try:

@@ -62,14 +62,14 @@ class Registry(Mapping[str, Record]):
         self._lock = threading.RLock()
 
     def register(self, record: Record, home: str = "") -> Record:
-        """Add one record; the same one twice is no mistake.
+        """Add one record; the same one twice is not a mistake.
 
         Args:
             record: what to add.
             home: the module or file that it comes from, for messages.
 
         Raises:
-            UnetscopeError: it is no record of this kind, cannot work, or has a name that another one has.
+            UnetscopeError: it is not a record of this kind, cannot work, or has a name that another one has.
         """
         where = f"{home}: " if home else ""
         if not isinstance(record, self.record):

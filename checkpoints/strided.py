@@ -57,7 +57,7 @@ class Strided:
         return flat
 
     def _window(self, stored: StoredTensor, piece: Piece) -> np.ndarray:
-        """A piece as it lies in its file, seen in its shape."""
+        """A piece as it is in its file, seen in its shape."""
         size = stored.dtype.size
         raw = np.frombuffer(self._reader(piece).read(piece.offset, piece.span * size), carrier(stored.dtype))
         strides = tuple(step * size for step in piece.strides or row_major(piece.shape))

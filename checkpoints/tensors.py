@@ -25,7 +25,7 @@ class Piece:
     """A part of a tensor: `prod(shape)` elements in `path`, the first of them at byte `offset`.
 
     `strides` counts elements, one number per axis of `shape`; None means that the elements lie one after another.
-    Where `decoded_by` names an encoding, the elements are no bytes of the file but the numbers (F32) that its codes stand for, and
+    Where `decoded_by` names an encoding, the elements are not bytes of the file but the numbers (F32) that its codes stand for, and
     `offset` counts their bytes.
     """
 

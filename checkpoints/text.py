@@ -157,7 +157,7 @@ def unreadable(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and (link := dead_link(name)):
         return link
     if isinstance(error, UnicodeDecodeError):
-        return "it is no text in UTF-8"
+        return "it is not text in UTF-8"
     return getattr(error, "strerror", None) or str(error)
 
 

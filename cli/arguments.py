@@ -86,7 +86,7 @@ def _listed(name: str) -> list[Path]:
     from ..checkpoints.text import unreadable
 
     try:
-        # Windows' editors begin a file with a mark that is no part of the first name.
+        # Windows' editors begin a file with a mark that is not part of the first name.
         lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name}: the list of files cannot be read ({unreadable(error)})") from None

@@ -142,7 +142,7 @@ def _kept_when_stopped(output: Path, resumable: bool) -> Iterator[None]:
         if not resumable or not Path(f"{output}{JOURNAL}").exists():
             raise
         complain(
-            f"stopped; what is finished is kept beside {output}, and the same command with --resumable goes on from there"
+            f"stopped; what is finished is kept next to {output}, and the same command with --resumable continues from there"
         )
         raise typer.Exit(stop_code(stop)) from None
 

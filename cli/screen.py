@@ -82,7 +82,7 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on stderr: what happened beside the result."""
+    """Print a line on stderr: what happened next to the result."""
     print(printable(text), file=sys.stderr)
 
 

@@ -21,7 +21,7 @@ _RUN = "run"
 
 
 class StudyOrCommand(TyperGroup):
-    """`search STUDY.yaml` is `search run STUDY.yaml`: what is no command's name belongs to `run`."""
+    """`search STUDY.yaml` is `search run STUDY.yaml`: what is not a command's name belongs to `run`."""
 
     usual = _RUN
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 _STUDY = Annotated[Path, typer.Argument(help="The study, YAML.", show_default=False)]
 _FOLDER = Annotated[
-    Path | None, typer.Option("-o", "--output", help="The run folder.", show_default="STUDY.run beside the study")
+    Path | None, typer.Option("-o", "--output", help="The run folder.", show_default="STUDY.run next to the study")
 ]
 _STORAGE = Annotated[
     str | None,
@@ -79,7 +79,7 @@ def run(
 
 @app.command("confirm")
 def confirm(run: _RUN_FOLDER, methods: Methods = None, json: Json = False) -> None:
-    """Score the best trials on prompts and seeds that the search never saw, beside the parents and the baselines."""
+    """Score the best trials on prompts and seeds that the search never saw, next to the parents and the baselines."""
     found = _confirmed(run, _quiet if json else _tell)
     if json:
         show_json(found.to_plain())

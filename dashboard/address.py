@@ -28,7 +28,7 @@ def refuse_used_port(address: str, port: int) -> None:
         )
     if fault in (errno.EACCES, errno.EPERM):
         raise UnetscopeError(f"port {port}: the system keeps it for itself; take one above 1023: --port 8501")
-    raise UnetscopeError(f"{address}: is no address of this machine; take localhost, or 0.0.0.0 for all it has")
+    raise UnetscopeError(f"{address}: is not an address of this machine; take localhost, or 0.0.0.0 for all it has")
 
 
 def _fault(address: str, port: int) -> int | None:

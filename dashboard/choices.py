@@ -82,7 +82,7 @@ class Choices:
             proposal: what it shows until somebody chooses; None for nothing.
             basis: the choices that the proposal follows from: when they are others and the proposal does not go with them, there
                 is a new one.
-            usual: one of `offered` that the box has until somebody chooses, and that is no proposal, such as "none".
+            usual: one of `offered` that the box has until somebody chooses, and that is not a proposal, such as "none".
             unfit: what is said of a name that is there and is not offered.
             where: the container.
             options: of `st.selectbox`.

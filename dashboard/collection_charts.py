@@ -58,7 +58,7 @@ def map_chart(found: Comparison, group: str) -> alt.LayerChart:
 
 
 def matrix_chart(found: Comparison, group: str, what: str) -> alt.LayerChart | alt.Chart:
-    """All pairs, neighbours beside each other. `what`: `distance` (relative) or `cosine`."""
+    """All pairs, neighbours next to each other. `what`: `distance` (relative) or `cosine`."""
     matrix = found.distances(group, relative=True) if what == "distance" else found.cosines(group)
     order = clustered(found, group)
     matrix = matrix.loc[order, order]

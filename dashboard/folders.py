@@ -41,7 +41,7 @@ class Folders:
         """These folders, resolved.
 
         Raises:
-            UnetscopeError: one of them is no folder.
+            UnetscopeError: one of them is not a folder.
         """
         found = [folder_at(models, "models"), folder_at(output or models, "output")]
         return cls(found[0], found[1], fixed)
@@ -82,7 +82,7 @@ def folder_at(path: Path | str, what: str) -> Path:
     """A folder of the app, resolved; `what` it is for stands in the message.
 
     Raises:
-        UnetscopeError: it is no folder.
+        UnetscopeError: it is not a folder.
     """
     try:
         found = Path(path).expanduser().resolve()
@@ -90,7 +90,7 @@ def folder_at(path: Path | str, what: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise UnetscopeError(f"{path}: cannot be the {what} folder ({error})") from None
     if not there:
-        raise UnetscopeError(f"{path}: is no folder, so it cannot be the {what} folder; make it or name another one")
+        raise UnetscopeError(f"{path}: is not a folder, so it cannot be the {what} folder; make it or name another one")
     return found
 
 
@@ -157,7 +157,7 @@ def choose_folders(models: str, output: str = "") -> Folders:
     """Remember folders for later runs, and take them for this one; an output folder that this run was started with stays.
 
     Raises:
-        UnetscopeError: one of them is no folder, or the models folder of this run is fixed.
+        UnetscopeError: one of them is not a folder, or the models folder of this run is fixed.
     """
     fixed, given_output = given_folders()
     if fixed:

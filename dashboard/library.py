@@ -164,7 +164,7 @@ def content_of(path: Path) -> str | None:
 
 
 def health_words(scan: dict[str, Any] | None) -> str:
-    """`sound`, `2 broken, 1 suspect`, or `not scanned`. Notes are no fault."""
+    """`sound`, `2 broken, 1 suspect`, or `not scanned`. Notes are not faults."""
     if scan is None:
         return "not scanned"
     levels = [finding.get("level") for finding in scan.get("health", ())]
@@ -265,7 +265,7 @@ def _read_headers(path: Path) -> dict[str, Any]:
         "what": found.architecture.what,
         "prediction": found.prediction,
         "dtypes": list(found.dtypes),
-        # Two counters of EMA weights are no EMA weights.
+        # Two counters of EMA weights are not EMA weights.
         "components": [c for c in found.components if c != "ema" or found.ema.tensors > 2],
         "parameters": found.total.parameters,
         "merged": found.history is not None,

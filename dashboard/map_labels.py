@@ -27,7 +27,7 @@ _SIDES: dict[Align, int] = {"center": 0, "left": -6, "right": 6}
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point.
+    """A text next to a point.
 
     Attributes:
         at: the point's number.
@@ -52,7 +52,7 @@ class Label:
 
 
 def short_name(name: str) -> str:
-    """A name that fits beside a chart: its middle gives way."""
+    """A name that fits next to a chart: its middle gives way."""
     return name if len(name) <= _SHORT else f"{name[: _SHORT - 12]}…{name[-11:]}"
 
 

@@ -37,7 +37,7 @@ def choose_method() -> Method:
 
 
 def _about(method: Method) -> None:
-    """What its documentation says beside the formula: the meaning of its parameters, what it is for, where it comes from."""
+    """What its documentation says next to the formula: the meaning of its parameters, what it is for, where it comes from."""
     said = {"For": method.said("Use"), "Source": method.said("Source")}
     for paragraph in method.details.split("\n\n"):
         if paragraph:
@@ -86,7 +86,7 @@ def _more_models(method: Method, library: Library, first: list[Entry], choices: 
 
 
 def _usual(name: str, offered: list[str], by_name: dict[str, Entry], taken: list[str]) -> str | None:
-    """What an input has at first: a file that is no merge itself and that no input before it has; as base one that is called so."""
+    """What an input has at first: a file that is not a merge and that no input before it has; as base one that is called so."""
 
     def last_wanted(file: str) -> tuple[bool, ...]:
         entry = by_name[file]

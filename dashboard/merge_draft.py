@@ -1,7 +1,7 @@
 """The draft of a Merge page: what its controls hold, kept on disk under the id in the page's address.
 
 A draft is found again by its address after a reload, a restart of the app, or in another browser. Each tab has one of its own:
-where two write the same one, the later goes on with a copy.
+where two write the same one, the later continues with a copy.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def keep_draft(folders: Folders) -> None:
     if isinstance(there, dict) and there.get("turn") != own.turn:
         own.copies.append(own.draft)
         own.draft = st.query_params[PARAMETER] = _new_id()
-        st.info("This draft was changed in another tab; this tab goes on with a copy of its own.")
+        st.info("This draft was changed in another tab; this tab continues with a copy of its own.")
     own.text, own.turn = text, secrets.token_hex(4)
     record = {
         "form": _FORM, "turn": own.turn, "models": str(folders.models), "copies": own.copies, "title": _title(),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run_panel(recipe: Recipe | None, complaint: str, folders: Folders, unfinished: bool = False) -> None:
-    """Name, dry run and start; `complaint` says why there is no recipe, which is no mistake as long as it is `unfinished`."""
+    """Name, dry run and start; `complaint` says why there is no recipe, which is not a mistake as long as it is `unfinished`."""
     name = st.text_input(
         "Name of the result",
         key="m.name",

@@ -1,4 +1,4 @@
-"""What a tab's Merge page holds beside the values of its controls: its draft, and what belongs to a moment.
+"""What a tab's Merge page holds next to the values of its controls: its draft, and what belongs to a moment.
 
 The values of controls are in session state under their widgets' keys, which begin with `m.`; these are what a draft keeps.
 """

@@ -66,7 +66,7 @@ def course_chart(overview: Overview) -> alt.LayerChart:
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """Where the names of values stand so that none covers another: at the values, or, nearer than `gap`, a bit beside them."""
+    """Where the names of values stand so that none covers another: at the values, or, nearer than `gap`, a bit next to them."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     heaps: list[list[int]] = []
 

@@ -34,6 +34,6 @@ def input_shapes(family: str) -> dict[str, tuple[int, ...]]:
     spec = family_of(family).real
     if (
         spec.pooled
-    ):  # beside the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner)
+    ):  # next to the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner)
         shapes |= {"pooled text": (1, spec.pooled), "size": (1, spec.size_ids)}
     return shapes

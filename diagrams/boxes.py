@@ -68,7 +68,7 @@ def draw_pills(canvas: Canvas, right: float, y: float, slot: Slot | None) -> flo
 
 
 def draw_badge(canvas: Canvas, x: float, bottom: float, w: float, share: float) -> None:
-    """A bar below the text for a second value, 0 to 1, with its number beside it."""
+    """A bar below the text for a second value, 0 to 1, with its number next to it."""
     value = number(share) if math.isfinite(share) else "?"
     length = w - 2 * _PAD - 44
     y = bottom - 15

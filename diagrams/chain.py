@@ -20,7 +20,7 @@ from .ugrid import BADGE, STEP, Look, Spot, around_tensors
 from .values import Member, label_names
 
 _WIDE, _GAP, _ROWS, _ACROSS = 250.0, 56.0, 12, 6
-# What a box says beside its label: a slot's mark, and the space around it.
+# What a box says next to its label: a slot's mark, and the space around it.
 _BESIDE = 100.0
 _KINDS = (("attn", "k-attn"), ("ff", "k-res"), ("conv", "k-conv"), ("emb", "k-emb"))
 _WORDS = {"k-attn": "attention", "k-res": "MLP", "k-conv": "convolution", "k-emb": "embedding", "k-norm": "norm"}
@@ -124,7 +124,7 @@ class ChainLevel:
         self.canvas.grow(0, y)
 
     def _aside(self, label: str, spot: Spot) -> None:
-        """A text encoder or the VAE, beside the blocks."""
+        """A text encoder or the VAE, next to the blocks."""
         family, names = self.graph.family, label_names(label)
         tensors = around_tensors(family, label, self.look.tensors or {})
         members = [Member((key, key.rpartition(".")[0]), texts.elements(shape)) for key, shape in tensors.items()]

@@ -117,7 +117,7 @@ def _add_ends(graph: Graph, label: str, item_of: dict, items: dict[str, Item], e
     goals = list(dict.fromkeys(goal for _, goal in outputs))
     merged = "every ResNet" if len(goals) > 3 else None
     for origin, end in dict.fromkeys(inputs):
-        # What feeds several layers of a block (time, text) has a pill beside each, instead of arrows across the block.
+        # What feeds several layers of a block (time, text) has a pill next to each, instead of arrows across the block.
         name = f"source {origin}" if origin not in ("TIME_EMBED", "input text") else f"source {origin} {end}"
         items.setdefault(name, Item(name, "source", _from(origin, label)))
         edges.append((name, end))

@@ -43,7 +43,7 @@ def ink_is_dark(fill: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ColourScale:
-    """Turns values into fractions of the palette. `low` and `high` get its ends; what lies outside is clipped."""
+    """Turns values into fractions of the palette. `low` and `high` get its ends; what is outside is clipped."""
 
     kind: ScaleKind
     low: float

@@ -90,7 +90,7 @@ class Canvas:
 
     @classmethod
     def room_for(cls, line: object, size: str) -> float:
-        """The width to leave for a text that stands beside others, whatever font is used."""
+        """The width to leave for a text that stands next to others, whatever font is used."""
         return cls.width_of(line, size) * texts.WIDER
 
     def path(self, d: str, cls: str) -> None:

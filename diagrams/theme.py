@@ -78,7 +78,7 @@ def stylesheet(theme: Theme) -> str:
 
 def root_class(theme: Theme) -> str:
     """The class of the root element. Every rule begins with it, so that a page that inlines pictures keeps its own style,
-    and so do pictures of other themes beside each other."""
+    and so do pictures of other themes next to each other."""
     return f"unetscope-{theme}"
 
 

@@ -50,7 +50,7 @@ _PART = re.compile(
 # What a block of the module level is: the part of a path up to here.
 _UNIT = re.compile(rf"{_PART.pattern}|conv_in|conv_norm_out|conv_act|conv_out|time_embedding|time_proj|add_\w+")
 
-# Parts without parameters that are shown with the part beside them.
+# Parts without parameters that are shown with the part next to them.
 _JOINED = {"time_proj": "time_embedding", "add_time_proj": "add_embedding", "conv_act": "conv_norm_out"}
 
 

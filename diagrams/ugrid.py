@@ -27,7 +27,7 @@ BADGE = 14.0
 
 @dataclass(frozen=True)
 class Look:
-    """What a drawing is given beside the graph. `tensors` are a checkpoint's own; None for an architecture."""
+    """What a drawing is given next to the graph. `tensors` are a checkpoint's own; None for an architecture."""
 
     values: Values
     badges: Mapping[str, float]

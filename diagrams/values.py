@@ -111,7 +111,7 @@ class Values:
         if self.numbers and not self.used:
             name = next(iter(self.numbers))
             raise UnetscopeError(
-                f"none of the {len(self.numbers)} values belongs to this diagram: {name[:80]!r} is no label, module or key"
+                f"none of the {len(self.numbers)} values belongs to this diagram: {name[:80]!r} is not a label, module or key"
                 f" of it{nearest(name[:80], drawn)}"
             )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
-# What a search that makes images needs beside the core.
+# What a search that makes images needs next to the core.
 SEARCH_NEEDS = ("optuna", "diffusers", "transformers", "PIL")
 # Models this small keep torch's threads waiting for each other, which costs more than it saves.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -9,7 +9,7 @@ and the projection of CLIP-H, which SD2 does not use, and tensors that no publis
 
 A tensor is hashed as fp32 in blocks of fixed size, so that threads can share it and no tensor has to fit into memory.
 Blocks go through XXH3-128, which is about ten times as fast as SHA-256 and twice as fast as BLAKE3: fingerprints tell
-weights apart, they are no protection against somebody who builds two models with the same one. For that, and for model
+weights apart, they are not protection against somebody who builds two models with the same one. For that, and for model
 sites, there is SHA-256.
 """
 
@@ -88,7 +88,7 @@ class Fingerprints:
         self._lock = threading.Lock()
 
     def add(self, key: str, start: int, data: np.ndarray) -> None:
-        """Add a block: the elements of `key` from `start` on (a multiple of `BLOCK`), fp32, or raw where they are no floats."""
+        """Add a block: the elements of `key` from `start` on (a multiple of `BLOCK`), fp32, or raw where they are not floats."""
         digest = xxhash.xxh3_128_digest(data.view(np.uint8))
         with self._lock:
             self._blocks.setdefault(key, {})[start // BLOCK] = digest

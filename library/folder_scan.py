@@ -75,7 +75,7 @@ def _file(path: Path, problems: list[str]) -> Iterator[FoundModel]:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-            problems.append(f"{path}: is no file; it is left out")
+            problems.append(f"{path}: is not a file; it is left out")
             return
         yield FoundModel(path, path.resolve(), found.st_size, found.st_mtime)
     except (OSError, RuntimeError) as error:  # a broken link, a link to itself

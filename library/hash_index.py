@@ -1,7 +1,7 @@
 """Which file on disk is the model that a record means by its hash or its name?
 
 Folders are read once: names, sizes, and A1111's eight-digit hash (64 KiB of each file). The SHA-256 and the fingerprints are
-those remembered from earlier reads, or computed when asked for; what files beside a model claim its SHA-256 to be counts
+those remembered from earlier reads, or computed when asked for; what files next to a model claim its SHA-256 to be counts
 only where it is not known.
 """
 
@@ -40,7 +40,7 @@ class IndexedFile:
         sha256: of the file, None where nothing says.
         sha256_from: `read` (just now), `remembered` (from an earlier read), or the name of the file that claims it.
         fingerprints: component -> 32 hex digits; empty where the values were never scanned.
-        claims: what files beside it say its SHA-256 is.
+        claims: what files next to it say its SHA-256 is.
         real: where the path leads, through links.
     """
 

@@ -1,6 +1,6 @@
 """What other tools wrote about a model's hash: claims, since nobody checks them against the file.
 
-Read are `x.sha256` (as sha256sum writes it), the JSON of a model site or manager beside the file (`x.civitai.info`, `x.json`,
+Read are `x.sha256` (as sha256sum writes it), the JSON of a model site or manager next to the file (`x.civitai.info`, `x.json`,
 `x.cm-info.json`, `x.metadata.json`), and the `cache.json` of the A1111 web UI.
 """
 
@@ -27,7 +27,7 @@ class Claim:
 
 
 def claims_beside(path: Path, size: int) -> list[Claim]:
-    """What the files beside a model say its SHA-256 is; unreadable ones say nothing.
+    """What the files next to a model say its SHA-256 is; unreadable ones say nothing.
 
     Args:
         path: the model.

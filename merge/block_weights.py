@@ -30,7 +30,7 @@ number for the text encoders.
 
 A label without a slot in vectors (TIME_EMBED, LABEL_EMB, OUT) follows the slot that the convention reads, in vectors
 and in lines, unless a line selects it as a whole. The VAE has a weight only when a line names it literally; schedule
-buffers, EMA copies and markers never have one; what stands beside the blocks (further models, unknown keys) has that
+buffers, EMA copies and markers never have one; what stands next to the blocks (further models, unknown keys) has that
 of BASE. Presets are MBW vectors: with a convention of another order (automb, comfyui) they are read as supermerger reads
 them. The presets of LoRA block weight (INS, MIDD, ALL...) exist
 in the conventions lbw and lbw-kohya only.
@@ -118,7 +118,7 @@ class ResolvedWeights:
     """
 
     def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float, beside: LabelWeight):
-        """`beside` is the weight of tensors that stand in no block: that of BASE."""
+        """`next to` is the weight of tensors that stand in no block: that of BASE."""
         self._family, self._table, self._beside = family, table, beside
         self.vae = table["VAE"].value if "VAE" in table else None
         self.vae_by_convention = vae_by_convention
@@ -338,7 +338,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     started = "preset" in options or "vector" in options
     if started and "default" in options:
         raise RecipeError(
-            "Block weights have a default beside a vector or preset, which leaves nothing to it; drop one."
+            "Block weights have a default next to a vector or preset, which leaves nothing to it; drop one."
         )
     if not started and "scale" in options:
         raise RecipeError("Block weights have a scale but no vector or preset that it could multiply.")
@@ -399,7 +399,7 @@ def _reads_preset(name: Any, chosen: Convention) -> Convention:
     if not isinstance(name, str) or not is_preset(name):
         hint = (
             isinstance(name, str) and nearest(name, (*lbw_preset_names(), *known) if lora else known)
-        ) or "; it is no number, vector or line 'IN04: 0.5' either"
+        ) or "; it is not a number, vector or line 'IN04: 0.5' either"
         raise RecipeError(f"Unknown preset {shown(name)}{hint}.")
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 

@@ -32,7 +32,7 @@ def check_architectures(checkpoints: Sequence[Checkpoint], names: Sequence[str])
     """The family that all of them share; where none of them says, as lone VAEs do not, that by which they are read.
 
     Raises:
-        RecipeError: one of them is no checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
+        RecipeError: one of them is not a checkpoint (a LoRA, a ControlNet...), or they are of different architectures.
     """
     family, said_by = None, None
     for checkpoint, name in zip(checkpoints, names, strict=True):

@@ -95,7 +95,7 @@ def convert(
 
     Values stay as they are unless a dtype is given; then they are rounded once, to nearest. NaN and infinite weights stay
     so. The schedule, markers, `position_ids` and scalars keep their dtype. Tokenizers are not part of a checkpoint: copy their
-    folders beside a diffusers folder from another one. The metadata is kept, but for digests that would be wrong.
+    folders next to a diffusers folder from another one. The metadata is kept, but for digests that would be wrong.
 
     Args:
         source: a .safetensors file, a .ckpt or a diffusers folder.
@@ -242,7 +242,7 @@ class _Conversion:
         for key in mine.tensors:
             if key in donor and donor[key].shape != mine[key].shape and donor[key].component in here:
                 raise CheckpointError(
-                    f"{donor.path}: is no donor for {mine.path}: {key} has the shape {list(donor[key].shape)} in it, "
+                    f"{donor.path}: is not a donor for {mine.path}: {key} has the shape {list(donor[key].shape)} in it, "
                     f"and {list(mine[key].shape)} there"
                 )
         filled = {

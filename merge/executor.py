@@ -193,7 +193,7 @@ class _Worker:
 
 
 def _bad_copy(tensor: TensorPlan, raw: np.ndarray) -> bool:
-    """Whether a copy holds values that are not finite, and is no buffer, which may."""
+    """Whether a copy holds values that are not finite, and is not a buffer, which may."""
     if not tensor.weight:
         return False
     return bool(kernel().count_bad(raw, tensor.dtype))

@@ -32,7 +32,7 @@ class MethodCall:
 
     Attributes:
         method, values: the method and its parameters.
-        inputs: of a method on differences, the differences; the base is no input.
+        inputs: of a method on differences, the differences; the base is not an input.
         sources: the names of the inputs in the recipe, where the method asks for them.
         models: the indices of the models that it reads, each once, in order of first use.
         methods: the names of its own method and those below it, each once.

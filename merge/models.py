@@ -34,7 +34,7 @@ class Models:
 
     Raises:
         CheckpointError: one cannot be read.
-        RecipeError: a LoRA counts from what is no model.
+        RecipeError: a LoRA counts from what is not a model.
     """
 
     def __init__(self, recipe: Recipe, opened: Callable[[Path], Checkpoint]):
@@ -114,7 +114,7 @@ class Models:
         return all(self.checkpoints[i].components == {"vae"} for i in indices)
 
     def is_text(self, component: str) -> bool:
-        """Whether a component is a text encoder, of a known family or beside one of these models."""
+        """Whether a component is a text encoder, of a known family or next to one of these models."""
         return is_text(component) or component in self._texts
 
     # -- moving averages (EMA) ------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from .recipe import Recipe
 from .shape_rule import SAME, ShapeRule
 from .tensor_slice import TensorSlice, tile_length
 
-# What stands beside the weights that a family's layout has: it keeps its dtype, and infinities are nobody's fault.
+# What stands next to the weights that a family's layout has: it keeps its dtype, and infinities are nobody's fault.
 BUFFERS = ("schedule", "marker", "extra", "other")
 # Of these, what may be trained weights.
 TRAINED = ("extra", "other")
@@ -102,7 +102,7 @@ class TensorPlan:
 
     @property
     def methods_memory(self) -> int:
-        """Bytes that its methods hold beside tiles, at most: they measure one after the other, and whole results stay."""
+        """Bytes that its methods hold next to tiles, at most: they measure one after the other, and whole results stay."""
         total = 0
         for call in self.combination.measuring():
             if call.method.kind == "whole":

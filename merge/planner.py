@@ -228,14 +228,14 @@ class Planner:
             found = {owner: first, **found}
         shapes = [(self._models.names[i], info.shape) for i, info in found.items()]
         rule = rule_of(key, family.first_key, shapes)
-        # `keep` and tensors that are no floats keep the dtype of the first model that has them.
+        # `keep` and tensors that are not floats keep the dtype of the first model that has them.
         out = dtype if dtype is not None and first.dtype.is_float else first.dtype
         return TensorPlan(key, out, shapes[0][1], combination, found, place, name, rule)
 
-    # -- what stands beside them ----------------------------------------------------------------------------------------
+    # -- what stands next to them ----------------------------------------------------------------------------------------
 
     def _beside(self) -> Iterator[TensorPlan]:
-        """What stands beside the blocks of the models that the UNET comes from: the first one's schedule, the markers of the one
+        """What stands next to the blocks of the models that the UNET comes from: the first one's schedule, the markers of the one
         that says of what noise they predict, and what may be trained; EMA copies and what training left are not in the result."""
         checkpoints, models, source = self._models.checkpoints, self._denoisers, self._source(self._family.core)[0]
         for i in dict.fromkeys((models[0], *(() if self._marked_by is None else (self._marked_by,)))):

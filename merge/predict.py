@@ -137,7 +137,7 @@ def coefficients(tensor: TensorPlan, models: int) -> np.ndarray:
 
 
 def check_linear(plan: Plan) -> None:
-    """Refuse a plan whose result is no weighted sum of its models.
+    """Refuse a plan whose result is not a weighted sum of its models.
 
     Raises:
         RecipeError: naming the step's method.

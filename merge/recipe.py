@@ -166,7 +166,7 @@ class Step(Settings):
         method = self.kind
         for source in self.inputs:
             if source not in names:
-                raise RecipeError(f"{where}.inputs: {source!r} is no model and no step{nearest(source, names)}")
+                raise RecipeError(f"{where}.inputs: {source!r} is not a model and no step{nearest(source, names)}")
         method.check_inputs(len(self.inputs), where)
         for name, value in self.given.items():
             if name not in method.parameters:
@@ -262,7 +262,7 @@ class Recipe(Settings):
         """A recipe from a YAML file, its paths made relative to the file's folder. Runs the Python files that its `methods` name.
 
         Raises:
-            RecipeError: the file cannot be read, is no YAML, or is no valid recipe.
+            RecipeError: the file cannot be read, is not YAML, or is not a valid recipe.
             RecipeError: a file of methods is not there, or cannot be taken.
         """
         return cls.as_written(path).relative_to(Path(path).parent)
@@ -423,7 +423,7 @@ class Recipe(Settings):
             raise RecipeError(f"models.{MERGED}: components use this word for the merge itself; choose another name")
         for name, lora in self.loras.items():
             if lora.base is not None and lora.base not in self.models:
-                raise RecipeError(f"loras.{name}.base: {lora.base!r} is no model{nearest(lora.base, self.models)}")
+                raise RecipeError(f"loras.{name}.base: {lora.base!r} is not a model{nearest(lora.base, self.models)}")
         convention_named(self.convention)
         self.methods_files()
         for name, step in self.steps.items():
@@ -431,7 +431,7 @@ class Recipe(Settings):
         if not self.result:
             raise RecipeError("result: is missing; there is no step, so name the model to take")
         if self.result not in names:
-            raise RecipeError(f"result: {self.result!r} is no step and no model{nearest(self.result, names)}")
+            raise RecipeError(f"result: {self.result!r} is not a step and no model{nearest(self.result, names)}")
         for component, source in self.components.items():
             if component not in component_names():
                 raise RecipeError(
@@ -440,7 +440,7 @@ class Recipe(Settings):
                 )
             if source not in names and source != MERGED and not self.is_file(source):
                 raise RecipeError(
-                    f"components.{component}: {source!r} is no model, no step, no file{nearest(source, [*names, MERGED])}"
+                    f"components.{component}: {source!r} is not a model, no step, no file{nearest(source, [*names, MERGED])}"
                 )
         for name in self._ordered(self.steps):
             step = self.steps[name]

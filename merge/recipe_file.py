@@ -21,7 +21,7 @@ def read_yaml(path: Path) -> Any:
     """The plain data in a YAML file.
 
     Raises:
-        RecipeError: the file cannot be read, is too large, is no YAML, or names a key twice.
+        RecipeError: the file cannot be read, is too large, is not YAML, or names a key twice.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -43,17 +43,17 @@ def _no_recipe(path: Path, why: str) -> RecipeError:
             f"{path}: is a model, where a YAML file is expected; what a model says of its own merge is made a recipe by "
             "`unetscope import`"
         )
-    return RecipeError(f"{path}: is no recipe: {why}")
+    return RecipeError(f"{path}: is not a recipe: {why}")
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain data in YAML text; `where` names it in errors.
 
     Raises:
-        RecipeError: it is too large, is no YAML, or names a key twice.
+        RecipeError: it is too large, is not YAML, or names a key twice.
     """
     if len(text) > _MOST_BYTES:
-        raise RecipeError(f"{where}: has more than {_MOST_BYTES:,} characters: this is no recipe")
+        raise RecipeError(f"{where}: has more than {_MOST_BYTES:,} characters: this is not a recipe")
     try:
         return plain_from_yaml(text)
     except ValueError as error:

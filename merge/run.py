@@ -61,8 +61,8 @@ def merge(
         fsync: wait until the disk has it.
         hash_files: compute the inputs' and the output's SHA-256 for metadata and report.
         reproducible: leave out of the header what differs from run to run, so that whole files are equal.
-        resumable: leave what is finished beside the output when the run is stopped or killed; the same merge, asked for again with
-            `resumable`, goes on from there and gives the bytes that an undisturbed run gives.
+        resumable: leave what is finished next to the output when the run is stopped or killed; the same merge, asked for again with
+            `resumable`, continues from there and gives the bytes that an undisturbed run gives.
         progress: called with (bytes done, bytes in all, key) about ten times a second.
         cancel: set it to stop; nothing is left behind.
 
@@ -163,7 +163,7 @@ class _Written:
 def _write(plan: Plan, target: _Target, metadata: dict[str, str], over: Pass) -> _Written:
     """Run a plan and put the result in place: completely, or not at all.
 
-    Of a resumable target, what a run that is stopped has finished stays beside it, and the same run goes on from there.
+    Of a resumable target, what a run that is stopped has finished stays next to it, and the same run continues from there.
 
     Raises:
         OutputError: the output cannot be written, or is one of the inputs.

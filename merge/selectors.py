@@ -26,7 +26,7 @@ _NUMBERED = re.compile(r"([A-Z](?:[A-Z0-9_]*[A-Z_])?)(\d{1,3})")
 # Where a word begins with a slash: from there on it is a regular expression.
 _SLASH = re.compile(r"(?<!\S)/")
 _BLOCK_WORD = re.compile(r"[A-Z](?:[A-Z0-9_]*[A-Z_])?\d{2,3}")
-# How tools call text encoders beside a model of no known family: T5XXL, QWEN3_4B.
+# How tools call text encoders next to a model of no known family: T5XXL, QWEN3_4B.
 _ENCODER_WORD = re.compile(r"[A-Z]+\d[A-Z0-9]*(_[A-Z0-9]+)*[A-Z]")
 
 
@@ -152,7 +152,7 @@ def parse_selector(text: str) -> Selector:
     """Parses a selector; knows every architecture's labels, so IN11 passes here and fails in SDXL.
 
     Raises:
-        RecipeError: a word that is no label, kind or pattern, with the nearest ones; a range that runs backwards.
+        RecipeError: a word that is not a label, kind or pattern, with the nearest ones; a range that runs backwards.
     """
     text = text.strip()
     slash = _SLASH.search(text)
@@ -182,7 +182,7 @@ def _label_word(word: str, text: str) -> str:
         ends = [canonical(end) for end in upper.split("-")]
         if len(ends) != 2 or not all(is_block(end) and (end in known or _could_be_a_label(end)) for end in ends):
             wrong = next((e for e in ends if not is_block(e) or e not in known), upper)
-            raise RecipeError(f"{word!r} is no range of blocks: {wrong!r} is none{nearest(wrong, _blocks())}.")
+            raise RecipeError(f"{word!r} is not a range of blocks: {wrong!r} is none{nearest(wrong, _blocks())}.")
         if all(end in known for end in ends) and known[ends[0]] > known[ends[1]]:
             raise RecipeError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}.")
         return "-".join(ends)

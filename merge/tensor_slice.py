@@ -1,4 +1,4 @@
-"""Parts of tensors: where one stands, which is what a method may want to know beside the numbers, and how long they are."""
+"""Parts of tensors: where one stands, which is what a method may want to know next to the numbers, and how long they are."""
 
 from __future__ import annotations
 

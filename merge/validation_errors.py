@@ -25,7 +25,7 @@ def explained(error: ValidationError, known: Callable[[Sequence[str]], Collectio
     *outer, last = loc = [part for part in first["loc"] if not _is_of_pydantic(part)] or list(first["loc"])
     place = ".".join(map(_name, loc))
     if first["loc"][-1] == "[key]":
-        return f"{'.'.join(map(_name, outer))}: the name {shown(first['input'])} is no text; write it in quotes"
+        return f"{'.'.join(map(_name, outer))}: the name {shown(first['input'])} is not text; write it in quotes"
     if first["type"] == "extra_forbidden":
         names = known([str(part) for part in outer])
         return f"{place}: unknown name{nearest(str(last), names)}; known are {', '.join(names)}"

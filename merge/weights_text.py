@@ -28,7 +28,7 @@ def parse_weights(text: str, base_dir: str | Path | None = None) -> Any:
         A float, list, preset name or dict, for `BlockWeights.parse`. The contents of a file, not its name.
 
     Raises:
-        RecipeError: empty text, a file that cannot be read, lines that are no lines.
+        RecipeError: empty text, a file that cannot be read, lines that are not lines.
     """
     text = text.strip()
     return _from_file(Path(base_dir or ".") / text[1:].strip()) if text.startswith("@") else plain_from_text(text)
@@ -151,7 +151,7 @@ def _from_file(path: Path) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecipeError(f"{what} is no JSON: {error}.") from None
+            raise RecipeError(f"{what} is not JSON: {error}.") from None
     return plain_from_text(text)
 
 
@@ -159,7 +159,7 @@ def _yaml(text: str, what: str) -> Any:
     try:
         return plain_from_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{what} is no YAML: {error}.") from None
+        raise RecipeError(f"{what} is not YAML: {error}.") from None
 
 
 def _begins_regex(text: str) -> bool:

@@ -60,7 +60,7 @@ def read_automb(path: Path, *, old: bool = False) -> Log:
     except OSError as error:
         raise SearchError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
-        raise SearchError(f"{path}: is no AutoMBW log: it {error}") from None
+        raise SearchError(f"{path}: is not an AutoMBW log: it {error}") from None
     family, slots = next(
         (family.id, slots)
         for family in FAMILIES.values()

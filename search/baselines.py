@@ -104,7 +104,7 @@ class _Maker:
             pass
         if not is_preset(entry):
             raise SearchError(
-                f"{where}: {entry!r} is no preset, no number, and neither 'all A' (or B, C...) nor uniform"
+                f"{where}: {entry!r} is not a preset, no number, and neither 'all A' (or B, C...) nor uniform"
             )
         return entry, self._blocks(entry, where)
 
@@ -126,7 +126,7 @@ class _Maker:
         return point
 
     def _everywhere(self, value: float) -> dict[str, float | str] | None:
-        """Every weight the same; numbers that are no weights keep to their middle."""
+        """Every weight the same; numbers that are not weights keep to their middle."""
         return self._fitted({p.name: value for p in self.numbers if self._is_weight(p)})
 
     def _is_weight(self, p: FreeParameter) -> bool:
@@ -179,7 +179,7 @@ class _Maker:
         return self._fitted(values)
 
     def _fitted(self, values: Mapping[str, float]) -> dict[str, float | str] | None:
-        """The nearest allowed point; None when a value lies outside of what is free."""
+        """The nearest allowed point; None when a value is outside of what is free."""
         point = dict(self.middle)
         for p in self.numbers:
             if p.name in values:

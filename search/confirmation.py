@@ -1,4 +1,4 @@
-"""Confirmation: the best trials again, on prompts and seeds that the search never saw, beside the parents and the baselines.
+"""Confirmation: the best trials again, on prompts and seeds that the search never saw, next to the parents and the baselines.
 
 The score that a search ends with is flattered: it is the luckiest of many. Here every candidate and every parent make the same new
 images; differences are taken image by image, and their mean gets a t interval (Student 1908). All intervals together hold with the
@@ -139,7 +139,7 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
 
 
 def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[str, str, TrialRecord | None, Recipe]]:
-    """The top trials, every parent by itself, and the baselines that are no parent."""
+    """The top trials, every parent by itself, and the baselines that are not parent."""
     sign = 1 if run.setup().reward.higher_is_better else -1
     free = {p.name for p in template.parameters}
     # Parents are measured as what they are, and what is damaged has no recipe.

@@ -64,12 +64,12 @@ def search(
     trials: int | None = None,
     say: Say = print,
 ) -> Outcome:
-    """Run a study, or go on with it, as one worker.
+    """Run a study, or continue with it, as one worker.
 
     Args:
         study: what to search.
         path: the run folder.
-        resume: go on with what is in the folder.
+        resume: continue with what is in the folder.
         storage: a shared storage (`storage.open_storage`); by default a journal in the folder.
         trials: another budget than the study's.
         say: gets what is worth telling, a line at a time.
@@ -198,7 +198,7 @@ class Worker:
         )
 
     def _value_of(self, record: TrialRecord, known: Sequence[TrialRecord]) -> float | None:
-        """A finished trial's score as the optimiser shall see it: a pruned one beside the best that was known then."""
+        """A finished trial's score as the optimiser shall see it: a pruned one next to the best that was known then."""
         if record.state == "pruned":
             before = [r for r in known if r.finished <= record.finished]
             best = best_of(before, self.objective.higher_is_better)

@@ -88,7 +88,7 @@ class Overview:
     def caution(self) -> str:
         """What a reader of the scores must know, in sentences; empty where they stand for what people like, or may."""
         # Runs of earlier versions say no more than that.
-        old = "This reward is no model of what people like." if self.reward.get("is_preference") is False else ""
+        old = "This reward is not a model of what people like." if self.reward.get("is_preference") is False else ""
         said = str(self.reward.get("caution") or old)
         return said and f"{said} A better score need not be a picture that people like better."
 
@@ -237,14 +237,16 @@ def _fitted(trial: TrialRecord, parameters: Sequence[FreeParameter], left_out: l
         and not (trial.point[p.name] in p.choices if p.is_choice else isinstance(trial.point[p.name], int | float))
     ]
     for name in wrong:
-        left_out.append(f"trial {trial.number}: {name} is left out: {trial.point[name]!r:.80} is no value of it")
+        left_out.append(f"trial {trial.number}: {name} is left out: {trial.point[name]!r:.80} is not a value of it")
     kept = {name: value for name, value in trial.point.items() if name not in wrong}
     return dataclasses.replace(trial, point=kept) if wrong else trial
 
 
 def _of_log(path: Path) -> Overview:
     if not is_automb(path):
-        raise SearchError(f"{path}: is no run folder, and no AutoMBW log (a CSV with the columns 0, 1, 2... and score)")
+        raise SearchError(
+            f"{path}: is not a run folder, and no AutoMBW log (a CSV with the columns 0, 1, 2... and score)"
+        )
     log = read_automb(path)
     labels = list(log.trials[0].point)
     weights = [value for trial in log.trials for value in trial.point.values()]

@@ -43,7 +43,7 @@ class FreeParameter:
         return bool(self.choices)
 
     def nearest(self, value: float) -> float | None:
-        """The allowed number that is nearest to `value`; None when that lies outside of the ends."""
+        """The allowed number that is nearest to `value`; None when that is outside of the ends."""
         if self.is_choice or not self.low - 1e-12 <= value <= self.high + 1e-12:
             return None
         return self.at((value - self.low) / (self.high - self.low) if self.high > self.low else 0.0)

@@ -14,7 +14,7 @@ from .errors import SearchError
 
 _SUFFIXES = (".json", ".yaml", ".yml", ".toml")
 _MOST_BYTES = 10_000_000
-# The folder of wildcard files, beside the study or the payloads, when nothing else is named.
+# The folder of wildcard files, next to the study or the payloads, when nothing else is named.
 WILDCARDS = "wildcards"
 
 
@@ -22,7 +22,7 @@ def located(folder: Path, path: Any, where: str) -> Path:
     """Where a path leads that counts from a folder.
 
     Raises:
-        SearchError: it is no path, or begins with the name of a user that there is not.
+        SearchError: it is not a path, or begins with the name of a user that there is not.
     """
     if not isinstance(path, str | Path):
         raise SearchError(f"{where}: must be the name of a file or folder, found {path!r}")
@@ -63,10 +63,10 @@ def parsed(file: Path) -> Any:
     """
     kind = file.suffix.lower()
     if kind not in _SUFFIXES:
-        raise SearchError(f"{file}: is no payload; they are {', '.join(_SUFFIXES)} files")
+        raise SearchError(f"{file}: is not a payload; they are {', '.join(_SUFFIXES)} files")
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise SearchError(f"{file}: has more than {_MOST_BYTES:,} bytes: this is no payload")
+            raise SearchError(f"{file}: has more than {_MOST_BYTES:,} bytes: this is not a payload")
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise SearchError(f"{file}: cannot be read ({unreadable(error)})") from None

@@ -75,7 +75,7 @@ def load_payloads(source: Any, folder: Path) -> list[Payload]:
         folder: that relative paths count from.
 
     Raises:
-        SearchError: a file cannot be read, or is no payload; the message says which field and what would be right.
+        SearchError: a file cannot be read, or is not a payload; the message says which field and what would be right.
     """
     folder = Path(folder)
     found = _numbered(_read(source, folder, {}, "payloads"))
@@ -142,7 +142,7 @@ def _read(
     if "from" in source:
         inner = {name: value for name, value in source.items() if name != "from"}
         if "prompt" in inner:
-            raise SearchError(f"{where}: has a prompt beside from; the prompts are in the files")
+            raise SearchError(f"{where}: has a prompt next to from; the prompts are in the files")
         return _read(source["from"], folder, {**given, **_named(inner, where)}, where, reading)
     listed = source.get("payloads")
     if isinstance(listed, list):  # as TOML's [[payloads]] must have it
@@ -170,7 +170,7 @@ def _read_file(file: Path, folder: Path, given: Mapping[str, Any], reading: tupl
     data = parsed(file)
     if isinstance(data, str) or (isinstance(data, list) and any(isinstance(one, str) for one in data)):
         raise SearchError(f"{file}: holds text, no payload; a payload has a prompt and settings")
-    # A wildcards folder beside the payloads serves them when the study names none.
+    # A wildcards folder next to the payloads serves them when the study names none.
     here = file.parent.absolute() / WILDCARDS
     return _read(data, folder, {WILDCARDS: here, **given} if here.is_dir() else given, str(file), reading)
 
@@ -180,7 +180,7 @@ def _named(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in fields.items():
         if not isinstance(name, str):
-            raise SearchError(f"{where}: the name {name!r} is no text")
+            raise SearchError(f"{where}: the name {name!r} is not text")
         # A1111 names the sampler twice.
         known = _ALIASES.get(name, name)
         if value is None or (known != name and fields.get(known) is not None):

@@ -69,7 +69,7 @@ def choice(value: Mapping, where: str, found: list[FreeParameter], of: str = "")
     """
     values = value["choose"]
     if unknown := [x for x in value if x != "choose"]:
-        raise SearchError(f"{where}: {unknown[0]!r:.80} has no meaning beside choose")
+        raise SearchError(f"{where}: {unknown[0]!r:.80} has no meaning next to choose")
     if not isinstance(values, list) or not all(isinstance(x, str | Real) for x in values):
         raise SearchError(f"{where}: choose needs a list of names, numbers or switches, found {values!r:.80}")
     names = [str(x) if isinstance(x, str) else str(x).lower() for x in values]
@@ -101,7 +101,7 @@ def free_number(value: Mapping, where: str, found: list[FreeParameter], of: str,
 
 
 def only_free_words(value: Mapping, where: str, per: bool = False) -> None:
-    """Refuse what has no meaning beside `free`.
+    """Refuse what has no meaning next to `free`.
 
     Raises:
         SearchError: naming it.
@@ -109,7 +109,7 @@ def only_free_words(value: Mapping, where: str, per: bool = False) -> None:
     known = _FREE_WORDS if per else _FREE_WORDS[:2]
     if unknown := [x for x in value if x not in known]:
         hint = "; one number has no blocks" if unknown[0] == "per" else ""
-        raise SearchError(f"{where}: {unknown[0]!r:.80} has no meaning beside free here{hint}")
+        raise SearchError(f"{where}: {unknown[0]!r:.80} has no meaning next to free here{hint}")
 
 
 def _ends(value: Any, where: str) -> tuple[float, float]:

@@ -112,7 +112,7 @@ class KeptCandidate(Kept):
 
 
 class Confirmed(Kept):
-    """confirmed.json: see `Confirmation`; `panel` and `measured` are what an interrupted confirmation goes on from."""
+    """confirmed.json: see `Confirmation`; `panel` and `measured` are what an interrupted confirmation continues from."""
 
     verdict: Text = ""
     text: Text = ""

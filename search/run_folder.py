@@ -69,7 +69,7 @@ class RunFolder:
                     f"{self.path}: holds {counted(len(nodes), 'search', 'searches')}, one for each merge of a tree; "
                     f"name one of them: {some([f'nodes/{name}' for name in nodes], _MOST_NODES)}"
                 )
-            raise SearchError(f"{self.path}: is no run folder of a search (it has no study.yaml and setup.json)")
+            raise SearchError(f"{self.path}: is not a run folder of a search (it has no study.yaml and setup.json)")
         return self
 
     def study(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def from_line(line: str, where: str = "record", left_out: list[str] | None = Non
     try:
         plain = json.loads(line)
     except (ValueError, RecursionError):
-        left_out.append(f"{where} is left out: it is no record, or not a whole one")
+        left_out.append(f"{where} is left out: it is not a record, or not a whole one")
         return None
     return fitting(TrialRecord, plain, where, left_out)
 
@@ -237,7 +237,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _read_lines(path: Path, left_out: list[str]) -> Iterable[TrialRecord]:
-    """The records of a file; what is no record is left out, and a line that is not whole yet is passed over."""
+    """The records of a file; what is not a record is left out, and a line that is not whole yet is passed over."""
     *lines, last = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip():

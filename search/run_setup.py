@@ -83,11 +83,11 @@ def open_run(prepared: Prepared, path: Path, *, resume: bool, joining: bool) -> 
     Args:
         prepared: what is to be run.
         path: the folder.
-        resume: whether the user wants to go on with what is there.
+        resume: whether the user wants to continue with what is there.
         joining: whether the storage is shared, so that a folder that exists is nothing surprising.
 
     Raises:
-        SearchError: there is a search in the folder that nobody wants to go on with, or another one.
+        SearchError: there is a search in the folder that nobody wants to continue with, or another one.
     """
     run = RunFolder(path)
     setup = _setup(prepared, run)
@@ -95,7 +95,7 @@ def open_run(prepared: Prepared, path: Path, *, resume: bool, joining: bool) -> 
         if not (resume or joining):
             trials = counted(len(run.trials()), "trial")
             raise SearchError(
-                f"{path}: has a search with {trials}; go on with it by --resume, or choose another folder by -o"
+                f"{path}: has a search with {trials}; continue with it by --resume, or choose another folder by -o"
             )
         _same(run, setup)
         run.write_setup(prepared.study.to_yaml(), setup)
@@ -145,7 +145,7 @@ def _setup(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
 
 
 def _same(run: RunFolder, setup: Mapping[str, Any]) -> None:
-    """Refuse to go on with a search in which something else is free, or other images are made: scores would not compare."""
+    """Refuse to continue with a search in which something else is free, or other images are made: scores would not compare."""
     old, new = run.setup(), fitting(Setup, json.loads(json.dumps(setup)), "setup")
     changed = {
         "the free numbers of the study have": old.parameters != new.parameters,

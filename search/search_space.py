@@ -98,7 +98,7 @@ class Template:
         """Try the corners and the choices.
 
         Raises:
-            RecipeError: some of the points are no recipe.
+            RecipeError: some of the points are not recipe.
         """
         middle = self.middle()
         self.recipe(middle)
@@ -119,7 +119,7 @@ def read_template(data: Any, where: str = "recipe", folder: Path = Path()) -> Te
 
     Raises:
         SearchError: something free is written wrongly, or stands where nothing free can stand, or nothing is free.
-        RecipeError, CheckpointError: it is no recipe, or the first model cannot be read.
+        RecipeError, CheckpointError: it is not a recipe, or the first model cannot be read.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("models"), Mapping) or not data["models"]:
         raise RecipeError(f"{where}: a recipe is a mapping with models and steps")
@@ -247,7 +247,7 @@ def _bases(step: Mapping) -> int:
 
 
 def _rest(where: str, value: Any, found: list[FreeParameter]) -> Any:
-    """What is no parameter of a step: choices may stand in it, but not for a file or a name that others refer to."""
+    """What is not a parameter of a step: choices may stand in it, but not for a file or a name that others refer to."""
     top = where.split(".")[0]
     if is_choice(value):
         if top in ("models", "loras", "title", "convention"):
@@ -277,7 +277,7 @@ def _with_labels(template: Template) -> Template:
 
 
 def _by_label(template: Template, role: Role, point: Point) -> dict[str, float] | None:
-    """The weights of a step's number at a point; None for what is no block weight."""
+    """The weights of a step's number at a point; None for what is not a block weight."""
     recipe = template.recipe(point)
     value = recipe.steps[role.step].weights(recipe.convention).get(role.field)
     if role.position is not None and isinstance(value, list):

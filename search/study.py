@@ -139,7 +139,7 @@ class Study(Settings):
         """A study from a YAML file.
 
         Raises:
-            SearchError, RecipeError: the file cannot be read, is no YAML, or is no valid study.
+            SearchError, RecipeError: the file cannot be read, is not YAML, or is not a valid study.
         """
         path = Path(path)
         study = cls.parse(read_yaml(path), str(path), path.parent)

@@ -1,4 +1,4 @@
-"""Code that a study names: a kind of reward or generator, or the user's own: `module:name`, or `file.py:name` beside the study."""
+"""Code that a study names: a kind of reward or generator, or the user's own: `module:name`, or `file.py:name` next to the study."""
 
 from __future__ import annotations
 

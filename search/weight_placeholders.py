@@ -114,7 +114,9 @@ class _Reader:
             # The blocks come first: lines that follow freeze some of them, or set them free in another way.
             rest = {k: x for k, x in value.items() if k not in ("free", "step", "per")}
             if "per" not in value and rest:
-                raise SearchError(f"{self.name}: lines beside free need per: block; or write default: {{free: [0, 1]}}")
+                raise SearchError(
+                    f"{self.name}: lines next to free need per: block; or write default: {{free: [0, 1]}}"
+                )
             later = [self.labels(s) for s in (parse_selector(k) for k in rest if self._is_line(k)) if s.whole]
             named = set().union(*later)
             blocks = self.by_block(value)
@@ -187,7 +189,7 @@ def read_weights(
         family: of the models, where it is known.
         found, roles: what is found is added to them.
         role: of every parameter in it.
-        whole_numbers: it is no block weight but a whole number.
+        whole_numbers: it is not a block weight but a whole number.
 
     Raises:
         SearchError: something free is written wrongly.

@@ -23,7 +23,7 @@ from tiny import tensors_of
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A busy machine is no failure. The examples are the same each time, so that a change is not red by chance: new ones are looked
+# A busy machine is not a failure. The examples are the same each time, so that a change is not red by chance: new ones are looked
 # for with UNETSCOPE_FUZZ.
 settings.register_profile("unetscope", deadline=None, derandomize="UNETSCOPE_FUZZ" not in os.environ)
 settings.load_profile("unetscope")

@@ -43,7 +43,7 @@ main(sys.argv[1:])
 """
 # Seconds until a run is taken for hung.
 PATIENCE = 600.0
-# What a resumable merge leaves for the run that goes on with it.
+# What a resumable merge leaves for the run that continues with it.
 KEPT = ("out.safetensors.unetscope-journal", "out.safetensors.unetscope-resumable")
 
 
@@ -106,7 +106,7 @@ class Place:
         self.output.unlink(missing_ok=True)
 
     def kept(self) -> list[str]:
-        """What lies there for a run that goes on."""
+        """What is there for a run that goes on."""
         return [name for name in KEPT if (self.folder / name).exists()]
 
 

@@ -59,7 +59,7 @@ def score(weights):
 
 
 def write_study(folder: Path, text: str, pause: float = 0.0, workers: int = 1) -> Path:
-    """A study file and its objective beside it."""
+    """A study file and its objective next to it."""
     (folder / "objective.py").write_text(_OBJECTIVE.format(pause=pause, workers=workers))
     path = folder / "study.yaml"
     path.write_text(textwrap.dedent(text))

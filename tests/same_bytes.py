@@ -388,7 +388,7 @@ class Row:
 
 
 def compared(job: Job, codes: list[dict[str, list]], folder: Path) -> Row:
-    """Both runs of a job beside each other."""
+    """Both runs of a job next to each other."""
     ours, theirs = (found.get(job.name) for found in codes)
     written = tuple(",".join(map(str, x)) if x is not None else "none" for x in (ours, theirs))
     if ours != theirs or ours is None:

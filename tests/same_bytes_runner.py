@@ -4,7 +4,7 @@
 
 A task is `{"name": ..., "folder": ..., "commands": [[word, ...], ...]}`; a line of the results is
 `{"name": ..., "codes": [...], "seconds": ...}`. What a command prints goes into the task's folder: `stdout.txt` when the task
-asks for it (`"printed": true`), else the `.log` beside the folder.
+asks for it (`"printed": true`), else the `.log` next to the folder.
 """
 
 from __future__ import annotations

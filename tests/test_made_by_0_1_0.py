@@ -238,7 +238,7 @@ def test_files_of_values_colour_a_diagram(file, inside, run, tmp_path):
 
 
 def test_claims_beside_models_and_kept_hashes_are_known(inside, run, tmp_path, monkeypatch):
-    """What lies beside a model says its SHA-256; what was read before is kept in the cache."""
+    """What is next to a model says its SHA-256; what was read before is kept in the cache."""
     folder, digests = tmp_path / "beside", {}
     shutil.copytree(HERE / "beside", folder)
     for name in ("toy-base", "toy-ink", "toy-photo", "toy-anime"):
@@ -324,7 +324,7 @@ def test_a_merge_that_was_stopped_is_continued(inside, tmp_path):
 
 @pytest.fixture
 def studies(old, tmp_path, monkeypatch) -> Path:
-    """Studies and run folders that a test may go on with, the former as working directory."""
+    """Studies and run folders that a test may continue with, the former as working directory."""
     for name in ("studies", "runs"):
         shutil.copytree(old / name, tmp_path / name)
     (tmp_path / "models").mkdir()

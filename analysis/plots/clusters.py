@@ -22,7 +22,7 @@ _NARROWEST = 3.0
 def draw_clusters(
     comparison: Comparison, group: str = MODEL, *, dark: bool = False, title: str | None = None
 ) -> Figure:
-    """Relative distances of all pairs in percent, and a dendrogram (average linkage) beside them.
+    """Relative distances of all pairs in percent, and a dendrogram (average linkage) next to them.
 
     A frame with 0 marks bit-identical checkpoints. Those with NaN or infinite weights are not drawn.
 

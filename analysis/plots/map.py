@@ -13,7 +13,7 @@ from .style import Theme, clipped, dress, new_figure, palette, theme
 # Inches: the map's width, and its key's.
 _SIZE, _KEY = 9.0, 3.0
 _NAME = 9.0
-# With more places than this, numbers stand on the map and the names in a key beside it.
+# With more places than this, numbers stand on the map and the names in a key next to it.
 _MOST_NAMES = 10
 
 

@@ -1,4 +1,4 @@
-"""Names beside points, so that no name covers another name or a point."""
+"""Names next to points, so that no name covers another name or a point."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def write_demo(
 
     Raises:
         CheckpointError: the base is of another family, or an argument is none of the above.
-        OutputError: the file cannot be written, or is the base or lies inside it.
+        OutputError: the file cannot be written, or is the base or is inside it.
     """
     written_as(path)  # else refused
     refuse_inputs(path, [finetune_of] if finetune_of is not None else [])

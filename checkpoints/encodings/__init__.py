@@ -40,7 +40,7 @@ class Coded:
 
     Attributes:
         codes: as stored.
-        sides: role (`scale`, `table`...) -> the tensor that the decoder reads beside the codes.
+        sides: role (`scale`, `table`...) -> the tensor that the decoder reads next to the codes.
         shape: of the numbers; None for the shape of the codes.
         granule: how many numbers are decoded together: a block, a group, a row.
         settings: what else the decoder has to know (the block's size, a rotation...).

@@ -17,7 +17,7 @@ _BESIDE += ("weight_format", "weight_s_rel", "weight_s_channel", "weight_codeboo
 # Side tensors below a weight: `X.weight.absmax` belongs to `X.weight`.
 _BELOW = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
 _BELOW += ("bitsandbytes__nf4", "bitsandbytes__fp4")
-# Packed weights under a name of their own, of GPTQ, AWQ and SVDQuant (nunchaku), and what lies next to them.
+# Packed weights under a name of their own, of GPTQ, AWQ and SVDQuant (nunchaku), and what is next to them.
 _PACKED = ("qweight",)
 _OF_PACKED = ("qzeros", "g_idx", "scales", "wscales", "wtscale", "wcscales", "smooth_factor", "smooth_factor_orig")
 _OF_PACKED += ("lora_down", "lora_up", "proj_down", "proj_up", "bias_orig", "wzeros")

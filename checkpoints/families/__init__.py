@@ -53,7 +53,7 @@ __all__ = [
     "short_title",
 ]
 
-# What a file holds beside the weights that a model is made of, in the order in which tables list it.
+# What a file holds next to the weights that a model is made of, in the order in which tables list it.
 BUFFERS = ("ema", "schedule", "marker", "extra", "other")
 
 
@@ -267,7 +267,7 @@ def component_names() -> tuple[str, ...]:
 
 
 def components_in_order(components: Iterable[str]) -> list[str]:
-    """Components sorted as tables list them: denoiser, text encoders, VAE, then what is stored beside the weights."""
+    """Components sorted as tables list them: denoiser, text encoders, VAE, then what is stored next to the weights."""
     texts = [label.lower() for label in known_labels() if is_text(label)]
     order = {c: i for i, c in enumerate((*texts, "vae", *BUFFERS))}
     return sorted(components, key=lambda c: order.get(c, -1))

@@ -1,8 +1,8 @@
 """Every other file of floating-point weights: blocks from numbered names, so that next month's model needs no record.
 
-`any_family` builds a record from a file's own names. What is numbered (`blocks.17.`) is a block (BLOCKS17), what stands beside
-the blocks is START or END. A file's prefix is no part of its keys, so two files of one model pair up whatever prefix they have.
-Text encoders and a VAE that stand beside the model keep their own names, and have a label each.
+`any_family` builds a record from a file's own names. What is numbered (`blocks.17.`) is a block (BLOCKS17), what stands next to
+the blocks is START or END. A file's prefix is not part of its keys, so two files of one model pair up whatever prefix they have.
+Text encoders and a VAE that stand next to the model keep their own names, and have a label each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .parts.part import Opening, Part, Shape
 _MODEL_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 # What tools put before a model's names; the first one that most names have is taken off.
 PREFIXES = (*_MODEL_PREFIXES, "model.model.", "transformer.", "model.", "net.", "module.", "_orig_mod.")
-# Names that tell of a difference, an optimiser or an embedding: such a file is no model.
+# Names that tell of a difference, an optimiser or an embedding: such a file is not a model.
 _NO_MODEL = re.compile(
     r"(^|[._])(lora_|lora\.|lycoris_|hada_|lokr_|oft_|ia3|glora|dora_scale|lora_magnitude_vector)"
     r"|\.(alpha|diff|diff_b|w_norm|b_norm)$"
@@ -47,7 +47,7 @@ _EARLY = re.compile(
 _LATE = re.compile(r"DECODER|UP|UP[BS]\w*|OUTPUT|OUT|NERF")
 _PAIRS = {"DOUBLE": 1, "JOINT": 1, "SINGLE": 3}
 
-# What a selector may name in every such model: its ends, all of it, and text encoders that stand beside it.
+# What a selector may name in every such model: its ends, all of it, and text encoders that stand next to it.
 CORE = "model"
 WORDS = ("START", "END", CORE.upper(), "TEXT_ENCODER", "CONDITIONER")
 # Kinds of layers where names tell: the words of attention and MLPs that trainers share, in any spelling.
@@ -70,7 +70,7 @@ KINDS = (
 def any_family(shapes: Mapping[str, Shape], fragments: bool = False) -> Family | None:
     """The record of a file of no known family, from the names and shapes of its floating-point tensors.
 
-    None where they are no model: a difference, an embedding or an optimiser, or names without numbered blocks.
+    None where they are not a model: a difference, an embedding or an optimiser, or names without numbered blocks.
 
     Args:
         fragments: take also a few tensors of a model, whose blocks may hold one tensor each.
@@ -129,8 +129,8 @@ def _found(start: str, prefix: str, names: Collection[str]) -> str:
 
 
 def _prefix(names: Collection[str], least: Least) -> str:
-    """What stands before a model's names and is no part of them; empty where most names have no usual prefix."""
-    for prefix in _MODEL_PREFIXES:  # beside which there may be more text encoder than model
+    """What stands before a model's names and is not part of them; empty where most names have no usual prefix."""
+    for prefix in _MODEL_PREFIXES:  # next to which there may be more text encoder than model
         inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         if _block_lists(inner, least):
             return prefix + _around(inner, least)
@@ -154,9 +154,9 @@ def _first_word(names: Collection[str]) -> str:
 
 
 def beside_parts(shapes: Mapping[str, Shape], parts: Collection[str]) -> bool:
-    """Whether text encoders and VAEs, to which the names `parts` belong, stand beside a model of no known family.
+    """Whether text encoders and VAEs, to which the names `parts` belong, stand next to a model of no known family.
 
-    There is one where a model's prefix stands before blocks, or where the rest holds more elements; an EMA copy is no model.
+    There is one where a model's prefix stands before blocks, or where the rest holds more elements; an EMA copy is not a model.
     """
     rest = [name for name in shapes if name not in parts and not name.startswith(EMA_PREFIX)]
     if any(_block_lists([n.removeprefix(p) for n in rest if n.startswith(p)], _WHOLE) for p in _MODEL_PREFIXES):
@@ -203,7 +203,7 @@ def _rows(names: Collection[str], lists: Mapping[str, set[int]]) -> tuple[list[R
 
 
 def _beside(name: str, lists: Mapping[str, set[int]], final: str) -> tuple[str, bool]:
-    """A module that stands beside blocks, by as few words as tell it from them, and whether it is behind them."""
+    """A module that stands next to blocks, by as few words as tell it from them, and whether it is behind them."""
     words, at = name.split("."), 0
     while any(path.split(".")[: at + 1] == words[: at + 1] for path in lists) and at < len(words) - 1:
         at += 1
@@ -262,11 +262,11 @@ def _word(path: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", path.upper()).strip("_0123456789") or "BLOCK"
 
 
-# -- text encoders and VAE beside the model ---------------------------------------------------------------------------------
+# -- text encoders and VAE next to the model ---------------------------------------------------------------------------------
 
 
 def _components(keys: Mapping[str, Shape]) -> tuple[Component, ...]:
-    """The text encoders and the VAE that stand beside a model, each with its own names."""
+    """The text encoders and the VAE that stand next to a model, each with its own names."""
     found: dict[str, tuple[str, list[str]]] = {}
     for key in keys:
         if match := _BESIDE.match(key):

@@ -75,7 +75,7 @@ def write_pipeline_config(
 
 
 def tokenizer_folder(encoder: str) -> str:
-    """The folder of a text encoder's tokenizer: `tokenizer_2` beside `text_encoder_2`."""
+    """The folder of a text encoder's tokenizer: `tokenizer_2` next to `text_encoder_2`."""
     return encoder.replace("text_encoder", "tokenizer")
 
 

@@ -33,7 +33,7 @@ _ABOUT = {
     "EXTRA": "what the model needs next to its own weights",
     "OTHER": "keys that belong to no known component",
 }
-# Labels that are no blocks: no line of block weights names them.
+# Labels that are not blocks: no line of block weights names them.
 BUFFER_LABELS = tuple(_ABOUT)
 # Of these the ones whose tensors may be trained weights, which a merge averages.
 BESIDE_LABELS = ("EXTRA", "OTHER")

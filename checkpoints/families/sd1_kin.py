@@ -13,7 +13,7 @@ SD1_BK_BASE = bk_sdm.base(SD1)
 SD1_BK_SMALL = bk_sdm.small(SD1)
 SD1_BK_TINY = bk_sdm.tiny(SD1)
 
-# Columbia University, 2023. It reads the picture to turn beside the noise, and an image encoder instead of a text encoder.
+# Columbia University, 2023. It reads the picture to turn next to the noise, and an image encoder instead of a text encoder.
 ZERO123 = SD1.kin(
     "zero123",
     "Zero123",

@@ -18,7 +18,7 @@ class Signs:
 
     Attributes:
         shapes: the denoiser's names, without prefix, and their shapes.
-        parts: the text encoders and VAE beside it (`clip_h`).
+        parts: the text encoders and VAE next to it (`clip_h`).
         others: the names of the file that are not the denoiser's.
         answers: what rules have said of it: several records ask the same.
     """

@@ -89,7 +89,7 @@ class OutputFolder(UnderConstruction):
         shutil.rmtree(self._old, ignore_errors=True)
 
     def _let_go(self) -> None:
-        """The mark of work in progress is no part of the result; a folder that holds an open file cannot be renamed on Windows."""
+        """The mark of work in progress is not part of the result; a folder that holds an open file cannot be renamed on Windows."""
         if not self._file.closed:
             if system.WINDOWS:
                 self._close()

@@ -241,7 +241,7 @@ def append_lines(path: Path, lines: bytes) -> None:
 
 
 def _is_stream(target: Path) -> bool:
-    """Whether a name is no place of its own: a pipe, a terminal, `/dev/stdout` whatever that leads to."""
+    """Whether a name is not a place of its own: a pipe, a terminal, `/dev/stdout` whatever that leads to."""
     try:
         found = os.stat(target)
     except OSError:

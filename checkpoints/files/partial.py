@@ -37,7 +37,7 @@ class Leftover:
         size: bytes; of a folder, of all files in it.
         age: seconds since it was last written to.
         alive: whether a run is at work on it. Where the file system knows no locks, whether a process of its number lives here.
-        resumable: whether the run that made it can be continued (`--resumable`); its journal lies next to it.
+        resumable: whether the run that made it can be continued (`--resumable`); its journal is next to it.
     """
 
     path: Path
@@ -83,7 +83,7 @@ def remove_leftover(found: Leftover) -> bool:
         return False
     if found.resumable:
         remove_resumable(found.target)
-        if not os.path.lexists(found.paths[1]):  # without its journal nobody can go on with it
+        if not os.path.lexists(found.paths[1]):  # without its journal nobody can continue with it
             remove_abandoned(found.path)
     elif found.path.is_dir():
         lock_file = found.path / FOLDER_LOCK
@@ -123,7 +123,7 @@ def _is_content(path: Path) -> bool:
 
 
 def partial_name(target: Path) -> Path:
-    """A name for a new file under construction, beside its target."""
+    """A name for a new file under construction, next to its target."""
     return target.with_name(f"{target.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(3)}")
 
 

@@ -1,4 +1,4 @@
-"""An output file that a later run can go on with, when the one that wrote it was stopped or killed.
+"""An output file that a later run can continue with, when the one that wrote it was stopped or killed.
 
 Next to the file under construction lies a journal: what is being made, and, line by line, which tensors are finished. Their bytes
 are on the disk before the line is. Every line has a checksum of itself, and of its tensor: what was damaged between two runs,
@@ -67,7 +67,7 @@ class Journal:
             raise
 
     def _begin(self, identity: str) -> None:
-        """Write the first line; whatever lies there is of other work, or damaged."""
+        """Write the first line; whatever is there is of other work, or damaged."""
         self.partial.unlink(missing_ok=True)
         self._file.truncate(0)
         self._file.write(_line({"identity": identity, "kept": self.kept}))
@@ -93,7 +93,7 @@ class Journal:
             file.close()
 
     def _read(self, identity: str) -> bool:
-        """Take over what an earlier run wrote down; False when there is nothing to go on with."""
+        """Take over what an earlier run wrote down; False when there is nothing to continue with."""
         self._file.seek(0)
         # What follows the last line feed was torn when the run was killed.
         text = self._file.read()

@@ -83,7 +83,7 @@ def _check_unused(target: Path) -> None:
 
 
 def _unwritable(probe: Path, error: OSError) -> str:
-    """Why no file could be made beside a target."""
+    """Why no file could be made next to a target."""
     name, _, _ = probe.name.partition(PARTIAL)
     more, path = len(probe.name) - len(name), os.path.abspath(probe)
     if error.errno == errno.ENAMETOOLONG:
@@ -152,7 +152,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def resolved(path: Path | str) -> Path:
-    """Where a path leads through links; the path itself where they lead in circles, or where it is no path at all."""
+    """Where a path leads through links; the path itself where they lead in circles, or where it is not a path at all."""
     path = Path(path)
     try:
         return path.resolve()

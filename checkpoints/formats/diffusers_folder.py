@@ -84,7 +84,7 @@ def read_folder(path: Path) -> DiffusersFolder:
     """The tensors and configurations of a diffusers folder; values are not read.
 
     Raises:
-        CheckpointError: the folder is no diffusers folder, holds another kind of model, lacks a shard, or one of its
+        CheckpointError: the folder is not a diffusers folder, holds another kind of model, lacks a shard, or one of its
             files is damaged.
     """
     path = Path(path)
@@ -128,8 +128,8 @@ def _component_alone(path: Path) -> str:
             f"a {what} without weights" if known else f"a {what}" if what else "no model_index.json, no config.json"
         )
         raise CheckpointError(
-            f"{path}: is no diffusers folder of Stable Diffusion ({reason}); {_models_in(path)}give a .safetensors or .ckpt file, "
-            "or a folder with unet, vae or text_encoder in it"
+            f"{path}: is not a diffusers folder of Stable Diffusion ({reason}); {_models_in(path)}give a .safetensors "
+            "or .ckpt file, or a folder with unet, vae or text_encoder in it"
         )
     return known
 
@@ -200,7 +200,7 @@ def _read_shards(index: Path) -> tuple[list[Path], Contents]:
     for shard in dict.fromkeys(where.values()):
         file = index.parent / shard
         if Path(shard).name != shard or "\\" in shard:
-            raise CheckpointError(f"{index}: names the shard {shard!r}, which lies outside its folder; do not trust it")
+            raise CheckpointError(f"{index}: names the shard {shard!r}, which is outside its folder; do not trust it")
         if not file.is_file():
             raise CheckpointError(f"{index}: the shard {shard} is missing; download it into {index.parent}")
         _, here = read_file(file)

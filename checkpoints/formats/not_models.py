@@ -1,4 +1,4 @@
-"""What lies where a model was expected: pointers, web pages, archives, other programs' models, half a download.
+"""What is where a model was expected: pointers, web pages, archives, other programs' models, half a download.
 
 Each is told by its first bytes, whatever the file is called, and named with what to do.
 """
@@ -90,7 +90,7 @@ _BESIDE = (".part", ".crdownload", ".aria2")
 
 
 def refuse_half_downloads(path: Path, size: int) -> None:
-    """Refuse what a downloader has not finished: by its name, or by what lies next to it.
+    """Refuse what a downloader has not finished: by its name, or by what is next to it.
 
     A file of the full size may still be full of holes while aria2 works on it; the other downloaders leave it empty.
 
@@ -105,7 +105,7 @@ def refuse_half_downloads(path: Path, size: int) -> None:
         beside = path.with_name(path.name + suffix)
         if (suffix == ".aria2" or size == 0) and beside.is_file():
             raise CheckpointError(
-                f"{path}: its download is not finished: {beside.name} lies next to it; let it finish, or remove {beside.name} "
+                f"{path}: its download is not finished: {beside.name} is next to it; let it finish, or remove {beside.name} "
                 "if the model is complete"
             )
 
@@ -166,7 +166,7 @@ def _json_told(path: Path, size: int) -> str:
         data = None
     if isinstance(data, dict):
         if isinstance(data.get("weight_map"), dict):
-            return "is the index of a model in several files, not a model; give the folder that it lies in"
+            return "is the index of a model in several files, not a model; give the folder that it is in"
         said = next((data[name] for name in ("error", "message", "detail", "errors") if data.get(name)), None)
         if said is not None:
             said = said.get("message", said) if isinstance(said, dict) else said

@@ -101,7 +101,7 @@ def _what_else(path: Path) -> str:
         start = file.read(2)
     if is_old_pickle(start) or start == b"]q":
         return OLD_PICKLE
-    return "is no zip pickle as torch.save makes it; a .safetensors file under another name, or not a checkpoint"
+    return "is not a zip pickle as torch.save makes it; a .safetensors file under another name, or not a checkpoint"
 
 
 def is_old_pickle(head: bytes) -> bool:
@@ -136,7 +136,9 @@ class _Zip:
                 f"is a zip archive that holds {models[0]}{more}; unpack it and give the model that is in it"
             )
         if len(pickles) != 1:
-            raise self._error(f"has {len(pickles) or 'no'} data.pkl where torch.save writes one: it is no checkpoint")
+            raise self._error(
+                f"has {len(pickles) or 'no'} data.pkl where torch.save writes one: it is not a checkpoint"
+            )
         self._root = pickles[0].removesuffix("data.pkl")
         if self._root + "constants.pkl" in entries:
             raise self._error("is a TorchScript program, not a checkpoint; give the model that it was made from")
@@ -200,7 +202,7 @@ class _Zip:
             )
         info = self._entries.get(f"{self._root}data/{storage.key}")
         if info is None:
-            raise self._error(f"{name} lies in storage {storage.key}, which the file lacks; copy or download it again")
+            raise self._error(f"{name} is in storage {storage.key}, which the file lacks; copy or download it again")
         width = storage.dtype.size if isinstance(storage.dtype, DType) else 1
         there = min(info.file_size, storage.elements * width) // dtype.size
         offset, shape, strides = self._window(name, described, there)

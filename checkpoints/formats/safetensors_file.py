@@ -36,8 +36,8 @@ def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredT
         allow_truncated: list the tensors of a file that ends too early as well (to look at, not to read from).
 
     Raises:
-        CheckpointError: the file is no safetensors file, is truncated, has bytes behind its last tensor, its header contradicts
-            itself, or its metadata are no strings.
+        CheckpointError: the file is not a safetensors file, is truncated, has bytes behind its last tensor, its header contradicts
+            itself, or its metadata are not strings.
     """
     path = Path(path)
     tensors, metadata, behind = _read(path, allow_truncated)
@@ -106,7 +106,7 @@ def _parse(path: Path, text: bytes) -> dict:
         return found
 
     def no_number(text: str):
-        raise ValueError(f"{text} is no JSON")
+        raise ValueError(f"{text} is not JSON")
 
     try:
         # Python would also take UTF-16, NaN and halves of surrogate pairs, which other readers refuse.
@@ -116,7 +116,7 @@ def _parse(path: Path, text: bytes) -> dict:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: not a safetensors file: its header is not valid JSON") from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: not a safetensors file: its header is no JSON object")
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not a JSON object")
     return header
 
 
@@ -196,7 +196,7 @@ def _magic(head: bytes) -> bool:
 
 
 def _contents(path: Path, to_look: bool) -> Contents:
-    """What other readers take as well, which is said: bytes behind the last tensor, and metadata that are no strings."""
+    """What other readers take as well, which is said: bytes behind the last tensor, and metadata that are not strings."""
     tensors, said, behind = _read(Path(path), to_look)
     metadata, notes = _as_strings(said)
     if tensors and behind > 0:

@@ -87,7 +87,7 @@ def describe(data: bytes) -> object:
     """The value of a pickle (protocol 0 to 5), its tensors as `TensorRef`s and its storages as `StorageRef`s.
 
     Raises:
-        CheckpointError: for anything that is no whole pickle; the message is a clause without the file's name.
+        CheckpointError: for anything that is not a whole pickle; the message is a clause without the file's name.
     """
     content = io.BytesIO(data)
     try:
@@ -268,7 +268,7 @@ def _tensor(arguments: tuple, dtype: object, metadata: tuple) -> TensorRef | Ine
 def _storage(reference: object) -> StorageRef:
     """The storage that a pickle's reference `("storage", type, key, device, elements)` stands for."""
     if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
-        raise CheckpointError("its pickle refers to something that is no storage")
+        raise CheckpointError("its pickle refers to something that is not a storage")
     _, kind, key, _, elements = reference[:5]
     if not (isinstance(kind, Global) and isinstance(key, str) and type(elements) is int and elements >= 0):
         raise CheckpointError("its pickle refers to a storage without type, name or size")

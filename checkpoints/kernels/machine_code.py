@@ -1,11 +1,11 @@
 """Compiled loops on disk: each is compiled once per machine, by numba, and loaded in milliseconds ever after, without numba.
 
 Importing numba and loading from its own cache takes half a second of every process, as long as merging a gigabyte. What is
-kept here is bare machine code that calls nothing, so llvmlite alone can put it into memory. It lies in `__pycache__`, or in the
+kept here is bare machine code that calls nothing, so llvmlite alone can put it into memory. It is in `__pycache__`, or in the
 user's cache folder where that cannot be written. The file's name says which source, which compiler and which processor it is
 for; a damaged file is compiled anew.
 
-What lies there is run as part of this program, so it must be nobody else's: a folder or file that another user owns or may write
+What is there is run as part of this program, so it must be nobody else's: a folder or file that another user owns or may write
 to is not read. Loops are then compiled in memory, which is told once. Windows' folders of a user are its own.
 """
 
@@ -175,7 +175,7 @@ def is_own(found: os.stat_result) -> bool:
 
 
 def _fault(folder: Path) -> str:
-    """Why a folder is no place for code, empty where it is one."""
+    """Why a folder is not a place for code, empty where it is one."""
     if os.name == "nt":
         return ""
     path = Path(os.path.realpath(folder))

@@ -70,7 +70,7 @@ class LayerTensors:
         """A tensor without which the others mean nothing."""
         if role not in self.tensors:
             raise self.error(
-                f"expected the tensor {role!r} beside {_listed(self.tensors)}, found none; the file is incomplete"
+                f"expected the tensor {role!r} next to {_listed(self.tensors)}, found none; the file is incomplete"
             )
         return self.tensors[role]
 

@@ -159,7 +159,7 @@ class LoraModule:
         side: their ranks add up.
 
         Raises:
-            CheckpointError: the change is no product of two factors (any kind but LoRA and LoCon).
+            CheckpointError: the change is not a product of two factors (any kind but LoRA and LoCon).
         """
         ups, downs, rank = [], [], 0
         for part in self.parts:

@@ -51,7 +51,7 @@ _OLD_TEXT = (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("out_p
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A module as diffusers divides the model, and where its weight lies in a single file.
+    """A module as diffusers divides the model, and where its weight is in a single file.
 
     Attributes:
         component: the folder of a pipeline that holds it: `text_encoder`, `text_encoder_2`, or the denoiser's name (`unet`).

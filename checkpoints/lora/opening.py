@@ -176,7 +176,7 @@ def open_lora(
         adapter: PEFT's name of the one that is meant, of a file that holds several.
 
     Raises:
-        CheckpointError: it cannot be read, is no LoRA, is of a kind that is not supported, its tensors do not fit
+        CheckpointError: it cannot be read, is not a LoRA, is of a kind that is not supported, its tensors do not fit
             together or do not fit `shapes`, or it holds several adapters and none is meant.
 
     Example:

@@ -85,7 +85,7 @@ class OwnNames(Family):
 
 
 def own_names(parted: Mapping[str, Parted | None], shapes: Mapping[str, Shape]) -> OwnNames | None:
-    """The record of a LoRA whose layers are no known family's; None where no tensor tells of a weight.
+    """The record of a LoRA whose layers are not a known family's; None where no tensor tells of a weight.
 
     Args:
         parted: the file's names, taken apart.

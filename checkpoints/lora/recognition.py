@@ -143,7 +143,7 @@ def _refuse_strangers(
     modules: Mapping[Target, Members],
     strangers: Sequence[str],
 ) -> None:
-    """Refuse files that are no LoRA, and LoRAs for other models: those share at most a text encoder with ours.
+    """Refuse files that are not LoRAs, and LoRAs for other models: those share at most a text encoder with ours.
 
     Args:
         strangers: names of modules that are none of the family's.
@@ -158,7 +158,7 @@ def _refuse_strangers(
             )
         if not strangers:
             some = ", ".join(list(shapes)[:3]) or "no tensors"
-            raise CheckpointError(f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is no LoRA")
+            raise CheckpointError(f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is not a LoRA")
     if _of_no_family(strangers, modules):
         of_all = list(dict.fromkeys([name for name in strangers if not _TEXT.match(name)] or strangers))
         shown = foreign_model(name_forms([dotted(name) for name in of_all]), has_unet=False)
@@ -177,7 +177,7 @@ def _of_no_family(strangers: Sequence[str], modules: Mapping[Target, Members]) -
 def _parted(name: str, shapes: Mapping[str, Shape]) -> Parted | None:
     """A name in its parts; None for an unknown ending, and for that of a model's own weight.
 
-    LyCORIS' (IA)^3 ends like one, but says beside it on which side it multiplies.
+    LyCORIS' (IA)^3 ends like one, but says next to it on which side it multiplies.
     """
     found = split(name)
     plain = found is not None and found.role == "ia3" and f"{found.module}.on_input" not in shapes

@@ -49,7 +49,7 @@ _WORD = re.compile(
 # diffusers: `to_q.lora.down.weight`, `q_proj.lora_linear_layer.down.weight`, and before 0.22 `processor.to_q_lora.down.weight`.
 _SIDE = re.compile(r"(?P<module>.+?)[._]lora(?:_linear_layer)?[._](?P<side>up|down)\.weight")
 _ENDING = re.compile(rf"(?P<module>.+?)(?:\.(?P<word>{_any_of(_KOHYA)})|_(?P<glued>lora_(?:up|down|mid)\.weight))")
-# Relatives whose change is no sum of products of stored factors, or that nobody here has asked for yet.
+# Relatives whose change is not a sum of products of stored factors, or that nobody here has asked for yet.
 REFUSED = (
     ("OFT", re.compile(r"\.(oft_diag|oft_R(\.\w+)?|oft_blocks)$")),
     ("BOFT", re.compile(r"\.(boft_R|boft_s)$")),

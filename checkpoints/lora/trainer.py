@@ -32,7 +32,7 @@ def said_family(metadata: Mapping[str, str]) -> str | None:
 
 
 def peft_scales(path: Path, metadata: Mapping[str, str], names: Recognised) -> dict[Target, Told]:
-    """The scales of a PEFT adapter, whose tensors hold no alpha: from the metadata that diffusers writes, or the config beside it.
+    """The scales of a PEFT adapter, whose tensors hold no alpha: from the metadata that diffusers writes, or the config next to it.
 
     alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023); the patterns of single modules included.
 
@@ -93,7 +93,7 @@ def _config_of(target: Target, configs: Mapping[str, dict[str, Any]]) -> dict[st
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Component -> adapter config; of a config beside the file the component is empty."""
+    """Component -> adapter config; of a config next to the file the component is empty."""
     out: dict[str, dict[str, Any]] = {}
     beside = path.with_name("adapter_config.json")
     if text := metadata.get(_ADAPTER_METADATA):
@@ -113,6 +113,6 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict):
         raise CheckpointError(
-            f"{path}: its adapter config is no JSON object, so that the scale of the LoRA is not known"
+            f"{path}: its adapter config is not a JSON object, so that the scale of the LoRA is not known"
         )
     return config

@@ -6,7 +6,7 @@ Tensors are moved, and nothing is read. In the order in which data passes:
 - `denoiser`, `translation`: names of diffusers and transformers, translated both ways by the tables of the families' records
 - `averaged`: the denoiser that is there as EMA weights only
 - `architecture`: keys -> the family, its variant, its parts
-- `other_models`: what is no checkpoint of a known family, by name
+- `other_models`: what is not a checkpoint of a known family, by name
 """
 
 from .denoiser import diffusers_family as unet_family

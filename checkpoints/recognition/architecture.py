@@ -124,7 +124,7 @@ def reader_of(architecture: Architecture) -> Family:
     return NO_FAMILY
 
 
-# Reads files whose names mean nothing to the house, LoRAs' among them: every key is OTHER but for parts that stand beside them.
+# Reads files whose names mean nothing to the house, LoRAs' among them: every key is OTHER but for parts that stand next to them.
 NO_FAMILY = Family(
     id="none", title="an unknown architecture", name="an unknown architecture", blocks="", core="other", prefix=""
 )
@@ -148,7 +148,7 @@ def trained_keys(family: Family, component: str) -> tuple[str, ...]:
 
 
 def parts_of(keys: Iterable[str]) -> tuple[str, ...]:
-    """The text encoders and VAEs that keys belong to, and what is stored beside weights."""
+    """The text encoders and VAEs that keys belong to, and what is stored next to weights."""
     parts, denoisers = part_prefixes(), tuple({family.prefix for family in FAMILIES.values() if family.prefix})
     # Most keys are the denoiser's, and need not be placed to be known as none of these.
     rest = [key for key in keys if key.startswith(parts) or not key.startswith(denoisers)]

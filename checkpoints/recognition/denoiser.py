@@ -56,7 +56,7 @@ def is_diffusers_unet(names: Collection[str]) -> bool:
 
 
 def diffusers_family(shapes: Mapping[str, Shape]) -> str | None:
-    """The family of a denoiser in diffusers naming, None when it is no known one.
+    """The family of a denoiser in diffusers naming, None when it is not a known one.
 
     It is the family that knows the translated names as its own; of several, the one that has a name for most of them, and of
     those with as many a kin, which has the whole layout. Where much has no name in any, it is another model.

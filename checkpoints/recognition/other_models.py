@@ -1,4 +1,4 @@
-"""Files that are no Stable Diffusion checkpoint, and the names of tensors that give them away.
+"""Files that are not a Stable Diffusion checkpoint, and the names of tensors that give them away.
 
 The patterns see names whose numbers are all written as 0 (`name_forms`).
 """
@@ -111,7 +111,7 @@ def foreign_model(forms: Counter[str], has_unet: bool) -> str | None:
 
 
 def adapter_kind(forms: Counter[str]) -> str | None:
-    """`IP-Adapter`, `hypernetwork`...: what steers a model and is no part of one."""
+    """`IP-Adapter`, `hypernetwork`...: what steers a model and is not part of one."""
     return next((kind for kind, pattern in _ADAPTERS if any(pattern.search(form) for form in forms)), None)
 
 

@@ -23,7 +23,7 @@ from .translation import Translation
 Named = dict[str, StoredTensor]
 
 _CONTROLNET = ("zero_convs.", "input_hint_block.", "control_model.", "controlnet_", "middle_block_out.")
-# What some tools put around a text encoder's names, beside which single names stand without it.
+# What some tools put around a text encoder's names, next to which single names stand without it.
 _TEXT_WRAPPER = "transformer."
 # What PEFT calls a layer inside of the one that it puts in its place.
 _PEFT_LAYER = ".base_layer."

@@ -129,7 +129,7 @@ def _matrix(found: Comparison, group: str) -> None:
     )
     chart = matrix_chart(found, group, "distance" if what == "distance" else "cosine")
     st.altair_chart(chart, width="stretch", key="collection matrix", alt="Matrix of all pairs")
-    st.caption("Neighbours stand beside each other. The distance is relative to the size of the weights.")
+    st.caption("Neighbours stand next to each other. The distance is relative to the size of the weights.")
     st.download_button(
         "All pairs and blocks, CSV", lambda: found.pairs("label").to_csv(index=False), "pairs.csv", "text/csv",
         icon=":material/download:", on_click="ignore",

@@ -128,7 +128,7 @@ def _downloads(drawable: Drawable, level: str, block: str | None, drawing) -> No
         )
 
 
-# -- the panel beside the diagram -------------------------------------------------------------------------------------
+# -- the panel next to the diagram -------------------------------------------------------------------------------------
 
 
 def _details(drawable: Drawable, level: str, block: str | None, selected: Sequence[str]) -> None:

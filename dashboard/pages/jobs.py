@@ -89,7 +89,7 @@ def _leftover(one: Leftover, folders: Folders) -> None:
     root = folders.output if one.path.is_relative_to(folders.output) else folders.models
     name = readable(one.path.relative_to(root).as_posix())
     words, button = st.columns([5, 1], vertical_alignment="center")
-    use = "; `--resumable` can go on with it" if one.resumable else ""
+    use = "; `--resumable` can continue with it" if one.resumable else ""
     words.markdown(f"{plain(name)}: {plain(file_size(one.size))}, {ago(time.time() - one.age)}{use}")
     if root != folders.output:
         button.caption("not in the output folder")

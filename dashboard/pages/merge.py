@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...merge.methods import Method
     from ..weights_editing import Weights
 
-_ON_DEMAND = "This merge has no block weights: turn on *by block* beside a parameter to set them in the diagram."
+_ON_DEMAND = "This merge has no block weights: turn on *by block* next to a parameter to set them in the diagram."
 _A_MODEL_EACH = "Here every model has one weight; in a recipe as text it may differ by block as well."
 _NONE = "This method has no block weights."
 

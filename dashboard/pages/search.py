@@ -180,7 +180,7 @@ def _blocks(overview: Overview) -> None:
                 st.altair_chart(chart, width="stretch", alt="Rank correlation of each free number with the score")
                 st.caption(
                     f"Spearman's rank correlation over {len(overview.complete)} trials. What stays in the grey band may be chance. "
-                    "The report (`unetscope search report`) has PED-ANOVA importances beside it."
+                    "The report (`unetscope search report`) has PED-ANOVA importances next to it."
                 )
 
 
@@ -199,7 +199,7 @@ def _diagram(overview: Overview, of: str) -> str | None:
 
 
 def _images(overview: Overview) -> None:
-    """The best trial beside the baselines, on the same prompts."""
+    """The best trial next to the baselines, on the same prompts."""
     from ...search.overview import compared
 
     shown = [(trial, overview.images(trial.number)) for trial in compared(overview)]

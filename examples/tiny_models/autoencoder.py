@@ -15,7 +15,7 @@ from unetscope.checkpoints.families.diffusers import vae_config
 STEPS = 1400
 BATCH = 8
 RATE = 2e-3
-# Of the mean divergence per latent number, beside an error of pixels of about 0.02.
+# Of the mean divergence per latent number, next to an error of pixels of about 0.02.
 DIVERGENCE = 1e-4
 EXAMPLES = 768
 

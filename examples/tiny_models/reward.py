@@ -97,7 +97,7 @@ class ShapeAndColour(Reward):
         return self.parts(images, prompts)[self.name]
 
     def parts(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float]]:
-        """The product, and both factors, which are recorded beside it."""
+        """The product, and both factors, which are recorded next to it."""
         shape, colour = [], []
         for image, prompt in zip(images, prompts, strict=True):
             asked, seen = scene_of(prompt), look(image)

@@ -49,7 +49,7 @@ def from_log(text: str, name: str, request: Request) -> Imported:
     """The weights with the highest score, as a weighted sum of the models that `request.inputs` names.
 
     Raises:
-        RecipeError: no row can be read, or the number of blocks is no known one.
+        RecipeError: no row can be read, or the number of blocks is not a known one.
     """
     draft = Draft(f"{name} (AutoMBW log)", request)
     try:
@@ -72,7 +72,7 @@ def read_table(text: str) -> Table:
     """Every row that has a score and all numbers.
 
     Raises:
-        ValueError: no row can be read, or the number of blocks is no known one; the message says which.
+        ValueError: no row can be read, or the number of blocks is not a known one; the message says which.
     """
     text = _lines(text)
     header = _header(text)

@@ -216,7 +216,7 @@ class _Graph:
         value = self._input(node, field)
         found = numbers([value]) if value is not None and not isinstance(value, bool) else None
         if found is None:
-            self._draft.refuse(f"node {node}, {self._kind(node)}: {field} is no number; {usual:g} was taken")
+            self._draft.refuse(f"node {node}, {self._kind(node)}: {field} is not a number; {usual:g} was taken")
             return usual
         return found[0]
 

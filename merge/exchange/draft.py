@@ -25,7 +25,7 @@ _LONGEST_LINE = 400
 
 @dataclass(frozen=True)
 class Request:
-    """What the user said beside the file.
+    """What the user said next to the file.
 
     Attributes:
         partial: write what is possible where something has no equivalent; without it that is an error.
@@ -207,7 +207,7 @@ class Draft:
         """The recipe that ends in `result`, without steps and models that nothing uses.
 
         Raises:
-            RecipeError: it is no valid recipe (a difference where a model is meant, too many steps in a row...).
+            RecipeError: it is not a valid recipe (a difference where a model is meant, too many steps in a row...).
         """
         sources = [result, *fields.get("components", {}).values()]
         used: dict[str, None] = {}

@@ -56,11 +56,11 @@ def lines_of(values: dict[str, Any], config: str = "") -> tuple[dict[str, Any], 
         config: sd-mecha's word for what the names are (`sd1-supermerger_blocks`), as far as it is written.
 
     Raises:
-        RecipeError: a name that is no block or class, or a value that is no number.
+        RecipeError: a name that is not a block or class, or a value that is not a number.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecipeError(f"the weight of {name!r} is no number")
+            raise RecipeError(f"the weight of {name!r} is not a number")
     if all(_NEW.fullmatch(name) for name in values):
         return _new(values, config)
     return _old(values)
@@ -85,7 +85,7 @@ def _old(values: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
     for name, value in values.items():
         match = _OLD.fullmatch(name)
         if not match:
-            raise RecipeError(f"{name!r} is no block or class of layers that is known here")
+            raise RecipeError(f"{name!r} is not a block or class of layers that is known here")
         prefix, component, kind, part = match.groups()
         label = _COMPONENTS.get(f"{prefix}_{component}") or _COMPONENTS[component]
         if label == "BASE" and "txt2" in "".join(values):
@@ -123,4 +123,4 @@ def _line(label: str, kind: str, part: str, name: str) -> str:
         return f"{label} key:*{_TEXT_PARTS[part]}.*"
     elif label in ("BASE", "CLIP_L") and block and block[1] == "in":
         return f"{label} key:*encoder.layers.{int(block[2])}.*"
-    raise RecipeError(f"{name!r} is no block or class of layers that is known here")
+    raise RecipeError(f"{name!r} is not a block or class of layers that is known here")

@@ -98,7 +98,7 @@ class MechaGraph:
         """A parameter that is one value for the whole model."""
         value = given.get(name, default)
         if value is not None and not isinstance(value, int | float | bool | str):
-            raise Refused(f"{name} is no number")
+            raise Refused(f"{name} is not a number")
         if isinstance(default, float) and (isinstance(value, bool | str) or value is None):
             raise Refused(f"{name} is {one_line(value, 40)}, no number")
         return float(value) if isinstance(default, float) else value
@@ -116,7 +116,7 @@ class MechaGraph:
     def weights(self, value: Any) -> str:
         """The name of an input that has to be a model."""
         if not isinstance(value, Weights):
-            raise Refused("an input is no model")
+            raise Refused("an input is not a model")
         name = value.name
         for component, source in value.components.items():
             name = self.step("pick_component", [name, source], component=component)
@@ -132,7 +132,7 @@ class MechaGraph:
             base = self._any_model(value)
             return self.minus(self.added(base, value, 1.0), base)
         if not isinstance(value, Delta):
-            raise Refused("an input is no difference of models")
+            raise Refused("an input is not a difference of models")
         return value
 
     def minus(self, a: str, b: str) -> Delta:

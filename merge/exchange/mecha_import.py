@@ -52,7 +52,7 @@ class _Reader(MechaGraph):
             self.nodes.append(self._node())
         result = self.nodes[-1]
         if not isinstance(result, Weights):
-            raise self.draft.error(f"line {self.line.number}: the last node is the result, and this one is no model")
+            raise self.draft.error(f"line {self.line.number}: the last node is the result, and this one is not a model")
         components = {"vae": "merge"} if self.versioned else {}
         components |= result.components
         if not self.versioned:
@@ -78,7 +78,7 @@ class _Reader(MechaGraph):
     def _known(self, value: Any) -> Any:
         return self.nodes[value.index] if isinstance(value, Reference) else value
 
-    # -- nodes that are no merge --------------------------------------------------------------------------------------
+    # -- nodes that are not merge --------------------------------------------------------------------------------------
 
     def _model(self, arguments: list, named: dict) -> Any:
         path = arguments[0] if arguments else named.get("path")

@@ -101,7 +101,7 @@ def _fallback(graph: MechaGraph, given: dict, method: Method) -> Any:
 def _rank(graph: MechaGraph, given: dict, method: Method) -> Delta:
     rank = graph.plain(given, "rank", 8)
     if isinstance(rank, bool | str) or rank is None:
-        raise Refused("rank is no number")
+        raise Refused("rank is not a number")
     return Delta(graph.step(method.name, [graph.delta(given.get("a")).name], rank=round(rank)))
 
 
@@ -162,7 +162,7 @@ _READ: dict[str, Build] = {
     "whole": _whole,
     **SPARSE,
 }
-# A node that is no merge.
+# A node that is not a merge.
 _CAST = "cast"
 
 

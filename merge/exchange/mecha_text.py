@@ -55,7 +55,7 @@ def parse_mecha(text: str, where: str) -> tuple[str, list[MechaLine]]:
     """The dialect's version (empty for those without) and the nodes.
 
     Raises:
-        RecipeError: a line that is no node, a reference to a node that is not above it, no node at all.
+        RecipeError: a line that is not a node, a reference to a node that is not above it, no node at all.
     """
     version, nodes = "", []
     for number, line in _meaningful(text):
@@ -64,9 +64,11 @@ def parse_mecha(text: str, where: str) -> tuple[str, list[MechaLine]]:
             version = rest.strip()
             continue
         if word not in COMMANDS:
-            raise RecipeError(f"{where}: line {number}: {word[:40]!r} is no command; there are {', '.join(COMMANDS)}")
+            raise RecipeError(
+                f"{where}: line {number}: {word[:40]!r} is not a command; there are {', '.join(COMMANDS)}"
+            )
         if len(nodes) >= _MOST_LINES:
-            raise RecipeError(f"{where}: has more than {_MOST_LINES:,} lines; this is no recipe")
+            raise RecipeError(f"{where}: has more than {_MOST_LINES:,} lines; this is not a recipe")
         arguments, named = _arguments(rest, f"{where}: line {number}", len(nodes))
         nodes.append(MechaLine(number, word, tuple(arguments), named))
     if not nodes:
@@ -116,4 +118,4 @@ def _value(text: str, where: str, above: int) -> Any:
             return Reference(index)
         return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else float(text)
     except ValueError:
-        raise RecipeError(f"{where}: {text[:40]!r} is no value; text stands in quotes") from None
+        raise RecipeError(f"{where}: {text[:40]!r} is not a value; text stands in quotes") from None

@@ -81,7 +81,7 @@ class _Configuration:
         if kind.base == "required" and self.base is None:
             raise draft.error(f"merge_method {self.method} needs a base_model")
         if not self.models:
-            raise draft.error("names no models beside the base")
+            raise draft.error("names no models next to the base")
         owns = [MergekitSettings([own, *self.scopes], draft) for _, own in self.models]
         values = self._values(owns)
         result = self._step([name for name, _ in self.models], owns, values)
@@ -135,7 +135,7 @@ class _Configuration:
         if not out:
             raise self.draft.error("has no list of models")
         if base is not None and (base := self._model(base)) is None:
-            raise self.draft.error("base_model is no name")
+            raise self.draft.error("base_model is not a name")
         return out, scopes, base
 
     def _model(self, value: Any) -> str | None:

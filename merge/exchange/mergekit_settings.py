@@ -96,5 +96,5 @@ class MergekitSettings:
                 return number
         taken = 0.5 if name == "t" else 1.0
         why = "; gradients over layers have no meaning for a UNET" if isinstance(value, list) else ""
-        self._draft.refuse(f"{name}: {one_line(value, 60)} is no number{why}; {taken:g} was taken")
+        self._draft.refuse(f"{name}: {one_line(value, 60)} is not a number{why}; {taken:g} was taken")
         return taken

@@ -32,7 +32,7 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
 
     Args:
         path: a checkpoint, or a text file of any of the kinds in `READABLE`; what it holds decides, not its name.
-        request: what the user said beside the file.
+        request: what the user said next to the file.
 
     Raises:
         CheckpointError: a checkpoint that cannot be read.
@@ -55,7 +55,7 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
             )
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is no text; read are {READABLE}") from None
+        raise RecipeError(f"{path}: is not text; read are {READABLE}") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
     return import_text(text, path.name, request)
@@ -83,14 +83,14 @@ def _from_yaml(text: str, name: str, request: Request) -> Imported:
     try:
         data = parse_yaml(text, name)
     except RecipeError:
-        raise RecipeError(f"{one_line(name)}: is no recipe that can be read; read are {READABLE}") from None
+        raise RecipeError(f"{one_line(name)}: is not a recipe that can be read; read are {READABLE}") from None
     if is_mergekit(data):
         return from_mergekit(data, name, request)
     if _is_prompt(data) and is_merge(text):
         return from_prompt(text, name, request)
     if isinstance(data, dict) and isinstance(data.get("models"), dict) and "steps" in data:
         raise RecipeError(f"{one_line(name)}: is a recipe of Unetscope already; unetscope merge run takes it as it is")
-    raise RecipeError(f"{one_line(name)}: is no recipe that can be read{_looks_like(data)}; read are {READABLE}")
+    raise RecipeError(f"{one_line(name)}: is not a recipe that can be read{_looks_like(data)}; read are {READABLE}")
 
 
 def _looks_like(data: object) -> str:

@@ -243,7 +243,7 @@ class _History:
         mode = recipe["interp_method"]
         found = web_ui_method(mode)
         if not found:
-            self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is no method of the web UI's merger")
+            self._draft.refuse(f"{shown} was merged by {_text(mode)!r}, which is not a method of the web UI's merger")
             return self._inputs(recipe, shown)[0]
         self._lost(recipe, shown)
         self._draft.note(
@@ -340,7 +340,7 @@ class _History:
                 weights = block_weights(vector, None if typed else base, release)
         elif recipe.get("mbw") and (parameter == "alpha" or (vectors and recipe.get("weights_beta") is not None)):
             said = _text(recipe.get(f"weights_{parameter}"))
-            self._draft.refuse(f"{shown}: the block weights of {parameter} are no numbers ({said})")
+            self._draft.refuse(f"{shown}: the block weights of {parameter} are not numbers ({said})")
         if parameter == "beta" and vector and release.extended:
             self._draft.note(
                 "import.beta_vector", f"{shown}: supermerger took beta's 110 numbers for alpha; here they are beta's"
@@ -389,7 +389,7 @@ class _History:
         for parameter in numbers_of(method):
             said = _CHATTIORI_NUMBERS.search(str(recipe.get(f"{parameter}_info") or ""))
             if not said:
-                draft.refuse(f"{shown}: {parameter}_info is no number ({_text(recipe.get(f'{parameter}_info'))})")
+                draft.refuse(f"{shown}: {parameter}_info is not a number ({_text(recipe.get(f'{parameter}_info'))})")
                 continue
             if said[3] and re.search(r"[^\s,\[\]'\"]", said[3]):
                 draft.refuse(
@@ -408,7 +408,7 @@ class _History:
     def _number(self, value: Any, field: str, shown: str) -> float:
         found = numbers([value]) if not isinstance(value, bool) else None
         if found is None:
-            self._draft.refuse(f"{shown}: {field} is no number ({_text(value)})")
+            self._draft.refuse(f"{shown}: {field} is not a number ({_text(value)})")
             return 0.0
         return found[0]
 
@@ -422,7 +422,7 @@ class _History:
         if recipe.get("config_source") not in (None, 0, 3):
             self._draft.note(
                 "import.config_source",
-                f"{shown}: config_source {_text(recipe['config_source'])} (a .yaml file beside the result)",
+                f"{shown}: config_source {_text(recipe['config_source'])} (a .yaml file next to the result)",
             )
         if recipe.get("is_instruct_pix2pix"):
             self._draft.note(

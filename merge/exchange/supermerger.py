@@ -92,7 +92,7 @@ def _extended() -> dict[str, tuple[str, str]]:
     """The 110 names of SDXL's long vector, in order: our label, and a regular expression for its keys (empty: all of them).
 
     A block with attention has a number for each transformer block, and one for what lies around them. IN0 stands in the list
-    and is no tensor's.
+    and is not a tensor's.
     """
     depth = {"IN04": 2, "IN05": 2, "IN07": 10, "IN08": 10, "M00": 10}
     depth |= {"OUT00": 10, "OUT01": 10, "OUT02": 10, "OUT03": 2, "OUT04": 2, "OUT05": 2}
@@ -160,7 +160,7 @@ class Release:
         return own
 
     def selectors(self, words: list[str], part: str, chosen: bool = False) -> list[str] | None:
-        """What words for blocks and a part of keys select, as selectors of ours; None where a word is no block.
+        """What words for blocks and a part of keys select, as selectors of ours; None where a word is not a block.
 
         Args:
             words: blocks and ranges, with NOT in front for all others; empty for everything.
@@ -461,7 +461,7 @@ def is_elemental(line: str) -> bool:
 
 
 def _line(text: str, release: Release) -> tuple[list[str] | None, float] | None:
-    """The selectors that a line stands for (None: it names no block), all of one ratio; None where it is no line."""
+    """The selectors that a line stands for (None: it names no block), all of one ratio; None where it is not a line."""
     parts = text.split(":")
     ratio = numbers([parts[-1].strip()]) if len(parts) == 3 else None
     if ratio is None:

@@ -29,7 +29,7 @@ AUTOMB_SIZES = (27, 22)
 _WITHOUT_BASE = (25, 19, 109)
 _SIZES = (26, 25, 21, 20, 19, 110, 109, *AUTOMB_SIZES)
 _SETTINGS = ("modela", "modelb", "modelc", "modelo", "mode", "alpha", "beta", "base_alpha", "base_beta", "calcmode")
-# What AutoMBW writes beside the models.
+# What AutoMBW writes next to the models.
 _AUTOMB_SETTINGS = ("position_id_fix", "output_mode")
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_ ]{0,30}?)\s*=\s*(.*?)\s*")
 # The old AutoMBW exchanged the numbers of these two, in the order of its recipe line.
@@ -172,7 +172,7 @@ def _number(settings: dict[str, str], name: str, draft: Draft) -> float | None:
         return None
     value = numbers([settings[name]])
     if value is None:
-        raise draft.error(f"{name}={settings[name]} is no number")
+        raise draft.error(f"{name}={settings[name]} is not a number")
     return value[0]
 
 
@@ -219,7 +219,7 @@ def _sorted(text: str, automb: bool, draft: Draft) -> tuple[dict[str, str], list
         elif all(map(is_elemental, elemental_lines(line))):
             elemental += elemental_lines(line)
         else:
-            draft.refuse(f"the line {line!r} is no setting, no vector and no elemental line")
+            draft.refuse(f"the line {line!r} is not a setting, no vector and no elemental line")
     if printed:
         draft.note(
             "import.printed_lines", f"{printed} lines below the weights, which the program printed, were left out"

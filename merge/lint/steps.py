@@ -1,4 +1,4 @@
-"""What the recipe alone tells: steps that lead nowhere, chains that are no mean, weights that are out of the way."""
+"""What the recipe alone tells: steps that lead nowhere, chains that are not mean, weights that are out of the way."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _chains(recipe: Recipe) -> Iterator[Notice]:
             said = ", ".join(f"{name} {share}" for name, share in shares.items())
             yield Notice(
                 "uniform.chain",
-                f"a chain of even steps is no even mean of its {len(shares)} inputs: the shares are {said}",
+                f"a chain of even steps is not an even mean of its {len(shares)} inputs: the shares are {said}",
                 tuple(name for name in shares if name in recipe.models),
                 severity="warning",
                 why="What enters first is halved again by every later step",

@@ -93,7 +93,7 @@ def _base(step: str, base: str, models: list[str], sample: Sample) -> Iterator[N
             said = ", ".join(f"{m} is {d:.2f} of its length away" for m, d in unrelated.items())
             yield Notice(
                 "base.unrelated",
-                f"{base} is no base of {', '.join(unrelated)}: in {component}, {said} (fine-tunes: 0.001 to 0.2)",
+                f"{base} is not a base of {', '.join(unrelated)}: in {component}, {said} (fine-tunes: 0.001 to 0.2)",
                 (base, *unrelated),
                 severity="warning",
                 why="The difference is then a whole model, not what training changed",

@@ -50,7 +50,7 @@ class RankChoice:
 
     def __post_init__(self):
         if self.conv_rank is not None:
-            Cut(self.conv_rank)  # raises where it is no rank
+            Cut(self.conv_rank)  # raises where it is not a rank
 
     def resolved(self, family: Family) -> _Resolved:
         if self.lines is None:

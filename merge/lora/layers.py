@@ -49,7 +49,7 @@ class Layer:
     """A linear layer or convolution of the UNET or a text encoder.
 
     Attributes:
-        target: the module, and where its weight lies in a single file.
+        target: the module, and where its weight is in a single file.
         family: the architecture.
         shape: of the weight, or bias, that is changed: (outputs, inputs), (outputs, inputs, height, width), or (outputs,).
     """

@@ -1,4 +1,4 @@
-"""Tensors of an output whose header cannot be laid out yet: set aside on the disk, beside the output, until all are known."""
+"""Tensors of an output whose header cannot be laid out yet: set aside on the disk, next to the output, until all are known."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Spool:
         return (
             f"values up to {np.abs(finite).max(initial=0.0):.3g} are too large"
             if finite.size == flat.size
-            else "NaN or infinity is no value"
+            else "NaN or infinity is not a value"
         )
 
     def _append(self, name: str, raw: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> None:

@@ -38,7 +38,7 @@ class LoraUse:
         """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNET and text encoders), and block weights as typed.
 
         Raises:
-            RecipeError: a strength that is no finite number; block weights that are no preset, vector or number.
+            RecipeError: a strength that is not a finite number; block weights that are not preset, vector or number.
         """
         name, strengths = text, []
         while len(strengths) < 2 and not Path(name).exists():
@@ -47,7 +47,7 @@ class LoraUse:
             if not colon or not head or number is None:
                 if colon and Path(head).is_file():
                     raise RecipeError(
-                        f"{text}: {last!r} is no strength; write FILE:0.8, or FILE:0.8:0.5 for UNET and text encoders"
+                        f"{text}: {last!r} is not a strength; write FILE:0.8, or FILE:0.8:0.5 for UNET and text encoders"
                     )
                 break
             name, strengths = head, [number, *strengths]

@@ -24,7 +24,7 @@ from .low_rank import Factors
 from .report import LoraReport
 from .spool import Spool
 
-# Ends of the names of changes that are no product of factors, by whether the module is a norm and it is a bias.
+# Ends of the names of changes that are not a product of factors, by whether the module is a norm and it is a bias.
 VECTOR_ENDS = {(True, False): ".w_norm", (True, True): ".b_norm", (False, True): ".diff_b"}
 # What a header says of its own file's tensors, or of the ranks: no longer true of another file.
 _STALE = (

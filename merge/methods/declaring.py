@@ -133,7 +133,7 @@ def statistics(*, passes: int, working: int = 0, rows: bool = False, **facts: Un
 def whole(*, working: int, **facts: Unpack[Facts]) -> _Decorator:
     """A method on whole tensors: as `elementwise`, with arrays in the tensor's shape.
 
-    `working` is the most that it holds beside its inputs, in bytes for each element of each input.
+    `working` is the most that it holds next to its inputs, in bytes for each element of each input.
     """
     return _declared("whole", None, {**facts, "working": working})
 
@@ -276,7 +276,7 @@ class _Declaration:
         offered: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
         try:
             kind = "choice" if get_origin(p.annotation) is Literal else _KINDS.get(p.annotation)
-        except TypeError:  # an annotation that is no type at all
+        except TypeError:  # an annotation that is not a type at all
             kind = None
         if p.annotation == Component:
             offered = component_names

@@ -131,7 +131,7 @@ def tensor_sum(
     """Rows [n beta, n (alpha + beta)) of the n rows of each tensor from b, the others from a; around the end if need be.
 
     alpha is how many of the rows (outputs of a layer) come from b, beta where they begin. Where alpha + beta is more than 1 they
-    go on from the first row: [n (alpha + beta - 1), n beta) are a's. Places are rounded to the nearest row (an odd half to the
+    continue from the first row: [n (alpha + beta - 1), n beta) are a's. Places are rounded to the nearest row (an odd half to the
     even row) as sd-mecha does; SuperMerger rounds down. A single number is b's where alpha is more than 0.5. Negative widths
     and offsets count from behind, as in sd-mecha.
 

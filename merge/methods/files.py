@@ -76,7 +76,7 @@ def load_methods(path: Path | str, sha256: str | None = None) -> MethodsFile:
 
 
 def with_methods_loaded(data: Any, folder: Path) -> Any:
-    """A recipe's plain data, with the files that its `methods` name run and their hashes written beside them.
+    """A recipe's plain data, with the files that its `methods` name run and their hashes written next to them.
 
     Args:
         data: of a recipe; what is not well-formed stays, for whoever checks it.

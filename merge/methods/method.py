@@ -98,13 +98,13 @@ class Method:
         variadic: whether any number of models follows.
         parameters: what else it takes, by name.
         function: the formula.
-        supplied: what the engine hands to the formula beside its inputs: `at`, the tensor; `key`, its key; `has`, whether a form
+        supplied: what the engine hands to the formula next to its inputs: `at`, the tensor; `key`, its key; `has`, whether a form
             has it; `ema`, a form of the models' EMA copies.
         result: the space of its result: that of all inputs, which must agree (`same`), that of the first (`first`: the others
             must agree), or a difference (`delta`).
         deltas: inputs that must be differences.
         passes: how often each tensor is read, at most.
-        working: of a method on whole tensors, the bytes that it holds for each element of each input beside the input; of one
+        working: of a method on whole tensors, the bytes that it holds for each element of each input next to the input; of one
             that measures, the bytes that it counts in for each input.
         rows: its tiles hold whole rows (the weights of one output).
         base: the input that the others are thought to come from; empty where there is none.

@@ -138,7 +138,7 @@ def _shaped(factor: float, matrix, deltas):
 
 
 def _spectrum(matrix, least: float = 0.0):
-    """The eigenvalues of the smaller Gram matrix that are no rounding, as singular values, descending, and their vectors."""
+    """The eigenvalues of the smaller Gram matrix that are not rounding, as singular values, descending, and their vectors."""
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     squares, vectors = np.linalg.eigh(short @ short.T)
     values = np.sqrt(np.maximum(squares[::-1], 0))

@@ -82,7 +82,7 @@ class WebUiGenerator(Generator):
         self._ui.options()
         known = self._ui.samplers()
         for request in requests:
-            # Older UIs have the schedule in the name, newer ones beside it; both take either.
+            # Older UIs have the schedule in the name, newer ones next to it; both take either.
             sampler = request.sampler_name
             if known and not any(sampler.lower().startswith(name.lower()) for name in known):
                 raise SearchError(
@@ -136,7 +136,7 @@ class WebUiGenerator(Generator):
             if self._repeats(request, image, loaded):
                 raise SearchError(
                     f"{self.settings.url}: paints {request.name} with {loaded.stem} exactly as with the model before, though their "
-                    "numbers differ: it seems to go on with the old model (restart it), or what is free has no effect on images",
+                    "numbers differ: it seems to continue with the old model (restart it), or what is free has no effect on images",
                     code=OUT_OF_ORDER,
                 )
         loaded.pictures[request.name] = picture_hash(image)

@@ -107,8 +107,8 @@ class WebUi:
 
         Args:
             verb, name, body: the request.
-            read: makes of the content what is wanted. Where it raises `ValueError`, or the content is no JSON, the request is
-                sent again; without it, the content is returned, and what is no JSON comes from something else than a web UI.
+            read: makes of the content what is wanted. Where it raises `ValueError`, or the content is not JSON, the request is
+                sent again; without it, the content is returned, and what is not JSON comes from something else than a web UI.
 
         Raises:
             SearchError (code `NO_IMAGE`): the model makes NaN.
@@ -135,7 +135,7 @@ class WebUi:
                 requests.exceptions.InvalidURL,
                 requests.exceptions.InvalidSchema,
             ):
-                raise SearchError(f"{self.url}: is no address; write http://127.0.0.1:7860") from None
+                raise SearchError(f"{self.url}: is not an address; write http://127.0.0.1:7860") from None
             except requests.exceptions.RequestException as error:
                 code = OUT_OF_ORDER
                 said = f"cannot be reached ({_reason(error)}); start the web UI with --api, and check generator.url"
@@ -160,7 +160,7 @@ class WebUi:
         raise SearchError(f"{self.url}: {said}{again}", code=code)
 
     def _refused(self, answer: Any, name: str) -> str:
-        """What an answer that is no success says, when trying again may help.
+        """What an answer that is not a success says, when trying again may help.
 
         Raises:
             SearchError: it will not.

@@ -121,7 +121,7 @@ def load_clip(
         path: folder in transformers' layout, or file of OpenCLIP.
         reward: kind of the reward, for errors.
         device: `auto`, `cpu`, `cuda`...
-        tokenizer: its folder; by default what lies beside the weights, else CLIP's own, which comes with this package.
+        tokenizer: its folder; by default what is next to the weights, else CLIP's own, which comes with this package.
         prompts: whether prompts will be embedded.
         quick_gelu: of a file, which does not say: OpenAI's own weights need it, those of LAION do not.
 
@@ -144,7 +144,7 @@ def _model(path: Path, reward: str, quick_gelu: bool) -> Any:
     try:
         return CLIPModel.from_pretrained(path, local_files_only=True).float().eval()
     except Exception as error:  # transformers raises whatever it met
-        raise SearchError(f"reward {reward}: {path}: is no CLIP model of transformers ({_line(error)})") from None
+        raise SearchError(f"reward {reward}: {path}: is not a CLIP model of transformers ({_line(error)})") from None
 
 
 def _words(path: Path, tokenizer: Path | None, size: int, reward: str) -> Any:

@@ -19,7 +19,7 @@ class ClipScore(Reward):
 
     Args:
         weights: folder in transformers' layout, or file with OpenCLIP's names.
-        tokenizer: folder with the tokenizer's files; by default those beside the weights, else CLIP's, which Unetscope brings.
+        tokenizer: folder with the tokenizer's files; by default those next to the weights, else CLIP's, which Unetscope brings.
         quick_gelu: whether a file needs it (OpenAI's own do); a folder says so itself.
         batch: images at a time.
         device: `auto`, `cpu`, `cuda`...

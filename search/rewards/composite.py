@@ -56,7 +56,7 @@ class Composite(Reward):
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise SearchError(f"reward composite: the weight of {reward.name} is {weight!r}; give a number above 0")
             if reward.needs_calibration:
-                raise SearchError("reward composite: a part is a composite itself; list its parts beside the others")
+                raise SearchError("reward composite: a part is a composite itself; list its parts next to the others")
             name = self._free(str(name or reward.name), given=name is not None)
             self._rewards[name], self._weights[name] = reward, float(weight)
         if not self._rewards:
@@ -171,7 +171,7 @@ def _least(values: Sequence[float]) -> float:
 
 
 def _median(z: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted median; where exactly half of the weight lies below, the middle of both neighbours."""
+    """The weighted median; where exactly half of the weight is below, the middle of both neighbours."""
     ordered = sorted(z, key=z.get)
     half, reached = math.fsum(weights.values()) / 2, 0.0
     for at, name in enumerate(ordered):

@@ -42,7 +42,7 @@ class Reward(ABC):
         """What a reader of its scores must know, in a sentence; empty where they stand for what people like, or may."""
         if self.is_preference:
             return ""
-        return "This reward is no model of what people like" + (
+        return "This reward is not a model of what people like" + (
             f": it measures {self.measures}." if self.measures else "."
         )
 

@@ -71,7 +71,7 @@ def make_reward(settings: Mapping[str, Any] | Sequence[Any] | str, folder: Path)
         reward = made(**checked_options(made, options, kind, folder))
         if not isinstance(reward, Reward):
             raise SearchError(
-                f"reward {kind}: {made.__name__} is no Reward; derive it from unetscope.search.rewards.Reward"
+                f"reward {kind}: {made.__name__} is not a Reward; derive it from unetscope.search.rewards.Reward"
             )
         reward.name = reward.name or kind
         return reward

@@ -26,7 +26,7 @@ class Manual(Reward):
     an image again, asks for nothing twice. `-` gives no score.
 
     Args:
-        folder: for the images and the answers; `manual-scores` beside the study.
+        folder: for the images and the answers; `manual-scores` next to the study.
         lowest, highest: the numbers that are taken.
     """
 
@@ -91,7 +91,7 @@ class Manual(Reward):
                 value = math.nan
             if self._lowest <= value <= self._highest:
                 return value
-            print(f"  {said!r} is no number from {self._lowest:g} to {self._highest:g}")
+            print(f"  {said!r} is not a number from {self._lowest:g} to {self._highest:g}")
 
     def _write(self, name: str, prompt: str, score: float) -> None:
         line = {"image": name, "prompt": prompt, "score": None if math.isnan(score) else score}

@@ -64,7 +64,7 @@ def checked_options(made: type, options: Mapping[str, Any], kind: str, folder: P
         elif name in options:
             found[name] = _value(options[name], hints.get(name), f"reward {kind}: {name}")
         elif parameter.default is parameter.empty:
-            raise SearchError(f"reward {kind}: the option {name!r} is missing; add it beside kind")
+            raise SearchError(f"reward {kind}: the option {name!r} is missing; add it next to kind")
         else:
             found[name] = parameter.default
     return {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Without `blip.`.
 _SEE, _READ = "visual_encoder.", "text_encoder."
-# Of OpenCLIP's vision tower what is no layer; its layers are named as the text encoder's.
+# Of OpenCLIP's vision tower what is not a layer; its layers are named as the text encoder's.
 _OPEN_CLIP = columns("""
     visual.class_embedding         vision_model.embeddings.class_embedding
     visual.positional_embedding    vision_model.embeddings.position_embedding.weight

@@ -116,7 +116,7 @@ def test_nothing_exact_is_claimed_when_an_ingredient_is_withheld(dtype, base, po
     report = traced(path, candidates)
     assert report.verdict == "incomplete" and not report.complete
     assert all(t.verdict == "incomplete" and 0 < t.missing <= 1.001 for t in report.labels if t.component == "unet")
-    assert "not listed, or it is no linear merge" in report.sentences[0]
+    assert "not listed, or it is not a linear merge" in report.sentences[0]
     assert report.recipe is None
 
 
@@ -239,7 +239,7 @@ def test_a_non_linear_merge_is_called_what_it_may_be(pool, values, tmp_path):
             out[key] = (x + 1.8 * near / (near + far + 1e-30) * (y - z)).half()
     report = traced(saved(tmp_path, out), among(pool, "t0", "t1", "base"))
     assert report.verdict == "incomplete"
-    assert "or it is no linear merge" in report.sentences[0]
+    assert "or it is not a linear merge" in report.sentences[0]
     assert "text encoder CLIP-L: bit-identical to t0." in report.sentences
 
 

@@ -181,7 +181,7 @@ def test_numbers_with_a_hole_are_labels_without_the_hole():
     ]
 
 
-# -- what is no model -------------------------------------------------------------------------------------------------------
+# -- what is not a model -------------------------------------------------------------------------------------------------------
 
 ADDED = [
     "lora_unet_blocks_0_attn.lora_down.weight", "blocks.0.attn.q.lora_A.weight", "blocks.0.attn.q.lora_up.weight",

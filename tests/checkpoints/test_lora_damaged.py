@@ -15,7 +15,7 @@ CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
 Z = torch.zeros
 DAMAGED = {
     "a rank that differs": ({f"{N}.lora_up.weight": Z(16, 4), f"{N}.lora_down.weight": Z(3, 32)}, "expected 4 rows"),
-    "an up factor alone": ({f"{N}.lora_up.weight": Z(16, 4)}, "expected the tensor 'down' beside up, found none"),
+    "an up factor alone": ({f"{N}.lora_up.weight": Z(16, 4)}, "expected the tensor 'down' next to up, found none"),
     "a rank of 0": ({f"{N}.lora_up.weight": Z(16, 0), f"{N}.lora_down.weight": Z(0, 32)}, "rank of at least 1"),
     "a kernel of another size": (
         {f"{CONV}.lora_up.weight": Z(16, 4, 1, 1), f"{CONV}.lora_down.weight": Z(4, 16, 5, 5)},

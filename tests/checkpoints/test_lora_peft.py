@@ -1,4 +1,4 @@
-"""Relatives of LoRA as PEFT saves them, a folder with a config beside the weights, against the weights that PEFT merges."""
+"""Relatives of LoRA as PEFT saves them, a folder with a config next to the weights, against the weights that PEFT merges."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ print(len(read_pickle({str(tmp_path / "a.pt")!r})[0]), "torch" in sys.modules)
     assert done.stdout.split() == ["1", "False"]
 
 
-# -- objects that are no tensors ----------------------------------------------------------------------------------------
+# -- objects that are not tensors ----------------------------------------------------------------------------------------
 
 
 def test_a_trainers_objects_are_read_past_without_being_made(tmp_path):

@@ -39,7 +39,7 @@ SUM = ["merge", "weighted-sum", "a.safetensors"]
 AB = [*SUM, "b.safetensors"]
 BAD = {
     "a missing file": ([*SUM, "none.safetensors"], "none.safetensors: no such file"),
-    "a folder of photos": ([*SUM, "photos"], "photos: is no diffusers folder"),
+    "a folder of photos": ([*SUM, "photos"], "photos: is not a diffusers folder"),
     "a truncated file": ([*SUM, "cut.safetensors"], "cut.safetensors: truncated: its header promises"),
     "an overlap": ([*SUM, "overlap.safetensors"], "tensor 'b' overlaps the tensor before it"),
     "a header of 2^60": ([*SUM, "huge.safetensors"], "promise a header of 1,152,921,504,606,846,976 bytes"),

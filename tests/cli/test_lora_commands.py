@@ -198,8 +198,8 @@ def test_block_weights_of_loras_work_in_every_command_that_takes_vectors(run, lo
     "arguments, said",
     [
         (("bake", "a.safetensors", "--lora", "b.safetensors"), "b.safetensors: expected a LoRA, found SD1 checkpoint"),
-        (("bake", "a.safetensors", "--lora", "one.safetensors:strong"), "'strong' is no strength; write FILE:0.8"),
-        (("bake", "a.safetensors", "--lora", "one.safetensors:nan:1"), "'nan' is no strength"),
+        (("bake", "a.safetensors", "--lora", "one.safetensors:strong"), "'strong' is not a strength; write FILE:0.8"),
+        (("bake", "a.safetensors", "--lora", "one.safetensors:nan:1"), "'nan' is not a strength"),
         (("bake", "one.safetensors", "--lora", "two.safetensors"), "expected a checkpoint, found LoRA for SD1"),
         (("bake", "a.safetensors", "--lora", "absent.safetensors"), "absent.safetensors: no such file"),
         (
@@ -245,7 +245,7 @@ def test_every_command_counts_the_same_layers(run, here, kind, family):
     """A layer is what trainers change as one: q, k and v of OpenCLIP are three, a weight and its bias are one."""
     write_demo_lora(here / "in.safetensors", family, kind=kind, modules="attention" if family == "sd2" else "all")
     tensors = load_file(here / "in.safetensors")
-    if kind == "full":  # a bias beside its weight, and one alone
+    if kind == "full":  # a bias next to its weight, and one alone
         name = next(name for name in tensors if "conv1" in name)
         tensors[name + "_b"] = tensors[name][:, 0, 0, 0].clone()
         other = next(name for name in tensors if "conv2" in name)

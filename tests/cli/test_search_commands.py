@@ -42,10 +42,10 @@ def test_options_may_come_before_the_study(run, study):
 def test_a_study_without_a_file_a_second_run_and_a_folder_without_a_run_are_one_sentence_each(run, study):
     run("search", "study.yaml")
     for arguments, said in (
-        (("search", "study.yaml"), "go on with it by --resume"),
+        (("search", "study.yaml"), "continue with it by --resume"),
         (("search", "missing.yaml"), "missing.yaml: cannot be read"),
         (("search", "confirm", "study.run"), "makes no images"),
-        (("search", "confirm", "."), "is no run folder"),
+        (("search", "confirm", "."), "is not a run folder"),
     ):
         code, _, err = run(*arguments)
         assert code == 2 and said in err and err.count("\n") == 1

@@ -95,7 +95,7 @@ def test_an_address_of_another_machine_is_said(run, monkeypatch):
     pytest.importorskip("streamlit")
     monkeypatch.setattr("subprocess.call", lambda *_, **__: pytest.fail("a server was started"))
     code, _, err = run("app", "--address", "192.0.2.1", "--no-browser")  # kept for documentation, no machine has it
-    assert code == 2 and "192.0.2.1: is no address of this machine" in err
+    assert code == 2 and "192.0.2.1: is not an address of this machine" in err
 
 
 def test_a_free_port_is_taken(run, monkeypatch):

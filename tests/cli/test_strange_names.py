@@ -1,4 +1,4 @@
-"""Files and folders whose names are not UTF-8, and tensors whose names are no text: each command works or says why."""
+"""Files and folders whose names are not UTF-8, and tensors whose names are not text: each command works or says why."""
 
 from __future__ import annotations
 

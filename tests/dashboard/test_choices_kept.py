@@ -123,7 +123,7 @@ def test_a_page_whose_file_vanishes_and_a_link_to_a_file_that_is_gone_say_so(
 ):
     shutil.copy(models / "tuned.safetensors", models / "spare.safetensors")
     at = open_page(name, **parameters)
-    if key == "trace base":  # a candidate is no base
+    if key == "trace base":  # a candidate is not a base
         at.multiselect[0].set_value(["base.safetensors"]).run()
         at.selectbox(key=key).set_value("spare.safetensors").run()
     assert not at.exception and not at.error and at.selectbox(key=key).value == "spare.safetensors"

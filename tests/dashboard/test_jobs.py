@@ -169,7 +169,7 @@ def test_a_running_job_stops_when_asked_and_a_waiting_one_never_starts(task):
 
 def test_failures_are_sentences_and_faults_of_the_program_keep_their_traceback(task):
     def mistake(arguments, progress, cancel):
-        raise UnetscopeError("x.safetensors: is no checkpoint; choose another")
+        raise UnetscopeError("x.safetensors: is not a checkpoint; choose another")
 
     def fault(arguments, progress, cancel):
         raise ZeroDivisionError("oops")
@@ -180,7 +180,7 @@ def test_failures_are_sentences_and_faults_of_the_program_keep_their_traceback(t
     task(fault)
     second = jobs.submit("scan", "second", {})
     worker.work("background")
-    assert jobs.get(first.id).error == "x.safetensors: is no checkpoint; choose another"
+    assert jobs.get(first.id).error == "x.safetensors: is not a checkpoint; choose another"
     assert "ZeroDivisionError: oops" in jobs.get(second.id).error
     assert "Traceback" in (jobs.get(second.id).folder / "log.txt").read_text()
 

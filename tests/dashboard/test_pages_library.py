@@ -122,7 +122,7 @@ def test_without_a_folder_the_page_asks_for_one_and_remembers_it(models, monkeyp
     assert "No models folder" in texts(at) and not at.dataframe
     at.text_input(key="models folder").set_value(str(models / "absent"))
     at.button[0].click().run()
-    assert "is no folder" in texts(at).replace("\\", "")
+    assert "is not a folder" in texts(at).replace("\\", "")
     at.text_input(key="models folder").set_value(str(models))
     at.button[0].click().run()
     assert len(table(at)) == 4

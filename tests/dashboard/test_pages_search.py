@@ -107,7 +107,7 @@ def test_a_log_of_automb_is_shown_too(models, open_page):
 
 
 def test_a_reward_that_is_no_preference_is_labelled_by_what_it_measures(models, open_page):
-    caution = "This reward is no model of what people like: it measures circles."
+    caution = "This reward is not a model of what people like: it measures circles."
     reward = {
         "name": "own",
         "higher_is_better": True,

@@ -35,7 +35,7 @@ class Case:
         words: of the command line; `{d}` is the folder.
         outputs: files that are there before (`OLD`) and are replaced.
         alike: what of an output has to be equal to that of an undisturbed run; dates are not.
-        before: makes what the command goes on with.
+        before: makes what the command continues with.
     """
 
     words: str

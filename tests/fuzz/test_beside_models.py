@@ -1,4 +1,4 @@
-"""Whatever lies beside models (hashes, configurations, indices of shards, scans kept), reading it is no reason to fail otherwise
+"""Whatever is next to models (hashes, configurations, indices of shards, scans kept), reading it is no reason to fail otherwise
 than in a sentence."""
 
 from __future__ import annotations

@@ -211,6 +211,6 @@ def test_links_that_lead_in_circles_are_refused_by_merges_and_left_out_of_indexe
             merge(recipe, tmp_path / "out.safetensors")
     index = HashIndex.load([tmp_path])
     assert index.files == ()
-    assert len([p for p in index.problems if "pipe.safetensors: is no file" in p]) == 1
+    assert len([p for p in index.problems if "pipe.safetensors: is not a file" in p]) == 1
     assert len([p for p in index.problems if "read already" in p]) == 1
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "below", "pipe.safetensors"]

@@ -1,4 +1,4 @@
-"""Whatever a killed run or anybody else left as a journal, the next run begins anew or goes on with what is whole."""
+"""Whatever a killed run or anybody else left as a journal, the next run begins anew or continues with what is whole."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def _written(recipe, folder):
     return folder / "r.yaml"
 
 
-# -- text encoders beside the model ----------------------------------------------------------------------------------------
+# -- text encoders next to the model ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from unetscope.merge.linear_combination import LinearCombination, MethodCall
 from unetscope.merge.tensor_slice import TensorSlice
 
 KEY = "model.diffusion_model.middle_block.1.proj_in.weight"
-# Zeros of both signs, equal values and tiny ones beside ordinary ones: where quotients of differences have no value.
+# Zeros of both signs, equal values and tiny ones next to ordinary ones: where quotients of differences have no value.
 VALUES = st.sampled_from([0.0, -0.0, 1e-30, -1e-30, 0.25, -0.25, 1.0, -1.5, 3e4])
 WEIGHTS = st.sampled_from([-0.5, 0.0, 0.25, 0.5, 1.0, 1.7])
 

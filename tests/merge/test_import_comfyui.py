@@ -193,7 +193,7 @@ def test_of_several_files_that_of_the_name_is_taken():
         ),
         (
             {**loaders(), "m": {**SIMPLE, "inputs": {**SIMPLE["inputs"], "ratio": "x"}}, "s": save(["m", 0])},
-            "ratio is no number",
+            "ratio is not a number",
         ),
         (
             {**loaders(), "d": node("ModelMergeSubtract", model1=["a", 0], model2=["b", 0], multiplier=1), "s": save(["d", 0])},

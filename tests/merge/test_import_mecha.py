@@ -305,8 +305,8 @@ def test_blocks_that_are_not_given_are_named():
         ('merge "weighted_sum" &0', "no model"),
         ('merge "weighted_sum" &0 &1 alpha=true', "alpha is True, no number"),
         ('merge "subtract" &0 &1', "the last node is the result"),
-        ("frobnicate &0", "line 3: 'frobnicate' is no command"),
-        ('merge "weighted_sum" &0 &1 alpha=x', "line 3: 'x' is no value"),
+        ("frobnicate &0", "line 3: 'frobnicate' is not a command"),
+        ('merge "weighted_sum" &0 &1 alpha=x', "line 3: 'x' is not a value"),
         ("dict IN44=0.5", "the last node is the result"),
     ],
 )

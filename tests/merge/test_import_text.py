@@ -186,9 +186,9 @@ def test_elemental_lines_select_what_supermerger_selects():
     [
         ("0.1," * 12 + "0.3", "a vector has 13 numbers; known are 19, 20"),
         ("mode=Sigmoid\n" + ",".join(["0"] * 26), "no mode 'Sigmoid'"),
-        ("base_alpha=x\n" + ",".join(["0"] * 25), "base_alpha=x is no number"),
+        ("base_alpha=x\n" + ",".join(["0"] * 25), "base_alpha=x is not a number"),
         ("IN99:attn:0.5", "elemental lines cannot be read: .*IN99"),
-        (",".join(["0"] * 26) + "\nnonsense", "'nonsense' is no setting.*--partial"),
+        (",".join(["0"] * 26) + "\nnonsense", "'nonsense' is not a setting.*--partial"),
     ],
 )
 def test_mistakes_in_weights_are_named(text, said):
@@ -392,7 +392,7 @@ def test_what_mergekit_says_and_we_cannot_is_refused(text, said):
     [
         (b"hello world", "read are"),
         (b"", "read are"),
-        (b"\xff\xfe\x00", "is no text"),
+        (b"\xff\xfe\x00", "is not text"),
         (b'{"_class_name": "UNet2DConditionModel"}', "configuration of a diffusers model"),
         (b'{"3": {"class_type": "KSampler", "inputs": {}}}', "ComfyUI prompt"),
         (b'{"nodes": [], "links": []}', "ComfyUI workflow"),

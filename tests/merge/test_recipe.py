@@ -39,9 +39,9 @@ REFUSED = {
     "a model is a mapping": (recipe(models={"a": {"file": "x"}}), "recipe: models.a: must be text"),
     "a model's name is a number": (
         recipe(models={1: "x"}),
-        "recipe: models: the name 1 is no text; write it in quotes",
+        "recipe: models: the name 1 is not text; write it in quotes",
     ),
-    "a model's name is a switch": (recipe(models={True: "x"}), "models: the name True is no text; write it in quotes"),
+    "a model's name is a switch": (recipe(models={True: "x"}), "models: the name True is not text; write it in quotes"),
     "a model named merge": (recipe(models=MODELS | {"merge": "x"}), "recipe: models.merge: components use this word"),
     "a name on top": (recipe(setps={}), "recipe: setps: unknown name .did you mean 'steps'"),
     "a number on top": (recipe() | {5: 1}, "recipe: the names at the top must be words"),
@@ -55,7 +55,7 @@ REFUSED = {
         "no merge method 'wieghted_sum' .did you mean 'weighted_sum'",
     ),
     "inputs of text": (steps(inputs="a"), "recipe: steps.mix.inputs: must be a list, found 'a'"),
-    "an input that is none": (steps(inputs=["a", "bb"]), "recipe: steps.mix.inputs: 'bb' is no model and no step"),
+    "an input that is none": (steps(inputs=["a", "bb"]), "recipe: steps.mix.inputs: 'bb' is not a model and no step"),
     "an input is a number": (steps(inputs=["a", 1]), "recipe: steps.mix.inputs.1: must be text, found 1"),
     "too many inputs": (
         steps(inputs=["a", "b", "c"]),
@@ -92,14 +92,17 @@ REFUSED = {
     "a model and a step": (recipe(steps={"a": MIX}), "'a' names both a model and a step"),
     "a result that is none": (
         recipe(result="mixx"),
-        "recipe: result: 'mixx' is no step and no model .did you mean 'mix'",
+        "recipe: result: 'mixx' is not a step and no model .did you mean 'mix'",
     ),
     "no result": (recipe(steps={}), "recipe: result: is missing; there is no step, so name the model to take"),
     "a component that is none": (
         recipe(components={"vea": "a"}),
         "components.vea: no such component .did you mean 'vae'",
     ),
-    "a component from nowhere": (recipe(components={"vae": "d"}), "components.vae: 'd' is no model, no step, no file"),
+    "a component from nowhere": (
+        recipe(components={"vae": "d"}),
+        "components.vae: 'd' is not a model, no step, no file",
+    ),
     "a dtype that is none": (recipe(output={"dtype": "fp17"}), "output.dtype: .*'fp16'.* found 'fp17'"),
     "output misspelt": (recipe(output={"dtpye": "fp16"}), "output.dtpye: unknown name .did you mean 'dtype'"),
     "output of text": (recipe(output="fp16"), "recipe: output: must be a mapping of names, found 'fp16'"),

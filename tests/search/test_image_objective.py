@@ -209,7 +209,7 @@ def test_a_model_without_images_is_one_failed_trial(panel, picture_study, tmp_pa
 
 
 class Scaled(RedReward):
-    """A reward whose scores mean something only beside those of the baselines."""
+    """A reward whose scores mean something only next to those of the baselines."""
 
     needs_calibration = True
 

@@ -153,7 +153,7 @@ MISTAKES = {
     "text": ([{"prompt": 5}], r"prompt: must be text, found 5"),
     "nothing": ([], r"payloads: there is none"),
     "number": (7, r"is 7; write \{prompt: \.\.\.\}"),
-    "both": ({"from": "cards", "prompt": "a"}, r"a prompt beside from"),
+    "both": ({"from": "cards", "prompt": "a"}, r"a prompt next to from"),
     "wildcards": ({"prompt": "a", "wildcards": "nowhere"}, r"wildcards: there is no folder"),
     "wildcards by number": ({"prompt": "a", "wildcards": False}, r"wildcards: must be the name of a .* found False"),
 }
@@ -173,7 +173,7 @@ def test_mistakes_are_named_with_what_would_be_right(case, folder):
         ("a.toml", "x", r"a\.toml: is not valid TOML"),
         ("a.yaml", "a: [", r"a\.yaml: is not valid YAML"),
         ("a.yaml", "just words", r"a\.yaml: holds text, no payload"),
-        ("a.txt", "a", r"a\.txt: is no payload; they are \.json"),
+        ("a.txt", "a", r"a\.txt: is not a payload; they are \.json"),
         ("a.json", '[[""]]', r"a\.json: is named by a\.json, and so names itself"),
         ("a.yaml", "{from: a.yaml, steps: 5}", r"a\.yaml: is named by a\.yaml, and so names itself"),
     ],

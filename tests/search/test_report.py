@@ -122,7 +122,7 @@ def test_a_reward_that_is_no_preference_model_is_labelled(tmp_path):
     reward = {"name": "features", "higher_is_better": True, "is_preference": False}
     run = write_run(tmp_path / "run", trials=4, reward=reward, images=False)
     text = Page(write_report(run.path, tmp_path / "report").read_text(encoding="utf-8")).text
-    assert "This reward is no model of what people like. A better score need not be" in text
+    assert "This reward is not a model of what people like. A better score need not be" in text
     assert "too few to tell" in text
     assert "No image of the best trials was kept" in text
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_reported_gets_a_sentence(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     write_run(tmp_path / "empty", trials=0)
     for run, said in [
-        (tmp_path / "nothing", "is no run folder"),
+        (tmp_path / "nothing", "is not a run folder"),
         (tmp_path / "x.csv", "no AutoMBW log"),
         (tmp_path / "empty", "has no finished trial yet"),
     ]:

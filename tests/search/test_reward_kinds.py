@@ -86,13 +86,15 @@ def test_a_part_that_is_no_preference_is_named_by_the_caution_of_the_whole(folde
     assert caution.startswith("Not all of this reward is a model of what people like: it measures features (sharpness")
     assert "aesthetic" not in caution
     assert (
-        make_reward(["clip_score", "features"], folder).caution().startswith("This reward is no model of what people")
+        make_reward(["clip_score", "features"], folder)
+        .caution()
+        .startswith("This reward is not a model of what people")
     )
 
 
 def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
     (folder / "plain.py").write_text(OWN.replace("higher_is_better = False", "is_preference = False"))
-    assert make_reward("plain.py:Redness", folder).caution() == "This reward is no model of what people like."
+    assert make_reward("plain.py:Redness", folder).caution() == "This reward is not a model of what people like."
     assert make_reward("own.py:Redness", folder).caution() == make_reward("own.py:length", folder).caution() == ""
 
 
@@ -116,7 +118,7 @@ def test_a_reward_of_the_users_own_says_no_more_than_it_knows(folder):
         ({"kind": "features", "weights": {"sharpnes": 1}}, "no feature 'sharpnes' (did you mean 'sharpness'?)"),
         ("missing.py:Redness", "missing.py; paths begin at the study's folder"),
         ("own.py:Rednes", "has no class or function 'Rednes' (did you mean 'Redness'?)"),
-        ("own.py:NoReward", "NoReward is no Reward"),
+        ("own.py:NoReward", "NoReward is not a Reward"),
         ("own.py:number", "is of the type int; expected a class"),
         ({"kind": "own.py:length", "times": 2}, "a function takes no options"),
         ("no.such.module:Class", "no.such.module cannot be imported"),

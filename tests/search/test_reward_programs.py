@@ -86,7 +86,7 @@ def test_a_person_is_asked_with_the_path_of_the_image_until_the_answer_is_a_numb
     paths = [line.partition(": ")[2] for line in shown.splitlines() if line.startswith("image ")]
     assert [Image.open(path).getpixel((0, 0))[0] for path in paths] == [10, 20, 30]
     assert "prompt: twø" in shown
-    assert "'great' is no number from 0 to 10" in shown
+    assert "'great' is not a number from 0 to 10" in shown
 
 
 def test_nothing_is_asked_twice_not_even_by_a_search_that_was_killed_while_it_wrote(tmp_path, answers):

@@ -101,7 +101,7 @@ def test_a_search_that_an_earlier_version_made_for_a_tree_goes_on(tmp_path, monk
 def test_a_run_folder_is_not_used_again_by_mistake(tmp_path, monkeypatch):
     study = study_of(lambda w: w["x"], tmp_path, monkeypatch, trials=3)
     run(study, tmp_path / "run")
-    with pytest.raises(SearchError, match="3 trials; go on with it by --resume"):
+    with pytest.raises(SearchError, match="3 trials; continue with it by --resume"):
         run(study, tmp_path / "run")
     other = study.changed(parameters={"z": {"free": [0, 1]}})
     with pytest.raises(SearchError, match="the free numbers of the study have changed"):

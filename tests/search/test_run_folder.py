@@ -118,7 +118,7 @@ def test_a_line_that_is_no_trial_is_named_and_a_line_that_is_being_written_is_no
     overview = read_overview(run)
     assert [t.number for t in overview.trials] == [0, 1, 3, *range(5, 14)]
     notes = "\n".join(overview.notes)
-    assert "box-1.jsonl, line 3 is left out: it is no record" in notes and "line 5" in notes and "strange" in notes
+    assert "box-1.jsonl, line 3 is left out: it is not a record" in notes and "line 5" in notes and "strange" in notes
     assert "line 15" not in notes
 
 

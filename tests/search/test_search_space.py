@@ -101,7 +101,7 @@ def test_steps_give_round_numbers(recipe):
         ({"free": [1, 0]}, "the lower first"),
         ({"free": [0, 1], "step": 2}, "the step must be"),
         ({"free": [0, 1], "per": "blocks"}, "per must be block"),
-        ({"free": [0, 1], "M00": 0.5}, "lines beside free need per"),
+        ({"free": [0, 1], "M00": 0.5}, "lines next to free need per"),
         ({"IN04": {"free": [0, 1]}, "IN*": 0.5}, "moves nothing"),
         ({"IN99": {"free": [0, 1]}}, "did you mean"),
         ({"IN04": {"free": [0, 1], "steps": 0.1}}, "'steps' has no meaning"),

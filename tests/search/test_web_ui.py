@@ -307,7 +307,7 @@ def test_mistakes_are_found_before_the_search_begins(make, ui, recipe, folder):
     make().check(recipe(), [ImageRequest("a-9", "a", 9, sampler_name="DPM++ 2M Karras")])
     with pytest.raises(SearchError, match=r"cannot be reached .*start the web UI with --api.*after 2 attempts"):
         make(url="http://127.0.0.1:9", retries=1).check(recipe(), SHOTS)
-    with pytest.raises(SearchError, match=r"is no address; write http://127"):
+    with pytest.raises(SearchError, match=r"is not an address; write http://127"):
         make(url="localhost", retries=1).check(recipe(), SHOTS)
     with pytest.raises(SearchError, match=r"generator\.models_folder: is missing"):
         make_generator("web_ui", folder)

@@ -180,7 +180,7 @@ def _open_clip_key(name: str) -> str | None:
 
 
 def _hf_name(name: str) -> str | None:
-    """The transformers name of an OpenCLIP name that is no fused q, k, v."""
+    """The transformers name of an OpenCLIP name that is not a fused q, k, v."""
     if layer := _OPEN_LAYER.fullmatch(name):
         number, module, kind = layer.groups()
         inner = _LAYER.get(module)

@@ -15,7 +15,7 @@ def is_position_ids(key: str) -> bool:
 
 
 def can_be_counted(shape: Shape) -> bool:
-    """Whether positions of this shape can be written anew; a single number without an axis is no row of positions."""
+    """Whether positions of this shape can be written anew; a single number without an axis is not a row of positions."""
     return bool(shape)
 
 

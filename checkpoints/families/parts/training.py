@@ -1,4 +1,4 @@
-"""What training keeps in a file beside the model: no program that makes pictures reads it."""
+"""What training keeps in a file next to the model: no program that makes pictures reads it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .tables import columns
 PREFIX = "model.diffusion_model."
 FIRST_LAYER = "input_blocks.0.0.weight"
 OUT_CHANNELS = 4
-# Input channels of the first convolution: the latent image has 4, the rest is what the variant sees beside it.
+# Input channels of the first convolution: the latent image has 4, the rest is what the variant sees next to it.
 VARIANTS = {4: "base", 9: "inpainting", 8: "instruct-pix2pix", 5: "depth"}
 # Transformer layers of a level's blocks: the same number in all, or those of its encoder blocks and of its decoder blocks.
 Depths = int | tuple[tuple[int, ...], tuple[int, ...]]
@@ -38,7 +38,7 @@ class Unet:
         heads: attention heads per level.
         linear: whether `proj_in` and `proj_out` are linear (2-D) or 1x1 convolutions (4-D).
         pooled: width of the pooled text or image that LABEL_EMB reads; 0 without a LABEL_EMB.
-        size_ids: how many numbers (sizes, crops, aesthetic score) LABEL_EMB reads beside it; 0 where it reads an image alone.
+        size_ids: how many numbers (sizes, crops, aesthetic score) LABEL_EMB reads next to it; 0 where it reads an image alone.
         size_width: width of the embedding of each of them.
         sample: height and width of the latent image that it was trained on.
         resnets: residual blocks of a level's encoder; its decoder has one more.
