@@ -32,7 +32,8 @@ _ASIDE = ("benchmarks/", "tests/")
 def module_of(frame: FrameType) -> str:
     """The module of ours that a frame is in, as a path from the root; empty for others."""
     path = Path(frame.f_code.co_filename)
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
+    inside = path.is_relative_to(ROOT) and "site-packages" not in path.parts
+    return path.relative_to(ROOT).as_posix() if inside else ""
 
 
 def modules_on(frame: FrameType | None) -> list[str]:

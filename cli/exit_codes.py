@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from .lazy_commands import LateGroup
+from .lazy_commands import LazyGroup
 from .spelling import words_spelt
 
 STOPPED = 130
@@ -32,7 +32,7 @@ def stop_code(error: KeyboardInterrupt) -> int:
     return error.code if isinstance(error, Terminated) else STOPPED
 
 
-class Commands(LateGroup):
+class Commands(LazyGroup):
     """The commands of `unetscope`. What they raise is told here, because typer would end some of it without a word."""
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **named: Any) -> Any:

@@ -76,7 +76,7 @@ class LazyCommands(MutableMapping[str, Any]):
         return len(self._makers)
 
 
-class LateGroup(TyperGroup):
+class LazyGroup(TyperGroup):
     """A group whose commands are made late: a subclass says how, in `makers`."""
 
     def __init__(self, **given: Any):

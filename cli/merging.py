@@ -19,7 +19,7 @@ from ..merge.methods import METHODS, Method, load_methods
 from . import short_forms
 from .arguments import DType, Json, ListCommand, Methods, Overwrite, Threads, expand
 from .exit_codes import complain, stop_code
-from .lazy_commands import LateGroup, Maker, command
+from .lazy_commands import LazyGroup, Maker, command
 from .screen import progress, say, show_json, show_report, show_table
 from .short_forms import option
 
@@ -284,7 +284,7 @@ def grid(
     show_table(f"{'Would write' if dry_run else 'Wrote'} to {output}", ["file", "UNET", "text encoders", "size"], rows)
 
 
-class _Merges(LateGroup):
+class _Merges(LazyGroup):
     def makers(self) -> Mapping[str, Maker]:
         """One command a method: the methods are read when somebody asks what can be merged, not for the list of all commands."""
         return {
