@@ -117,6 +117,18 @@ class Pass:
                 stop.set()
 
         threads = [threading.Thread(target=loop, daemon=True) for _ in range(self.threads)]
+        self._until_done(threads, stop, lambda: (state["done"], total, state["key"]))
+        if failures:
+            raise failures[0]
+        if self._cancel.is_set():
+            raise Cancelled("cancelled")
+        if self._progress:
+            self._progress(state["done"], total, state["key"])
+
+    def _until_done(
+        self, threads: list[threading.Thread], stop: threading.Event, done: Callable[[], tuple[int, int, str]]
+    ) -> None:
+        """Start threads and wait for them, telling the progress; they are asked to stop where the pass is cancelled."""
         try:
             for thread in threads:
                 thread.start()
@@ -126,15 +138,9 @@ class Pass:
                     if self._cancel.is_set():
                         stop.set()
                     elif self._progress and not stop.is_set():
-                        self._progress(state["done"], total, state["key"])
+                        self._progress(*done())
         finally:
             stop.set()
             for thread in threads:
                 with contextlib.suppress(RuntimeError):  # never started: Ctrl-C came first
                     thread.join()
-        if failures:
-            raise failures[0]
-        if self._cancel.is_set():
-            raise Cancelled("cancelled")
-        if self._progress:
-            self._progress(state["done"], total, state["key"])

@@ -142,14 +142,7 @@ class WebUi:
                 continue
             if answer.ok:
                 try:
-                    content = answer.json() if answer.content else None
-                except ValueError:
-                    if read is None:
-                        raise SearchError(f"{self.url}: answers, but not like a web UI; check the address") from None
-                    code, said = "", f"sends half an answer for {name}"
-                    continue
-                try:
-                    return content if read is None else read(content)
+                    return self._content(answer, read)
                 except ValueError as error:
                     code, said = "", f"sends {error} for {name}"
                 continue
@@ -158,6 +151,16 @@ class WebUi:
             code = "" if answer.status_code == 500 else OUT_OF_ORDER
         again = f", after {self._retries + 1} attempts" if self._retries else ""
         raise SearchError(f"{self.url}: {said}{again}", code=code)
+
+    def _content(self, answer: Any, read: Callable[[Any], Any] | None) -> Any:
+        """What a successful answer holds; raises a `ValueError` that says what is wrong with it."""
+        try:
+            content = answer.json() if answer.content else None
+        except ValueError:
+            if read is None:
+                raise SearchError(f"{self.url}: answers, but not like a web UI; check the address") from None
+            raise ValueError("half an answer") from None
+        return content if read is None else read(content)
 
     def _refused(self, answer: Any, name: str) -> str:
         """What an answer that is not a success says, when trying again may help.
