@@ -218,9 +218,9 @@ def test_damaged_weights_are_named(copy):
         ({"photo.png": "x", "unet/readme.txt": "x"}, "no model_index.json, no config.json"),
         ({"config.json": '{"_class_name": "FluxTransformer2DModel"}'}, "a FluxTransformer2DModel"),
         ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "a UNet2DConditionModel without weights"),
-        ({"config.json": '{"architectures": 5}'}, "no diffusers folder"),
+        ({"config.json": '{"architectures": 5}'}, "not a diffusers folder"),
         ({"model_index.json": '{"_class_name": "StableDiffusionPipeline"}'}, "no weights of unet"),
-        ({"adapter_config.json": "{}"}, "no diffusers folder"),
+        ({"adapter_config.json": "{}"}, "not a diffusers folder"),
     ],
 )
 def test_a_folder_that_is_no_diffusers_folder_is_one_sentence(tmp_path, files, message):

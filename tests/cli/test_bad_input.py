@@ -101,7 +101,7 @@ RECIPES = {
         "steps: {s: {method: copy, inputs: [a]}, s: {method: copy, inputs: [b]}}",
         "names 's' a second time",
     ),
-    "no YAML": ("steps: [", "is not valid YAML"),
+    "YAML": ("steps: [", "is not valid YAML"),
     "a model that is not there": ("result: b\nmodels: {b: none.safetensors}", "none.safetensors: no such file"),
 }
 

@@ -39,7 +39,7 @@ CASES = {
     "a dead link to a list": (["compare", "@dead.txt"], r"dead\.txt: .*a link to gone\.txt"),
     "a model as a recipe": (["merge", "run", "a.safetensors", *TO], r"a\.safetensors: is a model.*`unetscope import`"),
     "a model as a study": (["search", "a.safetensors"], r"a\.safetensors: is a model"),
-    "a model as a table": (["diagram", "sd1", "-o", "x.svg", "--values", "a.safetensors"], r"no text in UTF-8"),
+    "a model as a table": (["diagram", "sd1", "-o", "x.svg", "--values", "a.safetensors"], r"text in UTF-8"),
     "no table": (["diagram", "sd1", "-o", "x.svg", "--values", "no.csv"], r"no\.csv: .*No such file"),
     "a folder of models": (["inspect", "."], r"holds 1\d model files, such as a\.safetensors"),
     "a preset that there is not": ([*SUM, "b.safetensors", "--alpha", "GRAD_X", *TO], r"^unetscope: Unknown preset 'GRAD_X'"),

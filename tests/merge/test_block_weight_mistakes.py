@@ -47,7 +47,7 @@ KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.we
         ([10**5000] * 26, "a huge int"),
         ("@weights.txt", "names a file"),
         ("IN04: ", "has no weight"),
-        ("IN04: {gradient: [0", "no YAML"),
+        ("IN04: {gradient: [0", "YAML"),
         (object(), "has to be a number"),
     ],
 )

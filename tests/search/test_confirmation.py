@@ -102,7 +102,7 @@ def test_a_damaged_trial_is_no_candidate_and_the_others_are(panel, picture_study
 
 
 def test_there_is_nothing_to_confirm_without_pictures(tmp_path):
-    with pytest.raises(SearchError, match="no run folder"):
+    with pytest.raises(SearchError, match="run folder"):
         confirm(tmp_path)
 
 

@@ -190,7 +190,7 @@ def test_what_cannot_be_reported_gets_a_sentence(tmp_path):
     write_run(tmp_path / "empty", trials=0)
     for run, said in [
         (tmp_path / "nothing", "is not a run folder"),
-        (tmp_path / "x.csv", "no AutoMBW log"),
+        (tmp_path / "x.csv", "AutoMBW log"),
         (tmp_path / "empty", "has no finished trial yet"),
     ]:
         with pytest.raises(SearchError, match=said):
