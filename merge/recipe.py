@@ -166,7 +166,7 @@ class Step(Settings):
         method = self.kind
         for source in self.inputs:
             if source not in names:
-                raise RecipeError(f"{where}.inputs: {source!r} is not a model and no step{nearest(source, names)}")
+                raise RecipeError(f"{where}.inputs: {source!r} is neither a model nor a step{nearest(source, names)}")
         method.check_inputs(len(self.inputs), where)
         for name, value in self.given.items():
             if name not in method.parameters:
@@ -431,7 +431,7 @@ class Recipe(Settings):
         if not self.result:
             raise RecipeError("result: is missing; there is no step, so name the model to take")
         if self.result not in names:
-            raise RecipeError(f"result: {self.result!r} is not a step and no model{nearest(self.result, names)}")
+            raise RecipeError(f"result: {self.result!r} is neither a step nor a model{nearest(self.result, names)}")
         for component, source in self.components.items():
             if component not in component_names():
                 raise RecipeError(
@@ -440,7 +440,7 @@ class Recipe(Settings):
                 )
             if source not in names and source != MERGED and not self.is_file(source):
                 raise RecipeError(
-                    f"components.{component}: {source!r} is not a model, no step, no file{nearest(source, [*names, MERGED])}"
+                    f"components.{component}: {source!r} is neither a model nor a step nor a file{nearest(source, [*names, MERGED])}"
                 )
         for name in self._ordered(self.steps):
             step = self.steps[name]

@@ -104,7 +104,7 @@ class _Maker:
             pass
         if not is_preset(entry):
             raise SearchError(
-                f"{where}: {entry!r} is not a preset, no number, and neither 'all A' (or B, C...) nor uniform"
+                f"{where}: {entry!r} is neither a preset nor a number, nor 'all A' (or B, C...), nor uniform"
             )
         return entry, self._blocks(entry, where)
 

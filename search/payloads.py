@@ -169,7 +169,7 @@ def _from_path(
 def _read_file(file: Path, folder: Path, given: Mapping[str, Any], reading: tuple[str, ...]) -> list[Payload]:
     data = parsed(file)
     if isinstance(data, str) or (isinstance(data, list) and any(isinstance(one, str) for one in data)):
-        raise SearchError(f"{file}: holds text, no payload; a payload has a prompt and settings")
+        raise SearchError(f"{file}: holds text, not a payload; a payload has a prompt and settings")
     # A wildcards folder next to the payloads serves them when the study names none.
     here = file.parent.absolute() / WILDCARDS
     return _read(data, folder, {WILDCARDS: here, **given} if here.is_dir() else given, str(file), reading)

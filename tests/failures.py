@@ -214,7 +214,7 @@ def resumed(place: Place, runs: int) -> Counter[str]:
             counts["runs that went on"] += "were finished by an earlier run" in run.told
             if code == 0:
                 break
-            if code == 130 and ("kept beside" in said) != bool(place.kept()) and not before:
+            if code == 130 and ("--resumable" in said) != bool(place.kept()) and not before:
                 raise Broken(f"Ctrl-C said {said!r} and left {place.kept()}")
             if code not in (-signal.SIGKILL, 130) and not _after_the_end(code, place):
                 raise Broken(f"a resumable merge ended with {code}: {said}")

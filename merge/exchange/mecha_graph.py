@@ -100,7 +100,7 @@ class MechaGraph:
         if value is not None and not isinstance(value, int | float | bool | str):
             raise Refused(f"{name} is not a number")
         if isinstance(default, float) and (isinstance(value, bool | str) or value is None):
-            raise Refused(f"{name} is {one_line(value, 40)}, no number")
+            raise Refused(f"{name} is {one_line(value, 40)}, not a number")
         return float(value) if isinstance(default, float) else value
 
     def blocks(self, values: dict, words: list[str] = ()) -> BlockNode:

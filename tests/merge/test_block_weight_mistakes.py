@@ -37,7 +37,7 @@ KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.we
         ("GRAD_W", "did you mean 'GRAD_V'"),
         ({"preset": 3}, "Unknown preset 3"),
         ({"preset": "GRAD_V", "vector": [0] * 26}, "both a preset and a vector"),
-        ({"preset": "GRAD_V", "default": 1}, "default beside"),
+        ({"preset": "GRAD_V", "default": 1}, "default"),
         ({"scale": 2, "IN04": 1}, "no vector or preset"),
         ({"convention": "automatic", "IN04": 1}, "Unknown convention 'automatic'"),
         ([0.5] * 25 + ["x"], "Value 25 of the weight vector"),

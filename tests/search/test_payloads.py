@@ -172,7 +172,7 @@ def test_mistakes_are_named_with_what_would_be_right(case, folder):
         ("a.json", "{", r"a\.json: is not valid JSON"),
         ("a.toml", "x", r"a\.toml: is not valid TOML"),
         ("a.yaml", "a: [", r"a\.yaml: is not valid YAML"),
-        ("a.yaml", "just words", r"a\.yaml: holds text, no payload"),
+        ("a.yaml", "just words", r"a\.yaml: holds text"),
         ("a.txt", "a", r"a\.txt: is not a payload; they are \.json"),
         ("a.json", '[[""]]', r"a\.json: is named by a\.json, and so names itself"),
         ("a.yaml", "{from: a.yaml, steps: 5}", r"a\.yaml: is named by a\.yaml, and so names itself"),
