@@ -1,6 +1,6 @@
 """Is a checkpoint sound? Findings in words, the worst first, from its statistics.
 
-What values alone tell (NaN, zeros, token positions, missing tensors) `checkpoints.health` judges; here are added the
+What values alone tell (NaN, zeros, token positions, missing tensors) `library.health` judges; here are added the
 findings that need moments and extremes.
 """
 

@@ -1,6 +1,6 @@
 """The metrics of a pair, from summed terms; d = b - a, and c is a common base of a and b.
 
-Every function takes a table of terms (`kernels_numpy.PAIR_TERMS`, `BASE_TERMS`, and `counted`, the elements they are over)
+Every function takes a table of terms (`kernels.definitions.PAIR_TERMS`, `BASE_TERMS`, and `counted`, the elements they are over)
 and answers for each row.
 NaN means undefined: nothing to relate the number to.
 """

@@ -133,7 +133,7 @@ def _pattern(sums: Sums, indices: tuple[int, ...], shares: np.ndarray, errors: n
     Candidates lie on a grid, and where they differ by few steps of it, the rounding error follows from the steps alone: with
     the share 0.3, one step is always rounded off. Over all steps k that are about equally frequent, k times their errors
     adds up like a random walk over the multiples of the shares, as many as differences have places: 1 / p, with p the
-    frequency of no difference, spread over as many axes as there are ingredients next to the first. The factors are those
+    frequency of no difference, spread over as many axes as there are ingredients besides the first. The factors are those
     that simulations of fp16 and bf16 merges with differences from 1e-4 to 0.1 call for. Candidates that are not ingredients
     take no part in the pattern. The second number is `Fit.equal`.
     """

@@ -87,7 +87,7 @@ PACKED = {
 F64, F32, F16, BF16 = (DTYPES[n] for n in ("F64", "F32", "F16", "BF16"))
 F8_E4M3, F8_E5M2, I64 = (DTYPES[n] for n in ("F8_E4M3", "F8_E5M2", "I64"))
 
-# What people type, next to the names of safetensors and torch.
+# What people type, besides the names of safetensors and torch.
 _ALIASES = {"fp64": F64, "fp32": F32, "fp16": F16, "half": F16, "bf16": BF16, "fp8": F8_E4M3}
 _ALIASES |= {"fp8_e4m3": F8_E4M3, "fp8_e4m3fn": F8_E4M3, "fp8_e5m2": F8_E5M2}
 _ALIASES |= {d.torch: d for d in _TABLE} | {d.name.lower(): d for d in _TABLE}

@@ -162,7 +162,7 @@ def _blocks(text: str, alpha: Any) -> Any:
     if alpha is None:
         return blocks
     if not isinstance(alpha, int | float):
-        raise RecipeError("--alpha and --blocks: next to --blocks, --alpha must be a number")
+        raise RecipeError("--alpha and --blocks: with --blocks, --alpha must be a number")
     if isinstance(blocks, dict):
         return {"default": alpha, **blocks} if not {"preset", "vector"} & set(blocks) else {"base": alpha, **blocks}
     if isinstance(blocks, int | float):

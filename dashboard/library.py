@@ -1,5 +1,5 @@
 """The models folder as a list of checkpoints. Only headers are read, and each once: what they say is kept by path, size and
-time of change. What a scan of the values found is kept the same way (`checkpoints.kept_scans`).
+time of change. What a scan of the values found is kept the same way (`library.scan_cache`).
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class ResolvedWeights:
     """
 
     def __init__(self, family: Family, table: dict[str, LabelWeight], vae_by_convention: float, beside: LabelWeight):
-        """`next to` is the weight of tensors that stand in no block: that of BASE."""
+        """`beside` is the weight of tensors that stand in no block: that of BASE."""
         self._family, self._table, self._beside = family, table, beside
         self.vae = table["VAE"].value if "VAE" in table else None
         self.vae_by_convention = vae_by_convention
@@ -338,7 +338,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     started = "preset" in options or "vector" in options
     if started and "default" in options:
         raise RecipeError(
-            "Block weights have a default next to a vector or preset, which leaves nothing to it; drop one."
+            "Block weights have a default as well as a vector or preset, which leaves nothing to it; drop one."
         )
     if not started and "scale" in options:
         raise RecipeError("Block weights have a scale but no vector or preset that it could multiply.")

@@ -32,8 +32,7 @@ def make_plan(recipe: Recipe, opened: Callable[[Path], Checkpoint] = open_checkp
 
     Raises:
         CheckpointError: a model cannot be read.
-        RecipeError: the models do not fit together, or the recipe's result has no tensors.
-        RecipeError: a block weight does not fit the architecture.
+        RecipeError: the models do not fit together, a block weight does not fit the architecture, or the result has no tensors.
     """
     return Planner(recipe, Models(recipe, opened)).plan()
 
@@ -56,8 +55,7 @@ class Planner:
         models: its models.
 
     Raises:
-        RecipeError: the models do not fit together.
-        RecipeError: a block weight does not fit the architecture.
+        RecipeError: the models do not fit together, or a block weight does not fit the architecture.
     """
 
     def __init__(self, recipe: Recipe, models: Models):

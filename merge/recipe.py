@@ -262,8 +262,8 @@ class Recipe(Settings):
         """A recipe from a YAML file, its paths made relative to the file's folder. Runs the Python files that its `methods` name.
 
         Raises:
-            RecipeError: the file cannot be read, is not YAML, or is not a valid recipe.
-            RecipeError: a file of methods is not there, or cannot be taken.
+            RecipeError: the file cannot be read, is not YAML, or is not a valid recipe, or names a file of
+                methods that is not there or cannot be taken.
         """
         return cls.as_written(path).relative_to(Path(path).parent)
 
@@ -440,7 +440,7 @@ class Recipe(Settings):
                 )
             if source not in names and source != MERGED and not self.is_file(source):
                 raise RecipeError(
-                    f"components.{component}: {source!r} is neither a model nor a step nor a file{nearest(source, [*names, MERGED])}"
+                    f"components.{component}: {source!r} is neither a model, a step nor a file{nearest(source, [*names, MERGED])}"
                 )
         for name in self._ordered(self.steps):
             step = self.steps[name]

@@ -23,6 +23,7 @@ from ..checkpoints.files.resumable import Journal, ResumableFile
 from ..checkpoints.files.targets import check_target, refuse_inputs
 from ..checkpoints.formats import written_as
 from ..checkpoints.hashes import sha256
+from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Pass, Progress
 from .executor import execute
 from .linear_combination import MethodCall
@@ -151,12 +152,12 @@ class _Target:
 
 @dataclass
 class _Written:
-    """What a run wrote: how long it took, the first byte of every tensor by key, what was repaired on the way, in sentences,
+    """What a run wrote: how long it took, the first byte of every tensor by key, what was repaired on the way,
     and how many tensors an earlier run had finished."""
 
     seconds: float
     offsets: Mapping[str, int]
-    repairs: list[str] = field(default_factory=list)
+    repairs: list[Notice] = field(default_factory=list)
     resumed: int = 0
 
 

@@ -103,9 +103,7 @@ class _Maker:
         except ValueError:
             pass
         if not is_preset(entry):
-            raise SearchError(
-                f"{where}: {entry!r} is neither a preset nor a number, nor 'all A' (or B, C...), nor uniform"
-            )
+            raise SearchError(f"{where}: {entry!r} is neither a preset, a number, 'all A' (or B, C...) nor uniform")
         return entry, self._blocks(entry, where)
 
     def _given(self, value: Mapping, where: str) -> dict[str, float | str]:

@@ -245,7 +245,7 @@ def _fitted(trial: TrialRecord, parameters: Sequence[FreeParameter], left_out: l
 def _of_log(path: Path) -> Overview:
     if not is_automb(path):
         raise SearchError(
-            f"{path}: is not a run folder, and no AutoMBW log (a CSV with the columns 0, 1, 2... and score)"
+            f"{path}: is neither a run folder nor an AutoMBW log (a CSV with the columns 0, 1, 2... and score)"
         )
     log = read_automb(path)
     labels = list(log.trials[0].point)

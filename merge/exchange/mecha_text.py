@@ -55,7 +55,7 @@ def parse_mecha(text: str, where: str) -> tuple[str, list[MechaLine]]:
     """The dialect's version (empty for those without) and the nodes.
 
     Raises:
-        RecipeError: a line that is not a node, a reference to a node that is not above it, no node at all.
+        RecipeError: a line that is not a node, a reference to a node that is not above it, or no node at all.
     """
     version, nodes = "", []
     for number, line in _meaningful(text):

@@ -81,7 +81,7 @@ class _Configuration:
         if kind.base == "required" and self.base is None:
             raise draft.error(f"merge_method {self.method} needs a base_model")
         if not self.models:
-            raise draft.error("names no models next to the base")
+            raise draft.error("names no models besides the base")
         owns = [MergekitSettings([own, *self.scopes], draft) for _, own in self.models]
         values = self._values(owns)
         result = self._step([name for name, _ in self.models], owns, values)

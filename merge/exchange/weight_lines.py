@@ -219,7 +219,7 @@ def _sorted(text: str, automb: bool, draft: Draft) -> tuple[dict[str, str], list
         elif all(map(is_elemental, elemental_lines(line))):
             elemental += elemental_lines(line)
         else:
-            draft.refuse(f"the line {line!r} is neither a setting nor a vector nor an elemental line")
+            draft.refuse(f"the line {line!r} is neither a setting, a vector nor an elemental line")
     if printed:
         draft.note(
             "import.printed_lines", f"{printed} lines below the weights, which the program printed, were left out"

@@ -19,8 +19,7 @@ def bake_recipe(base: Path | str, loras: Sequence[LoraUse]) -> Recipe:
         loras: what is baked in. A file may be there twice: its strengths add up.
 
     Raises:
-        RecipeError: no LoRA, or block weights that are none.
-        RecipeError: a name that a recipe cannot hold.
+        RecipeError: no LoRA, block weights that are none, or a name that a recipe cannot hold.
 
     Example:
         >>> from unetscope.merge.lora import LoraUse

@@ -16,7 +16,7 @@ from .method import Delta, Numbers, Share
 from .other_tools import Mecha, Mergekit
 
 Rescale = Literal["density", "l1", "none"]
-# Bytes that `selection` counts in for each model and rank: 65,536 numbers of four bytes.
+# Bytes that a rank is counted in (`reductions`) for each model: 65,536 numbers of four bytes.
 _COUNTERS = 1 << 18
 # What mergekit's methods of this kind have in common.
 _SPARSE: dict[str, tuple[str, float | None]] = {"lambda": ("alpha", 1.0), "density": ("density", 1.0)}

@@ -32,8 +32,7 @@ class Generator(ABC):
         """Make the result of a recipe the model that images are made with.
 
         Raises:
-            SearchError: the generator cannot be reached, or takes no model at all (code `OUT_OF_ORDER`).
-            SearchError: the generator cannot take this one.
+            SearchError: the generator cannot be reached, or takes no model at all (code `OUT_OF_ORDER`); it cannot take this one.
             RecipeError, CheckpointError: the recipe cannot be merged.
         """
 
@@ -42,8 +41,7 @@ class Generator(ABC):
         """An RGB image for each request, in order, from the model that was prepared last.
 
         Raises:
-            SearchError: the model makes none (code `NO_IMAGE`).
-            SearchError: the generator fails for good (after its own retries).
+            SearchError: the model makes none (code `NO_IMAGE`), or the generator fails for good (after its own retries).
         """
 
     def close(self) -> None:  # noqa: B027

@@ -55,7 +55,10 @@ REFUSED = {
         "no merge method 'wieghted_sum' .did you mean 'weighted_sum'",
     ),
     "inputs of text": (steps(inputs="a"), "recipe: steps.mix.inputs: must be a list, found 'a'"),
-    "an input that is none": (steps(inputs=["a", "bb"]), "recipe: steps.mix.inputs: 'bb' is not a model and no step"),
+    "an input that is none": (
+        steps(inputs=["a", "bb"]),
+        "recipe: steps.mix.inputs: 'bb' is neither a model nor a step",
+    ),
     "an input is a number": (steps(inputs=["a", 1]), "recipe: steps.mix.inputs.1: must be text, found 1"),
     "too many inputs": (
         steps(inputs=["a", "b", "c"]),
@@ -92,7 +95,7 @@ REFUSED = {
     "a model and a step": (recipe(steps={"a": MIX}), "'a' names both a model and a step"),
     "a result that is none": (
         recipe(result="mixx"),
-        "recipe: result: 'mixx' is not a step and no model .did you mean 'mix'",
+        "recipe: result: 'mixx' is neither a step nor a model .did you mean 'mix'",
     ),
     "no result": (recipe(steps={}), "recipe: result: is missing; there is no step, so name the model to take"),
     "a component that is none": (
@@ -101,7 +104,7 @@ REFUSED = {
     ),
     "a component from nowhere": (
         recipe(components={"vae": "d"}),
-        "components.vae: 'd' is not a model, no step, no file",
+        "components.vae: 'd' is neither a model, a step nor a file",
     ),
     "a dtype that is none": (recipe(output={"dtype": "fp17"}), "output.dtype: .*'fp16'.* found 'fp17'"),
     "output misspelt": (recipe(output={"dtpye": "fp16"}), "output.dtpye: unknown name .did you mean 'dtype'"),
@@ -256,7 +259,7 @@ def test_names_of_any_script_are_read_and_written(tmp_path):
 
 
 FILES = {
-    "no UTF-8": (b"\xff\xfe\x00m", "no text in UTF-8"),
+    "no UTF-8": (b"\xff\xfe\x00m", "not text in UTF-8"),
     "no YAML": ("models: {a: [", "is not valid YAML"),
     "a key twice": ("models: {a: x, a: y}", "line 1 names 'a' a second time"),
     "a step twice": (
