@@ -70,7 +70,7 @@ def run(
     try:
         outcome = search(read, folder, resume=resume, storage=storage, trials=trials, say=_tell)
     except KeyboardInterrupt as stop:
-        complain(f"stopped at once; --resume goes on and tries the last point again ({folder})")
+        complain(f"stopped at once; --resume continues and tries the last point again ({folder})")
         raise typer.Exit(stop_code(stop)) from None
     _show(outcome)
     if read.confirm is not None and _is_finished(outcome):
@@ -105,7 +105,7 @@ def _confirmed(run: Path, tell: Callable[[str], None]) -> Confirmation:
     try:
         return confirmed(run, say=tell)
     except KeyboardInterrupt as stop:
-        complain(f"stopped; what was measured is kept, and `unetscope search confirm {run}` goes on")
+        complain(f"stopped; what was measured is kept, and `unetscope search confirm {run}` continues")
         raise typer.Exit(stop_code(stop)) from None
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.notices import from_plain, to_plain
+from ..checkpoints.notices import Notice, from_plain, to_plain
 from ..checkpoints.stream import Progress
 from .results import kept
 from .tasks import Task
@@ -99,8 +99,13 @@ def kept_difference(key: str) -> Difference | None:
         plain["base"],
         pd.DataFrame(plain["terms"]),
         left_out,
-        tuple(map(from_plain, plain["notes"])),
+        tuple(_note(note, plain["base"]) for note in plain["notes"]),
     )
+
+
+def _note(kept: dict[str, Any] | str, base: str) -> Notice:
+    """A note of a difference; 0.1.0 kept the sentence alone, of the only kind that there was."""
+    return from_plain(kept) if isinstance(kept, dict) else Notice("difference.base_lacking", kept, (base,))
 
 
 # -- many files -------------------------------------------------------------------------------------------------------

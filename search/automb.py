@@ -50,7 +50,7 @@ def read_automb(path: Path, *, old: bool = False) -> Log:
         old: written by the old AutoMBW, which exchanged OUT and TIME_EMBED.
 
     Raises:
-        SearchError: it cannot be read, or is no such log.
+        SearchError: it cannot be read, or is not such a log.
     """
     path = Path(path)
     try:

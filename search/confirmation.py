@@ -139,7 +139,7 @@ def _confirm(run: RunFolder, study: Study, say: Callable[[str], None]) -> Confir
 
 
 def _candidates(run: RunFolder, study: Study, template: Template) -> list[tuple[str, str, TrialRecord | None, Recipe]]:
-    """The top trials, every parent by itself, and the baselines that are not parent."""
+    """The top trials, every parent by itself, and the baselines that are not parents."""
     sign = 1 if run.setup().reward.higher_is_better else -1
     free = {p.name for p in template.parameters}
     # Parents are measured as what they are, and what is damaged has no recipe.

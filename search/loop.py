@@ -78,7 +78,7 @@ def search(
         how it went; a first Ctrl-C is an ordinary ending, after the trial that is being made.
 
     Raises:
-        UnetscopeError: the study is mistaken, or the generator or the reward is out of order; `resume` goes on.
+        UnetscopeError: the study is mistaken, or the generator or the reward is out of order; `resume` continues.
         KeyboardInterrupt: a second Ctrl-C; the trial that was being made is tried again by `resume`.
 
     Example:
@@ -107,7 +107,7 @@ def search(
             raise
         where = without_password(storage) if storage is not None else run.path / "journal.log"
         raise SearchError(
-            f"{where}: the storage has failed ({reason_of(error)}); what was measured is kept in {run.path}, and --resume goes on"
+            f"{where}: the storage has failed ({reason_of(error)}); what was measured is kept in {run.path}, and --resume continues"
         ) from None
     return Outcome(
         run, ending, best_of(worker.records, prepared.objective.higher_is_better), not worker.workers.others()
@@ -218,7 +218,7 @@ class Worker:
                 self.objective.load()
             while ending is None:
                 if interrupts.asked:
-                    return Ending("asked", "stopped as asked; --resume goes on")
+                    return Ending("asked", "stopped as asked; --resume continues")
                 if not self._may_ask():
                     time.sleep(_WAIT_SECONDS)
                 elif (ending := self._done(begun)) is None:

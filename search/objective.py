@@ -100,7 +100,7 @@ class Objective(ABC):
             self._measure(measured, template, point, incumbent, keep)
         except UnetscopeError as error:
             if error.code == OUT_OF_ORDER:
-                raise SearchError(f"{error}; the search has stopped, --resume goes on", code=OUT_OF_ORDER) from None
+                raise SearchError(f"{error}; the search has stopped, --resume continues", code=OUT_OF_ORDER) from None
             measured.score, measured.note = None, str(error)
         # An objective, a model or a driver may raise anything; one trial is lost, not the search.
         except Exception as error:
@@ -314,6 +314,4 @@ def make_objective(study: Study) -> Objective:
     if study.objective is not None:
         function = load_function(study.objective, study.folder, f"{study.where}: objective")
         return FunctionObjective(function, study.objective, study.direction != "minimise")
-    from .objective import image_objective
-
     return image_objective(study, study.image_requests())

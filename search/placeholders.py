@@ -83,7 +83,7 @@ def free_number(value: Mapping, where: str, found: list[FreeParameter], of: str,
     """The placeholder of `{free: [low, high], step: ...}`; its parameter is added to `found`.
 
     Raises:
-        SearchError: the ends are no two numbers, the lower first; the step does not fit between them.
+        SearchError: the ends are not two numbers, the lower first; the step does not fit between them.
     """
     low, high = _ends(value["free"], where)
     step = value.get("step")

@@ -98,7 +98,7 @@ class Template:
         """Try the corners and the choices.
 
         Raises:
-            RecipeError: some of the points are not recipe.
+            RecipeError: some of the points are not recipes.
         """
         middle = self.middle()
         self.recipe(middle)

@@ -82,7 +82,10 @@ def _choose(library: Library, where) -> tuple[Entry | None, Entry | None, Entry 
     other = min(
         range(len(alike)), key=lambda i: (alike[i] == a, a is not None and alike[i].model != a.model), default=0
     )
-    names, unfit = [entry.name for entry in alike], f"is no {a.architecture}, as A is; choose another" if a else ""
+    names, unfit = (
+        [entry.name for entry in alike],
+        f"does not go with A ({a.architecture}); choose another" if a else "",
+    )
     b = choices.one(
         "B: what changed", names, "b", proposal=names[other], basis=a and a.name, unfit=unfit, where=two, **bound
     )

@@ -27,7 +27,7 @@ def show() -> None:
     """Draw the page."""
     st.title("Jobs")
     st.caption(
-        "Jobs run in processes of their own: they go on when this page is closed, and are found again when it is opened."
+        "Jobs run in processes of their own: they continue when this page is closed, and are found again when it is opened."
     )
     jobs.tend()
     everything = jobs.listed()

@@ -186,7 +186,7 @@ def _health(entry: Entry, scan: dict[str, Any] | None) -> str:
 def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
     st.subheader(plain(entry.name), anchor=False)
     if entry.error:
-        st.error(f"{plain(entry.error)} Other files are not affected; remove it, or download it again.")
+        st.error(f"{plain(entry.error)}. Other files are not affected; remove it, or download it again.")
         return
     from ...checkpoints.errors import UnetscopeError
     from ...library.inspection import inspect
@@ -194,7 +194,7 @@ def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
     try:
         found = inspect(entry.path)
     except UnetscopeError as error:
-        st.error(f"{plain(error)} Reload the page if the file was changed.")
+        st.error(f"{plain(error)}. Reload the page if the file was changed.")
         return
     _actions(entry, scan)
     overview, parts, metadata, history, health = st.tabs(["Overview", "Parts", "Metadata", "Merged from", "Health"])

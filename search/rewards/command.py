@@ -84,7 +84,7 @@ class Command(Reward):
 
 
 def scores_of(text: str, count: int, who: str) -> list[float]:
-    """Scores from `{"scores": [...]}`, from a bare JSON list, or from a number on each line; null and NaN are not score.
+    """Scores from `{"scores": [...]}`, from a bare JSON list, or from a number on each line; null and NaN are not scores.
 
     Raises:
         SearchError: it is none of these, or not `count` numbers.

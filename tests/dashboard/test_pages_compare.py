@@ -13,6 +13,7 @@ from unetscope.dashboard.heatmap import PALETTE, clicked, colour_range, heatmap
 from unetscope.dashboard.library import read_library
 from unetscope.dashboard.measuring import kept_difference
 from unetscope.dashboard.pages.compare import tensors_of, values_at
+from unetscope.dashboard.results import keep, kept
 
 
 @pytest.fixture
@@ -171,3 +172,11 @@ def test_hostile_file_names_are_text(models, open_page):
     assert not at.exception
     label = at.expander[0].label
     assert label.startswith("a \\<img") and "\\*\\*b" in label
+
+
+def test_a_comparison_whose_notes_were_kept_as_sentences_is_still_shown(models, compared, open_page):
+    key, _ = compared
+    note = "base lacks 3 of 4 tensors in their shape; its metrics are of the others"
+    keep("difference", key, kept("difference", key) | {"base": "base", "notes": [note]})
+    assert [(n.text, n.subject) for n in kept_difference(key).notes] == [(note, ("base",))]
+    assert not open_page("compare", a="base.safetensors", b="tuned.safetensors").exception

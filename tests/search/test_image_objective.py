@@ -148,7 +148,7 @@ class Breaking(ColourGenerator):
 def test_a_generator_that_gives_up_stops_the_search_and_no_point_is_lost(panel, picture_study, tmp_path):
     panel.generator, panel.reward = Breaking(SearchError("no answer"), after=14), RedReward()
     study = picture_study(batch=2)
-    with pytest.raises(SearchError, match="no answer; the search has stopped, --resume goes on"):
+    with pytest.raises(SearchError, match="no answer; the search has stopped, --resume continues"):
         run(study, tmp_path)
     outcome = run(study, tmp_path, resume=True)
     assert sum(t.state == "complete" for t in outcome.run.trials()) == 10
@@ -167,7 +167,7 @@ class Unreachable(ColourGenerator):
 
 def test_a_generator_that_cannot_be_reached_stops_the_search_before_its_points_are_lost(panel, picture_study, tmp_path):
     panel.generator, panel.reward = Unreachable(), RedReward()
-    with pytest.raises(SearchError, match="nobody answers; the search has stopped, --resume goes on"):
+    with pytest.raises(SearchError, match="nobody answers; the search has stopped, --resume continues"):
         run(picture_study(), tmp_path)
     outcome = run(picture_study(), tmp_path, resume=True)
     failed = [t for t in outcome.run.trials() if t.state == "failed"]

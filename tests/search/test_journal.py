@@ -173,7 +173,7 @@ def test_a_trial_that_a_failing_storage_was_not_told_is_not_measured_again(tmp_p
     tell = Optimiser.tell
     score = lambda w: asked.append(w["x"]) or w["x"]  # noqa: E731
     monkeypatch.setattr(Optimiser, "tell", fail)
-    with pytest.raises(SearchError, match=r"the storage has failed \(the server went away\).*--resume goes on"):
+    with pytest.raises(SearchError, match=r"the storage has failed \(the server went away\).*--resume continues"):
         search(study(5, score), run, say=lambda text: None)
     monkeypatch.setattr(Optimiser, "tell", tell)
     trials = search(study(5, score), run, resume=True, say=lambda text: None).run.trials()

@@ -160,7 +160,7 @@ def test_a_data_base_that_goes_away_costs_no_trial(server, tmp_path, monkeypatch
     data = {"title": "t", "objective": "m:f", "trials": 6, "optimiser": "random", "parameters": {"x": {"free": [0, 1]}}}
     study = Study.parse(data, "study.yaml", tmp_path)
     try:
-        with pytest.raises(SearchError, match=r"the storage has failed.*--resume goes on") as raised:
+        with pytest.raises(SearchError, match=r"the storage has failed.*--resume continues") as raised:
             search(study, tmp_path / "run", storage=url, say=lambda text: None)
         assert "secret" not in str(raised.value)
         with pytest.raises(SearchError, match=r"searcher:\*\*\*@127.*cannot be opened"):

@@ -175,7 +175,7 @@ def test_ctrl_c_finishes_the_trial_and_ends_well(tmp_path):
     assert process.returncode == 0, err
     trials = RunFolder(tmp_path / "run").trials()
     assert len(trials) == asked(tmp_path) < 12 and {t.state for t in trials} == {"complete"}
-    assert "--resume goes on" in out
+    assert "--resume continues" in out
 
 
 @posix
