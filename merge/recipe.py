@@ -34,10 +34,12 @@ from ..checkpoints.text import shown
 from .block_weights import BlockWeights, plain_data
 from .methods import METHODS, Method, Space, method_named
 from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
-from .recipe_file import DEEPEST, named_steps, read_yaml
+from .recipe_file import DEEPEST, named_steps, read_yaml, too_deep
 from .validation_errors import explained
 
 MERGED = "merge"
+# By pydantic's kind of error; any other is a wrong value.
+_FAULTS = {"missing": "recipe.missing", "extra_forbidden": "recipe.unknown_field"}
 
 OutputDType = Literal["fp16", "bf16", "fp32", "fp8_e4m3", "keep"]
 
@@ -166,12 +168,13 @@ class Step(Settings):
         method = self.kind
         for source in self.inputs:
             if source not in names:
-                raise RecipeError(f"{where}.inputs: {source!r} is neither a model nor a step{nearest(source, names)}")
+                raise _unknown(f"{where}.inputs", source, "is neither a model nor a step", names)
         method.check_inputs(len(self.inputs), where)
         for name, value in self.given.items():
             if name not in method.parameters:
                 takes = ", ".join(method.parameters) or "no parameters"
-                raise RecipeError(f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}")
+                text = f"{where}.{name}: {method.name} takes {takes}{nearest(name, method.parameters)}"
+                raise RecipeError(text, code="recipe.parameter")
             method.parameters[name].check(value, f"{where}.{name}")
         for name, parameter in method.parameters.items():
             if parameter.kind == "numbers" and (name in self.given or parameter.default is None):
@@ -183,14 +186,20 @@ class Step(Settings):
                     each = "model after the base" if method.on_deltas else "input"
                     raise RecipeError(
                         f"{where}.{name}: needs a list of {wanted} weights, one for each {each}; "
-                        f"{'none given' if given is None else count}"
+                        f"{'none given' if given is None else count}",
+                        code="recipe.weights",
                     )
             elif name not in self.given and parameter.default is None:
                 raise RecipeError(f"{where}.{name}: is missing; {method.name} needs it")
         try:
             self.weights(convention)
         except UnetscopeError as error:
-            raise RecipeError(f"{where}: {error}") from None
+            raise RecipeError(f"{where}: {error}", code=error.code) from None
+
+
+def _unknown(where: str, name: str, is_what: str, known: Iterable[str]) -> RecipeError:
+    """A name that nothing has."""
+    return RecipeError(f"{where}: {name!r} {is_what}{nearest(name, known)}", code="recipe.unknown_name")
 
 
 class Recipe(Settings):
@@ -242,15 +251,17 @@ class Recipe(Settings):
             RecipeError: naming the place in the recipe, what is wrong and what would be right.
         """
         if not isinstance(data, dict):
-            raise RecipeError(f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}")
+            text = f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}"
+            raise RecipeError(text, code="recipe.not_mapping")
         try:
             return cls(**named_steps(data))._with_methods()
         except ValidationError as error:
-            raise RecipeError(f"{where}: {explained(error, cls._known)}") from None
+            code = _FAULTS.get(error.errors()[0]["type"], "recipe.value")
+            raise RecipeError(f"{where}: {explained(error, cls._known)}", code=code) from None
         except UnetscopeError as error:
-            raise RecipeError(f"{where}: {error}") from None
+            raise RecipeError(f"{where}: {error}", code=error.code) from None
         except TypeError:
-            raise RecipeError(f"{where}: the names at the top must be words") from None
+            raise RecipeError(f"{where}: the names at the top must be words", code="recipe.names") from None
 
     @classmethod
     def _known(cls, place: Sequence[str]) -> Collection[str]:
@@ -389,9 +400,10 @@ class Recipe(Settings):
 
         def visit(at: str, above: tuple[str, ...]) -> None:
             if at in above:
-                raise RecipeError(f"steps.{at}: is made from itself ({' <- '.join((*above, at))}); break the circle")
+                text = f"steps.{at}: is made from itself ({' <- '.join((*above, at))}); break the circle"
+                raise RecipeError(text, code="recipe.circle")
             if len(above) > DEEPEST:
-                raise RecipeError(f"steps.{at}: steps are nested more than {DEEPEST} deep")
+                raise too_deep(at)
             if at in self.steps and at not in ordered:
                 for source in self.steps[at].inputs:
                     visit(source, (*above, at))
@@ -418,12 +430,12 @@ class Recipe(Settings):
         if clash := [name for name, count in Counter(names).items() if count > 1]:
             name, kinds = sorted(clash)[0], {"a model": self.models, "a LoRA": self.loras, "a step": self.steps}
             both = " and ".join(kind for kind, known in kinds.items() if name in known)
-            raise RecipeError(f"{name!r} names both {both}; give them different names")
+            raise RecipeError(f"{name!r} names both {both}; give them different names", code="recipe.name_twice")
         if MERGED in self.models:
             raise RecipeError(f"models.{MERGED}: components use this word for the merge itself; choose another name")
         for name, lora in self.loras.items():
             if lora.base is not None and lora.base not in self.models:
-                raise RecipeError(f"loras.{name}.base: {lora.base!r} is not a model{nearest(lora.base, self.models)}")
+                raise _unknown(f"loras.{name}.base", lora.base, "is not a model", self.models)
         convention_named(self.convention)
         self.methods_files()
         for name, step in self.steps.items():
@@ -431,17 +443,17 @@ class Recipe(Settings):
         if not self.result:
             raise RecipeError("result: is missing; there is no step, so name the model to take")
         if self.result not in names:
-            raise RecipeError(f"result: {self.result!r} is neither a step nor a model{nearest(self.result, names)}")
+            raise _unknown("result", self.result, "is neither a step nor a model", names)
         for component, source in self.components.items():
             if component not in component_names():
                 raise RecipeError(
                     f"components.{component}: no such component{nearest(component, component_names())}; "
-                    f"there are {', '.join(component_names())}"
+                    f"there are {', '.join(component_names())}",
+                    code="recipe.component",
                 )
             if source not in names and source != MERGED and not self.is_file(source):
-                raise RecipeError(
-                    f"components.{component}: {source!r} is neither a model, a step nor a file{nearest(source, [*names, MERGED])}"
-                )
+                known = [*names, MERGED]
+                raise _unknown(f"components.{component}", source, "is neither a model, a step nor a file", known)
         for name in self._ordered(self.steps):
             step = self.steps[name]
             self._spaces[name] = step.kind.space([(s, self.space_of(s)) for s in step.inputs], f"steps.{name}")

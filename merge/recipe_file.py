@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> Any:
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise _no_recipe(path, unreadable(error)) from None
-        raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
+        raise RecipeError(f"{path}: cannot be read ({unreadable(error)})", code="recipe.not_read") from None
     return parse_yaml(text, str(path))
 
 
@@ -41,9 +41,15 @@ def _no_recipe(path: Path, why: str) -> RecipeError:
     if is_model_name(path.name):
         return RecipeError(
             f"{path}: is a model, where a YAML file is expected; what a model says of its own merge is made a recipe by "
-            "`unetscope import`"
+            "`unetscope import`",
+            code="recipe.is_model",
         )
-    return RecipeError(f"{path}: is not a recipe: {why}")
+    return RecipeError(f"{path}: is not a recipe: {why}", code="recipe.no_text")
+
+
+def too_deep(name: str, remedy: str = "") -> RecipeError:
+    """A step that stands below too many others."""
+    return RecipeError(f"steps.{name}: steps are nested more than {DEEPEST} deep{remedy}", code="recipe.too_deep")
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -57,7 +63,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return plain_from_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{where}: is not valid YAML: {error}") from None
+        raise RecipeError(f"{where}: is not valid YAML: {error}", code="recipe.not_yaml") from None
 
 
 def named_steps(data: dict) -> dict:
@@ -72,7 +78,7 @@ def named_steps(data: dict) -> dict:
             fault = "has the name of another step" if name in flat else f"is one of more than {_MOST_STEPS} steps"
             raise RecipeError(f"steps.{name}: {fault}")
         if depth > DEEPEST:
-            raise RecipeError(f"steps.{name}: steps are nested more than {DEEPEST} deep; give the inner ones names")
+            raise too_deep(name, "; give the inner ones names")
         if isinstance(step, dict) and isinstance(step.get("inputs"), list):
             inputs = []
             for i, source in enumerate(step["inputs"], 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -26,6 +27,11 @@ def the(notices: Iterable[Notice], code: str) -> Notice:
     return found
 
 
-def raising(code: str, kind: type[UnetscopeError] = UnetscopeError):
-    """Expects an error of that code."""
-    return pytest.raises(kind, check=lambda error: error.code == code)
+def raising(code: str, kind: type[UnetscopeError] = UnetscopeError, about: Iterable[str] = ()):
+    """Expects an error of that code (of any, where that is empty) that names all of `about`, whatever its words are."""
+    return pytest.raises(kind, check=lambda error: code in ("", error.code) and names(str(error), *about))
+
+
+def names(text: str, *subjects: str) -> bool:
+    """Whether every subject (a file, a key, a place, a number) stands in a text, not as a part of a longer one."""
+    return all(re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text) for subject in subjects)

@@ -42,10 +42,11 @@ def read_header(path: Path, allow_truncated: bool = False) -> tuple[list[StoredT
     path = Path(path)
     tensors, metadata, behind = _read(path, allow_truncated)
     if not _are_strings(metadata):
-        raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings")
+        raise CheckpointError(f"{path}: the header's {_METADATA} must map strings to strings", code="header.metadata")
     if behind > 0:
         raise CheckpointError(
-            f"{path}: {behind:,} bytes follow the last tensor: the header does not describe this file; download it again"
+            f"{path}: {behind:,} bytes follow the last tensor: the header does not describe this file; download it again",
+            code="header.bytes_left",
         )
     return tensors, metadata
 
@@ -64,11 +65,13 @@ def _read(path: Path, allow_truncated: bool) -> tuple[list[StoredTensor], object
             if len(first) < 8 or length > min(HEADER_LIMIT, size - 8):
                 raise CheckpointError(
                     f"{path}: not a safetensors file, or truncated: its first 8 bytes promise a header of {length:,} bytes, "
-                    f"the file has {size:,}"
+                    f"the file has {size:,}",
+                    code="header.absent",
                 )
             text = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        text = f"{path}: cannot be read ({error.strerror or error})"
+        raise CheckpointError(text, code="header.not_read") from None
     header = _parse(path, text)
     metadata = header.pop(_METADATA, None)
     start = 8 + length
@@ -79,12 +82,13 @@ def _read(path: Path, allow_truncated: bool) -> tuple[list[StoredTensor], object
             fault = "overlaps the tensor before it" if begin < at else "leaves a gap before it"
             raise CheckpointError(
                 f"{path}: tensor {name!r} {fault} (it begins at byte {begin:,}, expected {at:,}): the header is wrong; "
-                "download the file again"
+                "download the file again",
+                code="header.order",
             )
         at = end
         tensors.append(StoredTensor.at(name, _DTYPES[dtype], shape, path, start + begin))
     if size < start + at and not allow_truncated:
-        raise CheckpointError(truncation(path, size, start + at))
+        raise CheckpointError(truncation(path, size, start + at), code="header.truncated")
     return tensors, {} if metadata is None else metadata, size - start - at
 
 
@@ -102,7 +106,7 @@ def _parse(path: Path, text: bytes) -> dict:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(n for n in names if names.count(n) > 1)
-            raise CheckpointError(f"{path}: the header names {twice!r} twice")
+            raise CheckpointError(f"{path}: the header names {twice!r} twice", code="header.name_twice")
         return found
 
     def no_number(text: str):
@@ -114,25 +118,33 @@ def _parse(path: Path, text: bytes) -> dict:
         if b"\\u" in text:
             json.dumps(header, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: not a safetensors file: its header is not valid JSON") from None
+        raise _no_object(path, "valid JSON") from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: not a safetensors file: its header is not a JSON object")
+        raise _no_object(path, "a JSON object")
     return header
+
+
+def _no_object(path: Path, wanted: str) -> CheckpointError:
+    text = f"{path}: not a safetensors file: its header is not {wanted}"
+    return CheckpointError(text, code="header.not_json")
 
 
 def _entry(path: Path, name: str, entry) -> tuple[int, int, str, Shape]:
     """Check one tensor's header entry: (first byte, last byte + 1, dtype name, shape)."""
     if not isinstance(entry, dict) or not _whole(entry.get("shape")) or not _whole(entry.get("data_offsets")):
-        raise CheckpointError(f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets")
+        text = f"{path}: tensor {name!r}: the header entry lacks a valid shape or data_offsets"
+        raise CheckpointError(text, code="header.entry")
     dtype, shape, offsets = entry.get("dtype"), tuple(entry["shape"]), entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+        text = f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(_DTYPES)}"
+        raise CheckpointError(text, code="header.dtype")
     if prod(shape) * _DTYPES[dtype].width % 8:
         raise CheckpointError(f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} ends inside a byte")
     expected = _DTYPES[dtype].nbytes(prod(shape))
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
         raise CheckpointError(
-            f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} takes {expected:,} bytes, its data_offsets are {offsets}"
+            f"{path}: tensor {name!r}: {dtype} of shape {list(shape)} takes {expected:,} bytes, its data_offsets are {offsets}",
+            code="header.size",
         )
     return offsets[0], offsets[1], dtype, shape
 

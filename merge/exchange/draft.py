@@ -103,6 +103,11 @@ def one_line(value: Any, longest: int = _LONGEST_LINE) -> str:
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
+def fault(origin: str, text: str) -> RecipeError:
+    """What is wrong with a file that other tools wrote, as an error to raise."""
+    return RecipeError(f"{one_line(origin)}: {one_line(text)}", code="import.fault")
+
+
 class Draft:
     """Collects models, LoRAs, steps and notes, and ends in an `Imported`."""
 
@@ -139,7 +144,7 @@ class Draft:
 
     def error(self, text: str) -> RecipeError:
         """A fault of the file, as an error to raise."""
-        return RecipeError(f"{one_line(self.origin)}: {one_line(text)}")
+        return fault(self.origin, text)
 
     def model(
         self, path: str, *, digest: str | None = None, known: bool = False, named: str = "", lora: bool = False

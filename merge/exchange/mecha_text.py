@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checkpoints.errors import RecipeError
+from .draft import fault
 
 COMMANDS = ("model", "merge", "call", "dict", "literal", "parameter", "lora")
 _CONSTANTS = {"null": None, "true": True, "false": False}
@@ -64,15 +64,13 @@ def parse_mecha(text: str, where: str) -> tuple[str, list[MechaLine]]:
             version = rest.strip()
             continue
         if word not in COMMANDS:
-            raise RecipeError(
-                f"{where}: line {number}: {word[:40]!r} is not a command; there are {', '.join(COMMANDS)}"
-            )
+            raise fault(where, f"line {number}: {word[:40]!r} is not a command; there are {', '.join(COMMANDS)}")
         if len(nodes) >= _MOST_LINES:
-            raise RecipeError(f"{where}: has more than {_MOST_LINES:,} lines; this is not a recipe")
+            raise fault(where, f"has more than {_MOST_LINES:,} lines; this is not a recipe")
         arguments, named = _arguments(rest, f"{where}: line {number}", len(nodes))
         nodes.append(MechaLine(number, word, tuple(arguments), named))
     if not nodes:
-        raise RecipeError(f'{where}: has no nodes; a recipe of sd-mecha has lines such as model "x.safetensors"')
+        raise fault(where, 'has no nodes; a recipe of sd-mecha has lines such as model "x.safetensors"')
     return version, nodes
 
 
@@ -91,7 +89,7 @@ def _arguments(text: str, where: str, above: int) -> tuple[list[Any], dict[str, 
             continue
         match = _ARGUMENT.match(text, at)
         if not match:
-            raise RecipeError(f"{where}: cannot be read from {text[at : at + 40]!r} on (a quote that is not closed?)")
+            raise fault(where, f"cannot be read from {text[at : at + 40]!r} on (a quote that is not closed?)")
         name, quoted, plain = match.groups()
         value = _unescaped(quoted) if quoted is not None else _value(plain, where, above)
         if name is None:
@@ -114,8 +112,8 @@ def _value(text: str, where: str, above: int) -> Any:
         if text.startswith("&"):
             index = int(text[1:])
             if not 0 <= index < above:
-                raise RecipeError(f"{where}: {text} refers to no node above it")
+                raise fault(where, f"{text} refers to no node above it")
             return Reference(index)
         return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else float(text)
     except ValueError:
-        raise RecipeError(f"{where}: {text[:40]!r} is not a value; text stands in quotes") from None
+        raise fault(where, f"{text[:40]!r} is not a value; text stands in quotes") from None

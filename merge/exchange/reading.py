@@ -12,7 +12,7 @@ from ...checkpoints.text import unreadable
 from ..recipe_file import parse_yaml
 from .automb_log import from_log, is_log
 from .comfyui import from_prompt, is_merge
-from .draft import Imported, Request, one_line
+from .draft import Imported, Request, fault, one_line
 from .mecha_import import from_mecha
 from .mecha_text import is_mecha
 from .mergekit import from_mergekit, is_mergekit
@@ -50,12 +50,10 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
         return _from_checkpoint(path, request)
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise RecipeError(
-                f"{path}: has more than {_MOST_BYTES:,} bytes and no name of a checkpoint; read are {READABLE}"
-            )
+            raise _no_recipe(path, f"has more than {_MOST_BYTES:,} bytes and no name of a checkpoint")
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not text; read are {READABLE}") from None
+        raise _no_recipe(path, "is not text") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: cannot be read ({unreadable(error)})") from None
     return import_text(text, path.name, request)
@@ -83,14 +81,19 @@ def _from_yaml(text: str, name: str, request: Request) -> Imported:
     try:
         data = parse_yaml(text, name)
     except RecipeError:
-        raise RecipeError(f"{one_line(name)}: is not a recipe that can be read; read are {READABLE}") from None
+        raise _no_recipe(one_line(name), "is not a recipe that can be read") from None
     if is_mergekit(data):
         return from_mergekit(data, name, request)
     if _is_prompt(data) and is_merge(text):
         return from_prompt(text, name, request)
     if isinstance(data, dict) and isinstance(data.get("models"), dict) and "steps" in data:
-        raise RecipeError(f"{one_line(name)}: is a recipe of Unetscope already; unetscope merge run takes it as it is")
-    raise RecipeError(f"{one_line(name)}: is not a recipe that can be read{_looks_like(data)}; read are {READABLE}")
+        text = f"{one_line(name)}: is a recipe of Unetscope already; unetscope merge run takes it as it is"
+        raise RecipeError(text, code="import.own_recipe")
+    raise _no_recipe(one_line(name), f"is not a recipe that can be read{_looks_like(data)}")
+
+
+def _no_recipe(where: Path | str, why: str) -> RecipeError:
+    return RecipeError(f"{where}: {why}; read are {READABLE}", code="import.not_a_recipe")
 
 
 def _looks_like(data: object) -> str:
@@ -118,9 +121,8 @@ def _metadata(text: str, name: str) -> dict[str, str]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecipeError(
-            f"{one_line(name)}: holds a merge recipe, and is broken: no valid JSON ({one_line(error, 80)})"
-        ) from None
+        text = f"holds a merge recipe, and is broken: no valid JSON ({one_line(error, 80)})"
+        raise fault(name, text) from None
     inner = data.get("__metadata__") if isinstance(data, dict) else None
     data = inner if isinstance(inner, dict) else data
     if isinstance(data, dict) and "interp_method" in data:
@@ -143,7 +145,6 @@ def _from_metadata(metadata: dict, name: str, request: Request) -> Imported:
     if imported is None and is_merge(metadata.get("prompt")):
         return from_prompt(metadata["prompt"], name, request)
     if imported is None:
-        raise RecipeError(
-            f"{one_line(name)}: its metadata records no merge: it was not merged, or by a tool that does not write it down"
-        )
+        text = f"{one_line(name)}: its metadata records no merge: it was not merged, or by a tool that does not write it down"
+        raise RecipeError(text, code="import.no_record")
     return imported

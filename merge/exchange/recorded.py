@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...checkpoints.errors import RecipeError
 from ...library.history import MergeRecord
 from ..methods import METHODS, Method
 from ..recipe import Recipe
 from ..recipe_file import DEEPEST
-from .draft import Draft, Imported, Request, one_line
+from .draft import Draft, Imported, Request, fault, one_line
 from .supermerger import (
     Release,
     block_weights,
@@ -62,9 +61,8 @@ def from_metadata(metadata: dict[str, str], name: str, request: Request) -> Impo
         return _ours(*record.ours, Draft(f"{name} (recipe of Unetscope)", request))
     if not record.recipe:
         if broken := next((field for field in _RECORDS if _is_broken(metadata.get(field))), None):
-            raise RecipeError(
-                f"{one_line(name)}: its metadata holds a merge recipe ({broken}), and it is broken: it cannot be read as what it is"
-            )
+            text = f"its metadata holds a merge recipe ({broken}), and it is broken: it cannot be read as what it is"
+            raise fault(name, text)
         return None
     kind = record.recipe.get("type")
     history = _History(record, Draft(f"{name} (merge metadata of {_text(kind) or 'an unnamed tool'})", request))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from step_results import result
-from told import codes
+from told import codes, raising
 
 from unetscope.checkpoints.families import family_of
 from unetscope.merge import RecipeError
@@ -277,7 +277,7 @@ def test_calculations_are_methods_of_ours(mode, calculation, method, given):
 
 @pytest.mark.parametrize("calculation", ["cosineA", "cosineB", "plus random"])
 def test_calculations_that_need_the_whole_model_or_chance_are_refused(calculation):
-    with pytest.raises(RecipeError, match="there is none here"):
+    with raising("import.refused", RecipeError, [calculation]):
         imported(record("sd1", calcmode=calculation))
 
 
