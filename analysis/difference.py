@@ -30,6 +30,9 @@ _REST = ("counted", "not_finite", "identical", "equal")
 _COLUMNS = (*PAIR_TERMS, *BASE_TERMS, *_REST)
 _MAX = PAIR_TERMS.index("max_d")
 
+# Tensors of two checkpoints that their base lacks.
+BASE_LACKING = "difference.base_lacking"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -168,7 +171,7 @@ def _with_base(alignment: Alignment, base: Checkpoint | None, base_name: str) ->
     if lacking == len(tensors):
         raise UnetscopeError(f"{base.path}: shares no tensor with the two checkpoints; it cannot be their base")
     text = f"{base_name} lacks {lacking} of {len(tensors)} tensors in their shape; its metrics are of the others"
-    note = Notice("difference.base_lacking", text, (base_name,))
+    note = Notice(BASE_LACKING, text, (base_name,))
     return Alignment(tuple(tensors), alignment.left_out), (note,) if lacking else ()
 
 

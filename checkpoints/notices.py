@@ -36,7 +36,8 @@ _CODES = """
         median_limits method model_not_named model_stock_rows negative_weight no_equivalent no_hash no_mode no_part no_record
         not_a_recipe not_found number_zero one_element_more one_number output_mode own_ancestor own_recipe parameter
         parameter_unused parameter_without_effect parts_alone printed_lines random record_broken record_not_unrolled
-        refused release revision rounding rows_unread sampling setting shares tensors_not_merged vae_copied vae_not_found vae_of_inner vote_sgn
+        refused release revision rounding rows_unread sampling setting shares tensors_not_merged vae_copied vae_not_found
+        vae_of_inner vote_sgn
         web_ui_rounding worked_dtype
     inpainting: not_first
     journal: anew damaged tensors_damaged

@@ -105,7 +105,9 @@ def kept_difference(key: str) -> Difference | None:
 
 def _note(kept: dict[str, Any] | str, base: str) -> Notice:
     """A note of a difference; 0.1.0 kept the sentence alone, of the only kind that there was."""
-    return from_plain(kept) if isinstance(kept, dict) else Notice("difference.base_lacking", kept, (base,))
+    from ..analysis.difference import BASE_LACKING
+
+    return from_plain(kept) if isinstance(kept, dict) else Notice(BASE_LACKING, kept, (base,))
 
 
 # -- many files -------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_folder_of_the_environment_wins_and_cannot_be_changed_from_a_page(tm
 def test_a_chosen_folder_is_remembered_and_its_loss_is_told(tmp_path):
     assert current_folders() is None
     (tmp_path / "one").mkdir()
-    with pytest.raises(UnetscopeError, match="absent.*folder"):
+    with pytest.raises(UnetscopeError, match="absent"):
         choose_folders(str(tmp_path / "absent"))
     choose_folders(str(tmp_path / "one"))
     (tmp_path / "one").rmdir()
