@@ -65,7 +65,9 @@ def ago(moment: float) -> str:
 
 
 def number(value: float) -> str:
-    """A value with three digits that count: `0.125`, `12.0`, `1.2e-5`."""
+    """A value with three digits that count: `0.125`, `12.0`, `1.2e-5`; `∞` where it has none."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
     if value == 0:
         return "0"
     if not 1e-3 <= abs(value) < 1e5:

@@ -96,7 +96,8 @@ class Values:
                 if value is not None:
                     total, weight = total + value * max(member.params, 1), weight + max(member.params, 1)
         if weight or lost:
-            return True, total / weight if weight else None
+            # Infinities of both signs have no mean.
+            return True, total / weight if weight and not math.isnan(total) else None
         name = self._first(around)
         return (True, self.numbers[name]) if name is not None else (False, None)
 

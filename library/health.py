@@ -100,7 +100,7 @@ def _not_finite(checkpoint: Checkpoint, values: dict[str, TensorValues]) -> list
         for kind, counts in (("NaN", {k: v.nan for k, v in values.items()}), ("infinite", _counts(values, "inf"))):
             hit = {k: n for k, n in counts.items() if n and _is_weight(checkpoint, k) == weights}
             if hit:
-                named = listed([f"{key} ({n:,} values)" for key, n in hit.items()], _SHOWN)
+                named = listed([f"{key} ({counted(n, 'value')})" for key, n in hit.items()], _SHOWN)
                 text = f"{_tensors(len(hit))} with {kind} values{where}, {sum(hit.values()):,} in all: {named}"
                 out.append(Notice(code, text, tuple(hit), severity))
     return out

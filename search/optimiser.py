@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .baselines import Baseline
-from .errors import SearchError
+from .errors import DAMAGED_JOURNAL, SearchError
 from .parameters import FreeParameter
 from .proposals import distribution, make_sampler, start_points
 from .records import TrialRecord
@@ -93,6 +93,8 @@ class Optimiser:
             self.study = optuna.load_study(study_name=name, storage=storage)
             self.is_new = False
             found = self._attribute("searches")
+            if found is None and own:
+                raise SearchError("the journal does not say what is searched", code=DAMAGED_JOURNAL) from None
             if found != mark:
                 raise SearchError(
                     f"the storage has a study called {name!r} in which other numbers are free; give this one another title"

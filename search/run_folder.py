@@ -115,7 +115,7 @@ class RunFolder:
         return path if path.is_file() else None
 
     def images(self, number: int) -> dict[str, Path]:
-        """ImageRequest name -> picture of a trial, as far as they were kept."""
+        """Image name -> picture of a trial, as far as they were kept."""
         return {path.stem: path for path in sorted(self.images_of(number).glob("*.png"))}
 
     def images_of(self, number: int) -> Path:

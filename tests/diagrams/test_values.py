@@ -69,6 +69,17 @@ def test_boxes_get_their_values_colour_and_number_grey_without_and_hatching_when
     assert "missing or mismatched" in picture.texts()
 
 
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_infinite_values_have_an_end_of_the_palette(scale):
+    modules = {"down_blocks.0.resnets.0": math.inf, "down_blocks.0.attentions.0": -math.inf}
+    values = {"IN04": 0.001, "IN05": 0.1, "M00": math.inf, "OUT00": -math.inf}
+    picture = Picture(draw("sd1", values=values | modules, scale=scale))
+    for block, end, written in (("M00", 1, "∞"), ("OUT00", 0, "-∞")):
+        assert picture.fill_of(f"block-{block}") == colour(end)
+        assert written in picture.texts(picture.by_id(f"block-{block}"))
+    assert picture.fill_of("block-IN01") == "url(#hatched)"  # infinities of both signs have no mean
+
+
 def test_finer_values_are_averaged_by_parameters_and_coarser_ones_inherited():
     graph = architecture_graph("sd1")
     sizes = {k: math.prod(s) for k, s in graph.tensors.items() if ".input_blocks.1." in k}

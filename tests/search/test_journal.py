@@ -55,6 +55,7 @@ DAMAGES = {
     "half a line in its middle": lambda lines: b"".join(lines[:12]) + HALF + b"\n" + b"".join(lines[12:]),
     # As an earlier version left it, which wrote on in that line.
     "half a line before another": lambda lines: b"".join(lines[:12]) + HALF + b"".join(lines[12:]),
+    "cut behind its first line": lambda lines: lines[0] + HALF,
     "cut in half": lambda lines: b"".join(lines)[: sum(map(len, lines)) // 2],
     "zeros at its end": lambda lines: b"".join(lines) + bytes(4096),
     "zeros in its middle": lambda lines: b"".join(lines[:20]) + bytes(300) + b"".join(lines[24:]),
