@@ -88,7 +88,7 @@ def recipe(method: Method, given: dict[str, Any], convention: str | None = None)
     models, loras = _sorted(method, files)
     if method.result == "delta" or not models:
         raise RecipeError(
-            f"{method.command} makes a difference here, no model that could be written; it is a step of recipes, of which "
+            f"{method.command} makes a difference here, not a model that could be written; it is a step of recipes, of which "
             "another one adds the result to a model (add, task_arithmetic)"
         )
     step: dict[str, Any] = {"method": method.name, "inputs": list(files)}

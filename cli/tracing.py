@@ -96,6 +96,7 @@ def predict(
 ) -> None:
     """Say how far the result of a recipe will be from each of its models, without merging."""
     from ..analysis import records
+    from ..checkpoints.text import counted, some
     from ..merge import Recipe
     from ..merge.predict import predict as predicted
 
@@ -106,6 +107,11 @@ def predict(
         show_json(records(table))
     else:
         show_frame(f"Distance of the result of {recipe.name} to its models", table)
+    reasons: dict[str, list[str]] = {}
+    for key, why in table.attrs["left_out"].items():
+        reasons.setdefault(why, []).append(key)
+    for why, keys in reasons.items():
+        warn(f"{counted(len(keys), 'tensor')} left out ({why}): {some(keys)}")
     if csv:
         write_csv(table, csv)
 

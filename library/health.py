@@ -13,7 +13,7 @@ from ..checkpoints.dtypes import DType
 from ..checkpoints.families import BUFFERS
 from ..checkpoints.families.parts.position_ids import is_position_ids
 from ..checkpoints.notices import Notice, Severity, worst_first
-from ..checkpoints.text import counted, listed
+from ..checkpoints.text import counted, file_size, listed
 from .fingerprint import short_name
 from .inspection import absent_components, missing_weights
 from .needless import EMA, needless
@@ -178,13 +178,13 @@ def _ballast(checkpoint: Checkpoint) -> list[Notice]:
         # SD1 and SD2 files keep two counters of their EMA weights, of a few bytes.
         if reason != EMA or size > 1000:
             what = f"an {EMA} of the {checkpoint.family.core_title}" if reason == EMA else reason
-            text = f"{what}: {_tensors(len(keys))}, {size / 1e6:,.1f} MB; --prune drops it"
+            text = f"{what}: {_tensors(len(keys))}, {file_size(size)}; --prune drops it"
             out.append(Notice("health.needless", text, tuple(keys)))
     gone = {key for keys in known.values() for key in keys}
     unknown = [t for t in checkpoint.tensors.values() if t.component == "other" and t.key not in gone]
     if unknown:
-        size = sum(t.nbytes for t in unknown) / 1e6
-        text = f"keys of no known component: {_tensors(len(unknown))}, {size:,.1f} MB; --prune keeps them"
+        size = sum(t.nbytes for t in unknown)
+        text = f"keys of no known component: {_tensors(len(unknown))}, {file_size(size)}; --prune keeps them"
         out.append(Notice("health.unknown", text, tuple(t.key for t in unknown)))
     return out
 

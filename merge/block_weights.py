@@ -292,7 +292,7 @@ class BlockWeights:
         hint = f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else ""
         raise RecipeError(
             f"A weight vector of {length} values fits no architecture in convention {self.convention.name!r}, which has "
-            f"vectors of {', '.join(map(str, known))} values{hint}."
+            f"vectors of {', '.join(map(str, known))} values{hint}"
         )
 
     def _preset(self, family: Family) -> tuple[float, ...]:
@@ -320,7 +320,7 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
     lines = []
     for name, given in mapping.items():
         if not isinstance(name, str):
-            raise RecipeError(f"Block weights {shown(name)} name no block; write e.g. IN04 or OUT00-OUT03.")
+            raise RecipeError(f"Block weights {shown(name)} name no block; write e.g. IN04 or OUT00-OUT03")
         if given is None and ":" in name:  # a line as text: 'IN04: 0.7'
             name, given = split_line(name)
         if name.strip().lower() in OPTIONS:
@@ -329,19 +329,19 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
             lines.append(_line(name, given))
     if not mapping:
         raise RecipeError(
-            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
+            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'"
         )
     if "convention" in options:
         chosen = convention_named(options["convention"])
     if "preset" in options and "vector" in options:
-        raise RecipeError("Block weights have both a preset and a vector; give one of them.")
+        raise RecipeError("Block weights have both a preset and a vector; give one of them")
     started = "preset" in options or "vector" in options
     if started and "default" in options:
         raise RecipeError(
-            "Block weights have a default as well as a vector or preset, which leaves nothing to it; drop one."
+            "Block weights have a default as well as a vector or preset, which leaves nothing to it; drop one"
         )
     if not started and "scale" in options:
-        raise RecipeError("Block weights have a scale but no vector or preset that it could multiply.")
+        raise RecipeError("Block weights have a scale but no vector or preset that it could multiply")
     start: tuple[float, ...] | str | None = None
     if "preset" in options:
         start, chosen = options["preset"], _reads_preset(options["preset"], chosen)
@@ -357,7 +357,7 @@ def _strength(value: Any) -> tuple[float, float]:
     """The factors of the denoiser's weights and of the text encoders'; one number is both."""
     given = value if isinstance(value, list | tuple) else [value, value]
     if len(given) != 2:
-        raise RecipeError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {shown(value)}.")
+        raise RecipeError(f"The strength of block weights is a number or two, e.g. [0.8, 0.5], found {shown(value)}")
     denoiser, text = (_number(x, "The strength of block weights") for x in given)
     return denoiser, text
 
@@ -368,18 +368,16 @@ def _line(text: str, value: Any) -> WeightLine:
     if not isinstance(value, Mapping):
         return WeightLine(selector, _number(value, where))
     if unknown := [x for x in value if x not in ("gradient", "curve")]:
-        raise RecipeError(
-            f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}."
-        )
+        raise RecipeError(f"{where} has an unknown part {shown(unknown[0])}; write {{gradient: [0, 1], curve: linear}}")
     stops, curve = value.get("gradient"), value.get("curve", "linear")
     if not isinstance(stops, list | tuple) or len(stops) < 2:
         raise RecipeError(
-            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {shown(stops)}."
+            f"{where} needs a gradient of two or more numbers, e.g. {{gradient: [0, 1]}}, found {shown(stops)}"
         )
     if curve not in CURVES:
-        raise RecipeError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}.")
+        raise RecipeError(f"{where} has an unknown curve {shown(curve)}; known are {' and '.join(CURVES)}")
     if stray := [x for x in selector.words if not _runs_over_blocks(x)]:
-        raise RecipeError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}.")
+        raise RecipeError(f"{where} is a gradient, which runs over IN, M00 and OUT blocks, not over {stray[0]}")
     return WeightLine(selector, Gradient(tuple(_number(x, where) for x in stops), curve))
 
 
@@ -395,37 +393,37 @@ def _reads_preset(name: Any, chosen: Convention) -> Convention:
         if lora:
             return chosen
         if not is_preset(name):
-            raise RecipeError(f"Preset {shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya.")
+            raise RecipeError(f"Preset {shown(name)} is one for LoRAs; it needs the convention lbw or lbw-kohya")
     if not isinstance(name, str) or not is_preset(name):
         hint = (
             isinstance(name, str) and nearest(name, (*lbw_preset_names(), *known) if lora else known)
         ) or "; it is not a number, vector or line 'IN04: 0.5' either"
-        raise RecipeError(f"Unknown preset {shown(name)}{hint}.")
+        raise RecipeError(f"Unknown preset {shown(name)}{hint}")
     return chosen if chosen.layout == "mbw" else CONVENTIONS[DEFAULT_CONVENTION]
 
 
 def _vector(value: Any) -> tuple[float, ...]:
     values = plain_from_text(value) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
-        raise RecipeError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {shown(value)}.")
+        raise RecipeError(f"A weight vector is a list of numbers such as [0, 0.1, ...], found {shown(value)}")
     return tuple(_number(x, f"Value {i} of the weight vector") for i, x in enumerate(values))
 
 
 def _number(value: Any, what: str) -> float:
     # YAML reads 1e-3 as text.
     if isinstance(value, bool) or not isinstance(value, Real | str):
-        raise RecipeError(f"{what} has to be a number, found {shown(value)}.")
+        raise RecipeError(f"{what} has to be a number, found {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     except ValueError:
-        raise RecipeError(f"{what} has to be a number, found {shown(value)}.") from None
+        raise RecipeError(f"{what} has to be a number, found {shown(value)}") from None
     if not math.isfinite(number):
-        raise RecipeError(f"{what} has to be a finite number, found {shown(value)}.")
+        raise RecipeError(f"{what} has to be a finite number, found {shown(value)}")
     if abs(number) > _LARGEST:
         raise RecipeError(
-            f"{what} has to be at most {_LARGEST:.1e}, for merges are worked out in fp32; found {number:g}."
+            f"{what} has to be at most {_LARGEST:.1e}, for merges are worked out in fp32; found {number:g}"
         )
     return number
 

@@ -92,7 +92,8 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
     Returns:
         key (by tensor only), label, component, parameters; for each model X `distance X`, the Euclidean distance, and
         `relative X`, the same divided by the length of X. Rounding the result to its dtype adds its own small distance.
-        Tensors that only some models have, or with other shapes, are left out: `frame.attrs["left_out"]` has the reasons.
+        Tensors that only some models have, with other shapes, or with values that are not finite are left out:
+        `frame.attrs["left_out"]` has the reasons.
 
     Raises:
         RecipeError: a step is not linear, or the table is of other models.
@@ -105,11 +106,11 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
             f"inner products of {table.matrices.shape[-1]} models do not fit a recipe of {len(plan.checkpoints)}; "
             "measure the recipe's own models"
         )
-    position = {key: i for i, key in enumerate(table.keys)}
-    tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and t.rule.reads]
+    position = {key: i for i, key in enumerate(table.keys) if np.isfinite(table.matrices[i]).all()}
+    tensors = [t for t in plan.tensors if t.place.label not in BUFFER_LABELS and t.rule.reads and t.dtype.is_float]
     known = [t for t in tensors if t.key in position and t.rule is SAME]
     if not known:
-        raise RecipeError("the models have no tensor of one shape in common: there is nothing to predict")
+        raise RecipeError("the models have no finite tensor of one shape in common: there is nothing to predict")
     grams = table.matrices[[position[t.key] for t in known]]
     squared = distances_from_gram(grams, np.array([coefficients(t, len(plan.names)) for t in known])) ** 2
     frame = pd.DataFrame({"key": [t.key for t in known]})
@@ -124,7 +125,10 @@ def predicted_distances(plan: Plan, table: GramTable, by: By = "label") -> pd.Da
         frame[f"distance {name}"] = np.sqrt(frame[f"distance {name}"])
         frame[f"relative {name}"] = frame[f"distance {name}"] / lengths.where(lengths > 0)
     missing = {t.key for t in tensors} - {t.key for t in known}
-    frame.attrs["left_out"] = {key: table.left_out.get(key, "shapes differ") for key in sorted(missing)}
+    not_finite = dict.fromkeys(set(table.keys) - set(position), "NaN or infinite weights")
+    frame.attrs["left_out"] = {
+        key: table.left_out.get(key) or not_finite.get(key, "shapes differ") for key in sorted(missing)
+    }
     return frame
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def make_report(plan: Plan, output: Path, threads: int | None) -> Report:
     )
 
 
-def equal_model(plan: Plan, output: Path, offsets: Mapping[str, int]) -> str:
+def equal_model(plan: Plan, output: Path, offsets: Mapping[str, int], repaired: Container[str] = ()) -> str:
     """The model whose weights a written result turned out to have, by name; empty where it has none's.
 
     Numbers alone tell it of copies (`Plan.equal_to`); this reads the result and the models until a tensor differs, the smallest
@@ -106,13 +106,16 @@ def equal_model(plan: Plan, output: Path, offsets: Mapping[str, int]) -> str:
 
     Args:
         offsets: tensor -> its first byte in the output.
+        repaired: tensors in which values were replaced, so that not even a copy is one.
     """
     weights = sorted(plan.weights, key=lambda tensor: tensor.nbytes)
     with FileReader(output) as made:
         for i in dict.fromkeys(i for tensor in weights for i in tensor.inputs):
             if plan.checkpoints[i].architecture.what == "lora" or not all(i in t.inputs for t in weights):
                 continue
-            worked_out = (t for t in weights if t.combination.single is None or t.combination.single.index != i)
+            worked_out = (
+                t for t in weights if (single := t.combination.single) is None or single.index != i or t.key in repaired
+            )
             if all(_has_values_of(made, offsets, plan.checkpoints[i], i, t) for t in worked_out):
                 return plan.names[i]
     return ""

@@ -93,7 +93,9 @@ def merge(
         metadata = describe(plan, output, hash_inputs=hash_files, reproducible=reproducible)
         target = _Target(output, overwrite, fsync, resumable)
         written = _write(plan, target, metadata, Pass(threads, progress, cancel))
-        report.equal_to = report.equal_to or equal_model(plan, output, written.offsets)
+        repaired = {key for notice in written.repairs for key in notice.subject}
+        if repaired or not report.equal_to:
+            report.equal_to = equal_model(plan, output, written.offsets, repaired)
     report.seconds = written.seconds
     report.warnings += written.repairs
     report.resumed = written.resumed

@@ -135,16 +135,14 @@ class Selector:
         if _is_glob(word):
             found = [x for x in labels if x != "VAE" and fnmatchcase(x, word)]
             if not found:
-                raise RecipeError(f"{word!r} of block weights {self.text!r} fits no block of {family.title}.")
+                raise RecipeError(f"{word!r} of block weights {self.text!r} fits no block of {family.title}")
         else:
             found = [self._having(word, family)]
         return (*found, *family.text_encoders) if BASE in found else found
 
     def _having(self, label: str, family: Family) -> str:
         if label not in labels_of(family):
-            raise RecipeError(
-                f"{family.title} has no {label} (block weights {self.text!r}); it has {_summary(family)}."
-            )
+            raise RecipeError(f"{family.title} has no {label} (block weights {self.text!r}); it has {_summary(family)}")
         return label
 
 
@@ -164,7 +162,7 @@ def parse_selector(text: str) -> Selector:
         if word[:4].lower() == "key:" and len(word) > 4:
             if slash:
                 raise RecipeError(
-                    f"Block weights {text!r} have a glob and a regular expression on keys; write them as one."
+                    f"Block weights {text!r} have a glob and a regular expression on keys; write them as one"
                 )
             patterns.append(re.compile(r"\A" + glob_to_regex(word[4:])))
         elif found := _kinds(word):
@@ -172,7 +170,7 @@ def parse_selector(text: str) -> Selector:
         else:
             labels.append(_label_word(word, text))
     if (not words and not patterns) or (negated and not labels):
-        raise RecipeError(f"Block weights {text!r} name no block, kind of layer or key; write e.g. 'IN04-IN08 attn1'.")
+        raise RecipeError(f"Block weights {text!r} name no block, kind of layer or key; write e.g. 'IN04-IN08 attn1'")
     return Selector(text, tuple(labels), negated, tuple(kinds), tuple(patterns))
 
 
@@ -182,9 +180,9 @@ def _label_word(word: str, text: str) -> str:
         ends = [canonical(end) for end in upper.split("-")]
         if len(ends) != 2 or not all(is_block(end) and (end in known or _could_be_a_label(end)) for end in ends):
             wrong = next((e for e in ends if not is_block(e) or e not in known), upper)
-            raise RecipeError(f"{word!r} is not a range of blocks: {wrong!r} is none{nearest(wrong, _blocks())}.")
+            raise RecipeError(f"{word!r} is not a range of blocks: {wrong!r} is none{nearest(wrong, _blocks())}")
         if all(end in known for end in ends) and known[ends[0]] > known[ends[1]]:
-            raise RecipeError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}.")
+            raise RecipeError(f"Range {word!r} runs backwards; write {ends[1]}-{ends[0]}")
         return "-".join(ends)
     if _is_glob(upper):
         if any(fnmatchcase(x, upper) for x in _known_words() if x != "VAE") or _could_begin_a_label(upper):
@@ -193,15 +191,15 @@ def _label_word(word: str, text: str) -> str:
         return upper
     elif upper in BESIDE_LABELS:
         raise RecipeError(
-            f"{upper} has no weight of its own: such tensors have that of {BASE}; name some by key ('key:*{word.lower()}*: 0.5')."
+            f"{upper} has no weight of its own: such tensors have that of {BASE}; name some by key ('key:*{word.lower()}*: 0.5')"
         )
     elif upper in BUFFER_LABELS:
-        raise RecipeError(f"{upper} has no weight: such tensors are copied from the first model, never merged.")
+        raise RecipeError(f"{upper} has no weight: such tensors are copied from the first model, never merged")
     elif upper in _known_words():
         return upper
     raise RecipeError(
         f"Unknown block or kind of layer {word!r} in block weights {text!r}"
-        f"{nearest(word, (*_known_words(), *_kind_words()))}."
+        f"{nearest(word, (*_known_words(), *_kind_words()))}"
     )
 
 
@@ -227,11 +225,11 @@ def _is_glob(word: str) -> bool:
 
 def _regex(text: str) -> re.Pattern[str]:
     if len(text) < 3 or not text.endswith("/"):
-        raise RecipeError(f"A regular expression on keys stands between slashes, /like this/, found {text!r}.")
+        raise RecipeError(f"A regular expression on keys stands between slashes, /like this/, found {text!r}")
     try:
         return re.compile(text[1:-1])
     except (re.error, RecursionError, OverflowError) as error:
-        raise RecipeError(f"Regular expression {text!r} cannot be read: {error}.") from None
+        raise RecipeError(f"Regular expression {text!r} cannot be read: {error}") from None
 
 
 def _blocks() -> list[str]:

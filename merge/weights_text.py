@@ -39,12 +39,10 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
     text = text.strip()
     if not text:
         raise RecipeError(
-            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'."
+            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'"
         )
     if text.startswith("@"):
-        raise RecipeError(
-            f"{text!r} names a file of block weights, which the command line reads but a recipe does not."
-        )
+        raise RecipeError(f"{text!r} names a file of block weights, which the command line reads but a recipe does not")
     if numbers := _numbers(text.replace(";", " ")):
         return numbers[0] if len(numbers) == 1 and not text.startswith("[") else numbers
     if ":" not in text:
@@ -60,7 +58,7 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
         elif (start := _start(line)) is not None:
             if out:
                 raise RecipeError(
-                    f"{line!r} of block weights stands behind others; a number, vector or preset comes first."
+                    f"{line!r} of block weights stands behind others; a number, vector or preset comes first"
                 )
             out |= start
         else:
@@ -131,7 +129,7 @@ def split_line(line: str) -> tuple[str, Any]:
         at = line.find(":", at + 1)
     name, value = line[:at].strip().strip("\"'"), line[at + 1 :].strip()
     if at < 0 or not name or not value:
-        raise RecipeError(f"Line {line!r} of block weights has no weight; write e.g. 'IN04-IN08: 0.7'.")
+        raise RecipeError(f"Line {line!r} of block weights has no weight; write e.g. 'IN04-IN08: 0.7'")
     number = _as_number(value)
     return name, number if number is not None else _yaml(value, f"The value of {name!r} in block weights")
 
@@ -140,10 +138,10 @@ def _from_file(path: Path) -> Any:
     what = f"File of block weights {path.name!r}"
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights.")
+            raise RecipeError(f"{what} is larger than {_MAX_BYTES} bytes, so it holds no block weights")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise RecipeError(f"{what} cannot be read: {unreadable(error)}.") from None
+        raise RecipeError(f"{what} cannot be read: {unreadable(error)}") from None
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         return _yaml(text, what)
@@ -151,7 +149,7 @@ def _from_file(path: Path) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecipeError(f"{what} is not JSON: {error}.") from None
+            raise RecipeError(f"{what} is not JSON: {error}") from None
     return plain_from_text(text)
 
 
@@ -159,7 +157,7 @@ def _yaml(text: str, what: str) -> Any:
     try:
         return plain_from_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{what} is not YAML: {error}.") from None
+        raise RecipeError(f"{what} is not YAML: {error}") from None
 
 
 def _begins_regex(text: str) -> bool:

@@ -337,7 +337,7 @@ def disk_full(place: Place, runs: int) -> Counter[str]:
             code, said = run.finish()
             if code != 2 or os.listdir(disk) != ["filler"] or "Traceback" in said:
                 raise Broken(f"a full disk ended with {code}: {said}, {os.listdir(disk)}")
-            if ("GB free" if early else "No space left") not in said:
+            if (" free;" if early else "No space left") not in said:
                 raise Broken(f"a full disk was explained as: {said}")
             counts["refused before writing" if early else "stopped while writing"] += 1
     return counts

@@ -123,7 +123,7 @@ class Convention:
         slots = self.slots(family, len(vector))
         if not all(math.isfinite(x) for x in vector):
             raise RecipeError(
-                f"A weight vector may hold finite numbers only, found {next(x for x in vector if not math.isfinite(x))}."
+                f"A weight vector may hold finite numbers only, found {next(x for x in vector if not math.isfinite(x))}"
             )
         values = {slot: scale * (1.0 - x if self.inverted else x) for slot, x in zip(slots, vector, strict=True)}
         if base is not None or "BASE" not in values:
@@ -165,12 +165,12 @@ class Convention:
         if not fits:
             usual = _usual(family)
             instead = f"take {usual!r}" if usual else "no other has one: give weights by block (BLOCK: 0.5)"
-            return f"Convention {self.name!r} has no weight vector for {family.title}; {instead}."
+            return f"Convention {self.name!r} has no weight vector for {family.title}; {instead}"
         if self.name not in family.conventions:  # every tool's is one number for each block
             slots = self.vectors(family).slots[0]
             return (
                 f"A weight vector of {length} values does not fit {family.title}, which has {_either(fits)}: "
-                f"one for each block from {slots[0]} to {slots[-1]}."
+                f"one for each block from {slots[0]} to {slots[-1]}"
             )
         message = (
             f"A weight vector of {length} values does not fit {family.title} in convention {self.name!r}, "
@@ -181,10 +181,10 @@ class Convention:
             outs = [slot for slot in shorter if slot.startswith("OUT")]
             return (
                 f"{message}; it is one for SD1: keep its {'BASE, ' if 'BASE' in shorter else ''}{ins[0]}-{ins[-1]}, M00 and "
-                f"{outs[0]}-{outs[-1]} (a preset given by name is reduced so by itself)."
+                f"{outs[0]}-{outs[-1]} (a preset given by name is reduced so by itself)"
             )
         others = [c.name for c in CONVENTIONS.values() if length in c.lengths(family)]
-        return message + (f"; {length} values fit convention {' or '.join(map(repr, others))}." if others else ".")
+        return message + (f"; {length} values fit convention {' or '.join(map(repr, others))}" if others else "")
 
     def _of_more_blocks(self, family: Family, length: int) -> Slots:
         """The slots to keep of a vector that is one for more blocks than the family has; empty where it is none."""
@@ -211,7 +211,7 @@ def _middle(values: dict[str, float]) -> float:
     if len(set(parts)) > 1:
         raise RecipeError(
             f"The vector's three middle block values differ ({', '.join(f'{x:g}' for x in parts)}), but M00 has one "
-            "weight; make them equal and name the parts in lines such as 'key:*.middle_block.1.*: 0.3'."
+            "weight; make them equal and name the parts in lines such as 'key:*.middle_block.1.*: 0.3'"
         )
     return parts[0]
 
@@ -272,7 +272,7 @@ def convention_named(name: str) -> Convention:
         return CONVENTIONS[str(name).strip().casefold().replace("_", "-")]
     except KeyError:
         raise RecipeError(
-            f"Unknown convention {name!r}{nearest(name, CONVENTIONS)}; known are {', '.join(CONVENTIONS)}."
+            f"Unknown convention {name!r}{nearest(name, CONVENTIONS)}; known are {', '.join(CONVENTIONS)}"
         ) from None
 
 

@@ -156,7 +156,7 @@ def preset(name: str, family: str | Family) -> tuple[float, ...]:
     by_slot = _by_slot(name)
     record = family_of(family)
     if not has_presets(record):
-        raise RecipeError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks.")
+        raise RecipeError(f"Preset {name} is one for the blocks of a UNET; {record.title} has other blocks")
     return tuple(by_slot[slot] for slot in _slots(record))
 
 
@@ -169,7 +169,7 @@ def _by_slot(name: str) -> dict[str, float]:
     known = _by_folded_name().get(_fold_name(name))
     if known is None:
         hint = nearest(name, preset_names()) or f"; known are {', '.join(preset_names())}"
-        raise RecipeError(f"Unknown preset {name!r}{hint}.")
+        raise RecipeError(f"Unknown preset {name!r}{hint}")
     weight = _BLOCKS[_REVERSED.get(known, known)]
     blocks = [float(weight(i)) for i in range(25)]
     if known in _REVERSED:
@@ -201,11 +201,11 @@ def lbw_preset(name: str, length: int = 17, missing: float = 0.0) -> tuple[float
     """
     known = str(name).strip().upper()
     if known not in _LBW:
-        raise RecipeError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}.")
+        raise RecipeError(f"Unknown LoRA preset {name!r}{nearest(name, _LBW)}; known are {', '.join(_LBW)}")
     slots = lbw_slots(length)
     if len(set(_LBW[known])) == 1 and slots:
         return (float(_LBW[known][0]),) * length
     if length not in (17, 26):
-        raise RecipeError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}.")
+        raise RecipeError(f"LoRA preset {known} exists with 17 or 26 values (SD1), not with {length}")
     by_slot = dict(zip(LBW_17, _LBW[known], strict=True))
     return tuple(float(by_slot.get(slot, missing)) for slot in slots)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import OutputError
+from ..text import file_size
 from . import system
 from .partial import PARTIAL, partial_name
 
@@ -41,7 +42,7 @@ def check_target(target: Path, size: int = 0, overwrite: bool = False, held: int
     free, needed = shutil.disk_usage(folder).free, size - held
     if needed > free:
         raise OutputError(
-            f"{target}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or write elsewhere"
+            f"{target}: needs {file_size(needed)} and the disk has {file_size(free)} free; free some or write elsewhere"
         )
 
 
@@ -101,7 +102,7 @@ def _unwritable(probe: Path, error: OSError) -> str:
 def too_large(size: int) -> str:
     """Why a file of so many bytes cannot be there, for people."""
     return (
-        f"would have {size / 1e9:.2f} GB, and this disk's file system takes no file that large (FAT32 ends at 4.29 GB); "
+        f"would have {file_size(size)}, and this disk's file system takes no file that large (FAT32 ends at 4.29 GB); "
         "write to a disk formatted with NTFS, exFAT, ext4 or APFS"
     )
 

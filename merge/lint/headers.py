@@ -15,6 +15,7 @@ from ...checkpoints.dtypes import DType, dtype_named
 from ...checkpoints.errors import RecipeError
 from ...checkpoints.hashes import identity, known_sha256
 from ...checkpoints.notices import Notice
+from ...checkpoints.text import file_size
 from ...library.scan_cache import kept_scan
 from ..compatibility import MIXED, check_architectures, check_predictions, denoiser, has_denoiser
 from ..recipe import Recipe
@@ -153,7 +154,7 @@ def _ema(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Iterator[Notice]:
         if size > 1000 and name not in wanted and not checkpoint.architecture.ema_only:
             yield Notice(
                 "ema.not_read",
-                f"{name} has a second UNET of EMA weights ({size / 1e9:.2f} GB) that the merge does not read",
+                f"{name} has a second UNET of EMA weights ({file_size(size)}) that the merge does not read",
                 (name,),
                 severity="note",
                 why="Some authors mean the EMA weights to be used",

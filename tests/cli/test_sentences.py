@@ -18,7 +18,7 @@ TO = ["-o", "out.safetensors"]
 FOREIGN = re.compile(r"\w+='|\(\)|Traceback|NoneType|Errno|codec|steps\.merge|Value error|for none")
 
 CASES = {
-    "a difference": (["merge", "subtract", "a.safetensors", "b.safetensors", *TO], r"subtract makes a difference here, no model"),
+    "a difference": (["merge", "subtract", "a.safetensors", "b.safetensors", *TO], r"a difference here, not a model"),
     "a smaller LoRA": (["merge", "truncate-rank", "lora.safetensors", "--rank", "4", *TO], r"truncate-rank makes a difference"),
     "a LoRA as a model": ([*SUM, "lora.safetensors", *TO], r"found LoRA.*`lora bake`"),
     "a LoRA on a LoRA": (["lora", "bake", "lora.safetensors", "--lora", "lora.safetensors", *TO], r"expected a checkpoint"),

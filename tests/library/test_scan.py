@@ -118,7 +118,7 @@ def test_missing_weights_are_broken_and_ballast_is_noted(make_checkpoint):
     health = scan(make_checkpoint("a", change=change)[0]).health
     assert [f.code for f in health] == ["health.lacking", "health.needless", "health.unknown"]
     assert [level(f) for f in health] == ["broken", "note", "note"]
-    assert UNET_WEIGHT in health[0].subject and health[2].subject == ("junk",) and "0.0 MB" in health[2].text
+    assert UNET_WEIGHT in health[0].subject and health[2].subject == ("junk",) and "12 B" in health[2].text
 
 
 def test_an_sd2_without_the_layer_that_it_does_not_use_is_not_broken(make_checkpoint):

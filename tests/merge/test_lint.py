@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import layout
 from unetscope.merge.lint import component_shares, lint, lint_file
-from unetscope.merge.lint.finding import check_of
+from unetscope.merge.lint.finding import check_of, in_words
 
 UNET = "model.diffusion_model."
 HEALTHY = {
@@ -118,6 +118,7 @@ def test_shares_that_do_not_add_up_are_named(recipe):
 def test_weights_for_labels_that_the_architecture_lacks_are_a_finding(recipe):
     report = lint(recipe("a b", {"mix": {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"CLIP_G": 0.3}}}))
     assert the(report, "labels").step == "mix" and the(report, "labels").severity == "error"
+    assert ".." not in in_words(the(report, "labels"))
     assert report.shares == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,3 +114,18 @@ def test_what_one_model_lacks_is_left_out_and_said(make_checkpoint):
     )
     frame = predict(written({"a": a, "b": b}, STEPS[0]), by="tensor")
     assert key not in set(frame["key"]) and key in frame.attrs["left_out"]
+
+
+def test_what_is_not_finite_is_left_out_and_said_and_nothing_else_suffers(make_checkpoint):
+    key = "model.diffusion_model.middle_block.1.proj_in.weight"
+
+    def damage(tensors):
+        tensors[key].view(-1)[0] = float("nan")
+        return tensors
+
+    a, b = make_checkpoint("a")[0], make_checkpoint("b", seed=2)[0]
+    damaged = make_checkpoint("damaged", seed=2, change=damage)[0]
+    whole = predict(written({"a": a, "b": b}, STEPS[0]), by="tensor")
+    frame = predict(written({"a": a, "b": damaged}, STEPS[0]), by="tensor")
+    assert frame.attrs["left_out"][key] == "NaN or infinite weights"
+    pd.testing.assert_frame_equal(frame, whole[whole["key"] != key].reset_index(drop=True))

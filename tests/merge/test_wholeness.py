@@ -415,6 +415,19 @@ def test_what_only_the_values_tell_is_said_of_a_written_result(step, equal, made
     assert (raw(load(tmp_path / "keep.safetensors")[WEIGHT]) == raw(tensors["a"][WEIGHT])) is bool(equal)
 
 
+def test_a_copy_whose_values_were_replaced_is_not_said_to_be_equal(made, tmp_path):
+    for name, value, output in (
+        ("nan", float("nan"), {"nan": "zero", "dtype": "keep"}),
+        ("large", 1e6, {"overflow": "clamp", "dtype": "fp16"}),
+    ):
+        tensors = {key: tensor.float() if key == WEIGHT else tensor.clone() for key, tensor in made[1]["a"].items()}
+        tensors[WEIGHT].view(-1)[0] = value
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        recipe = of({"a": tmp_path / f"{name}.safetensors"}, ("copy", "a", {}), output=output)
+        report = merge(recipe, tmp_path / f"{name}_out.safetensors")
+        assert report.warnings and report.equal_to == ""
+
+
 def test_another_dtype_and_another_vae_are_said(made, tmp_path):
     models = chosen(made, "a b")
     assert dry_run(of(models, ("copy", "a", {})), tmp_path / "o.safetensors").equal_to == "a, stored as F32"
