@@ -127,7 +127,8 @@ def _check(checkpoint: Checkpoint, family: Family, translation: DiffusersTransla
         if missing:
             raise CheckpointError(
                 f"{checkpoint.path}: {component} lacks {len(missing):,} of the tensors that diffusers needs "
-                f"({some(missing, _SHOWN)}); give a donor file that has them"
+                f"({some(missing, _SHOWN)}); give a donor file that has them",
+                code="diffusers.lacking",
             )
     wrong = ""
     for widths in ("real", "narrow"):

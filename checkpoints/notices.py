@@ -17,9 +17,9 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _CODES = """
     architecture: differs
     base: farther unrelated
-    convert: kept lacking noise_unmarked not_finite
+    convert: kept lacking noise_unmarked not_finite nothing_left too_large
     difference: base_lacking
-    diffusers: absent depth_estimator prediction_guessed tokenizers
+    diffusers: absent depth_estimator lacking prediction_guessed tokenizers
     dtype: fewer_digits
     ema: not_read
     encoding: not_decoded
@@ -28,17 +28,16 @@ _CODES = """
     header: absent bytes_left dtype entry metadata name_twice not_json not_read order size truncated
     health: absent constant ema_only huge lacking lacking_unused mixed_dtypes needless not_finite not_finite_beside
         position_ids subnormal too_large unknown vanishing zero_vectors zero_weights
-    import: adjust alpha_default apply_stock automb_exchanged automb_text_encoders base_in_vector base_parameters best_row
-        beta_vector blocks_twice cast chattiori column config_source discarded dropout_zeros dtype_not_recorded
-        dtype_unknown elemental_blocks elemental_line embeddings_follow_in00 embeddings_guessed embeddings_left
-        embeddings_merged embeddings_of_xl embeddings_out11 fault filed_without_hash found_by_name instruct_pix2pix
-        intermediate_rounding layer_range line line_setting loaded_alone loaded_dtype logit_scale median_bounds
-        median_limits method model_not_named model_stock_rows negative_weight no_equivalent no_hash no_mode no_part no_record
-        not_a_recipe not_found number_zero one_element_more one_number output_mode own_ancestor own_recipe parameter
-        parameter_unused parameter_without_effect parts_alone printed_lines random record_broken record_not_unrolled
-        refused release revision rounding rows_unread sampling setting shares tensors_not_merged vae_copied vae_not_found
-        vae_of_inner vote_sgn
-        web_ui_rounding worked_dtype
+    import: adjust alpha_default apply_stock automb_exchanged automb_text_encoders base_in_vector base_parameters
+        best_row beta_vector blocks_twice cast chattiori column config_source discarded dropout_zeros
+        dtype_not_recorded dtype_unknown elemental_blocks elemental_line embeddings_follow_in00 embeddings_guessed
+        embeddings_left embeddings_merged embeddings_of_xl embeddings_out11 fault filed_without_hash found_by_name
+        instruct_pix2pix intermediate_rounding layer_range line line_setting loaded_alone loaded_dtype logit_scale
+        median_bounds median_limits method model_not_named model_stock_rows negative_weight no_equivalent no_hash
+        no_mode no_part no_record not_a_recipe not_found number_zero one_element_more one_number output_mode
+        own_ancestor own_recipe parameter parameter_unused parameter_without_effect parts_alone printed_lines random
+        record_broken record_not_unrolled refused release revision rounding rows_unread sampling setting shares
+        tensors_not_merged vae_copied vae_not_found vae_of_inner vote_sgn web_ui_rounding worked_dtype
     inpainting: not_first
     journal: anew damaged tensors_damaged
     kernels: not_kept
@@ -57,7 +56,7 @@ _CODES = """
     prediction: levels mixed no_mark noise unknown
     range: parameter share
     recipe: circle component is_model missing name_twice names no_text not_mapping not_read not_yaml parameter refused
-        too_deep unknown_field unknown_name value weights
+        space too_deep unknown_field unknown_name value weights
     refused: by_merge
     rounding: lost
     text_encoder: copies
@@ -66,6 +65,7 @@ _CODES = """
     uniform: chain
     unused: by_result weight
     vae: averaged odd
+    vector: length middle not_finite
 """
 
 

@@ -180,7 +180,7 @@ class _Conversion:
         if prune:  # behind what is left out by name, which is then not said to be kept
             self._prune(tensors)
         if (drop or prune) and not tensors:
-            raise CheckpointError(f"{self._checkpoint.path}: nothing would be left of it")
+            raise CheckpointError(f"{self._checkpoint.path}: nothing would be left of it", code="convert.nothing_left")
         if architecture.what in ("checkpoint", "component"):
             self._count_missing(tensors)
         return tensors
@@ -312,7 +312,8 @@ class _Conversion:
         if self._converter and self._converter.overflows:
             raise CheckpointError(
                 f"{self._checkpoint.path}: values too large for {self._dtype}: {_listed(self._converter.overflows)}. "
-                "Nothing was written; choose a wider dtype (bf16, fp32)"
+                "Nothing was written; choose a wider dtype (bf16, fp32)",
+                code="convert.too_large",
             )
 
     def _finish(self) -> None:

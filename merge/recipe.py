@@ -34,6 +34,7 @@ from ..checkpoints.text import shown
 from .block_weights import BlockWeights, plain_data
 from .methods import METHODS, Method, Space, method_named
 from .methods.files import MethodsFile, file_of, loaded_methods, with_methods_loaded
+from .methods.method import wrong_space
 from .recipe_file import DEEPEST, named_steps, read_yaml, too_deep
 from .validation_errors import explained
 
@@ -459,7 +460,7 @@ class Recipe(Settings):
             self._spaces[name] = step.kind.space([(s, self.space_of(s)) for s in step.inputs], f"steps.{name}")
         for what, source in (("result", self.result), *((f"components.{c}", s) for c, s in self.components.items())):
             if source in names and self.space_of(source) == "delta":
-                raise RecipeError(f"{what}: {source!r} is a difference, no model; add it to one (task_arithmetic, add)")
+                raise wrong_space(f"{what}: {source!r} is a difference, no model; add it to one (task_arithmetic, add)")
         return self
 
 

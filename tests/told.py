@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,9 +28,16 @@ def the(notices: Iterable[Notice], code: str) -> Notice:
     return found
 
 
-def raising(code: str, kind: type[UnetscopeError] = UnetscopeError, about: Iterable[str] = ()):
+@contextmanager
+def raising(
+    code: str, kind: type[UnetscopeError] = UnetscopeError, about: Iterable[str] = ()
+) -> Iterator[pytest.ExceptionInfo]:
     """Expects an error of that code (of any, where that is empty) that names all of `about`, whatever its words are."""
-    return pytest.raises(kind, check=lambda error: code in ("", error.code) and names(str(error), *about))
+    with pytest.raises(kind) as raised:
+        yield raised
+    error = raised.value
+    assert code in ("", error.code), f"{error.code!r}, not {code!r}: {error}"
+    assert names(str(error), *about), f"{error} names not all of {list(about)}"
 
 
 def names(text: str, *subjects: str) -> bool:

@@ -83,7 +83,7 @@ class Convention:
         for slots in self.vectors(family).slots:
             if len(slots) == length:
                 return slots
-        raise RecipeError(self._misfit(family_of(family), length))
+        raise RecipeError(self._misfit(family_of(family), length), code="vector.length")
 
     def follows(self, label: str, family: str | Family) -> str | None:
         """The slot that a label reads when it has none of its own: `BASE`, `IN00`, `OUT11`, ... or None.
@@ -122,9 +122,8 @@ class Convention:
         """
         slots = self.slots(family, len(vector))
         if not all(math.isfinite(x) for x in vector):
-            raise RecipeError(
-                f"A weight vector may hold finite numbers only, found {next(x for x in vector if not math.isfinite(x))}"
-            )
+            wrong = next(x for x in vector if not math.isfinite(x))
+            raise RecipeError(f"A weight vector may hold finite numbers only, found {wrong}", code="vector.not_finite")
         values = {slot: scale * (1.0 - x if self.inverted else x) for slot, x in zip(slots, vector, strict=True)}
         if base is not None or "BASE" not in values:
             values["BASE"] = 0.0 if base is None else float(base)
@@ -211,7 +210,8 @@ def _middle(values: dict[str, float]) -> float:
     if len(set(parts)) > 1:
         raise RecipeError(
             f"The vector's three middle block values differ ({', '.join(f'{x:g}' for x in parts)}), but M00 has one "
-            "weight; make them equal and name the parts in lines such as 'key:*.middle_block.1.*: 0.3'"
+            "weight; make them equal and name the parts in lines such as 'key:*.middle_block.1.*: 0.3'",
+            code="vector.middle",
         )
     return parts[0]
 

@@ -30,6 +30,13 @@ ParameterKind = Literal["number", "numbers", "switch", "integer", "choice"]
 # Weights of a model, or differences between two.
 Space = Literal["weight", "delta"]
 _SPACE_NAMES = {"weight": "a model", "delta": "a difference"}
+
+
+def wrong_space(text: str) -> RecipeError:
+    """A model where a difference is meant, or the other way round."""
+    return RecipeError(text, code="recipe.space")
+
+
 # What a method's numbers have to be for its result to be one of its inputs (or, without one, the mean of all models below
 # them): takes which input it is, or None, and how many models are below each input.
 Becomes = Callable[[int | None, Sequence[int]], dict[str, Any]]
@@ -217,14 +224,14 @@ class Method:
         """
         if self.on_deltas:
             if given[0][1] != "weight":
-                raise RecipeError(
+                raise wrong_space(
                     f"{where}: {given[0][0]!r} is a difference, and the first input of {self.name} is the model that "
                     "differences are added to; put the base first"
                 )
             return "weight"
         for role, (name, space) in zip(self.inputs, given, strict=False):
             if role in self.deltas and space == "weight":
-                raise RecipeError(
+                raise wrong_space(
                     f"{where}: {name!r} is a model, and {self.name} adds a difference there; use subtract to make one, "
                     "or add_difference, which takes the two models"
                 )
@@ -233,7 +240,7 @@ class Method:
         alike = given[1:] if self.result == "first" else given
         for name, space in alike:
             if space != alike[0][1]:
-                raise RecipeError(
+                raise wrong_space(
                     f"{where}: {alike[0][0]!r} is {_SPACE_NAMES[alike[0][1]]} and {name!r} is {_SPACE_NAMES[space]}; "
                     f"{self.name} cannot mix them: add the difference to a model first (task_arithmetic, add)"
                 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from told import raising
 
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.families.presets import is_preset, lbw_preset, lbw_preset_names, preset, preset_names
@@ -98,7 +99,7 @@ def test_case_and_the_spelling_of_reverse_do_not_matter(written, name):
 
 def test_an_unknown_preset_is_told_the_nearest():
     assert not is_preset("REVERSE_GRAD_V")
-    with pytest.raises(LabelError, match=r"'GRAD_W' \(did you mean 'GRAD_V' or 'GRAD_A'\?\)"):
+    with raising("", LabelError, ["'GRAD_W'", "'GRAD_V'", "'GRAD_A'"]):
         preset("GRAD_W", "sd1")
     with pytest.raises(LabelError, match=r"GRAD_V.*GRAD_A"):
         preset("zzz", "sd1")
@@ -128,7 +129,7 @@ def test_lora_presets_reach_locon_by_label_and_sdxl_where_they_are_constant():
     assert lbw_preset("OUTALL", 26, missing=1.0)[1] == 1.0
     assert lbw_preset("ALL", 12) == (1.0,) * 12
     assert lbw_preset("NONE", 20) == (0.0,) * 20
-    with pytest.raises(LabelError, match="17 or 26 values"):
+    with raising("", LabelError, ["17", "26"]):
         lbw_preset("MIDD", 12)
     with pytest.raises(LabelError, match="'OUTS'"):
         lbw_preset("OUTZ")

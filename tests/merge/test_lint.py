@@ -11,6 +11,7 @@ import torch
 from lint_reports import changed, checks, the
 from places import place
 from safetensors.torch import load_file, save_file
+from told import names
 
 from unetscope.checkpoints.demo import write_demo
 from unetscope.checkpoints.families import layout
@@ -102,7 +103,7 @@ def test_steps_that_are_each_sound_may_add_up_to_too_much(recipe):
         "two": {"method": "add_difference", "inputs": ["one", "b", "base"], "alpha": 1.5},
     }
     found = [f for f in lint(recipe("a b base", steps)).findings if check_of(f) == "range"]
-    assert {"3 in unet" in f.text for f in found if f.subject == ("b",) and "unet" in f.text} == {True}
+    assert {names(f.text, "3", "unet") for f in found if f.subject == ("b",) and "unet" in f.text} == {True}
     assert {f.subject for f in found} == {("b",), ("base",)}
 
 
@@ -146,15 +147,15 @@ def test_one_file_under_two_names_is_found(folder, recipe, tmp_path):
     os.link(folder / "a.safetensors", tmp_path / "hard.safetensors")
     report = lint(recipe("a twin", {"mix": {"method": "weighted_sum", "inputs": ["a", "twin"]}},
                          paths={"twin": tmp_path / "hard.safetensors"}))  # fmt: skip
-    assert the(report, "twice").subject == ("a", "twin") and "same file" in the(report, "twice").text
+    assert the(report, "twice").subject == ("a", "twin") and the(report, "twice").code == "twice.file"
 
 
 def test_equal_weights_in_another_file_are_found(folder, recipe, tmp_path):
     wide = changed(folder / "a.safetensors", tmp_path / "wide.safetensors",
                    lambda k, t: t.float() if t.is_floating_point() else None)  # fmt: skip
     made = recipe("a wide", {"mix": {"method": "weighted_sum", "inputs": ["a", "wide"]}}, paths={"wide": wide})
-    assert "sampled" in the(lint(made), "twice").text
-    assert "fingerprints" in the(lint(made, deep=True), "twice").text
+    assert the(lint(made), "twice").code == "twice.weights"
+    assert the(lint(made, deep=True), "twice").code == "twice.file"
 
 
 def test_models_that_predict_differently_are_found(folder, recipe, tmp_path):
@@ -199,7 +200,7 @@ def test_an_inpainting_model_belongs_first(recipe, tmp_path, folder):
 def test_an_output_of_fewer_digits_is_told(recipe, folder, tmp_path):
     step = {"mix": {"method": "uniform", "inputs": ["a", "b"]}}
     found = the(lint(recipe("a b", step, output={"dtype": "fp8_e4m3"})), "dtype")
-    assert found.severity == "warning" and "3 binary digits" in found.text
+    assert found.severity == "warning" and names(found.text, "3", "fp8_e4m3")
     assert "dtype" not in checks(lint(recipe("a b", step)), "note", "warning")
     assert the(lint(recipe("a b", step, output={"dtype": "bf16"})), "dtype").severity == "note"
 
