@@ -66,6 +66,7 @@ _CODES = """
     unused: by_result weight
     vae: averaged odd
     vector: length middle not_finite
+    weights: default_unused empty scale_unused two_sources
 """
 
 

@@ -50,7 +50,7 @@ from ..checkpoints.families.conventions import CONVENTIONS, DEFAULT_CONVENTION, 
 from ..checkpoints.families.presets import is_lbw_preset, is_preset, lbw_preset, lbw_preset_names, preset, preset_names
 from ..checkpoints.text import shown
 from .selectors import BASE, Selector, denoiser_words, is_block, parse_selector
-from .weights_text import only_elements, parse_weights, plain_from_text, split_line
+from .weights_text import empty_weights, only_elements, parse_weights, plain_from_text, split_line
 
 __all__ = ["BlockWeights", "Gradient", "ResolvedWeights", "WeightLine", "parse_weights"]
 
@@ -328,20 +328,21 @@ def _parse_mapping(value: Any, mapping: Mapping, chosen: Convention) -> BlockWei
         else:
             lines.append(_line(name, given))
     if not mapping:
-        raise RecipeError(
-            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'"
-        )
+        raise empty_weights()
     if "convention" in options:
         chosen = convention_named(options["convention"])
     if "preset" in options and "vector" in options:
-        raise RecipeError("Block weights have both a preset and a vector; give one of them")
+        raise RecipeError("Block weights have both a preset and a vector; give one of them", code="weights.two_sources")
     started = "preset" in options or "vector" in options
     if started and "default" in options:
         raise RecipeError(
-            "Block weights have a default as well as a vector or preset, which leaves nothing to it; drop one"
+            "Block weights have a default as well as a vector or preset, which leaves nothing to it; drop one",
+            code="weights.default_unused",
         )
     if not started and "scale" in options:
-        raise RecipeError("Block weights have a scale but no vector or preset that it could multiply")
+        raise RecipeError(
+            "Block weights have a scale but no vector or preset that it could multiply", code="weights.scale_unused"
+        )
     start: tuple[float, ...] | str | None = None
     if "preset" in options:
         start, chosen = options["preset"], _reads_preset(options["preset"], chosen)

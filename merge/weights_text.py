@@ -15,6 +15,12 @@ from ..checkpoints.text import unreadable
 _MAX_BYTES = 1_000_000
 
 
+def empty_weights() -> RecipeError:
+    """Block weights that say nothing."""
+    text = "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'"
+    return RecipeError(text, code="weights.empty")
+
+
 def parse_weights(text: str, base_dir: str | Path | None = None) -> Any:
     """Block weights given on a command line, as plain data for a recipe.
 
@@ -38,9 +44,7 @@ def plain_from_text(text: str) -> float | list[float] | str | dict[str, Any]:
     """A number, vector, lines or, failing these, a preset's name."""
     text = text.strip()
     if not text:
-        raise RecipeError(
-            "Block weights are empty; give a number, a vector, a preset or lines such as 'IN04-IN08: 0.7'"
-        )
+        raise empty_weights()
     if text.startswith("@"):
         raise RecipeError(f"{text!r} names a file of block weights, which the command line reads but a recipe does not")
     if numbers := _numbers(text.replace(";", " ")):

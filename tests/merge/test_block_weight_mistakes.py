@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 from places import UNET_LABELS
+from told import raising
 
 from unetscope.checkpoints.errors import LabelError
 from unetscope.checkpoints.families.conventions import CONVENTIONS
@@ -15,64 +16,64 @@ KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.we
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "code", "about"),
     [
-        ({"IN44": 1}, "Unknown block.*'IN44'.*did you mean 'IN04'"),
-        ({"attn3": 1}, "'attn3'.*did you mean 'attn"),
-        ({"IN08-IN04": 1}, "runs backwards; write IN04-IN08"),
-        ({"IN00-IN12": 1}, "'IN12' is none"),
-        ({"EMA": 1}, "copied from the first model"),
-        ({"NOT": 1}, "name no block"),
-        ({"IN04": float("nan")}, "'IN04' has to be a finite number"),
-        ({"IN04": True}, "has to be a number, found True"),
-        ({"IN04": "lots"}, "has to be a number, found 'lots'"),
-        ({"IN04": None}, "has to be a number, found None"),
-        ({"IN04": {"gradient": [1]}}, "two or more numbers"),
-        ({"IN04": {"gradient": [0, 1], "curve": "round"}}, "'round'; known are linear and cosine"),
-        ({"IN04": {"grad": [0, 1]}}, "unknown part 'grad'"),
-        ({"BASE": {"gradient": [0, 1]}}, "not over BASE"),
-        ({4: 1}, "4 name no block"),
-        ({}, "are empty"),
-        ("", "are empty"),
-        ("GRAD_W", "did you mean 'GRAD_V'"),
-        ({"preset": 3}, "Unknown preset 3"),
-        ({"preset": "GRAD_V", "vector": [0] * 26}, "both a preset and a vector"),
-        ({"preset": "GRAD_V", "default": 1}, "default"),
-        ({"scale": 2, "IN04": 1}, "no vector or preset"),
-        ({"convention": "automatic", "IN04": 1}, "Unknown convention 'automatic'"),
-        ([0.5] * 25 + ["x"], "Value 25 of the weight vector"),
-        ({"/(/": 1}, "cannot be read"),
-        ({"/abc": 1}, "between slashes"),
-        (10**400, "finite"),
-        ([10**5000] * 26, "a huge int"),
-        ("@weights.txt", "names a file"),
-        ("IN04: ", "has no weight"),
-        ("IN04: {gradient: [0", "YAML"),
-        (object(), "has to be a number"),
+        ({"IN44": 1}, "", ["'IN44'", "'IN04'"]),
+        ({"attn3": 1}, "", ["'attn3'", "'attn'"]),
+        ({"IN08-IN04": 1}, "", ["'IN08-IN04'", "IN04-IN08"]),
+        ({"IN00-IN12": 1}, "", ["'IN00-IN12'", "'IN12'", "'IN11'"]),
+        ({"EMA": 1}, "", ["EMA"]),
+        ({"NOT": 1}, "", ["'NOT'"]),
+        ({"IN04": float("nan")}, "", ["'IN04'", "nan"]),
+        ({"IN04": True}, "", ["'IN04'", "True"]),
+        ({"IN04": "lots"}, "", ["'IN04'", "'lots'"]),
+        ({"IN04": None}, "", ["'IN04'", "None"]),
+        ({"IN04": {"gradient": [1]}}, "", ["'IN04'", "[1]", "{gradient: [0, 1]}"]),
+        ({"IN04": {"gradient": [0, 1], "curve": "round"}}, "", ["'IN04'", "'round'"]),
+        ({"IN04": {"grad": [0, 1]}}, "", ["'IN04'", "'grad'", "{gradient: [0, 1], curve: linear}"]),
+        ({"BASE": {"gradient": [0, 1]}}, "", ["'BASE'", "IN", "M00", "OUT"]),
+        ({4: 1}, "", ["4", "IN04", "OUT00-OUT03"]),
+        ({}, "weights.empty", []),
+        ("", "weights.empty", []),
+        ("GRAD_W", "", ["'GRAD_W'", "'GRAD_V'"]),
+        ({"preset": 3}, "", ["3"]),
+        ({"preset": "GRAD_V", "vector": [0] * 26}, "weights.two_sources", []),
+        ({"preset": "GRAD_V", "default": 1}, "weights.default_unused", []),
+        ({"scale": 2, "IN04": 1}, "weights.scale_unused", []),
+        ({"convention": "automatic", "IN04": 1}, "", ["'automatic'", "'automb'"]),
+        ([0.5] * 25 + ["x"], "", ["25", "'x'"]),
+        ({"/(/": 1}, "", ["'/(/'"]),
+        ({"/abc": 1}, "", ["'/abc'"]),
+        (10**400, "", ["1" + "0" * 37]),
+        ([10**5000] * 26, "", ["0"]),
+        ("@weights.txt", "", ["'@weights.txt'"]),
+        ("IN04: ", "", ["'IN04:'"]),
+        ("IN04: {gradient: [0", "", ["'IN04'", "YAML"]),
+        (object(), "", ["object"]),
     ],
 )
-def test_a_mistake_is_named_when_the_weights_are_read(value, said):
-    with pytest.raises(LabelError, match=said):
+def test_a_mistake_is_named_when_the_weights_are_read(value, code, about):
+    with raising(code, LabelError, about):
         BlockWeights.parse(value)
 
 
 @pytest.mark.parametrize(
-    ("value", "family", "said"),
+    ("value", "family", "about"),
     [
-        ([0.5] * 7, "sd1", "7 values fits no architecture"),
-        ([0.5] * 27, "sd1", "27 values.*'automb'"),
-        ({"IN09": 1}, "sdxl", "SDXL has no IN09 .*IN00-IN08, M00, OUT00-OUT08, OUT"),
-        ({"IN04-IN11": 1}, "sdxl", "SDXL has no IN11"),
-        ({"IN1*": 1}, "sdxl", "fits no block of SDXL"),
-        ({"LABEL_EMB": 1}, "sd1", "SD1 has no LABEL_EMB.*CLIP_L, TIME_EMBED"),
-        ({"CLIP_G": 1}, "sd1", "SD1 has no CLIP_G"),
-        ([0.5] * 26, "sdxl", "20, 19 or 21 values; it is one for SD1"),
-        ([0.5] * 20, "sd2", "26 or 25 values"),
+        ([0.5] * 7, "sd1", ["7", "26", "25", "20", "19", "21"]),
+        ([0.5] * 27, "sd1", ["27", "'automb'"]),
+        ({"IN09": 1}, "sdxl", ["SDXL", "IN09", "IN00-IN08, M00, OUT00-OUT08, OUT"]),
+        ({"IN04-IN11": 1}, "sdxl", ["SDXL", "IN11"]),
+        ({"IN1*": 1}, "sdxl", ["'IN1*'", "SDXL"]),
+        ({"LABEL_EMB": 1}, "sd1", ["SD1", "LABEL_EMB", "CLIP_L, TIME_EMBED"]),
+        ({"CLIP_G": 1}, "sd1", ["SD1", "CLIP_G"]),
+        ([0.5] * 26, "sdxl", ["SDXL", "20", "19", "21", "SD1"]),
+        ([0.5] * 20, "sd2", ["SD2", "26", "25"]),
     ],
 )
-def test_what_an_architecture_lacks_is_named_when_it_is_known(value, family, said):
+def test_what_an_architecture_lacks_is_named_when_it_is_known(value, family, about):
     parsed = BlockWeights.parse(value)
-    with pytest.raises(LabelError, match=said):
+    with raising("", LabelError, about):
         parsed.resolve(family)
 
 
@@ -124,7 +125,7 @@ def test_nothing_but_label_errors_comes_out_of_nonsense(value, convention):
     "given_weights", [3.5e38, -1e39, {"IN04": 1e300}, {"IN00-OUT11": {"gradient": [0, 1e39]}}, "1e39"]
 )
 def test_a_weight_beyond_fp32_is_refused(given_weights):
-    with pytest.raises(LabelError, match=r"at most 3\.4e\+38"):
+    with pytest.raises(LabelError, match=r"3\.4e\+38"):
         BlockWeights.parse(given_weights)
 
 
