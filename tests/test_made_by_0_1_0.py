@@ -32,6 +32,7 @@ from made_by_0_1_0.small_models import (
     write_model,
     write_safetensors,
 )
+from samples import others_long
 
 from unetscope.cli import main
 from unetscope.merge import Recipe, merge
@@ -125,14 +126,15 @@ def lacking(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def groups() -> dict[str, list[str]]:
-    """Recipes by the first word of their names: a test each, not two hundred."""
+    """Recipes by the first word of their names, methods with options or by block apart: a test each, not two hundred."""
     found: dict[str, list[str]] = {}
     for name in RECIPES:
-        found.setdefault(name.split("-")[0], []).append(name)
+        kind, _, rest = name.partition("-")
+        found.setdefault(f"{kind} varied" if "-by-block" in rest or "=" in rest else kind, []).append(name)
     return found
 
 
-@pytest.mark.parametrize("group", groups())
+@pytest.mark.parametrize("group", others_long(groups(), lambda group: not group.endswith("varied")))
 def test_recipes_come_to_the_same_tensors(group, old, tmp_path):
     wrong = []
     for name in groups()[group]:

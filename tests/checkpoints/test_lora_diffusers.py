@@ -167,6 +167,7 @@ def test_diffusers_adds_what_was_extracted(tmp_path, family, style):
 
 
 @pytest.mark.one_by_one
+@pytest.mark.one_by_one
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("options", ["plain", "use_rslora", "use_dora", "patterns"])
 def test_what_diffusers_saves_of_a_training_is_read_with_its_scales(tmp_path, family, options):

@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 def _strings():
     """Every string of the product's code, and the codes of all notices that stand in full where they are made."""
     strings, codes = Counter(), set()
+    outside = ("tests", "benchmarks", "docs", "examples", "notebooks", "build", "dist")
     for path in ROOT.rglob("*.py"):
-        if path.relative_to(ROOT).parts[0] in ("tests", "benchmarks", "docs", "examples", "notebooks"):
+        first = path.relative_to(ROOT).parts[0]
+        if first in outside or first.startswith("."):  # an environment may stand in the root
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
