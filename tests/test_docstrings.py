@@ -15,7 +15,7 @@ import pytest
 import unetscope
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("benchmarks", "docs", "examples", "notebooks", "tests")
+OUTSIDE = ("benchmarks", "build", "dist", "docs", "examples", "notebooks", "tests")
 API = runpy.run_path(str(ROOT / "docs" / "api.py"))
 ROOMS = list(API["rooms"]())
 
