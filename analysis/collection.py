@@ -243,10 +243,6 @@ def compare(
 
     Example:
         >>> from unetscope.checkpoints import open_checkpoint
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> with open_checkpoint("a.safetensors") as a, open_checkpoint("b.safetensors") as b:
         ...     found = compare([a, b])
         >>> found.distances().round(2)  # the root of 48 squares of 2

@@ -115,10 +115,6 @@ def diff(
 
     Example:
         >>> from unetscope.checkpoints import open_checkpoint
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> with open_checkpoint("a.safetensors") as a, open_checkpoint("b.safetensors") as b:
         ...     found = diff(a, b)
         >>> print(found.table("label")[["label", "relative_l2", "changed"]])  # all of it, by twice of what was there

@@ -156,10 +156,6 @@ def gram_matrices(
 
     Example:
         >>> from unetscope.checkpoints import open_checkpoint
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> with open_checkpoint("a.safetensors") as a, open_checkpoint("b.safetensors") as b:
         ...     gram_matrices([a, b]).total().tolist()
         [[48.0, 144.0], [144.0, 432.0]]

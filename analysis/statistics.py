@@ -135,10 +135,7 @@ def measure(
 
     Example:
         >>> from unetscope.checkpoints import open_checkpoint
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> save_file({f"layers.{n}.weight": np.full((4, 4), n, np.float32) for n in range(3)}, "a.safetensors")
-        >>> with open_checkpoint("a.safetensors") as model:
+        >>> with open_checkpoint("c.safetensors") as model:
         ...     print(measure(model).table("label")[["label", "mean", "zeros"]])
               label  mean  zeros
         0  LAYERS00   0.0    1.0

@@ -18,7 +18,8 @@ from typing import Any
 _HEAD = """\
 # The rooms from Python
 Written by `make docs` from the docstrings of what each room names in its `__init__`. Only the beginning of each stands here;
-`help(name)` has the rest: arguments, units, errors, and examples, which the tests run.
+`help(name)` has the rest: arguments, units, errors, and examples, which the tests run. These find three files of three layers:
+`a.safetensors` is full of ones, `b.safetensors` of threes, and in `c.safetensors` layer n is full of n.
 
 """
 _LONGEST = 100

@@ -73,10 +73,6 @@ def merge(
     Example:
         >>> from unetscope.checkpoints import open_checkpoint
         >>> from unetscope.merge import Recipe
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"LAYERS01": 0.5}}
         >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
         >>> report = merge(Recipe.parse({"models": models, "steps": {"mix": step}}), "mix.safetensors")
@@ -111,10 +107,6 @@ def dry_run(recipe: Recipe, output: Path | str, *, threads: int | None = None, o
 
     Example:
         >>> from unetscope.merge import Recipe
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": {"LAYERS01": 0.5}}
         >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
         >>> report = dry_run(Recipe.parse({"models": models, "steps": {"mix": step}}), "mix.safetensors")

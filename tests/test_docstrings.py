@@ -10,7 +10,9 @@ import runpy
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import unetscope
 
@@ -18,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("benchmarks", "build", "dist", "docs", "examples", "notebooks", "tests")
 API = runpy.run_path(str(ROOT / "docs" / "api.py"))
 ROOMS = list(API["rooms"]())
+# The files that examples find: the number that fills each of three layers, as the page of rooms says.
+FILES = {"a.safetensors": (1, 1, 1), "b.safetensors": (3, 3, 3), "c.safetensors": (0, 1, 2)}
 
 
 def modules_with_examples() -> list[str]:
@@ -31,6 +35,8 @@ def modules_with_examples() -> list[str]:
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_examples_in_docstrings_do_what_they_say(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for file, values in FILES.items():
+        save_file({f"layers.{n}.weight": np.full((4, 4), x, np.float32) for n, x in enumerate(values)}, file)
     # Of an error its class counts: a sentence may be put better.
     result = doctest.testmod(import_module(name), optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert result.attempted > 0 and result.failed == 0

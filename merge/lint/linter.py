@@ -120,10 +120,6 @@ def lint(
 
     Example:
         >>> from unetscope.merge import Recipe
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> step = {"method": "weighted_sum", "inputs": ["a", "b"], "alpha": 3}
         >>> models = {"a": "a.safetensors", "b": "b.safetensors"}
         >>> found = lint(Recipe.parse({"models": models, "steps": {"mix": step}}))

@@ -124,10 +124,6 @@ def extract_lora(
             each other, an output that cannot be written.
 
     Example:
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> for name, value in {"a": 1, "b": 3}.items():
-        ...     save_file({f"layers.{n}.weight": np.full((4, 4), value, np.float32) for n in range(3)}, f"{name}.safetensors")
         >>> report = extract_lora("b.safetensors", "a.safetensors", "lora.safetensors", rank=1)
         >>> report.modules, round(report.energy, 6)  # the same number everywhere is of rank 1
         (3, 1.0)
