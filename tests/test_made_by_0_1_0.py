@@ -1,5 +1,5 @@
 """What people made with version 0.1.0 is read: recipes, studies, run folders, journals, metadata, caches, the app's records, and
-what scripts know of the commands. `made_by_0_1_0/` holds it, with the script that made it.
+what scripts know of the commands. `made_by_0_1_0/` holds it.
 
 Everything goes through the command line and the names that rooms offer, wherever their code stands. Assertions compare codes,
 numbers and fields with what 0.1.0 wrote down, not with its sentences.
