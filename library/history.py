@@ -136,7 +136,7 @@ def _our_recipe(metadata: Mapping[str, str]) -> tuple[dict, dict[str, str]] | No
         return None
     if not isinstance(recipe, dict) or not isinstance(recipe.get("models"), dict):
         return None
-    return recipe, _hashes_by_name(_json(metadata.get("unetscope.inputs")))
+    return recipe, _hashes_by_name(json_or_none(metadata.get("unetscope.inputs")))
 
 
 def _recorded_later(recipe: dict, hashes: Mapping[str, str]) -> bool:
@@ -278,11 +278,12 @@ def _huge(value: Any) -> bool:
 
 def _object(text: Any) -> dict:
     """A JSON object, given as one or as its text; empty for anything else."""
-    value = _json(text) if isinstance(text, str) else text
+    value = json_or_none(text) if isinstance(text, str) else text
     return value if isinstance(value, dict) else {}
 
 
-def _json(text: str | None) -> Any:
+def json_or_none(text: str | None) -> Any:
+    """What a text of somebody else's says as JSON; None where it is not JSON."""
     try:
         return json.loads(text or "null")
     except (ValueError, RecursionError):

@@ -6,11 +6,12 @@ Read are `x.sha256` (as sha256sum writes it), the JSON of a model site or manage
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from .history import json_or_none
 
 _LIMIT = 4 << 20
 _CACHE_LIMIT = 64 << 20
@@ -41,7 +42,7 @@ def claims_beside(path: Path, size: int) -> list[Claim]:
             found.append(Claim(digest, sums.name))
         for ending in _JSON_ENDINGS:
             sidecar = path.with_name(stem + ending)
-            if digest := _from_json(_json(_text(sidecar, _LIMIT)), path.name, size):
+            if digest := _from_json(json_or_none(_text(sidecar, _LIMIT)), path.name, size):
                 found.append(Claim(digest, sidecar.name))
     return found
 
@@ -51,7 +52,7 @@ class WebUICache:
 
     def __init__(self, path: Path):
         self.name = path.name
-        hashes = _object(_json(_text(path, _CACHE_LIMIT))).get("hashes")
+        hashes = _object(json_or_none(_text(path, _CACHE_LIMIT))).get("hashes")
         self._by_name: dict[str, list[tuple[PurePosixPath, float, str]]] = {}
         for key, entry in _object(hashes).items():
             digest, changed = _digest(_object(entry).get("sha256")), _object(entry).get("mtime")
@@ -119,13 +120,6 @@ def _last(path: str) -> str:
 
 def _object(value: Any) -> dict:
     return value if isinstance(value, dict) else {}
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return json.loads(text or "null")
-    except (ValueError, RecursionError):
-        return None
 
 
 def _text(path: Path, limit: int) -> str | None:
