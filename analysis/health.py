@@ -15,6 +15,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dtypes import DTYPES
 from ..checkpoints.families.parts.position_ids import is_position_ids
 from ..checkpoints.notices import Notice, worst_first
+from ..checkpoints.text import some
 from ..library.health import TensorValues, findings, look_at_position_ids
 from .grouping import is_weight
 from .statistics import Statistics
@@ -121,5 +122,4 @@ def _tensors(rows: pd.DataFrame) -> str:
     if len(rows) == 1:
         return f"the tensor {first}"
     labels = list(dict.fromkeys(rows["label"]))
-    shown = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
-    return f"{len(rows)} tensors ({shown}; first {first})"
+    return f"{len(rows)} tensors ({some(labels, 4)}; first {first})"

@@ -103,7 +103,7 @@ class Blocks:
     def __init__(self, count: int, length: int):
         self._length = min(length, BLOCK)
         self._count = count
-        self._narrow = np.empty((count, self._length), np.float32)
+        self._narrow = np.empty(count * self._length, np.float32)
         self._wide: np.ndarray | None = None
 
     def split(self, tensor: Aligned, rows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
@@ -116,15 +116,17 @@ class Blocks:
         elements = rows[0].size // dtypes[0].size
         for start in range(0, elements, self._length):
             n = min(self._length, elements - start)
-            for row, dtype, out in zip(rows, dtypes, buffer, strict=False):
-                _decode(row[start * dtype.size : (start + n) * dtype.size], dtype, out[:n])
-            yield buffer[: len(rows), :n]
+            # Without gaps, however short the last block is: kernels take no other arrays.
+            block = buffer[: len(rows) * n].reshape(len(rows), n)
+            for row, dtype, out in zip(rows, dtypes, block, strict=True):
+                _decode(row[start * dtype.size : (start + n) * dtype.size], dtype, out)
+            yield block
 
     def _buffer(self, dtypes: Sequence[DType]) -> np.ndarray:
         if all(dtype.is_float and dtype.name != "F64" for dtype in dtypes):
             return self._narrow
         if self._wide is None:
-            self._wide = np.empty((self._count, self._length))
+            self._wide = np.empty(self._count * self._length)
         return self._wide
 
 

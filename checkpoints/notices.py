@@ -20,6 +20,7 @@ _CODES = """
     convert: kept lacking noise_unmarked not_finite nothing_left too_large
     difference: base_lacking
     diffusers: absent depth_estimator lacking prediction_guessed tokenizers
+    draft: unfinished
     dtype: fewer_digits
     ema: not_read
     encoding: not_decoded
@@ -38,6 +39,7 @@ _CODES = """
         own_ancestor own_recipe parameter parameter_unused parameter_without_effect parts_alone printed_lines random
         record_broken record_not_unrolled refused release revision rounding rows_unread sampling setting shares
         tensors_not_merged vae_copied vae_not_found vae_of_inner vote_sgn web_ui_rounding worked_dtype
+    index: ambiguous
     inpainting: not_first
     journal: anew damaged tensors_damaged
     kernels: not_kept
@@ -59,6 +61,7 @@ _CODES = """
         space too_deep unknown_field unknown_name value weights
     refused: by_merge
     rounding: lost
+    search: damaged_journal no_image out_of_order
     text_encoder: copies
     total: not_one
     twice: file weights

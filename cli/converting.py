@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..checkpoints.text import file_size
+from ..checkpoints.text import counted, file_size, some
 from .arguments import Json, Overwrite, Threads, WrittenDType
 from .screen import progress, say, show_json
 
@@ -41,7 +41,6 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write a checkpoint in another format, dtype or layout, pruned or repaired."""
-    from ..checkpoints.text import counted
     from ..merge.convert import convert as converted
 
     with progress("converting") as moved:
@@ -64,7 +63,7 @@ def convert(
     kinds = ", ".join(f"{count:,} {change}" for change, count in report.dtypes.items())
     say(f"{report.architecture}: {counted(report.tensors, 'tensor')} ({kinds})")
     for reason, keys in report.dropped.items():
-        say(f"left out, {reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+        say(f"left out, {reason}: {len(keys):,} ({some(keys)})")
     if report.filled:
         say(f"from the donor: {len(report.filled):,} tensors")
     for note in report.notes:

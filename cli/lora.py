@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..checkpoints.text import counted, file_size
+from ..checkpoints.text import counted, file_size, some
 from .arguments import Json, Overwrite
 from .merging import Options, Output, _with_common, carry_out
 from .screen import progress, say, show_json, show_table, warn
@@ -255,7 +255,7 @@ def _show(report: LoraReport, json: bool) -> None:
             rows,
         )
     for reason, keys in report.left_out.items():
-        say(f"left out, {reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+        say(f"left out, {reason}: {len(keys):,} ({some(keys)})")
     for notice in report.notes:
         warn(str(notice))
     total = f", error {report.error:.3%}, energy kept {report.energy:.3%}" if report.labels else ""

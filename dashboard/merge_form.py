@@ -27,7 +27,7 @@ def components_for(family: Family | None = None) -> dict[str, str]:
 
 
 # The code of an error that says which models are still to be chosen.
-UNFINISHED = "unfinished"
+UNFINISHED = "draft.unfinished"
 
 
 @dataclass(frozen=True)

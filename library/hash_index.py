@@ -127,7 +127,7 @@ class HashIndex:
                 suffix and folder do not count, but decide between several), or the web UI's `name [hash]`.
 
         Raises:
-            UnetscopeError: it fits several files that are not copies of one another (code `ambiguous`).
+            UnetscopeError: it fits several files that are not copies of one another (code `index.ambiguous`).
         """
         text = text.strip()
         title = _TITLE.match(text)
@@ -195,7 +195,7 @@ def _only(text: str, files: list[IndexedFile]) -> Path:
     if len({file.real for file in files}) > 1 and len({file.sha256 or file.real for file in files}) > 1:
         paths = ", ".join(str(file.path) for file in files)
         said = f"{text}: fits {len(files)} different files: {paths}; name one by its path or SHA-256"
-        raise UnetscopeError(said, code="ambiguous")
+        raise UnetscopeError(said, code="index.ambiguous")
     return files[0].path
 
 

@@ -11,8 +11,8 @@ class SearchError(UnetscopeError):
 
 # Codes of a `SearchError`.
 # What makes or scores images fails for good, whatever the model: the search stops, and `--resume` tries the point again.
-OUT_OF_ORDER = "out_of_order"
+OUT_OF_ORDER = "search.out_of_order"
 # A model makes no image (NaN, all black): its trial has failed, others may do better, so the search continues.
-NO_IMAGE = "no_image"
+NO_IMAGE = "search.no_image"
 # The run folder's journal makes no sense; what was measured stands in trials/.
-DAMAGED_JOURNAL = "damaged_journal"
+DAMAGED_JOURNAL = "search.damaged_journal"

@@ -13,7 +13,7 @@ from ..families import Family, family_of
 from ..recognition.architecture import known_id, recognise
 from ..recognition.other_models import foreign_model, name_forms
 from ..tensors import Shape
-from ..text import counted
+from ..text import counted, some
 from .names import Named, Style, Target, has_own_names, lora_families, module_shape, reader_for
 from .numbered import NAME, is_numbered, numbered_targets
 from .own import dotted, own_names
@@ -157,15 +157,16 @@ def _refuse_strangers(
                 f"{path}: expected a LoRA, found {found.name}; a LoRA can be extracted from it and its base"
             )
         if not strangers:
-            some = ", ".join(list(shapes)[:3]) or "no tensors"
-            raise CheckpointError(f"{path}: expected a LoRA for {ids}, found no name of one ({some}); it is not a LoRA")
+            names = ", ".join(list(shapes)[:3]) or "no tensors"
+            raise CheckpointError(
+                f"{path}: expected a LoRA for {ids}, found no name of one ({names}); it is not a LoRA"
+            )
     if _of_no_family(strangers, modules):
         of_all = list(dict.fromkeys([name for name in strangers if not _TEXT.match(name)] or strangers))
         shown = foreign_model(name_forms([dotted(name) for name in of_all]), has_unet=False)
         whose = f"one for another architecture, {shown}" if shown else "layers that none of these has"
         raise CheckpointError(
-            f"{path}: expected a LoRA for {ids}, found {whose}: {counted(len(of_all), 'layer')}, {', '.join(of_all[:2])}"
-            f"{', ...' if len(of_all) > 2 else ''}"
+            f"{path}: expected a LoRA for {ids}, found {whose}: {counted(len(of_all), 'layer')}, {some(of_all, 2)}"
         )
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _strings():
-    """Every string of the product's code, and the codes of all notices that stand in full where they are made."""
+    """Every string of the product's code, and the codes of all notices and errors that stand in full where they are made."""
     strings, codes = Counter(), set()
     outside = ("tests", "benchmarks", "docs", "examples", "notebooks", "build", "dist")
     for path in ROOT.rglob("*.py"):
@@ -28,6 +28,8 @@ def _strings():
                 strings[node.value] += 1
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Notice":
                 codes |= {n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant) and "." in n.value}
+            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                codes.add(node.value.value)
     return strings, codes
 
 

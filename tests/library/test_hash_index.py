@@ -141,7 +141,7 @@ def test_a_name_of_several_models_is_an_error_that_lists_them(folder):
     index = HashIndex.load([folder])
     with pytest.raises(UnetscopeError, match="fits 2 different files") as error:
         index.find("one")
-    assert error.value.code == "ambiguous"
+    assert error.value.code == "index.ambiguous"
     assert all(str(path) in str(error.value) for path in (folder / "sd" / "One.safetensors", other))
     # What is typed beyond the name decides.
     assert index.find("one.ckpt") == other
