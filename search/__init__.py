@@ -17,6 +17,7 @@ In the order in which data passes:
 - `storage`, `journal`: the optimiser's memory
 - `confirmation`: the best ones on images that the search never saw
 - `overview`, `importance`, `plots`, `report`, `report_page`: what people see of it
+- `errors`: what is told when it cannot continue
 """
 
 from typing import TYPE_CHECKING
