@@ -2,7 +2,7 @@
 
 A study (YAML) names a recipe with free numbers, payloads, a generator, a reward and a budget; everything that is learnt goes
 into a run folder. `search(Study.load(path), folder)` runs one, `RunFolder(folder)` reads what came of it.
-This room uses those below it: `merge`, `diagrams`, `analysis`, `library` and `checkpoints`.
+This room uses `merge`, `diagrams`, `analysis` and `checkpoints`, and nothing above them.
 
 In the order in which data passes:
 
