@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _DRAWN_NODES = 60
 
 
-def show_history(history: HistoryNode | None, key: str) -> None:
+def show_history(history: HistoryNode | None) -> None:
     """The tree, or that none is recorded."""
     if history is None:
         st.info(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.errors import UnetscopeError
-from ..checkpoints.hashes import cache_folder
+from ..checkpoints.files.cache import cache_folder
 from .library import identity_of
 from .state_files import read_json, write_json
 from .tasks import Task

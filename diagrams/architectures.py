@@ -32,8 +32,7 @@ def input_shapes(family: str) -> dict[str, tuple[int, ...]]:
     shapes = {"latent": (1, config["in_channels"], size, size), "timestep": ()}
     shapes["text"] = (1, 77, config["cross_attention_dim"])
     spec = family_of(family).real
-    if (
-        spec.pooled
-    ):  # next to the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner)
+    # Next to the pooled text: original size, crop and target size (SDXL); size, crop and score (refiner).
+    if spec.pooled:
         shapes |= {"pooled text": (1, spec.pooled), "size": (1, spec.size_ids)}
     return shapes

@@ -54,19 +54,17 @@ def run_dot(source: str, output: str = "json") -> str:
     try:
         done = subprocess.run([dot, "-Kdot", f"-T{output}"], input=source.encode(), capture_output=True, check=False)
     except OSError as error:
-        raise UnetscopeError(f"{dot}: cannot be run ({error.strerror or error}); {_named(dot)}") from None
+        raise UnetscopeError(f"{dot}: cannot be run ({error.strerror or error}); {_named()}") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[:1]
-        raise UnetscopeError(
-            f"{dot}: failed to lay out the diagram ({' '.join(reason) or 'no message'}); {_named(dot)}"
-        )
+        raise UnetscopeError(f"{dot}: failed to lay out the diagram ({' '.join(reason) or 'no message'}); {_named()}")
     if not done.stdout.strip():
-        raise UnetscopeError(f"{dot}: answered nothing, as no Graphviz does; {_named(dot)}")
+        raise UnetscopeError(f"{dot}: answered nothing, as no Graphviz does; {_named()}")
     return done.stdout.decode("utf-8", errors="replace")
 
 
-def _named(dot: str) -> str:
-    """Where the path of a `dot` comes from, and what to do."""
+def _named() -> str:
+    """Where the path of the `dot` comes from, and what to do."""
     named = os.environ.get(VARIABLE)
     return f"{VARIABLE} names it: set it to Graphviz's dot or remove it" if named else "install Graphviz again"
 
@@ -103,14 +101,14 @@ def lay_out(graphs: list[tuple[dict[str, Point], list[tuple[str, str]], str]]) -
     answer, decoder, placed = run_dot("\n".join(sources)), json.JSONDecoder(), []
     at = 0
     try:
-        for nodes, edges, _ in graphs:
+        for nodes, _, _ in graphs:
             while answer[at].isspace():
                 at += 1
             data, at = decoder.raw_decode(answer, at)
-            placed.append(_placed(data, nodes, edges))
+            placed.append(_placed(data, nodes))
     except (ValueError, LookupError, TypeError):
         dot = find_dot()
-        raise UnetscopeError(f"{dot}: does not answer as Graphviz does; {_named(dot)}") from None
+        raise UnetscopeError(f"{dot}: does not answer as Graphviz does; {_named()}") from None
     return placed
 
 
@@ -135,7 +133,7 @@ def _longest_path(nodes: list[str], edges: list[tuple[str, str]]) -> set[tuple[s
     return spine
 
 
-def _placed(data: dict, nodes: dict[str, Point], edges: list[tuple[str, str]]) -> Placed:
+def _placed(data: dict, nodes: dict[str, Point]) -> Placed:
     _, _, width, height = map(float, data["bb"].split(","))
     spots = {}
     objects = {thing["name"]: thing for thing in data["objects"]}

@@ -45,7 +45,7 @@ def flow_of(graph: Graph, label: str) -> Flow:
             item = items.setdefault(item.name, item)
             item.nodes.append(node)
         item_of[node.id] = item.name if item else None
-    edges = _contracted(graph, label, item_of, items)
+    edges = _contracted(graph, label, item_of)
     _add_ends(graph, label, item_of, items, edges)
     joined = {end for edge in edges for end in edge}
     items = {name: item for name, item in items.items() if name in joined or item.kind in ("layer", "stack")}
@@ -65,9 +65,7 @@ def _item(node: Node, label: str) -> Item | None:
     return None
 
 
-def _contracted(
-    graph: Graph, label: str, item_of: dict[str, str | None], items: dict[str, Item]
-) -> list[tuple[str, str]]:
+def _contracted(graph: Graph, label: str, item_of: dict[str, str | None]) -> list[tuple[str, str]]:
     """Edges between items of the label, through nodes that are not shown."""
     after: dict[str, list[str]] = {}
     for a, b in graph.edges:

@@ -91,8 +91,6 @@ class Block:
     label: str
     units: list[Unit]
     output: Shape
-    takes_time: bool
-    takes_text: bool
 
     @property
     def params(self) -> int:
@@ -122,17 +120,9 @@ def blocks_of(graph: Graph) -> dict[str, Block]:
         if node.label:
             units.setdefault(node.unit, Unit(node.unit, node.label)).nodes.append(node)
     order = _flow_order(list(units), graph.unit_edges())
-    outputs, sources = _outputs(graph), {}
-    for a, b in graph.block_edges():
-        sources.setdefault(b, set()).add(a)
+    outputs = _outputs(graph)
     return {
-        label: Block(
-            label,
-            [units[name] for name in order if units[name].label == label],
-            outputs.get(label, ()),
-            "TIME_EMBED" in sources.get(label, ()),
-            "input text" in sources.get(label, ()),
-        )
+        label: Block(label, [units[name] for name in order if units[name].label == label], outputs.get(label, ()))
         for label in graph.labels()
     }
 

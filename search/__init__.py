@@ -2,7 +2,7 @@
 
 A study (YAML) names a recipe with free numbers, payloads, a generator, a reward and a budget; everything that is learnt goes
 into a run folder. `search(Study.load(path), folder)` runs one, `RunFolder(folder)` reads what came of it.
-This room uses those below it: `merge`, `diagrams`, `analysis`, `library` and `checkpoints`.
+This room uses `merge`, `diagrams`, `analysis` and `checkpoints`, and nothing above them.
 
 In the order in which data passes:
 
@@ -17,6 +17,7 @@ In the order in which data passes:
 - `storage`, `journal`: the optimiser's memory
 - `confirmation`: the best ones on images that the search never saw
 - `overview`, `importance`, `plots`, `report`, `report_page`: what people see of it
+- `errors`: what is told when it cannot continue
 """
 
 from typing import TYPE_CHECKING

@@ -119,6 +119,11 @@ class Overview:
             found.append((trial.number, best))
         return found
 
+    def called(self, trial: TrialRecord) -> str:
+        """A trial by the baseline that it is, or by its number, and whether it is the best one."""
+        best, name = self.best, trial.baseline or f"trial {trial.number}"
+        return f"best: {name}" if best is not None and best.number == trial.number else name
+
     def images(self, number: int) -> dict[str, Path]:
         """Pictures of a trial by request, as far as they were kept."""
         return RunFolder(self.path).images(number) if self.path.is_dir() else {}
@@ -281,12 +286,22 @@ def verdict_of(overview: Overview) -> tuple[str, str]:
     )
 
 
-def compared(overview: Overview) -> list[TrialRecord]:
-    """The trials whose images are shown side by side: the best one, and the best baselines."""
+def compared(overview: Overview) -> tuple[list[tuple[TrialRecord, dict[str, Path]]], list[str]]:
+    """The images that are shown side by side.
+
+    Returns:
+        a column for the best trial and for each of the best baselines, as far as images of it were kept: the trial, and its images
+        by request; and the requests that the first column has, a row for each.
+    """
     best = overview.best
     if best is None:
-        return []
-    return [best, *[t for t in overview.baselines if t.number != best.number][:MOST_BASELINES]]
+        return [], []
+    trials = [best, *[t for t in overview.baselines if t.number != best.number][:MOST_BASELINES]]
+    columns = [(trial, images) for trial in trials if (images := overview.images(trial.number))]
+    if not columns:
+        return [], []
+    kept = columns[0][1]
+    return columns, [request for request in overview.requests if request in kept] or list(kept)
 
 
 def first(sentences: Sequence[str]) -> list[str]:

@@ -86,6 +86,7 @@ class Setup(Kept):
     layout: dict[Text, list[Whole]] = Field(default_factory=dict)
     parameters: list[FreeParameter] = Field(default_factory=list)
     reward: KeptReward = Field(default_factory=KeptReward)
+    # The panel's requests, by the name that 0.1.0 gave them.
     shots: dict[Text, KeptRequest] = Field(default_factory=dict)
     folder: Text = "."
 

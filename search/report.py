@@ -138,13 +138,11 @@ def _copy_images(overview: Overview, folder: Path, material: Material) -> None:
     """Small copies of the images of the best trial and the baselines, on the prompts that the best one has."""
     from PIL import Image
 
-    columns = [(trial, overview.images(trial.number)) for trial in compared(overview)]
-    columns = [(trial, images) for trial, images in columns if images]
+    columns, requests = compared(overview)
     if not columns:
         if overview.requests:
             material.notes.append("No image of the best trials was kept, so none is shown.")
         return
-    requests = [request for request in overview.requests if request in columns[0][1]] or list(columns[0][1])
     if len(requests) > MOST_REQUESTS:
         material.notes.append(f"{MOST_REQUESTS} of {len(requests)} prompts are shown.")
     material.columns, material.requests = [trial for trial, _ in columns], requests[:MOST_REQUESTS]

@@ -46,14 +46,10 @@ def page(overview: Overview, material: Material, top: int) -> str:
         material: what was drawn and copied for it.
         top: how many of the best trials are listed.
     """
-    names, best = [p.name for p in overview.parameters], overview.best
+    names = [p.name for p in overview.parameters]
     verdict, text = verdict_of(overview)
     confirmed = overview.confirmed or {}
     failed = [f"trial {t.number} failed: {t.note}" for t in overview.trials if t.state == "failed"]
-
-    def called(trial: TrialRecord) -> str:
-        name = trial.baseline or f"trial {trial.number}"
-        return f"best: {name}" if best is not None and trial.number == best.number else name
 
     def time_of(trial: TrialRecord) -> str:
         seconds = sum(overview.costs(trial).values())
@@ -74,7 +70,6 @@ def page(overview: Overview, material: Material, top: int) -> str:
         confirmed=confirmed,
         others=list(dict.fromkeys(name for c in confirmed.get("candidates", ()) for name in c.get("against", ()))),
         notes=[*material.notes, *first(failed)],
-        called=called,
         time_of=time_of,
         values_of=values_of,
     )

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 
 # What has no place in a file's name; workers of a shared storage are called as they like.
-_MOST_NODES = 10
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+# So many searches of an earlier version's tree are named.
+_MOST_NODES = 10
 
 
 class RunFolder:

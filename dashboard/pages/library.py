@@ -206,7 +206,7 @@ def _details(entry: Entry, scan: dict[str, Any] | None) -> None:
     with metadata:
         _metadata(found.metadata)
     with history:
-        show_history(found.history, key=entry.name)
+        show_history(found.history)
     with health:
         _show_health(entry, scan)
 

@@ -202,20 +202,18 @@ def _images(overview: Overview) -> None:
     """The best trial next to the baselines, on the same prompts."""
     from ...search.overview import compared
 
-    shown = [(trial, overview.images(trial.number)) for trial in compared(overview)]
-    shown = [(trial, images) for trial, images in shown if images][:_COLUMNS]
+    shown, requests = compared(overview)
     if not shown:
         if overview.requests:
             st.caption("No images of the best trials were kept.")
         return
     st.subheader(_HEADING, anchor=False)
-    requests = [request for request in overview.requests if request in shown[0][1]] or list(shown[0][1])
     if len(requests) > _REQUESTS:
-        first = st.select_slider("First prompt", requests[: len(requests) - _REQUESTS + 1], key="search first shot")
+        first = st.select_slider("First prompt", requests[: len(requests) - _REQUESTS + 1], key="search first request")
         at = requests.index(first) if first in requests else 0
         requests = requests[at : at + _REQUESTS]
     for column, (trial, _) in zip(st.columns(_COLUMNS), shown, strict=False):
-        column.markdown(f"**{plain(_called(trial, overview))}** · {trial.score:.4g}")
+        column.markdown(f"**{plain(overview.called(trial))}** · {trial.score:.4g}")
     for request in requests:
         about = overview.requests.get(request, {})
         st.caption(plain(f"{request}: {str(about.get('prompt', ''))[:300]}"))
@@ -231,7 +229,7 @@ def _image(column: Any, trial: TrialRecord, request: str, path: Path | None, ove
     score = trial.scores.get(request)
     column.image(
         data, width="stretch", caption=f"{score:.4g}" if score is not None else None,
-        alt=printable(f"{_called(trial, overview)}, {request}"),
+        alt=printable(f"{overview.called(trial)}, {request}"),
     )  # fmt: skip
 
 
@@ -249,12 +247,6 @@ def _thumbnail(path: Path, changed: float) -> bytes | None:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
-
-
-def _called(trial: TrialRecord, overview: Overview) -> str:
-    best = overview.best
-    name = trial.baseline or f"trial {trial.number}"
-    return f"best: {name}" if best is not None and best.number == trial.number else name
 
 
 def _table(overview: Overview) -> None:

@@ -145,8 +145,8 @@ def structural(**facts: Unpack[Facts]) -> _Decorator: ...
 def structural(function=None, /, **facts):
     """A method that chooses among its inputs, key by key.
 
-    Its function takes the inputs' forms and returns a form. `key` is the tensor's; `has` a function that says whether the models
-    of a form have the tensor; `ema` one that gives the form of their EMA copies.
+    Its function takes the inputs' linear combinations and returns one. `key` is the tensor's; `has` a function that says whether
+    the models of a combination have the tensor; `ema` one that gives the combination of their EMA copies.
     """
     return _declared("structural", function, facts)
 

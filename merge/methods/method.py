@@ -105,8 +105,8 @@ class Method:
         variadic: whether any number of models follows.
         parameters: what else it takes, by name.
         function: the formula.
-        supplied: what the engine hands to the formula next to its inputs: `at`, the tensor; `key`, its key; `has`, whether a form
-            has it; `ema`, a form of the models' EMA copies.
+        supplied: what the engine hands to the formula next to its inputs: `at`, the tensor; `key`, its key; `has`, whether a
+            combination has it; `ema`, a combination of the models' EMA copies.
         result: the space of its result: that of all inputs, which must agree (`same`), that of the first (`first`: the others
             must agree), or a difference (`delta`).
         deltas: inputs that must be differences.

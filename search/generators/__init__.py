@@ -3,7 +3,7 @@
 Kinds are imported when a study asks for them. The files:
 
 - `contract`, `settings`, `fields`: what a generator is, how its settings are checked, what it makes of a payload's fields
-- `diffusers_live`, `pipeline`, `tokenizer`, `conditioning`, `live_weights`: diffusers in this process
+- `diffusers_live`, `prompts`, `tokenizer`, `conditioning`, `samplers`, `pipeline`, `live_weights`: diffusers in this process
 - `web_ui`, `web_ui_client`, `trial_files`: a web UI that runs already
 - `python_function`: a function of the user's own
 """

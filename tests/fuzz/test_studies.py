@@ -210,8 +210,8 @@ def test_any_file_of_prompts(tmp_path, folder, file):
     path = tmp_path / f"x.{file[0]}"
     path.write_bytes(file[1])
     try:
-        for shot in image_requests(load_payloads({"from": str(path), "wildcards": "wildcards"}, folder), [1, 2]):
-            assert isinstance(shot.prompt, str)
+        for request in image_requests(load_payloads({"from": str(path), "wildcards": "wildcards"}, folder), [1, 2]):
+            assert isinstance(request.prompt, str)
     except UnetscopeError as error:
         assert str(error)
 

@@ -179,7 +179,7 @@ def test_only_changed_blocks_are_copied_and_text_is_encoded_again_only_when_its_
     assert not same_picture(second, third)
 
 
-def test_an_image_depends_on_its_seed_alone_and_not_on_the_shots_beside_it(live, models, folder):
+def test_an_image_depends_on_its_seed_alone_and_not_on_the_requests_next_to_it(live, models, folder):
     requests = [request(1, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
     requests += [request(2, sampler_name=name) for name in ("Euler a", "DPM++ SDE Karras")]
     together = [np.asarray(image) for image in live.images(requests)]

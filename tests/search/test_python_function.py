@@ -46,7 +46,7 @@ def fails(model, requests):
 def one(model):
     return []
 """
-SHOTS = [ImageRequest("a-1", "a", 1), ImageRequest("a-2", "a", 2)]
+REQUESTS = [ImageRequest("a-1", "a", 1), ImageRequest("a-2", "a", 2)]
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def seen_by(generator) -> list:
 
 def test_a_function_gets_the_merged_weights_and_every_shot(folder, recipe):
     generator = make_generator({"kind": "python", "function": "mine.py:paint"}, folder)
-    generator.check(recipe(0.5), SHOTS)
+    generator.check(recipe(0.5), REQUESTS)
     for alpha in (0.2, 0.7):
         generator.prepare(recipe(alpha))
-        images = generator.images(SHOTS)
+        images = generator.images(REQUESTS)
         path = folder / f"{alpha}.safetensors"
         merge(recipe(alpha), path)
         saved = load(path)
@@ -88,7 +88,7 @@ def test_a_function_gets_the_merged_weights_and_every_shot(folder, recipe):
 def test_a_function_may_take_the_file_or_the_recipe(folder, recipe):
     generator = make_generator({"kind": "python", "function": "mine.py:sized", "takes": "file"}, folder)
     generator.prepare(recipe(0.3))
-    generator.images(SHOTS)
+    generator.images(REQUESTS)
     place = generator._model
     merge(recipe(0.3), folder / "out.safetensors")
     assert seen_by(generator)[0][-10_000:] == (folder / "out.safetensors").read_bytes()[-10_000:]
@@ -96,7 +96,7 @@ def test_a_function_may_take_the_file_or_the_recipe(folder, recipe):
     assert not place.exists()
     generator = make_generator({"kind": "python", "function": "mine.py:titled", "takes": "recipe"}, folder)
     generator.prepare(recipe(0.3))
-    assert generator.images(SHOTS)[1].getpixel((0, 0)) == (255, 0, 0)
+    assert generator.images(REQUESTS)[1].getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_a_function_does_wrong_is_said(function, code, said, folder, recipe
     generator = make_generator({"kind": "python", "function": f"mine.py:{function}", "takes": "recipe"}, folder)
     generator.prepare(recipe(0.3))
     with pytest.raises(SearchError, match=said) as raised:
-        generator.images(SHOTS)
+        generator.images(REQUESTS)
     assert raised.value.code == code
 
 
@@ -127,10 +127,10 @@ def test_what_a_function_does_wrong_is_said(function, code, said, folder, recipe
 )
 def test_a_function_that_cannot_be_used_is_refused_before_the_search(function, said, folder, recipe):
     with pytest.raises(SearchError, match=said):
-        make_generator({"kind": "python", "function": function}, folder).check(recipe(0.5), SHOTS)
+        make_generator({"kind": "python", "function": function}, folder).check(recipe(0.5), REQUESTS)
 
 
 def test_a_file_that_fails_on_import_is_named_with_its_line(folder, recipe):
     (folder / "broken.py").write_text("x = 1\ny = x / 0\n")
     with pytest.raises(SearchError, match=r"ZeroDivisionError: division by zero \(broken\.py, line 2\)"):
-        make_generator({"kind": "python", "function": "broken.py:f"}, folder).check(recipe(0.5), SHOTS)
+        make_generator({"kind": "python", "function": "broken.py:f"}, folder).check(recipe(0.5), REQUESTS)

@@ -143,7 +143,7 @@ def test_the_report_says_what_the_reward_measures(tmp_path):
         run = write_run(tmp_path / f"run{number}", trials=4, reward=reward, images=False)
         text = Page(write_report(run.path, tmp_path / "report").read_text(encoding="utf-8")).text
         assert said in text
-        assert text.count(" measures ") == times and "no model" not in text
+        assert text.count(" measures ") == times and "not a model" not in text
 
 
 @pytest.mark.long
