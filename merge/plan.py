@@ -7,6 +7,7 @@ has no decisions left to make.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -142,11 +143,11 @@ class Plan:
     def bytes_written(self) -> int:
         return sum(t.nbytes for t in self.tensors)
 
-    @property
+    @cached_property
     def most_inputs(self) -> int:
         return max((len(t.inputs) for t in self.tensors), default=1)
 
-    @property
+    @cached_property
     def widest_input(self) -> int:
         """Bytes of an element of the widest dtype that is read."""
         return max((info.dtype.size for t in self.tensors for info in t.inputs.values()), default=1)
