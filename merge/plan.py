@@ -15,7 +15,7 @@ from ..checkpoints import Checkpoint, Family
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import DType
 from ..checkpoints.errors import CheckpointError
-from ..checkpoints.families import Place
+from ..checkpoints.families import BUFFERS, Place
 from ..checkpoints.hashes import identity
 from ..checkpoints.notices import Notice
 from ..checkpoints.stream import default_threads, piece_length
@@ -25,9 +25,7 @@ from .recipe import Recipe
 from .shape_rule import SAME, ShapeRule
 from .tensor_slice import TensorSlice, tile_length
 
-# What stands next to the weights that a family's layout has: it keeps its dtype, and infinities are nobody's fault.
-BUFFERS = ("schedule", "marker", "extra", "other")
-# Of these, what may be trained weights.
+# Of what stands next to the weights that a family's layout has, what may be trained.
 TRAINED = ("extra", "other")
 
 
