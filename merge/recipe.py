@@ -254,6 +254,8 @@ class Recipe(Settings):
         if not isinstance(data, dict):
             text = f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}"
             raise RecipeError(text, code="recipe.not_mapping")
+        if any(not isinstance(name, str) for name in data):
+            raise RecipeError(f"{where}: the names at the top must be words", code="recipe.names")
         try:
             return cls(**named_steps(data))._with_methods()
         except ValidationError as error:
@@ -261,8 +263,6 @@ class Recipe(Settings):
             raise RecipeError(f"{where}: {explained(error, cls._known)}", code=code) from None
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}", code=error.code) from None
-        except TypeError:
-            raise RecipeError(f"{where}: the names at the top must be words", code="recipe.names") from None
 
     @classmethod
     def _known(cls, place: Sequence[str]) -> Collection[str]:
