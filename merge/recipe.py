@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, Validation
 
 from ..checkpoints.errors import RecipeError, UnetscopeError, nearest
 from ..checkpoints.families import component_names
+from ..checkpoints.families.conventions import convention_named
 from ..checkpoints.formats import is_model_name
 from ..checkpoints.settings import Settings
 from ..checkpoints.spelling import spelt
@@ -425,8 +426,6 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        from ..checkpoints.families.conventions import convention_named
-
         names = [*self.models, *self.loras, *self.steps]
         if clash := [name for name, count in Counter(names).items() if count > 1]:
             name, kinds = sorted(clash)[0], {"a model": self.models, "a LoRA": self.loras, "a step": self.steps}
