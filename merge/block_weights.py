@@ -124,23 +124,13 @@ class ResolvedWeights:
         self.vae_by_convention = vae_by_convention
         values = {x for w in self._table.values() for x in (w.value, *(value for _, value in w.parts))}
         self.is_uniform = len(values) == 1
-        self._by_kind: dict[tuple[str, str], float] = {}
-        self._by_key = {k for k, w in self._table.items() if any(s.patterns for s, _ in w.parts)}
 
     def weight(self, key: str) -> float:
         """The weight of a tensor named as in a single-file checkpoint; 0 (stays with A) for what has none."""
-        label = self._family.block_of(key).label
-        found = self._table.get(label)
+        found = self._table.get(self._family.block_of(key).label)
         if found is None:
             return 0.0
-        if not found.parts:
-            return found.value
-        if label in self._by_key:
-            return found.of(key, self._family.kind_of(key))
-        at = (label, self._family.kind_of(key))
-        if at not in self._by_kind:
-            self._by_kind[at] = found.of(key, at[1])
-        return self._by_kind[at]
+        return found.of(key, self._family.kind_of(key)) if found.parts else found.value
 
     def at(self, key: str) -> float:
         """The weight with which a step applies to a tensor, whatever component it is of.

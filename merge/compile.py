@@ -7,7 +7,7 @@ inputs gives the other one. Where no such rule says what the result is, it is `M
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -239,8 +239,7 @@ class RecipeCompiler:
 
     def _block_weights(self, name: str) -> list[ResolvedWeights]:
         """Those of a step's parameters that may differ from tensor to tensor."""
-        given = self._resolved(name).values()
-        return [w for value in given for w in (value if isinstance(value, list) else [value]) if not _is_plain(w)]
+        return _each(self._resolved(name).values())
 
     def _for_family(self, value, where: str):
         """A parameter's value for this family; a switch or number of the method is the same for all."""
@@ -272,6 +271,11 @@ def _is_plain(value) -> bool:
     return isinstance(value, bool | int | str)
 
 
+def _each(values: Iterable) -> list:
+    """The block weights among a step's parameters, each of a list of them by itself."""
+    return [w for value in values for w in (value if isinstance(value, list) else [value]) if not _is_plain(w)]
+
+
 def fitting_families(recipe: Recipe) -> list[Family]:
     """The families that all block weights of a recipe fit, those that they name block for block first, then those that most tools
     know: what it may be for where no file tells.
@@ -279,14 +283,15 @@ def fitting_families(recipe: Recipe) -> list[Family]:
     Raises:
         RecipeError: they fit none.
     """
+    given = _block_weights(recipe)
 
     def last(family: Family) -> tuple:
         return (
-            not any(weights.names_all(family) for weights in _block_weights(recipe)), bool(family.parent),
+            not any(weights.names_all(family) for weights in given), bool(family.parent),
             family.mecha is None, -len(family.conventions),
         )  # fmt: skip
 
-    misfits = {family: _misfit(recipe, family) for family in sorted(FAMILIES.values(), key=last)}
+    misfits = {family: _misfit(given, family) for family in sorted(FAMILIES.values(), key=last)}
     fitting = [family for family, misfit in misfits.items() if misfit is None]
     if not fitting:
         nearest = next(iter(misfits.values()))
@@ -297,10 +302,10 @@ def fitting_families(recipe: Recipe) -> list[Family]:
     return fitting
 
 
-def _misfit(recipe: Recipe, family: Family) -> RecipeError | None:
-    """Why the block weights of a recipe do not fit a family; None where all do."""
+def _misfit(given: Sequence[BlockWeights], family: Family) -> RecipeError | None:
+    """Why block weights do not fit a family; None where all do."""
     try:
-        for weights in _block_weights(recipe):
+        for weights in given:
             weights.resolve(family)
     except RecipeError as error:
         return error
@@ -309,9 +314,7 @@ def _misfit(recipe: Recipe, family: Family) -> RecipeError | None:
 
 def _block_weights(recipe: Recipe) -> list[BlockWeights]:
     """All block weights of a recipe's steps."""
-    given = [value for step in recipe.steps.values() for value in step.weights(recipe.convention).values()]
-    each = [weights for value in given for weights in (value if isinstance(value, list) else [value])]
-    return [weights for weights in each if not _is_plain(weights)]
+    return [weights for step in recipe.steps.values() for weights in _each(step.weights(recipe.convention).values())]
 
 
 def leaf_shares(recipe: Recipe, family: str | Family) -> dict[str, float | None]:

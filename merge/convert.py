@@ -22,6 +22,7 @@ from ..checkpoints.families.parts.schedule import CONTINUOUS, is_marker
 from ..checkpoints.files.folder import OutputFolder
 from ..checkpoints.files.targets import check_target, refuse_holders, refuse_inputs
 from ..checkpoints.formats import FORMATS, is_model_name, written_as
+from ..checkpoints.hashes import OWN_DIGESTS
 from ..checkpoints.notices import Notice, texts
 from ..checkpoints.opening import open_checkpoint
 from ..checkpoints.stream import Pass, Progress
@@ -34,8 +35,6 @@ from ..library.needless import needless
 
 To = Literal["single-file", "diffusers"]
 
-# Digests that a header holds of its own file's tensors: after a conversion they would be wrong.
-_STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 _SHOWN = 6
 
 
@@ -349,7 +348,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         if checkpoint.prediction in ("v", "flow"):
             # The folder says so in its scheduler, which a single file does not have.
             found["modelspec.prediction_type"] = checkpoint.prediction
-    return {"format": "pt"} | {key: text for key, text in found.items() if key not in _STALE}
+    return {"format": "pt"} | {key: text for key, text in found.items() if key not in OWN_DIGESTS}
 
 
 def _is_named(pattern: str, name: str) -> bool:

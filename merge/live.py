@@ -21,7 +21,6 @@ from ..checkpoints.notices import Notice
 from ..checkpoints.stream import Pass, Progress
 from ..checkpoints.tensors import Shape
 from .executor import Put, execute
-from .linear_combination import MethodCall
 from .nonfinite import NonFinite
 from .plan import Plan, TensorPlan, check_unchanged
 from .planner import make_plan
@@ -158,13 +157,12 @@ def _signature(plan: Plan, tensor: TensorPlan) -> tuple:
 
     Models go by their numbers in the plan; the byte ranges that are read tell which models those are.
     """
-    terms = tuple(term.digest if isinstance(term, MethodCall) else term.index for term in tensor.combination.terms)
     inputs = tuple((i, plan.names[i], info.shape, info.dtype, info.stored.pieces) for i, info in tensor.inputs.items())
     output = plan.recipe.output
     how = (tensor.dtype, tensor.shape, tensor.rule, output.nan, output.overflow)
     # What is summed over a tensor may depend, in the last digit, on where its pieces end.
     how += (plan.piece_length if tensor.combination.measuring() else None,)
-    return (*how, terms, tensor.combination.coefficients, inputs)
+    return (*how, tensor.combination, inputs)
 
 
 class HeldMerge:

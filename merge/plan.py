@@ -7,6 +7,7 @@ has no decisions left to make.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..checkpoints import Checkpoint, Family
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import DType
 from ..checkpoints.errors import CheckpointError
-from ..checkpoints.families import Place
+from ..checkpoints.families import BUFFERS, Place
 from ..checkpoints.hashes import identity
 from ..checkpoints.notices import Notice
 from ..checkpoints.stream import default_threads, piece_length
@@ -24,9 +25,7 @@ from .recipe import Recipe
 from .shape_rule import SAME, ShapeRule
 from .tensor_slice import TensorSlice, tile_length
 
-# What stands next to the weights that a family's layout has: it keeps its dtype, and infinities are nobody's fault.
-BUFFERS = ("schedule", "marker", "extra", "other")
-# Of these, what may be trained weights.
+# Of what stands next to the weights that a family's layout has, what may be trained.
 TRAINED = ("extra", "other")
 
 
@@ -142,11 +141,11 @@ class Plan:
     def bytes_written(self) -> int:
         return sum(t.nbytes for t in self.tensors)
 
-    @property
+    @cached_property
     def most_inputs(self) -> int:
         return max((len(t.inputs) for t in self.tensors), default=1)
 
-    @property
+    @cached_property
     def widest_input(self) -> int:
         """Bytes of an element of the widest dtype that is read."""
         return max((info.dtype.size for t in self.tensors for info in t.inputs.values()), default=1)

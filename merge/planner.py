@@ -10,8 +10,7 @@ from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.checkpoint import TensorInfo
 from ..checkpoints.dtypes import I64, DType, dtype_named
 from ..checkpoints.errors import RecipeError
-from ..checkpoints.families import BUFFERS as STORED_BESIDE
-from ..checkpoints.families import components_in_order, is_buffer
+from ..checkpoints.families import BUFFERS, components_in_order, is_buffer
 from ..checkpoints.families.parts.position_ids import can_be_counted, is_position_ids
 from ..checkpoints.families.parts.training import is_training_state
 from ..checkpoints.notices import Notice
@@ -19,7 +18,7 @@ from .compatibility import check_architectures, check_predictions, denoiser, ren
 from .compile import RecipeCompiler
 from .linear_combination import LinearCombination, Missing, Result
 from .models import Models
-from .plan import BUFFERS, TRAINED, Plan, TensorPlan
+from .plan import TRAINED, Plan, TensorPlan
 from .recipe import MERGED, Recipe
 from .shape_rule import POSITION_IDS, rule_of
 from .wholeness import Wholeness
@@ -132,7 +131,7 @@ class Planner:
 
     def _merged_components(self) -> list[str]:
         """The components that are merged: those of the family, and others that a model holds."""
-        held = {component for c in self._models.checkpoints for component in c.components} - set(STORED_BESIDE)
+        held = {component for c in self._models.checkpoints for component in c.components} - set(BUFFERS)
         named = set(self._recipe.components) - {"text_encoders"}
         return components_in_order(held | set(self._family.component_ids) | named)
 
@@ -237,7 +236,7 @@ class Planner:
         that says of what noise they predict, and what may be trained; EMA copies and what training left are not in the result."""
         checkpoints, models, source = self._models.checkpoints, self._denoisers, self._source(self._family.core)[0]
         for i in dict.fromkeys((models[0], *(() if self._marked_by is None else (self._marked_by,)))):
-            for component in (c for c in BUFFERS if c not in TRAINED) if i == models[0] else ("marker",):
+            for component in ("schedule", "marker") if i == models[0] else ("marker",):
                 for key in checkpoints[i].keys_by_component.get(component, ()):
                     yield self._tensor(key, LinearCombination.of_model(i), [i], None)
         for component in TRAINED:

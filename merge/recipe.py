@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, Validation
 
 from ..checkpoints.errors import RecipeError, UnetscopeError, nearest
 from ..checkpoints.families import component_names
+from ..checkpoints.families.conventions import convention_named
 from ..checkpoints.formats import is_model_name
 from ..checkpoints.settings import Settings
 from ..checkpoints.spelling import spelt
@@ -254,6 +255,8 @@ class Recipe(Settings):
         if not isinstance(data, dict):
             text = f"{where}: a recipe is a mapping with models and steps, not {type(data).__name__}"
             raise RecipeError(text, code="recipe.not_mapping")
+        if any(not isinstance(name, str) for name in data):
+            raise RecipeError(f"{where}: the names at the top must be words", code="recipe.names")
         try:
             return cls(**named_steps(data))._with_methods()
         except ValidationError as error:
@@ -261,8 +264,6 @@ class Recipe(Settings):
             raise RecipeError(f"{where}: {explained(error, cls._known)}", code=code) from None
         except UnetscopeError as error:
             raise RecipeError(f"{where}: {error}", code=error.code) from None
-        except TypeError:
-            raise RecipeError(f"{where}: the names at the top must be words", code="recipe.names") from None
 
     @classmethod
     def _known(cls, place: Sequence[str]) -> Collection[str]:
@@ -425,8 +426,6 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        from ..checkpoints.families.conventions import convention_named
-
         names = [*self.models, *self.loras, *self.steps]
         if clash := [name for name, count in Counter(names).items() if count > 1]:
             name, kinds = sorted(clash)[0], {"a model": self.models, "a LoRA": self.loras, "a step": self.steps}

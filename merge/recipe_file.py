@@ -10,11 +10,11 @@ from ..checkpoints.files.yaml_text import plain_from_yaml
 from ..checkpoints.text import unreadable
 
 # More is a mistake, such as a checkpoint given as a recipe.
-_MOST_BYTES = 10_000_000
+MOST_BYTES = 10_000_000
 # How deep steps may be nested.
 DEEPEST = 250
 # A recipe with more is a mistake, or YAML whose aliases repeat a step without end.
-_MOST_STEPS = 5_000
+MOST_STEPS = 5_000
 
 
 def read_yaml(path: Path) -> Any:
@@ -24,8 +24,8 @@ def read_yaml(path: Path) -> Any:
         RecipeError: the file cannot be read, is too large, is not YAML, or names a key twice.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _no_recipe(path, f"has more than {_MOST_BYTES:,} bytes")
+        if path.stat().st_size > MOST_BYTES:
+            raise _no_recipe(path, f"has more than {MOST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
@@ -58,8 +58,8 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         RecipeError: it is too large, is not YAML, or names a key twice.
     """
-    if len(text) > _MOST_BYTES:
-        raise RecipeError(f"{where}: has more than {_MOST_BYTES:,} characters: this is not a recipe")
+    if len(text) > MOST_BYTES:
+        raise RecipeError(f"{where}: has more than {MOST_BYTES:,} characters: this is not a recipe")
     try:
         return plain_from_yaml(text)
     except ValueError as error:
@@ -74,8 +74,8 @@ def named_steps(data: dict) -> dict:
     flat: dict[str, Any] = {}
 
     def flatten(name: str, step: Any, depth: int = 0) -> None:
-        if name in flat or len(flat) >= _MOST_STEPS:
-            fault = "has the name of another step" if name in flat else f"is one of more than {_MOST_STEPS} steps"
+        if name in flat or len(flat) >= MOST_STEPS:
+            fault = "has the name of another step" if name in flat else f"is one of more than {MOST_STEPS} steps"
             raise RecipeError(f"steps.{name}: {fault}")
         if depth > DEEPEST:
             raise too_deep(name, "; give the inner ones names")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,6 @@ class Report:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        from dataclasses import asdict
-
         return asdict(self) | {"warnings": texts(self.warnings)}
 
 

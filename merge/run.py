@@ -208,7 +208,6 @@ def _journal(
     if not target.resumable:
         yield None
         return
-    written_as(target.path)  # else refused
     journal = Journal(target.path, _work(plan, inputs), metadata)
     try:
         yield journal

@@ -11,8 +11,6 @@ from ..checkpoints.text import shown
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# How values are shown: the beginning and the end of long ones.
-
 
 def explained(error: ValidationError, known: Callable[[Sequence[str]], Collection[str]]) -> str:
     """The first thing that pydantic found wrong: `steps.mix.alpha: must be a number, found 'x'`.

@@ -15,10 +15,9 @@ from ...checkpoints.notices import Notice, texts
 from ...checkpoints.text import free_name
 from ..methods import METHODS
 from ..recipe import MERGED, Recipe
+from ..recipe_file import MOST_STEPS
 from .shares import shares_of
 
-# A recipe with more is a mistake, or malice.
-MOST_STEPS = 5_000
 _LONGEST_NAME = 60
 _LONGEST_LINE = 400
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...checkpoints.errors import RecipeError
 from ...checkpoints.formats import is_model_name
 from ...checkpoints.text import unreadable
-from ..recipe_file import parse_yaml
+from ..recipe_file import MOST_BYTES, parse_yaml
 from .automb_log import from_log, is_log
 from .comfyui import from_prompt, is_merge
 from .draft import Imported, Request, fault, one_line
@@ -24,7 +24,6 @@ READABLE = (
     "recipe (.mecha), an AutoMBW recipe or log (CSV), supermerger weights or elemental lines (text), or a mergekit configuration "
     "(YAML)"
 )
-_MOST_BYTES = 10_000_000
 
 
 def import_recipe(path: Path, request: Request | None = None) -> Imported:
@@ -49,8 +48,8 @@ def import_recipe(path: Path, request: Request | None = None) -> Imported:
     if path.is_dir() or is_model_name(path.name):
         return _from_checkpoint(path, request)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _no_recipe(path, f"has more than {_MOST_BYTES:,} bytes and no name of a checkpoint")
+        if path.stat().st_size > MOST_BYTES:
+            raise _no_recipe(path, f"has more than {MOST_BYTES:,} bytes and no name of a checkpoint")
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _no_recipe(path, "is not text") from None

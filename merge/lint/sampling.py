@@ -12,7 +12,8 @@ from ...checkpoints.checkpoint import Checkpoint, TensorInfo
 from ...checkpoints.kernels import kernel
 from ...checkpoints.stream import Cancelled, Progress
 from ...library.fingerprint import short_name
-from ..linear_combination import LinearCombination, Model
+from ..evaluate import evaluate
+from ..linear_combination import LinearCombination
 
 # Tensors of a label, and elements of each; all models together hold at most as many elements as `_MOST`.
 _PER_LABEL = 2
@@ -39,22 +40,11 @@ class Sample:
 
     def of(self, combination: LinearCombination, key: str) -> np.ndarray | None:
         """The values of a weighted sum of models (numbered as `names`); None when it is none, or a model lacks the tensor."""
-        if not combination.terms or not all(
-            isinstance(t, Model) and t.index < len(self.names) for t in combination.terms
-        ):
+        models = combination.linear_models()
+        if not models or not all(i < len(self.names) for i in models):
             return None
-        parts = [self.values[self.names[t.index]].get(key) for t in combination.terms]
-        if any(part is None for part in parts):
-            return None
-        # One operation at a time, from the largest share on, as the engine does it: equal inputs stay what they are.
-        anchor = combination.anchor
-        if anchor < 0:
-            return sum(np.float32(c) * x for c, x in zip(combination.coefficients, parts, strict=True))
-        out = parts[anchor].copy()
-        for i, (c, x) in enumerate(zip(combination.coefficients, parts, strict=True)):
-            if i != anchor:
-                out += np.float32(c) * (x - parts[anchor])
-        return out
+        parts = {i: part for i in models if (part := self.values[self.names[i]].get(key)) is not None}
+        return evaluate(combination, parts) if len(parts) == len(models) else None
 
     def distance(self, a: str, b: str, component: str) -> float | None:
         """|a - b| / |b| over a component's sampled weights; None where they share none, or one is not finite."""

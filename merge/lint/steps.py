@@ -84,8 +84,9 @@ def share_findings(recipe: Recipe, shares: list[ComponentShares]) -> Iterator[No
     yield from _far_shares(recipe, shares)
     reached = {leaf for part in shares for leaf, (low, high) in part.extremes.items() if (low, high) != (0.0, 0.0)}
     reached |= {leaf for part in shares for leaf, share in part.shares.items() if share is None}
+    used = _used_leaves(recipe)
     for name in names_of(recipe):
-        if name in _used_leaves(recipe) and name not in reached:
+        if name in used and name not in reached:
             yield Notice(
                 "unused.weight",
                 f"{name} has the weight 0 everywhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ...checkpoints.errors import RecipeError
 from ...checkpoints.families import family_of
 from ...checkpoints.files.targets import check_target, refuse_inputs
 from ...checkpoints.formats import written_as
+from ...checkpoints.hashes import OWN_DIGESTS
 from ...checkpoints.kernels import kernel
 from ...checkpoints.lora import open_lora
 from ...checkpoints.lora.formulas import LowRank
@@ -24,9 +26,6 @@ from .changes import Change, changes_of
 from .layers import WITHOUT_ALPHA, Style, style_named
 from .report import LoraReport
 from .writing import file_name
-
-# Digests that a header holds of its own file's tensors.
-_STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 def convert_lora(
@@ -56,12 +55,11 @@ def convert_lora(
         if style in WITHOUT_ALPHA:
             opened.check_effect()
         tensors = [t for change in changes_of(opened) for t in _renamed(change, style)]
-        names = [t.name for t in tensors]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := next((name for name, count in Counter(t.name for t in tensors).items() if count > 1), None):
             raise RecipeError(
                 f"{opened.path}: two of its tensors would be called {twice}; it names one module in two ways"
             )
-        metadata = {k: v for k, v in opened.metadata.items() if k not in _STALE}
+        metadata = {k: v for k, v in opened.metadata.items() if k not in OWN_DIGESTS}
         size = write_tensors(output, tensors, {"format": "pt", **metadata}, Pass(1), overwrite=overwrite)
         report = LoraReport(str(output), family_of(opened.family).id, style, [file_name(opened.path)], size=size)
         report.modules = len(opened.layers)

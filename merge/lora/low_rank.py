@@ -88,7 +88,7 @@ class Factors:
 
 
 def summed(parts: Sequence[tuple[float, Factors]]) -> Factors:
-    """The exact sum of strengths times changes: the factors side by side, the strength in `up`. RankChoice add up."""
+    """The exact sum of strengths times changes: the factors side by side, the strength in `up`. Ranks add up."""
     ups = [strength * part.up for strength, part in parts]
     return Factors(np.concatenate(ups, axis=1), np.concatenate([part.down for _, part in parts], axis=0))
 

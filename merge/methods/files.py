@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.errors import RecipeError, UnetscopeError
+from ...checkpoints.errors import RecipeError, UnetscopeError, in_words
 from ...checkpoints.text import unreadable
 from .method import METHODS, Method
 
@@ -147,7 +147,6 @@ def all_files() -> Sequence[MethodsFile]:
 
 
 def _run(path: Path, text: bytes, digest: str) -> list[Method]:
-    from ...checkpoints.errors import in_words
     from ..user_code import run_file
 
     try:
